@@ -1,0 +1,52 @@
+# Everything a developer does has a name here. `make run` and `make test` set up what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+GUEST := sandbox/guest
+GUEST_SOURCES := $(wildcard $(GUEST)/prelude/*.ts $(GUEST)/build/*.mjs $(GUEST)/engine/*.wat) $(GUEST)/package-lock.json
+FORGE_SOURCES := sandbox/forge.py sandbox/image.py $(GUEST)/__main__.py
+
+.PHONY: setup guest run test core check bench lock clean
+
+setup: $(VENV)/.installed guest
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "machinehub needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+guest: $(GUEST)/dist/base.wasm
+
+$(GUEST)/node_modules/.installed: $(GUEST)/package.json $(GUEST)/package-lock.json
+	cd $(GUEST) && npm ci --no-audit --no-fund
+	touch $@
+
+$(GUEST)/dist/base.wasm: $(VENV)/.installed $(GUEST)/node_modules/.installed $(GUEST_SOURCES) $(FORGE_SOURCES)
+	cd $(GUEST) && npm run --silent check && npm run --silent build
+	$(BIN)/python -m sandbox.guest
+
+run: setup
+	$(BIN)/machinehub dev examples/counter.ts
+
+test: setup check
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+core: setup
+	$(BIN)/python -m pytest -q -m core
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m bench
+
+lock:
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --universal --quiet -o requirements.lock
+
+clean:
+	rm -rf $(VENV) $(GUEST)/node_modules $(GUEST)/dist

@@ -1,0 +1,119 @@
+"""The API's description, OpenAPI 3.1. Written by hand; a test holds its paths against the routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+JSON = "application/json"
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _answer(description: str, schema: dict[str, Any] | None = None, media_type: str = JSON) -> dict[str, Any]:
+    return {"description": description, "content": {media_type: {"schema": schema}}} if schema is not None else {"description": description}
+
+
+_PROBLEM = _answer("What went wrong", _ref("Problem"), "application/problem+json")
+
+
+def _call(summary: str, answers: dict[str, dict[str, Any]], *, body: dict[str, Any] | None = None, parameters: list[dict[str, Any]] | None = None, open_to_all: bool = False) -> dict[str, Any]:
+    call: dict[str, Any] = {"summary": summary, "responses": answers | {"default": _PROBLEM}}
+    if body is not None:
+        call["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
+    if parameters:
+        call["parameters"] = parameters
+    if open_to_all:
+        call["security"] = []
+    return call
+
+
+def _in_path(name: str, kind: str = "string") -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": kind}}
+
+
+_PAGE = [
+    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 500, "default": 100}},
+    {"name": "cursor", "in": "query", "schema": {"type": "string"}},
+]
+
+
+def _list(of: str) -> dict[str, Any]:
+    return {"type": "object", "required": ["data", "next"], "properties": {"data": {"type": "array", "items": _ref(of)}, "next": {"type": ["string", "null"]}}}
+
+
+def _object(required: str, **properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": required.split(), "properties": properties}
+
+
+_TEXT = {"type": "string"}
+_NUMBER = {"type": "integer"}
+_FLAG = {"type": "boolean"}
+_ANY: dict[str, Any] = {}
+
+SCHEMAS: dict[str, Any] = {
+    "Problem": _object("type title status detail code", type=_TEXT, title=_TEXT, status=_NUMBER, detail=_TEXT, code=_TEXT, errors={"type": "array", "items": _ref("BuildMessage")}),
+    "BuildMessage": _object("message", message=_TEXT, file={"type": ["string", "null"]}, line={"type": ["integer", "null"]}, column={"type": ["integer", "null"]}),
+    "Upload": _object("name entry files", name=_TEXT, entry=_TEXT, files={"type": "object", "additionalProperties": _TEXT}, message=_TEXT, activate=_FLAG),
+    "Deployment": _object(
+        "machine version created timings_ms warnings",
+        machine=_object("id name url", id=_TEXT, name=_TEXT, url=_TEXT), version=_object("number digest engine", number=_NUMBER, digest=_TEXT, engine=_TEXT),
+        created=_FLAG, timings_ms=_object("bundle freeze total", bundle={"type": "number"}, freeze={"type": "number"}, total={"type": "number"}),
+        warnings={"type": "array", "items": _TEXT},
+    ),
+    "Machine": _object("id name url created_at active_version", id=_TEXT, name=_TEXT, url=_TEXT, created_at=_TEXT, active_version={"type": ["integer", "null"]}, version=_ref("Version")),
+    "MachinePatch": _object("name", name=_TEXT),
+    "Version": _object("number digest engine entry message created_at", number=_NUMBER, digest=_TEXT, engine=_TEXT, entry=_TEXT, message=_TEXT, created_at=_TEXT, active=_FLAG, definition=_ANY),
+    "Files": _object("entry files", entry=_TEXT, files={"type": "object", "additionalProperties": _TEXT}),
+    "Session": _object("id version seq finished created_at connections live", id=_TEXT, version=_NUMBER, seq=_NUMBER, finished=_FLAG, created_at=_TEXT, connections=_NUMBER, live=_FLAG, snapshot=_ANY),
+    "LogLine": _object("at_ms session level text", at_ms=_NUMBER, session=_TEXT, level=_TEXT, text=_TEXT),
+    "Event": {"type": "object", "required": ["type"], "properties": {"type": _TEXT}},
+    "Snapshot": _object("type seq version snapshot", type=_TEXT, seq=_NUMBER, version=_NUMBER, snapshot=_ANY),
+    "Accepted": _object("seq outcome changed snapshot", seq=_NUMBER, outcome={"const": "accepted"}, changed=_FLAG, snapshot=_ANY),
+    "Wait": _object("condition", condition=_ANY, timeout_ms=_NUMBER, event=_ref("Event")),
+}  # fmt: skip
+
+
+def openapi_document(base_url: str) -> dict[str, Any]:
+    machine, version, session = [_in_path("machine")], [_in_path("machine"), _in_path("number", "integer")], [_in_path("machine"), _in_path("session")]
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "machinehub", "version": "1", "description": "Deploy XState machines; talk to their sessions. WebSocket frames are described in docs/protocol.md."},
+        "servers": [{"url": base_url}],
+        "security": [{"token": []}, {}],
+        "paths": {
+            "/healthz": {"get": _call("Is the process alive?", {"200": _answer("It is", _ANY)}, open_to_all=True)},
+            "/readyz": {"get": _call("Can it do its work?", {"200": _answer("It can", _ANY), "503": _answer("Not now", _ANY)}, open_to_all=True)},
+            "/metrics": {"get": _call("Prometheus metrics", {"200": _answer("The metrics", _TEXT, "text/plain")}, open_to_all=True)},
+            "/api/v1/openapi.json": {"get": _call("This document", {"200": _answer("The document", _ANY)}, open_to_all=True)},
+            "/api/v1/deployments": {"post": _call("Build an upload and go live", {"201": _answer("A new version", _ref("Deployment")), "200": _answer("The same content again", _ref("Deployment"))}, body=_ref("Upload"))},
+            "/api/v1/machines": {"get": _call("List machines by name", {"200": _answer("A page", _list("Machine"))}, parameters=_PAGE)},
+            "/api/v1/machines/{machine}": {
+                "parameters": machine,
+                "get": _call("Read a machine, by id or name", {"200": _answer("The machine", _ref("Machine"))}),
+                "patch": _call("Rename a machine", {"200": _answer("The machine", _ref("Machine"))}, body=_ref("MachinePatch")),
+                "delete": _call("Delete a machine and its sessions", {"204": _answer("It is gone")}),
+            },
+            "/api/v1/machines/{machine}/versions": {"parameters": machine, "get": _call("List versions, newest first", {"200": _answer("A page", _list("Version"))}, parameters=_PAGE)},
+            "/api/v1/machines/{machine}/versions/{number}": {"parameters": version, "get": _call("Read a version", {"200": _answer("The version", _ref("Version"))})},
+            "/api/v1/machines/{machine}/versions/{number}/files": {"parameters": version, "get": _call("Read a version's source", {"200": _answer("The files", _ref("Files"))})},
+            "/api/v1/machines/{machine}/versions/{number}/activate": {"parameters": version, "post": _call("Make it the version that new sessions get", {"200": _answer("The machine", _ref("Machine"))})},
+            "/api/v1/machines/{machine}/sessions": {"parameters": machine, "get": _call("List sessions by id", {"200": _answer("A page", _list("Session"))}, parameters=_PAGE)},
+            "/api/v1/machines/{machine}/sessions/{session}": {
+                "parameters": session,
+                "get": _call("Read a session", {"200": _answer("The session", _ref("Session"))}),
+                "delete": _call("Delete a session", {"204": _answer("It is gone")}),
+            },
+            "/api/v1/machines/{machine}/logs": {"parameters": machine, "get": _call("The last log lines; text/event-stream follows", {"200": _answer("The lines", _list("LogLine"))})},
+            "/{machine}": {"parameters": machine, "get": _call("The machine's page or definition", {"200": _answer("By Accept", _ANY)}, open_to_all=True)},
+            "/{machine}/{session}": {
+                "parameters": session,
+                "get": _call("The snapshot, a page, or a stream; WebSocket by upgrade", {"200": _answer("By Accept", _ref("Snapshot"))}, open_to_all=True),
+                "post": _call("Send an event", {"200": _answer("It was accepted", _ref("Accepted"))}, body=_ref("Event"), open_to_all=True),
+                "put": _call("Create the session with an input", {"201": _answer("It was created", _ref("Snapshot"))}, body=_object("", input=_ANY) | {"required": []}, open_to_all=True),
+            },
+            "/{machine}/{session}/wait": {"parameters": session, "post": _call("Wait for a condition", {"200": _answer("It holds", _ref("Snapshot"))}, body=_ref("Wait"), open_to_all=True)},
+        },
+        "components": {"schemas": SCHEMAS, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+    }  # fmt: skip

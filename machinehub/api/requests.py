@@ -1,0 +1,61 @@
+"""Reading requests: bodies of bounded size, typed JSON, pages of lists."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from machinehub.errors import BadRequest, TooLarge
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+T = TypeVar("T")
+
+
+async def read_body(request: Request, *, bytes_max: int, code: str = "body_too_large") -> bytes:
+    """The body, refused as soon as it is known to be too large. Raises `TooLarge`."""
+    too_large = TooLarge(code, f"the body has more than {bytes_max} bytes")
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > bytes_max:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > bytes_max:
+            raise too_large
+    return bytes(body)
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """Raises `BadRequest`, saying where the body is not what it should be."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise BadRequest("invalid_body", str(error)) from None
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise BadRequest("invalid_json", f"the body is not JSON: {error}"[:300]) from None
+
+
+def page_of(request: Request, *, limit_max: int) -> tuple[int, str | None]:
+    """`?limit=&cursor=` of a list: how many, and from behind what."""
+    text = request.query_params.get("limit", "100")
+    if not text.isdigit() or not 1 <= int(text[:9]) <= limit_max:
+        raise BadRequest("invalid_limit", f"limit is a number from 1 to {limit_max}")
+    cursor = request.query_params.get("cursor")
+    if cursor is None:
+        return int(text), None
+    try:
+        return int(text), base64.urlsafe_b64decode(cursor.encode()).decode()
+    except (binascii.Error, UnicodeError, ValueError):
+        raise BadRequest("invalid_cursor", "the cursor is not one that a list gave") from None
+
+
+def page(items: list[dict[str, Any]], *, limit: int, key: str) -> dict[str, Any]:
+    """CONTRACT's list: `items` has one more than `limit` when there is a next page, which begins behind `key`."""
+    more = len(items) > limit
+    shown = items[:limit]
+    return {"data": shown, "next": base64.urlsafe_b64encode(str(shown[-1][key]).encode()).decode() if more else None}

@@ -1,0 +1,140 @@
+"""The composition root: the only place that knows concrete classes. Read this to see how the parts hang together.
+
+    client -> uvicorn -> router (http, websocket) -> session host -> sandbox workers
+                      -> deploy API -> catalog -> store, forge worker
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from machinehub.api.auth import Tokens
+from machinehub.api.problem import on_http_exception, on_hub_error, on_unexpected
+from machinehub.api.routes import DeployApi
+from machinehub.catalog import Catalog
+from machinehub.clock import Entropy, SystemClock
+from machinehub.errors import HubError
+from machinehub.logs import MachineLogs
+from machinehub.metrics import Metrics
+from machinehub.paths import cache_folder
+from machinehub.router.http import METHODS, MachineRouter
+from machinehub.router.socket import HubSocket
+from machinehub.router.websocket import WebSocketRouter
+from machinehub.session.host import SessionHost
+from machinehub.settings import Settings, check_can_listen
+from machinehub.store.migrate import migrate, open_engine
+from machinehub.store.store import Store
+from machinehub.web.page import asset, welcome
+from machinehub.workers import WorkerPool
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    from machinehub.clock import Clock
+
+log = logging.getLogger("machinehub")
+
+KEEP_ALIVE_S = 75
+SHUTDOWN_S = 5
+PING_INTERVAL_S = 15.0
+"""A dead peer is noticed within this and `PING_TIMEOUT_S`, 30 s together."""
+PING_TIMEOUT_S = 15.0
+HEADER_BYTES_MAX = 32 * 1024
+FRAME_SLACK_BYTES = 4096
+"""What a frame may have around its event: type, id, white space."""
+
+
+class Hub:
+    """Everything that lives as long as the hub. `start`, then serve `asgi`, then `stop`."""
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None, entropy: Entropy | None = None, on_progress: Callable[[str], None] | None = None) -> None:
+        self.settings = settings
+        clock = clock or SystemClock()
+        entropy = entropy or Entropy()
+        limits = settings.limits
+        self._engine = open_engine(settings.sqlalchemy_url)
+        self.metrics = Metrics()
+        self.logs = MachineLogs(kept=limits.log_lines_kept)
+        self.store = Store(self._engine)
+        self.pool = WorkerPool(count=settings.worker_count, cache=settings.cache or cache_folder(), on_progress=on_progress)
+        self.catalog = Catalog(self.store, self.pool, clock, entropy, limits)
+        self.host = SessionHost(self.pool, self.catalog, clock, entropy, limits, logs=self.logs, metrics=self.metrics)
+        self.api = DeployApi(
+            self.catalog, self.store, self.host, self.pool, Tokens(settings, self.store), self.logs, self.metrics,
+            limits=limits, base_url=settings.base_url,
+        )  # fmt: skip
+        machines = MachineRouter(self.catalog, self.host, clock, limits, self.metrics, base_url=settings.base_url)
+        self._websockets = WebSocketRouter(self.catalog, self.host, clock, limits, self.metrics, rate_limited=settings.rate_limited)
+        self._http = Starlette(
+            routes=[
+                *self.api.routes(),
+                Route("/", welcome, methods=["GET"]),
+                Route("/assets/{name}", asset, methods=["GET"]),
+                Route("/{rest:path}", machines.handle, methods=METHODS),
+            ],
+            exception_handlers={HubError: on_hub_error, HTTPException: on_http_exception, Exception: on_unexpected},
+        )
+
+    async def start(self) -> None:
+        """Migrates the database, starts the workers. Raises `BadSettings` when the hub must not listen like this."""
+        await migrate(self._engine)
+        check_can_listen(self.settings, has_tokens=bool(await self.store.valid_token_hashes()))
+        await self.pool.start(self.host)
+        self.host.start()
+
+    async def stop(self) -> None:
+        await self.host.stop()
+        await self.pool.stop()
+        await self.store.close()
+
+    async def asgi(self, scope: MutableMapping[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+        if scope["type"] == "websocket":
+            await self._websockets(scope, receive, send)
+        else:
+            await self._http(scope, receive, send)
+
+
+class HubServer(uvicorn.Server):
+    """uvicorn, told how this hub says goodbye."""
+
+    def __init__(self, hub: Hub) -> None:
+        settings = hub.settings
+        super().__init__(
+            uvicorn.Config(
+                hub.asgi, interface="asgi3", host=settings.host, port=settings.port, ws=HubSocket, ws_max_size=settings.limits.event_bytes + FRAME_SLACK_BYTES,
+                ws_ping_interval=PING_INTERVAL_S, ws_ping_timeout=PING_TIMEOUT_S, ws_per_message_deflate=False, lifespan="off",
+                access_log=False, log_config=None, server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=SHUTDOWN_S, h11_max_incomplete_event_size=HEADER_BYTES_MAX,
+            )
+        )  # fmt: skip
+        self._hub = hub
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Not ready any more, 1001 to everybody, then uvicorn's own shutdown."""
+        self._hub.api.draining = True
+        self._hub.host.close_connections(1001, "the hub is going away")
+        await super().shutdown(sockets)
+
+
+async def serve(hub: Hub, *, on_ready: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Runs a hub until it is told to stop (SIGTERM, SIGINT). `on_ready` runs once it listens."""
+    await hub.start()
+    server = HubServer(hub)
+    serving = asyncio.create_task(server.serve())
+    try:
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.005)
+        if on_ready is not None and server.started:
+            await on_ready()
+        await serving
+    finally:
+        server.should_exit = True
+        await asyncio.gather(serving, return_exceptions=True)
+        await hub.stop()

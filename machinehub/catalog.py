@@ -1,0 +1,176 @@
+"""The catalog: machines and versions, as the API and the router ask for them.
+
+Decides: what an upload must look like, when a build is needed (content is named by its digest), what a machine reference
+in a URL means, and how long a lookup may be remembered. Does not know: HTTP, sessions, how images are built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from machinehub.errors import BadRequest, NotFound, TooLarge
+from machinehub.store.store import pack_files
+
+if TYPE_CHECKING:
+    from machinehub.clock import Clock, Entropy
+    from machinehub.limits import Limits
+    from machinehub.model import Machine, Version
+    from machinehub.store.store import Store
+    from machinehub.workers import WorkerPool
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LOOKUP_SECONDS: Final = 2.0
+"""How long a lookup may be remembered: this long after another node's activation, new sessions may get the old version."""
+IMAGES_REMEMBERED: Final = 64
+"""Compressed images in memory, about 400 KiB each; the rest are read from the database when a session needs them."""
+
+
+class Upload(msgspec.Struct, kw_only=True):
+    """The body of `POST /api/v1/deployments`."""
+
+    name: str
+    entry: str
+    files: dict[str, str]
+    message: str = ""
+    activate: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a session needs to know of its version."""
+
+    machine: Machine
+    number: int
+    digest: str
+    hears_presence: bool
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    machine: Machine
+    version: Version
+    created: bool
+    bundle_us: int
+    freeze_us: int
+    total_us: int
+    warnings: list[str]
+
+
+class Catalog:
+    def __init__(self, store: Store, pool: WorkerPool, clock: Clock, entropy: Entropy, limits: Limits) -> None:
+        self._store = store
+        self._pool = pool
+        self._clock = clock
+        self._entropy = entropy
+        self._limits = limits
+        self._targets: dict[tuple[str, int | None], tuple[float, Target]] = {}
+        self._images: OrderedDict[str, bytes] = OrderedDict()
+
+    # --- deploying ---------------------------------------------------------------------------------------------
+
+    def check(self, upload: Upload) -> None:
+        """Raises for an upload that is too large or wrongly named, before anything is built."""
+        if not NAME.fullmatch(upload.name):
+            raise BadRequest("invalid_name", "a machine's name is 1 to 64 letters, digits, dots, dashes or underscores, and begins with a letter or digit")
+        if len(upload.message) > 1000 or "\0" in upload.message:
+            raise BadRequest("invalid_message", "a message has at most 1000 characters")
+        if len(upload.files) > self._limits.source_files:
+            raise TooLarge("source_too_large", f"an upload has at most {self._limits.source_files} files")
+        try:
+            size = sum(len(path.encode()) + len(content.encode()) for path, content in upload.files.items())
+        except UnicodeEncodeError:
+            raise BadRequest("invalid_source", "a file is not Unicode text") from None
+        if size > self._limits.source_bytes:
+            raise TooLarge("source_too_large", f"the files of an upload have at most {self._limits.source_bytes} bytes together")
+
+    async def deploy(self, upload: Upload) -> Deployed:
+        """Builds the upload, unless its content was built before, and stores it. Raises `BuildFailed` and what `check` raises."""
+        started = time.perf_counter_ns()
+        self.check(upload)
+        engine, base = self._pool.engine_and_base
+        digest = content_digest(upload.entry, upload.files, engine, base)
+        image: bytes | None = None
+        definition = await self._store.definition_of_image(digest)
+        warnings: list[str] = []
+        bundle_us = freeze_us = 0
+        if definition is None:
+            built = await self._pool.build(
+                entry=upload.entry, files=upload.files, cpu_ms=self._limits.build_cpu_ms,
+                memory_bytes_max=self._limits.memory_bytes, bundle_bytes_max=self._limits.bundle_bytes,
+            )  # fmt: skip
+            image, definition, warnings = built.image, built.definition, built.warnings
+            bundle_us, freeze_us = built.bundle_us, built.freeze_us
+            self._remember_image(digest, image)
+        now_ms = self._clock.now_ms()
+        machine, number, created = await self._store.deploy(
+            new_id=self._entropy.machine_id(), name=upload.name, digest=digest, entry=upload.entry, files=pack_files(upload.files),
+            message=upload.message, activate=upload.activate, now_ms=now_ms, image=image, engine=engine, definition=definition,
+        )  # fmt: skip
+        self.forget(machine.id)
+        version = await self._store.version(machine.id, number)
+        return Deployed(machine, version, created, bundle_us, freeze_us, (time.perf_counter_ns() - started) // 1000, warnings)
+
+    async def check_build(self, upload: Upload) -> dict[str, Any]:
+        """Builds without storing; the machine's definition."""
+        self.check(upload)
+        built = await self._pool.build(
+            entry=upload.entry, files=upload.files, cpu_ms=self._limits.build_cpu_ms,
+            memory_bytes_max=self._limits.memory_bytes, bundle_bytes_max=self._limits.bundle_bytes,
+        )  # fmt: skip
+        definition: dict[str, Any] = msgspec.json.decode(built.definition)
+        return definition
+
+    # --- looking up --------------------------------------------------------------------------------------------
+
+    async def target(self, machine_id: str, number: int | None) -> Target:
+        """The version that a session on `machine_id` gets: `number`, or the active one. Raises `NotFound`.
+
+        Only ids count here, not names: an id is the secret that lets people in.
+        """
+        known = self._targets.get((machine_id, number))
+        if known is not None and time.monotonic() - known[0] < LOOKUP_SECONDS:
+            return known[1]
+        machine = await self._store.machine(machine_id)
+        if machine.id != machine_id:
+            raise NotFound("no_such_machine", f"there is no machine {machine_id[:100]!r}")
+        wanted = machine.active_version if number is None else number
+        if wanted == 0:
+            raise NotFound("no_active_version", "no version of this machine was activated yet")
+        version = await self._store.version(machine_id, wanted)
+        events = version.definition.get("events", [])
+        target = Target(machine, wanted, version.digest, any(event in events for event in ("presence.joined", "presence.left", "presence.*")), version)
+        if len(self._targets) > 10_000:
+            self._targets.clear()
+        self._targets[machine_id, number] = (time.monotonic(), target)
+        return target
+
+    async def image(self, digest: str) -> bytes:
+        image = self._images.get(digest)
+        if image is None:
+            image = await self._store.image(digest)
+            self._remember_image(digest, image)
+        return image
+
+    def forget(self, machine_id: str) -> None:
+        """Something about the machine changed: the next lookup asks the database."""
+        for key in [key for key in self._targets if key[0] == machine_id]:
+            del self._targets[key]
+
+    def _remember_image(self, digest: str, image: bytes) -> None:
+        self._images[digest] = image
+        if len(self._images) > IMAGES_REMEMBERED:
+            self._images.popitem(last=False)
+
+
+def content_digest(entry: str, files: dict[str, str], engine: str, base: str) -> str:
+    """The name of a version's content: what is uploaded, and what it is built with."""
+    parts = msgspec.msgpack.encode([engine, base, entry, sorted(files.items())])
+    return hashlib.sha256(parts).hexdigest()[:32]

@@ -1,0 +1,94 @@
+"""Every error a user can meet, with its stable code. Turned into HTTP in one place, `api/problem.py`.
+
+    HubError
+      CallerError            the request is at fault; the same request fails again
+        BadRequest 400, Unauthorised 401, Forbidden 403, NotFound 404, Timeout 408, Conflict 409,
+        PreconditionFailed 412, TooLarge 413, RateLimited 429
+      MachineError 422       the machine's author is at fault: a turn or a build failed
+        BuildFailed            with errors[]: file, line, column, message
+        Rejected               an event was undone
+      Unavailable 503        we are at fault, or too busy: try again
+
+A broken assumption of our own is an `assert`, never one of these.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class HubError(Exception):
+    """`code` is stable and documented in docs/errors.md; `detail` is for a person."""
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, code: str, detail: str, *, errors: list[dict[str, Any]] | None = None) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.errors = errors or []
+
+
+class CallerError(HubError):
+    pass
+
+
+class BadRequest(CallerError):
+    status, title = 400, "Bad request"
+
+
+class Unauthorised(CallerError):
+    status, title = 401, "Not authorised"
+
+
+class Forbidden(CallerError):
+    status, title = 403, "Forbidden"
+
+
+class NotFound(CallerError):
+    status, title = 404, "Not found"
+
+
+class WaitTimeout(CallerError):
+    status, title = 408, "Timed out"
+
+
+class Conflict(CallerError):
+    status, title = 409, "Conflict"
+
+
+class PreconditionFailed(CallerError):
+    status, title = 412, "Precondition failed"
+
+
+class TooLarge(CallerError):
+    status, title = 413, "Too large"
+
+
+class RateLimited(CallerError):
+    status, title = 429, "Too many requests"
+
+
+class MachineError(HubError):
+    status, title = 422, "The machine failed"
+
+
+class BuildFailed(MachineError):
+    title = "The machine does not build"
+
+
+class Rejected(MachineError):
+    title = "The event was rejected"
+
+
+class Unavailable(HubError):
+    status, title = 503, "Unavailable"
+
+
+def http_error(status: int, code: str, detail: str) -> HubError:
+    """The error whose HTTP status is `status`, for answers that are kept as (status, code, detail)."""
+    for kind in (BadRequest, Unauthorised, Forbidden, NotFound, WaitTimeout, Conflict, PreconditionFailed, TooLarge, RateLimited, Unavailable):
+        if kind.status == status:
+            return kind(code, detail)
+    return Rejected(code, detail)

@@ -1,0 +1,62 @@
+"""Every limit, with its unit and its reason. A hub's settings raise or lower them (`MACHINEHUB_LIMIT_<NAME>`).
+
+The error code that each gives is in docs/limits.md, which a test holds against this file.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    event_bytes: int = 64 * 1024
+    """One client event, as JSON. A person types kilobytes; files belong elsewhere."""
+    input_bytes: int = 64 * 1024
+    """A session's XState input, as JSON."""
+    event_depth: int = 64
+    """Nesting of an event. Parsers recurse; nobody's form is this deep."""
+    source_bytes: int = 1024 * 1024
+    """All uploaded files together. A machine with its helpers is a few KiB; npm dependencies take the rest."""
+    source_files: int = 200
+    bundle_bytes: int = 1024 * 1024
+    """What esbuild makes of the upload, without its source map: it is parsed by an interpreter."""
+    event_cpu_ms: int = 50
+    """CPU of one turn: 500 times what a counter needs, and short enough that neighbours do not notice."""
+    start_cpu_ms: int = 250
+    """CPU of a session's first turn: the initial context may compute something."""
+    build_cpu_ms: int = 2_000
+    """CPU of loading a bundle while its image is built."""
+    memory_bytes: int = 16 * 1024 * 1024
+    """The whole memory of a session, of which the image takes about 3.4 MiB and an idle session dirties a third of one."""
+    snapshot_bytes: int = 256 * 1024
+    """The public snapshot: it goes to every connection after every change. Enforced inside the guest."""
+    timers: int = 1_000
+    """Pending timers of a session. Enforced inside the guest."""
+    log_lines: int = 64
+    """Lines of one turn; what is over is dropped with a mark. Enforced inside the guest."""
+    log_line_bytes: int = 4 * 1024
+    log_lines_kept: int = 1_000
+    """Lines kept per machine for `GET .../logs`."""
+    session_id_chars: int = 128
+    connections_per_session: int = 1_000
+    """Each change is sent to each: this bounds what one event costs."""
+    pending_per_session: int = 1_000
+    """Inputs of one session that wait for their turn. Above it, clients are told `unavailable`."""
+    unsent_bytes: int = 1024 * 1024
+    """Unsent data of one connection, after which it is closed with 4008."""
+    unsent_bytes_soft: int = 128 * 1024
+    """Unsent data after which a connection gets only the newest update."""
+    events_per_s: int = 100
+    """Events of one connection, on hubs that are not a developer's own (`Settings.rate_limited`)."""
+    event_burst_bytes: int = 64 * 1024
+    """Bytes of events of one connection in any one second, on the same hubs."""
+    ids_remembered: int = 4_096
+    """Event ids a session remembers to answer a second copy with the first one's ack."""
+    wait_timeout_ms: int = 60_000
+    """The longest that `POST .../wait` waits."""
+    page_items: int = 500
+    """The largest `limit=` of a list."""
+
+
+GUEST_TWINS = {"timers": "timers", "log_lines": "logLines", "log_line_bytes": "logChars", "snapshot_bytes": "snapshotChars"}
+"""Limits that the prelude enforces (guest/prelude/turn.ts), by their names there. A test compares the numbers."""

@@ -1,0 +1,26 @@
+"""Prometheus metrics, one registry an app."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._turns = 0
+        turns = Gauge("machinehub_turns_total", "Inputs that were applied", registry=self.registry)
+        turns.set_function(lambda: self._turns)
+        self.rejected = Counter("machinehub_rejected", "Events that were undone or refused, by code", ["code"], registry=self.registry)
+        self.sessions_opened = Counter("machinehub_sessions_opened", "Sessions that were started", registry=self.registry)
+        self.worker_crashes = Counter("machinehub_worker_crashes", "Sandbox workers that ended unasked", registry=self.registry)
+        self.deployments = Counter("machinehub_deployments", "Deployments, by outcome", ["outcome"], registry=self.registry)
+        self.connections = Gauge("machinehub_connections", "Open WebSocket and SSE connections", registry=self.registry)
+        self.sessions = Gauge("machinehub_sessions", "Sessions that the hub holds", registry=self.registry)
+
+    def count_turn(self) -> None:
+        """A plain addition: this stands in the path of every event."""
+        self._turns += 1
+
+    def expose(self) -> bytes:
+        return generate_latest(self.registry)

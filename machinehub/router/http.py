@@ -1,0 +1,218 @@
+"""Per-machine URLs over HTTP: pages, definitions, snapshots, events, waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from starlette.responses import Response, StreamingResponse
+
+from machinehub.api.problem import problem
+from machinehub.api.requests import decode, read_body
+from machinehub.api.routes import timestamp
+from machinehub.errors import BadRequest, HubError, NotFound, PreconditionFailed, WaitTimeout, http_error
+from machinehub.router.paths import Address, read_address
+from machinehub.router.sse import SseConnection
+from machinehub.router.websocket import EVENT_ID_CHARS_MAX
+from machinehub.session.conditions import Condition, read_condition
+from machinehub.session.event import check_event, check_input
+from machinehub.web.page import machine_page
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from machinehub.catalog import Catalog, Target
+    from machinehub.clock import Clock
+    from machinehub.limits import Limits
+    from machinehub.metrics import Metrics
+    from machinehub.session.core import Receipt
+    from machinehub.session.host import LiveSession, SessionHost
+
+METHODS: Final = ["GET", "HEAD", "POST", "PUT", "OPTIONS"]
+_ETAG: Final = re.compile(r'(?:W/)?"(\d{1,18})"')
+# Machines are for front ends on any site: their URLs are as open as their ids are secret. The deploy API is not.
+_CORS: Final = {
+    "Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "ETag", "Vary": "Accept",
+}  # fmt: skip
+_PREFLIGHT: Final = _CORS | {
+    "Access-Control-Allow-Methods": "GET, POST, PUT", "Access-Control-Max-Age": "86400",
+    "Access-Control-Allow-Headers": "Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, Authorization",
+}  # fmt: skip
+
+
+class WaitBody(msgspec.Struct):
+    """The body of `POST /{machine}/{session}/wait`."""
+
+    condition: Any
+    timeout_ms: int = 30_000
+    event: msgspec.Raw | None = None
+
+
+class CreateBody(msgspec.Struct):
+    """The body of `PUT /{machine}/{session}`."""
+
+    input: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class MachineRouter:
+    def __init__(self, catalog: Catalog, host: SessionHost, clock: Clock, limits: Limits, metrics: Metrics, *, base_url: str) -> None:
+        self._catalog = catalog
+        self._host = host
+        self._clock = clock
+        self._limits = limits
+        self._metrics = metrics
+        self._base_url = base_url
+
+    async def handle(self, request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=_PREFLIGHT)
+        try:
+            response = await self._answer(request)
+        except HubError as error:
+            response = problem(error)
+        response.headers.update(_CORS)
+        return response
+
+    async def _answer(self, request: Request) -> Response:
+        address = read_address(request.scope["raw_path"], session_chars_max=self._limits.session_id_chars)
+        read = request.method in ("GET", "HEAD")
+        if address.session is None:
+            if not read:
+                raise BadRequest("no_session", "events go to /{machine}/{session}")
+            return await self._machine(request, address)
+        match request.method, address.action:
+            case ("GET" | "HEAD"), None:
+                return await self._session(request, address)
+            case "POST", None:
+                return await self._event(request, address)
+            case "PUT", None:
+                return await self._create(request, address)
+            case "POST", "wait":
+                return await self._wait(request, address)
+        raise NotFound("not_found", "there is nothing at this URL")
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    async def _machine(self, request: Request, address: Address) -> Response:
+        target = await self._catalog.target(address.machine, address.version)
+        if wants(request, "text/html"):
+            return machine_page()
+        version = target.version
+        return _json({
+            "id": target.machine.id, "name": target.machine.name, "version": target.number, "definition": version.definition,
+            "events": version.definition.get("events", []), "url": f"{self._base_url}/{target.machine.id}",
+        })  # fmt: skip
+
+    async def _session(self, request: Request, address: Address) -> Response:
+        if wants(request, "text/event-stream") and request.method == "GET":
+            session = await self._open(address)
+            connection = SseConnection(self._host, self._limits, joined_at=timestamp(self._clock.now_ms()))
+            self._host.attach(session, connection)
+            return StreamingResponse(connection.stream(self._host, session), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        if wants(request, "text/html"):
+            await self._catalog.target(address.machine, address.version)
+            return machine_page()
+        session = await self._open(address)
+        etag = f'"{session.seq}"'
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers={"ETag": etag})
+        return _json(self._host.snapshot_frame(session).json, etag=etag)
+
+    # --- changing ----------------------------------------------------------------------------------------------
+
+    async def _event(self, request: Request, address: Address) -> Response:
+        event = await read_body(request, bytes_max=self._limits.event_bytes, code="event_too_large")
+        check_event(event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth)
+        session = await self._open(address)
+        receipt, snapshot = await self._send(request, session, event)
+        return _json(
+            b'{"seq":%d,"outcome":"accepted","changed":%b,"snapshot":%b}' % (receipt.seq, b"true" if receipt.changed else b"false", snapshot),
+            etag=f'"{receipt.seq}"',
+        )
+
+    async def _send(self, request: Request, session: LiveSession, event: bytes) -> tuple[Receipt, bytes]:
+        event_id = request.headers.get("idempotency-key")
+        if event_id is not None and not 1 <= len(event_id) <= EVENT_ID_CHARS_MAX:
+            raise BadRequest("invalid_idempotency_key", f"an Idempotency-Key has 1 to {EVENT_ID_CHARS_MAX} characters")
+        _, sender = self._host.sender()
+        receipt, snapshot = await self._host.send_and_wait(session, event, sender, event_id=event_id, if_match=_if_match(request))
+        if receipt.error is not None:
+            code, detail = receipt.error
+            raise http_error(_status_of(code), code, detail)
+        return receipt, snapshot
+
+    async def _create(self, request: Request, address: Address) -> Response:
+        body = await read_body(request, bytes_max=self._limits.input_bytes + 1024, code="input_too_large")
+        given = decode(body, CreateBody) if body else CreateBody()
+        input_json = bytes(given.input)
+        check_input(input_json, bytes_max=self._limits.input_bytes, depth_max=self._limits.event_depth)
+        target = await self._target(address)
+        assert address.session is not None
+        session = await self._host.create(address.machine, address.session, target, input_json=input_json)
+        return _json(self._host.snapshot_frame(session).json, etag=f'"{session.seq}"', status=201)
+
+    async def _wait(self, request: Request, address: Address) -> Response:
+        body = await read_body(request, bytes_max=self._limits.event_bytes + 4096)
+        wanted = decode(body, WaitBody)
+        condition = read_condition(wanted.condition)
+        if not 0 <= wanted.timeout_ms <= self._limits.wait_timeout_ms:
+            raise BadRequest("invalid_timeout", f"timeout_ms is a number from 0 to {self._limits.wait_timeout_ms}")
+        if wanted.event is not None:
+            check_event(wanted.event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth)
+        session = await self._open(address)
+        try:
+            async with asyncio.timeout(wanted.timeout_ms / 1000):
+                if wanted.event is not None:
+                    await self._send(request, session, bytes(wanted.event))
+                await self._until(session, condition)
+        except TimeoutError:
+            raise WaitTimeout("wait_timeout", f"the condition did not hold within {wanted.timeout_ms} ms") from None
+        return _json(self._host.snapshot_frame(session).json, etag=f'"{session.seq}"')
+
+    async def _until(self, session: LiveSession, condition: Condition) -> None:
+        while not condition.holds(session.snapshot):
+            if session.finished or session.gone:
+                raise PreconditionFailed("session_ended", "the session ended without it")
+            await self._host.next_turn(session)
+
+    # --- words -------------------------------------------------------------------------------------------------
+
+    async def _open(self, address: Address) -> LiveSession:
+        """The session; created when it is new."""
+        assert address.session is not None
+        session = self._host.find(address.machine, address.session)
+        if session is not None and session.started:
+            return session
+        return await self._host.open(address.machine, address.session, await self._target(address))
+
+    async def _target(self, address: Address) -> Target:
+        return await self._catalog.target(address.machine, address.version)
+
+
+def wants(request: Request, media_type: str) -> bool:
+    return media_type in request.headers.get("accept", "")
+
+
+def _if_match(request: Request) -> int | None:
+    text = request.headers.get("if-match")
+    if text is None or text == "*":
+        return None
+    found = _ETAG.fullmatch(text)
+    if found is None:
+        raise BadRequest("invalid_if_match", 'If-Match is a seq in quotes, as in "41"')
+    return int(found[1])
+
+
+def _status_of(code: str) -> int:
+    """The status of an event's error that was kept as its code: 422 where the machine is to blame."""
+    return {"session_deleted": 404, "unavailable": 503, "session_damaged": 503}.get(code, 422)
+
+
+def _json(content: bytes | dict[str, Any], *, etag: str | None = None, status: int = 200) -> Response:
+    body = content if isinstance(content, bytes) else msgspec.json.encode(content)
+    return Response(body, status, {"ETag": etag} if etag else None, "application/json")
+
+
+__all__ = ["METHODS", "MachineRouter"]

@@ -1,0 +1,209 @@
+"""WebSockets: the frames of CONTRACT, between a client and its session.
+
+`SocketConnection` is one client. `WebSocketRouter` is the raw ASGI callable that finds the session first; it closes with
+the codes of CONTRACT rather than refusing the handshake, since browsers show scripts nothing of a refused one.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from machinehub.api.routes import timestamp
+from machinehub.errors import CallerError, HubError, NotFound, RateLimited, Unavailable
+from machinehub.router.paths import read_address
+from machinehub.router.rates import Rate
+from machinehub.router.socket import EXTENSION, HubSocket
+from machinehub.session import frames
+from machinehub.session.event import check_event, check_input
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    from machinehub.catalog import Catalog
+    from machinehub.clock import Clock
+    from machinehub.limits import Limits
+    from machinehub.metrics import Metrics
+    from machinehub.session.core import Receipt
+    from machinehub.session.frames import Frame
+    from machinehub.session.host import LiveSession, SessionHost
+
+SUBPROTOCOL = "machinehub.v1"
+EVENT_ID_CHARS_MAX = 256
+
+
+class ClientFrame(msgspec.Struct):
+    type: str
+    id: str | None = None
+    event: msgspec.Raw = msgspec.Raw(b"")
+
+
+_decode = msgspec.json.Decoder(ClientFrame).decode
+
+
+class SocketConnection:
+    """One client of one session. Slow ones get the newest update only, then 4008."""
+
+    def __init__(
+        self, socket: HubSocket, host: SessionHost, session: LiveSession, limits: Limits, *, joined_at: str, rate_limited: bool
+    ) -> None:
+        self.id, self.sender = host.sender()
+        self.user: str | None = None
+        self.joined_at = joined_at
+        self._socket = socket
+        self._host = host
+        self._session = session
+        self._limits = limits
+        self._skipped: Frame | None = None
+        self._events = Rate(limits.events_per_s) if rate_limited else None
+        self._bytes = Rate(limits.event_burst_bytes) if rate_limited else None
+
+    # --- to the client -----------------------------------------------------------------------------------------
+
+    def send(self, frame: Frame) -> None:
+        socket = self._socket
+        if socket.write_paused and socket.unsent_bytes + len(frame.json) > self._limits.unsent_bytes:
+            self.close(4008, "the client reads too slowly")
+            return
+        socket.write_frame(frame.wire)
+
+    def send_update(self, frame: Frame) -> None:
+        if self._socket.write_paused:
+            self._skipped = frame
+        else:
+            self._socket.write_frame(frame.wire)
+
+    def close(self, code: int, reason: str) -> None:
+        self._socket.close(code, reason)
+
+    def writable_again(self) -> None:
+        frame, self._skipped = self._skipped, None
+        if frame is not None:
+            self._socket.write_frame(frame.wire)
+
+    # --- from the client ---------------------------------------------------------------------------------------
+
+    def receive_binary(self) -> None:
+        self.close(1003, "frames are JSON text")
+
+    def receive_text(self, data: bytes) -> None:
+        try:
+            frame = _decode(data)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            self._refuse_frame(data, error)
+            return
+        if frame.type == "event":
+            self._receive_event(frame, len(data))
+        elif frame.type == "ping":
+            self.send(frames.PONG)
+        else:
+            self.send(frames.error_frame("bad_frame", 'a frame\'s type is "event" or "ping"'))
+
+    def _receive_event(self, frame: ClientFrame, size: int) -> None:
+        event_id = frame.id
+        if event_id is not None and not 1 <= len(event_id) <= EVENT_ID_CHARS_MAX:
+            self.send(frames.error_frame("bad_frame", f"an id has 1 to {EVENT_ID_CHARS_MAX} characters"))
+            return
+        try:
+            if self._events is not None:
+                self._check_rate(size)
+            check_event(frame.event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth)
+            then = partial(self._acknowledge, event_id) if event_id is not None else None
+            self._host.send(self._session, frame.event, self.sender, event_id=event_id, then=then)  # type: ignore[arg-type]
+        except HubError as error:
+            if event_id is None:
+                self.send(frames.error_frame(error.code, error.detail))
+            else:
+                self.send(frames.ack_frame(event_id, self._session.seq, (error.code, error.detail)))
+
+    def _check_rate(self, size: int) -> None:
+        assert self._events is not None
+        assert self._bytes is not None
+        now_s = time.monotonic()
+        if not self._events.take(1, now_s):
+            raise RateLimited("rate_limited", f"a connection sends at most {self._limits.events_per_s} events a second")
+        if not self._bytes.take(min(size, self._limits.event_burst_bytes), now_s):
+            raise RateLimited("rate_limited", f"a connection sends at most {self._limits.event_burst_bytes} bytes of events a second")
+
+    def _acknowledge(self, event_id: str, receipt: Receipt) -> None:
+        self.send(frames.ack_frame(event_id, receipt.seq, receipt.error))
+
+    def _refuse_frame(self, data: bytes, error: Exception) -> None:
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            self.close(1007, "the text is not UTF-8")
+            return
+        detail = "the frame nests too deeply" if isinstance(error, RecursionError) else f"not a frame: {error}"[:300]
+        self.send(frames.error_frame("bad_frame", detail))
+
+
+class WebSocketRouter:
+    def __init__(self, catalog: Catalog, host: SessionHost, clock: Clock, limits: Limits, metrics: Metrics, *, rate_limited: bool) -> None:
+        self._catalog = catalog
+        self._host = host
+        self._clock = clock
+        self._limits = limits
+        self._metrics = metrics
+        self._rate_limited = rate_limited
+
+    async def __call__(
+        self, scope: MutableMapping[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Callable[[dict[str, Any]], Awaitable[None]]
+    ) -> None:
+        await receive()  # websocket.connect
+        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None})
+        socket = scope["extensions"][EXTENSION]
+        assert isinstance(socket, HubSocket)
+        try:
+            session = await self._open(scope)
+            connection = SocketConnection(
+                socket, self._host, session, self._limits, joined_at=timestamp(self._clock.now_ms()), rate_limited=self._rate_limited
+            )
+            self._host.attach(session, connection)
+        except HubError as error:
+            socket.write_frame(frames.error_frame(error.code, error.detail).wire)
+            socket.close(close_code(error), error.detail)
+            return
+        self._metrics.connections.inc()
+        try:
+            socket.listen(connection, high_water_bytes=self._limits.unsent_bytes_soft)
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+        finally:
+            self._metrics.connections.dec()
+            self._host.detach(session, connection)
+
+    async def _open(self, scope: MutableMapping[str, Any]) -> LiveSession:
+        address = read_address(scope["raw_path"], session_chars_max=self._limits.session_id_chars)
+        if address.session is None or address.action is not None:
+            raise NotFound("no_such_session", "a WebSocket goes to /{machine}/{session}")
+        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        input_json = query["input"][0].encode() if "input" in query else None
+        if input_json is not None:
+            check_input(input_json, bytes_max=self._limits.input_bytes, depth_max=self._limits.event_depth)
+        session = self._host.find(address.machine, address.session)
+        if session is not None and session.started:
+            return session
+        target = await self._catalog.target(address.machine, address.version)
+        return await self._host.open(address.machine, address.session, target, input_json=input_json)
+
+
+def close_code(error: HubError) -> int:
+    """CONTRACT's close code for an error that ends a connection before it began."""
+    match error:
+        case NotFound():
+            return 4004
+        case Unavailable() if error.code == "connections_exceeded":
+            return 4008
+        case Unavailable():
+            return 1013
+        case CallerError():
+            return {401: 4001, 403: 4003}.get(error.status, 1008)
+    return 1008
+
+
+__all__ = ["SUBPROTOCOL", "SocketConnection", "WebSocketRouter", "close_code"]

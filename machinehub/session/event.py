@@ -1,0 +1,99 @@
+"""Client events: which bytes may become an input, and how an input is spelled for the guest.
+
+Decides without I/O. An event reaches the machine as it was sent; what is decoded here is only what the hub must know.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from machinehub.errors import BadRequest, CallerError, TooLarge
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_RESERVED = ("xstate.", "presence.")
+
+
+class _Head(msgspec.Struct):
+    type: str
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+_decode_any = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def check_event(raw: bytes | msgspec.Raw, *, bytes_max: int, depth_max: int) -> None:
+    """Raises a `CallerError` unless `raw` is the JSON of an event that a client may send."""
+    data = bytes(raw)
+    if len(data) > bytes_max:
+        raise TooLarge("event_too_large", f"an event has at most {bytes_max} bytes")
+    try:
+        head = _decode_head(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise _why_not(data, error) from None
+    if not head.type:
+        raise BadRequest("invalid_event", "an event's type is a string that is not empty")
+    if head.type.startswith(_RESERVED):
+        raise BadRequest("invalid_event", f"types that begin with {' or '.join(_RESERVED)} are the hub's own")
+    if data.count(b"{") + data.count(b"[") > depth_max and depth_of(data) > depth_max:
+        raise BadRequest("event_too_deep", f"an event nests at most {depth_max} levels")
+    if not data.isascii():
+        check_utf8(data)
+
+
+def check_input(raw: bytes, *, bytes_max: int, depth_max: int) -> None:
+    """The same for a session's `input`, which may be any JSON value."""
+    if len(raw) > bytes_max:
+        raise TooLarge("input_too_large", f"a session's input has at most {bytes_max} bytes")
+    if depth_of(raw) > depth_max:
+        raise BadRequest("input_too_deep", f"an input nests at most {depth_max} levels")
+    try:
+        check_utf8(raw)
+        _decode_any(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        raise BadRequest("invalid_input", "the input is not JSON") from None
+
+
+def _why_not(data: bytes, error: Exception) -> CallerError:
+    if isinstance(error, RecursionError) or depth_of(data) > 64:
+        return BadRequest("event_too_deep", "the event nests too deeply")
+    if isinstance(error, msgspec.ValidationError):
+        return BadRequest("invalid_event", 'an event is a JSON object with a "type" that is a string')
+    return BadRequest("invalid_event", f"the event is not JSON: {error}"[:300])
+
+
+def check_utf8(data: bytes) -> None:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("invalid_utf8", "the text is not UTF-8") from None
+
+
+def depth_of(data: bytes) -> int:
+    """How deep the brackets of a JSON text nest, without recursion."""
+    depth = deepest = 0
+    for char in _STRING.sub(b"", data):
+        if char in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in b"}]":
+            depth -= 1
+    return deepest
+
+
+def sender_json(connection_id: str, user: str | None = None) -> bytes:
+    """The `sender` that the hub puts into each event, ready to be joined into an input."""
+    return msgspec.json.encode({"id": connection_id, "user": user} if user is not None else {"id": connection_id})
+
+
+def start_input(seed: int, raw: bytes | None) -> bytes:
+    return b"[0,%d,%b]" % (seed, raw) if raw is not None else b"[0,%d]" % seed
+
+
+def event_input(seed: int, raw: bytes | msgspec.Raw, sender: bytes) -> bytes:
+    return b"[1,%d,%b,%b]" % (seed, raw, sender)
+
+
+def timer_input(seed: int, timer: int) -> bytes:
+    return b"[2,%d,%d]" % (seed, timer)

@@ -1,0 +1,69 @@
+"""The frames that the hub sends, as bytes. A broadcast is spelled once, whoever hears it.
+
+CONTRACT's WebSocket frames; the same JSON goes out over SSE. `wire` adds the WebSocket header of an unmasked, unfragmented
+text message (RFC 6455, section 5.2), which is the same for every client and so is made once too.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Frame:
+    """One message to clients."""
+
+    __slots__ = ("_wire", "json")
+
+    def __init__(self, json: bytes) -> None:
+        self.json = json
+        self._wire: bytes | None = None
+
+    @property
+    def wire(self) -> bytes:
+        if self._wire is None:
+            size = len(self.json)
+            if size < 126:
+                head = bytes((0x81, size))
+            elif size < 65536:
+                head = b"\x81\x7e" + size.to_bytes(2, "big")
+            else:
+                head = b"\x81\x7f" + size.to_bytes(8, "big")
+            self._wire = head + self.json
+        return self._wire
+
+
+quote = msgspec.json.Encoder().encode
+
+
+def snapshot_frame(*, seq: int, version: int, snapshot: bytes, connection_id: str | None, count: int) -> Frame:
+    connection = b',"connection":{"id":%b,"count":%d}' % (quote(connection_id), count) if connection_id is not None else b""
+    return Frame(b'{"type":"snapshot","seq":%d,"version":%d,"snapshot":%b%b}' % (seq, version, snapshot, connection))
+
+
+def update_frame(seq: int, snapshot: bytes) -> Frame:
+    return Frame(b'{"type":"update","seq":%d,"snapshot":%b}' % (seq, snapshot))
+
+
+def ack_frame(event_id: str, seq: int, error: tuple[str, str] | None) -> Frame:
+    if error is None:
+        return Frame(b'{"type":"ack","id":%b,"seq":%d,"outcome":"accepted"}' % (quote(event_id), seq))
+    code, detail = error
+    return Frame(
+        b'{"type":"ack","id":%b,"seq":%d,"outcome":"rejected","error":%b}'
+        % (quote(event_id), seq, quote({"code": code, "detail": detail}))
+    )
+
+
+def emitted_frame(seq: int, event: bytes | msgspec.Raw) -> Frame:
+    return Frame(b'{"type":"emitted","seq":%d,"event":%b}' % (seq, event))
+
+
+def presence_frame(count: int, members: list[dict[str, object]]) -> Frame:
+    return Frame(quote({"type": "presence", "count": count, "members": members}))
+
+
+def error_frame(code: str, detail: str) -> Frame:
+    return Frame(quote({"type": "error", "code": code, "detail": detail}))
+
+
+PONG = Frame(b'{"type":"pong"}')

@@ -1,0 +1,485 @@
+"""The session host: carries words between sessions, sandbox workers, timers and connections.
+
+The thin shell around `core.py`. Decides: which worker a session lives on, when it is thawed and put to sleep, and that
+results are spoken only here, after they are settled (`_speak` is where a journal's commit will stand before). Does not
+know: HTTP, WebSockets, SQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Final, Protocol
+
+from sandbox.protocol import Checkpoint, Close, Done, Failed, Open, Step
+
+from machinehub.errors import Conflict, HubError, NotFound, PreconditionFailed, Rejected, Unavailable
+from machinehub.session import frames
+from machinehub.session.core import BrokenWorker, Kind, Receipt, Session, Turn
+from machinehub.session.event import event_input, sender_json, start_input, timer_input
+from machinehub.session.timers import TimerQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from sandbox.protocol import ToHub
+
+    from machinehub.clock import Clock, Entropy
+    from machinehub.limits import Limits
+    from machinehub.logs import MachineLogs
+    from machinehub.metrics import Metrics
+    from machinehub.session.frames import Frame
+    from machinehub.workers import Worker, WorkerPool
+
+log = logging.getLogger("machinehub.session")
+
+HIBERNATE_AFTER_MS: Final = 60_000
+"""A session without input for this long is frozen and leaves its worker; its sockets stay open."""
+SWEEP_S: Final = 5.0
+PRESENCE_DELAY_S: Final = 0.05
+"""Joins and leaves that come together are told together: n arrivals would cost n^2 frames otherwise."""
+PRESENCE_MEMBERS_MAX: Final = 100
+"""Members listed in a presence frame; `count` is always the true number."""
+
+
+class Connection(Protocol):
+    """Somebody who watches a session: a WebSocket or an SSE response."""
+
+    id: str
+    user: str | None
+    joined_at: str
+    sender: bytes
+
+    def send(self, frame: Frame) -> None: ...
+
+    def send_update(self, frame: Frame) -> None:
+        """An update: when the client is slow, only the newest needs to arrive."""
+
+    def close(self, code: int, reason: str) -> None: ...
+
+
+class Images(Protocol):
+    async def image(self, digest: str) -> bytes: ...
+
+
+class VersionRef(Protocol):
+    """The version a session is opened on."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def hears_presence(self) -> bool: ...
+
+
+class LiveSession(Session):
+    """A session with the people and the worker around it."""
+
+    def __init__(self, machine_id: str, session_id: str, version: VersionRef, *, number: int, now_ms: int, limits: Limits) -> None:
+        super().__init__(
+            machine_id, session_id, number=number, version=version.number, digest=version.digest, created_at_ms=now_ms,
+            timers_max=limits.timers, ids_max=limits.ids_remembered,
+        )  # fmt: skip
+        self.hears_presence = version.hears_presence
+        self.last_input_ms = now_ms
+        self.worker: Worker | None = None
+        self.placing = False
+        self.hibernating = False
+        self.connections: dict[str, Connection] = {}
+        self.presence_due: asyncio.TimerHandle | None = None
+        self.watchers: set[Callable[[Session], None]] = set()
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class SessionHost:
+    def __init__(
+        self, pool: WorkerPool, images: Images, clock: Clock, entropy: Entropy, limits: Limits, *, logs: MachineLogs, metrics: Metrics
+    ) -> None:
+        self._pool = pool
+        self._images = images
+        self._clock = clock
+        self._entropy = entropy
+        self._limits = limits
+        self._logs = logs
+        self._metrics = metrics
+        self._sessions: dict[tuple[str, str], LiveSession] = {}
+        self._by_number: dict[int, LiveSession] = {}
+        self._numbers = 0
+        self._timers: TimerQueue[LiveSession] = TimerQueue()
+        self._timer_handle: asyncio.TimerHandle | None = None
+        self._timer_at_ms: int | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        self._spawn(self._sweep())
+
+    async def stop(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        if self._timer_handle is not None:
+            self._timer_handle.cancel()
+
+    # --- opening and closing -----------------------------------------------------------------------------------
+
+    def find(self, machine_id: str, session_id: str) -> LiveSession | None:
+        return self._sessions.get((machine_id, session_id))
+
+    def sessions_of(self, machine_id: str) -> list[LiveSession]:
+        return [session for session in self._sessions.values() if session.machine_id == machine_id and session.started]
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    async def open(self, machine_id: str, session_id: str, version: VersionRef, *, input_json: bytes | None = None) -> LiveSession:
+        """The session, created on `version` when it is new. Raises `Rejected` when its machine cannot start."""
+        session = self.find(machine_id, session_id) or self._create(machine_id, session_id, version, input_json)
+        if not session.started:
+            await asyncio.shield(session.opened)
+        return session
+
+    async def create(self, machine_id: str, session_id: str, version: VersionRef, *, input_json: bytes | None) -> LiveSession:
+        """A new session. Raises `Conflict` when there is one of this name."""
+        if self.find(machine_id, session_id) is not None:
+            raise Conflict("session_exists", "there is a session of this name; its input was given when it began")
+        return await self.open(machine_id, session_id, version, input_json=input_json)
+
+    def _create(self, machine_id: str, session_id: str, version: VersionRef, input_json: bytes | None) -> LiveSession:
+        self._numbers += 1
+        now_ms = self._clock.now_ms()
+        session = LiveSession(machine_id, session_id, version, number=self._numbers, now_ms=now_ms, limits=self._limits)
+        self._sessions[machine_id, session_id] = session
+        self._by_number[session.number] = session
+        self._offer(session, Kind.START, start_input(self._entropy.turn_seed(), input_json))
+        return session
+
+    def delete(self, session: LiveSession, *, code: int = 4004, reason: str = "the session was deleted") -> None:
+        """Forgets a session; whoever is connected is told and closed."""
+        session.gone = True
+        self._sessions.pop((session.machine_id, session.session_id), None)
+        self._by_number.pop(session.number, None)
+        self._leave_worker(session)
+        for turn in session.refuse_pending("session_deleted", reason):
+            self._answer(turn.receipt)
+        for connection in list(session.connections.values()):
+            connection.close(code, reason)
+        if not session.opened.done():
+            session.opened.set_exception(NotFound("no_such_session", reason))
+            session.opened.exception()
+        self._notify(session)
+
+    def delete_machine(self, machine_id: str) -> None:
+        for session in [s for s in self._sessions.values() if s.machine_id == machine_id]:
+            self.delete(session, reason="the machine was deleted")
+
+    def close_connections(self, code: int, reason: str) -> None:
+        for session in self._sessions.values():
+            for connection in list(session.connections.values()):
+                connection.close(code, reason)
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    def send(self, session: LiveSession, event: bytes, sender: bytes, *, event_id: str | None, then: Callable[[Receipt], None] | None) -> None:
+        """Hands a checked event to the session; `then` hears what became of it, at once when the id is known.
+
+        Raises `Conflict` when the session is finished and `Unavailable` when too much waits.
+        """
+        receipt, is_new = session.receipt_of(event_id)
+        if not is_new:
+            if then is not None:
+                then(receipt) if receipt.settled else receipt.waiting.append(then)
+            return
+        error = self._refusal(session)
+        if error is not None:
+            session.forget_receipt(event_id)
+            raise error
+        if then is not None:
+            receipt.waiting.append(then)
+        self._offer(session, Kind.EVENT, event_input(self._entropy.turn_seed(), event, sender), receipt)
+
+    async def send_and_wait(
+        self, session: LiveSession, event: bytes, sender: bytes, *, event_id: str | None = None, if_match: int | None = None
+    ) -> tuple[Receipt, bytes]:
+        """`send`, awaited: what became of the event, and the snapshot right after it.
+
+        With `if_match` the event is sent only while the session's seq is that number. Raises `PreconditionFailed`.
+        """
+        if if_match is not None:
+            while session.pending:  # what is under way may move the seq
+                await self.next_turn(session)
+            if session.seq != if_match:
+                raise PreconditionFailed("seq_moved", f"the session is at {session.seq}, not at {if_match}")
+        answered: asyncio.Future[tuple[Receipt, bytes]] = asyncio.get_running_loop().create_future()
+
+        def settle(receipt: Receipt) -> None:
+            if not answered.done():
+                answered.set_result((receipt, session.snapshot))
+
+        self.send(session, event, sender, event_id=event_id, then=settle)
+        return await answered
+
+    async def next_turn(self, session: LiveSession) -> None:
+        """Returns after something about the session settled."""
+        happened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def notice(_: Session) -> None:
+            if not happened.done():
+                happened.set_result(None)
+
+        session.watchers.add(notice)
+        try:
+            await happened
+        finally:
+            session.watchers.discard(notice)
+
+    def _refusal(self, session: LiveSession) -> HubError | None:
+        if session.gone:
+            return NotFound("no_such_session", "the session was deleted")
+        if session.finished:
+            return Conflict("session_finished", "the session has ended and takes no more events")
+        if len(session.pending) >= self._limits.pending_per_session:
+            return Unavailable("unavailable", "too many events of this session wait for their turn")
+        return None
+
+    def _offer(self, session: LiveSession, kind: Kind, data: bytes, receipt: Receipt | None = None) -> None:
+        now_ms = session.last_input_ms = self._clock.now_ms()
+        pending = session.offer(kind, data, now_ms, receipt)
+        if session.worker is not None:
+            session.worker.post(Step(session.number, pending.ticket, data, now_ms, self._cpu_ms(kind)))
+        else:
+            self._place(session)
+
+    def _cpu_ms(self, kind: Kind) -> int:
+        return self._limits.start_cpu_ms if kind is Kind.START else self._limits.event_cpu_ms
+
+    # --- where sessions live -----------------------------------------------------------------------------------
+
+    def _place(self, session: LiveSession) -> None:
+        if not session.placing:
+            session.placing = True
+            self._spawn(self._place_soon(session))
+
+    async def _place_soon(self, session: LiveSession) -> None:
+        try:
+            image = await self._images.image(session.digest)
+            worker = await self._pool.wait_for_worker()
+        except HubError as error:
+            session.placing = False
+            self._lose(session, error.code, error.detail)
+            return
+        session.placing = False
+        if session.gone:
+            return
+        self._pool.ensure_image(worker, session.digest, image)
+        session.worker = worker
+        worker.session_count += 1
+        worker.post(Open(session.number, 0, session.digest, self._limits.memory_bytes, session.checkpoint, session.tail))
+        for pending in session.pending:
+            if pending.kind is Kind.CHECKPOINT:
+                worker.post(Checkpoint(session.number, pending.ticket))
+            else:
+                worker.post(Step(session.number, pending.ticket, pending.input, pending.now_ms, self._cpu_ms(pending.kind)))
+
+    def _leave_worker(self, session: LiveSession) -> None:
+        worker, session.worker = session.worker, None
+        if worker is not None:
+            worker.session_count -= 1
+            worker.post(Close(session.number), answered=False)
+
+    def worker_lost(self, worker: Worker) -> None:
+        """Every session that lived there is thawed elsewhere, from its checkpoint and the inputs since."""
+        self._metrics.worker_crashes.inc()
+        for session in [s for s in self._sessions.values() if s.worker is worker]:
+            session.worker = None
+            turn = session.crashed()
+            if turn is not None:
+                self._speak(session, turn)
+            if session.pending and not session.gone:
+                self._place(session)
+
+    def _lose(self, session: LiveSession, code: str, message: str) -> None:
+        """The session cannot be thawed: say so, rather than go on from a guess."""
+        log.error("session %s/%s cannot be restored: %s", session.machine_id, session.session_id, message)
+        for turn in session.refuse_pending(code, message):
+            self._speak(session, turn)
+
+    async def _sweep(self) -> None:
+        """Puts idle sessions to sleep."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.hibernate_idle(self._clock.now_ms() - HIBERNATE_AFTER_MS)
+
+    def hibernate_idle(self, before_ms: int) -> int:
+        """Freezes every session without input since `before_ms`; returns how many it asked for."""
+        asked = 0
+        for session in self._by_number.values():
+            if session.worker is not None and session.started and not session.pending and session.last_input_ms <= before_ms:
+                session.hibernating = True
+                self._checkpoint(session)
+                asked += 1
+        return asked
+
+    def _checkpoint(self, session: LiveSession) -> None:
+        assert session.worker is not None
+        pending = session.offer(Kind.CHECKPOINT, b"", self._clock.now_ms())
+        session.worker.post(Checkpoint(session.number, pending.ticket))
+
+    # --- what workers answer -----------------------------------------------------------------------------------
+
+    def worker_answered(self, worker: Worker, messages: list[ToHub]) -> None:
+        for message in messages:
+            if not isinstance(message, Done | Failed):
+                worker.kill("it said what a session worker never says")
+                return
+            session = self._by_number.get(message.session)
+            if session is None or session.worker is not worker:
+                continue  # deleted or moved meanwhile; a worker may not speak for what it does not hold
+            try:
+                self._settle(session, message)
+            except BrokenWorker as error:
+                worker.kill(str(error))
+                return
+
+    def _settle(self, session: LiveSession, message: Done | Failed) -> None:
+        if message.ticket == 0:  # Open
+            if isinstance(message, Failed):
+                self._leave_worker(session)
+                self._lose(session, "unavailable" if message.code == "image_damaged" else message.code, message.message)
+            return
+        if isinstance(message, Done):
+            turn = session.done(message.ticket, message.result)
+            if turn is None:
+                if session.hibernating:
+                    session.hibernating = False
+                    if not session.pending:
+                        self._leave_worker(session)
+                return
+        else:
+            turn = session.failed(message.ticket, message.code, message.message, message.at)
+        self._speak(session, turn)
+        if session.worker is not None and session.wants_checkpoint():
+            self._checkpoint(session)
+
+    def _speak(self, session: LiveSession, turn: Turn) -> None:
+        """Tells everybody what a settled turn changed: nothing of it was visible before."""
+        for timer, due_at_ms in turn.timers_set:
+            self._timers.add(session, timer, due_at_ms)
+        if turn.timers_set:
+            self._arm_timers()
+        if turn.error is not None:
+            self._metrics.rejected.labels(code=turn.error[0]).inc()
+            self._logs.add(session.machine_id, session.session_id, "error", f"{turn.error[0]}: {turn.error[1]}", self._clock.now_ms())
+        else:
+            self._metrics.count_turn()
+        for level, text in turn.logs:
+            self._logs.add(session.machine_id, session.session_id, level, text, self._clock.now_ms())
+        if turn.started:
+            self._opened(session, turn)
+        if turn.changed and session.connections:
+            update = frames.update_frame(turn.seq, session.snapshot)
+            for connection in list(session.connections.values()):
+                connection.send_update(update)
+        for event in turn.emitted:
+            emitted = frames.emitted_frame(turn.seq, event)
+            for connection in list(session.connections.values()):
+                connection.send(emitted)
+        self._answer(turn.receipt)
+        if session.watchers:
+            self._notify(session)
+
+    def _opened(self, session: LiveSession, turn: Turn) -> None:
+        if turn.error is None:
+            self._metrics.sessions_opened.inc()
+            if not session.opened.done():
+                session.opened.set_result(None)
+            return
+        # A session that cannot start never was: the name is free again.
+        if not session.opened.done():
+            session.opened.set_exception(Rejected(*turn.error))
+            session.opened.exception()  # nobody may be waiting any more
+        self.delete(session, reason="the session could not start")
+
+    @staticmethod
+    def _answer(receipt: Receipt | None) -> None:
+        if receipt is not None:
+            waiting, receipt.waiting = receipt.waiting, []
+            for then in waiting:
+                then(receipt)
+
+    @staticmethod
+    def _notify(session: LiveSession) -> None:
+        for notice in list(session.watchers):
+            notice(session)
+
+    # --- timers ------------------------------------------------------------------------------------------------
+
+    def _arm_timers(self) -> None:
+        due_at_ms = self._timers.next_due_at_ms()
+        if due_at_ms is None or (self._timer_at_ms is not None and self._timer_at_ms <= due_at_ms):
+            return
+        if self._timer_handle is not None:
+            self._timer_handle.cancel()
+        self._timer_at_ms = due_at_ms
+        wait_s = max(0, due_at_ms - self._clock.now_ms()) / 1000
+        self._timer_handle = asyncio.get_running_loop().call_later(min(wait_s, 3600.0), self.fire_timers)
+
+    def fire_timers(self) -> None:
+        """Fires what is due. Called by the event loop, and by tests that move a clock of their own."""
+        self._timer_at_ms = None
+        for session, timer, due_at_ms in self._timers.pop_due(self._clock.now_ms()):
+            if not session.gone and session.timer_due(timer, due_at_ms):
+                self._offer(session, Kind.TIMER, timer_input(self._entropy.turn_seed(), timer))
+        self._arm_timers()
+
+    # --- people ------------------------------------------------------------------------------------------------
+
+    def attach(self, session: LiveSession, connection: Connection) -> None:
+        """Adds a watcher: it gets the snapshot first, then everything that follows. Raises `Unavailable` when full."""
+        if len(session.connections) >= self._limits.connections_per_session:
+            raise Unavailable("connections_exceeded", f"a session has at most {self._limits.connections_per_session} connections")
+        session.connections[connection.id] = connection
+        connection.send(self.snapshot_frame(session, connection.id))
+        self._presence(session, b"presence.joined", connection)
+
+    def detach(self, session: LiveSession, connection: Connection) -> None:
+        if session.connections.pop(connection.id, None) is not None:
+            self._presence(session, b"presence.left", connection)
+
+    @staticmethod
+    def snapshot_frame(session: LiveSession, connection_id: str | None = None) -> Frame:
+        return frames.snapshot_frame(
+            seq=session.seq, version=session.version, snapshot=session.snapshot, connection_id=connection_id, count=len(session.connections)
+        )
+
+    def _presence(self, session: LiveSession, kind: bytes, connection: Connection) -> None:
+        if session.gone:
+            return
+        if session.hears_presence and not session.finished:
+            event = b'{"type":"%b","count":%d}' % (kind, len(session.connections))
+            with contextlib.suppress(HubError):
+                self.send(session, event, connection.sender, event_id=None, then=None)
+        if session.presence_due is None:
+            session.presence_due = asyncio.get_running_loop().call_later(PRESENCE_DELAY_S, self._tell_presence, session)
+
+    def _tell_presence(self, session: LiveSession) -> None:
+        session.presence_due = None
+        connections = list(session.connections.values())
+        frame = frames.presence_frame(len(connections), list(_members(connections[:PRESENCE_MEMBERS_MAX])))
+        for connection in connections:
+            connection.send(frame)
+
+    def sender(self, user: str | None = None) -> tuple[str, bytes]:
+        """A new connection's id, and its `sender` as JSON."""
+        connection_id = self._entropy.connection_id()
+        return connection_id, sender_json(connection_id, user)
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _members(connections: list[Connection]) -> Iterator[dict[str, object]]:
+    for connection in connections:
+        yield {"id": connection.id, "user": connection.user, "joined_at": connection.joined_at}

@@ -1,0 +1,37 @@
+"""Timers: which is due, and in which order.
+
+Decides: firing order is due time, then the order in which they were set, as XState's own clock would. Does not know:
+clocks (time is an argument), or what a timer is for. Cancelled ones stay in the heap until they come up; the session
+that they belong to knows better (`Session.timer_due`).
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Generic, TypeVar
+
+Owner = TypeVar("Owner")
+
+
+class TimerQueue(Generic[Owner]):
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, int, Owner]] = []
+        self._count = 0
+
+    def add(self, owner: Owner, timer: int, due_at_ms: int) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (due_at_ms, self._count, timer, owner))
+
+    def next_due_at_ms(self) -> int | None:
+        return self._heap[0][0] if self._heap else None
+
+    def pop_due(self, now_ms: int) -> list[tuple[Owner, int, int]]:
+        """(owner, timer, due_at_ms) of everything due at `now_ms`, in firing order."""
+        due: list[tuple[Owner, int, int]] = []
+        while self._heap and self._heap[0][0] <= now_ms:
+            due_at_ms, _, timer, owner = heapq.heappop(self._heap)
+            due.append((owner, timer, due_at_ms))
+        return due
+
+    def __len__(self) -> int:
+        return len(self._heap)

@@ -1,0 +1,119 @@
+"""Settings: what a hub is told by its command line and its environment.
+
+Decides: names, defaults, and which combinations must not start. Every variable is listed in docs/settings.md.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from machinehub.limits import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "MACHINEHUB_"
+LIMIT_PREFIX = PREFIX + "LIMIT_"
+
+
+class BadSettings(Exception):
+    """The hub must not start like this; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    host: str = "127.0.0.1"
+    port: int = 8787
+    data: Path = Path(".machinehub")
+    database_url: str = ""
+    """SQLAlchemy URL; empty for SQLite in the data folder."""
+    token: str = ""
+    """A token that may do everything, besides those in the database."""
+    workers: int = 0
+    """Sandbox workers; 0 for one per core, at least two."""
+    public_url: str = ""
+    """What URLs in answers begin with; empty for the address that the hub listens on."""
+    cache: Path | None = None
+    """Where compiled modules are kept; None for the user's cache directory."""
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host == "localhost" or _is_loopback_address(self.host)
+
+    @property
+    def rate_limited(self) -> bool:
+        """Rates are for strangers: a developer's own hub (loopback, no token) has none."""
+        return bool(self.token) or not self.is_loopback
+
+    @property
+    def base_url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url.rstrip("/") or f"http://{host}:{self.port}"
+
+    @property
+    def worker_count(self) -> int:
+        return self.workers or max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2)
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        return normalise_database_url(self.database_url) if self.database_url else f"sqlite+aiosqlite:///{self.data / 'hub.db'}"
+
+
+def from_environment(environment: Mapping[str, str], **chosen: object) -> Settings:
+    """Settings from `MACHINEHUB_*` variables, with what the command line chose on top. Raises `BadSettings`."""
+    values: dict[str, object] = {}
+    for name, convert in (
+        ("host", str), ("port", int), ("data", Path), ("database_url", str), ("token", str), ("workers", int),
+        ("public_url", str), ("cache", Path),
+    ):  # fmt: skip
+        text = environment.get(PREFIX + name.upper())
+        if text:
+            values[name] = _convert(PREFIX + name.upper(), text, convert)
+    limits = {
+        name: _convert(LIMIT_PREFIX + name.upper(), text, int)
+        for name in Limits.__struct_fields__
+        if (text := environment.get(LIMIT_PREFIX + name.upper()))
+    }
+    unknown = {key for key in environment if key.startswith(LIMIT_PREFIX)} - {LIMIT_PREFIX + name.upper() for name in Limits.__struct_fields__}
+    if unknown:
+        raise BadSettings(f"{', '.join(sorted(unknown))}: no such limit")
+    values |= {key: value for key, value in chosen.items() if value is not None}
+    return Settings(**values, limits=Limits(**limits))  # type: ignore[arg-type]
+
+
+def check_can_listen(settings: Settings, *, has_tokens: bool) -> None:
+    """Raises `BadSettings` for an address that strangers reach while anybody may deploy."""
+    if not settings.is_loopback and not settings.token and not has_tokens:
+        raise BadSettings(
+            f"refusing to listen on {settings.host} without a token: anybody who reaches it could deploy. "
+            f"Set {PREFIX}TOKEN, run `machinehub tokens create`, or listen on 127.0.0.1."
+        )
+
+
+def normalise_database_url(url: str) -> str:
+    """The async driver's URL for what people write: postgres://, postgresql://, sqlite://."""
+    for plain, driver in (("postgres://", "postgresql+asyncpg://"), ("postgresql://", "postgresql+asyncpg://"), ("sqlite://", "sqlite+aiosqlite://")):
+        if url.startswith(plain):
+            return driver + url.removeprefix(plain)
+    if not url.startswith(("postgresql+asyncpg://", "sqlite+aiosqlite://")):
+        raise BadSettings(f"{PREFIX}DATABASE_URL: {url.split(':', maxsplit=1)[0]!r} is not a database this hub knows (sqlite, postgresql)")
+    return url
+
+
+def _convert(name: str, text: str, convert: object) -> object:
+    try:
+        return convert(text)  # type: ignore[operator]
+    except ValueError:
+        raise BadSettings(f"{name}: {text!r} is not a number") from None
+
+
+def _is_loopback_address(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,243 @@
+"""The store: what outlives the hub. SQLAlchemy Core, the same statements on SQLite and Postgres.
+
+Decides: numbering of versions, what is immutable, what a name means. A version's content is found by its digest, so the
+same content is never stored twice. Every method is one transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import sqlalchemy as sa
+import zstandard
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
+from machinehub.errors import Conflict, NotFound, Unavailable
+from machinehub.model import Machine, Token, Version
+from machinehub.store.tables import images, machines, tokens, versions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+_TRIES: Final = 5
+"""How often a deployment is tried again when another one took its version number or its machine's name."""
+
+
+class Store:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with self._engine.begin() as connection:
+                yield connection
+        except IntegrityError:
+            raise
+        except (OperationalError, DBAPIError, OSError) as error:
+            raise Unavailable("unavailable", f"the database does not answer: {type(error).__name__}") from error
+
+    async def ping(self) -> None:
+        """Raises `Unavailable` when the database does not answer."""
+        async with self._transaction() as connection:
+            await connection.execute(sa.select(1))
+
+    # --- machines ----------------------------------------------------------------------------------------------
+
+    async def machine(self, id_or_name: str) -> Machine:
+        """By id, else by name. Raises `NotFound`."""
+        async with self._transaction() as connection:
+            return await _machine(connection, id_or_name)
+
+    async def machine_list(self, *, after: str | None, limit: int) -> list[Machine]:
+        """By name, from behind the name `after`."""
+        query = sa.select(machines).order_by(machines.c.name).limit(limit)
+        if after is not None:
+            query = query.where(machines.c.name > after)
+        async with self._transaction() as connection:
+            return [_to_machine(row) for row in (await connection.execute(query)).mappings()]
+
+    async def rename(self, machine_id: str, name: str) -> Machine:
+        """Raises `Conflict` when another machine has the name."""
+        try:
+            async with self._transaction() as connection:
+                await connection.execute(machines.update().where(machines.c.id == machine_id).values(name=name))
+                return await _machine(connection, machine_id)
+        except IntegrityError:
+            raise Conflict("name_taken", f"there is a machine named {name!r} already") from None
+
+    async def delete_machine(self, machine_id: str) -> None:
+        """Deletes the machine, its versions, and images that nobody else uses."""
+        async with self._transaction() as connection:
+            mine = set((await connection.execute(sa.select(versions.c.digest).where(versions.c.machine_id == machine_id))).scalars())
+            await connection.execute(versions.delete().where(versions.c.machine_id == machine_id))
+            await connection.execute(machines.delete().where(machines.c.id == machine_id))
+            used = sa.select(versions.c.digest).where(versions.c.digest == images.c.digest).exists()
+            await connection.execute(images.delete().where(images.c.digest.in_(mine), ~used))
+
+    # --- versions ----------------------------------------------------------------------------------------------
+
+    async def find_content(self, name: str, digest: str) -> tuple[Machine, int] | None:
+        """The machine of this name and the number of its version with this content, if there is one."""
+        query = (
+            sa.select(machines, versions.c.number).join(versions, versions.c.machine_id == machines.c.id)
+            .where(machines.c.name == name, versions.c.digest == digest)
+        )  # fmt: skip
+        async with self._transaction() as connection:
+            row = (await connection.execute(query)).mappings().first()
+            return (_to_machine(row), row["number"]) if row else None
+
+    async def definition_of_image(self, digest: str) -> bytes | None:
+        """The definition (JSON) of an image that is stored; None when the content was never built."""
+        async with self._transaction() as connection:
+            return (await connection.execute(sa.select(images.c.definition).where(images.c.digest == digest))).scalar()
+
+    async def deploy(
+        self, *, new_id: str, name: str, digest: str, entry: str, files: bytes, message: str, activate: bool, now_ms: int,
+        image: bytes | None, engine: str, definition: bytes | None,
+    ) -> tuple[Machine, int, bool]:  # fmt: skip
+        """Adds a version to the machine of this name (created when new, with `new_id`) and makes it the active one.
+
+        `image` and `definition` are stored too when they are given. Returns the machine, the version's number, and
+        whether the version is new: the same content again is the version it was.
+        """
+        for attempt in range(_TRIES):
+            try:
+                async with self._transaction() as connection:
+                    if image is not None and not (await connection.execute(sa.select(images.c.digest).where(images.c.digest == digest))).scalar():
+                        await connection.execute(images.insert().values(digest=digest, engine=engine, image=image, definition=definition))
+                    row = (await connection.execute(sa.select(machines).where(machines.c.name == name).with_for_update())).mappings().first()
+                    if row is None:
+                        await connection.execute(machines.insert().values(id=new_id, name=name, created_at_ms=now_ms, active_version=0))
+                    machine_id = row["id"] if row else new_id
+                    mine = versions.c.machine_id == machine_id
+                    number = (await connection.execute(sa.select(versions.c.number).where(mine, versions.c.digest == digest))).scalar()
+                    created = number is None
+                    if number is None:
+                        number = 1 + ((await connection.execute(sa.select(sa.func.max(versions.c.number)).where(mine))).scalar() or 0)
+                        await connection.execute(
+                            versions.insert().values(
+                                machine_id=machine_id, number=number, digest=digest, entry=entry, files=files, message=message, created_at_ms=now_ms
+                            )
+                        )
+                    if activate:
+                        await connection.execute(machines.update().where(machines.c.id == machine_id).values(active_version=number))
+                    return await _machine(connection, machine_id), number, created
+            except IntegrityError:
+                if attempt == _TRIES - 1:
+                    raise Conflict("deploy_conflict", "other deployments of this name kept coming first; try again") from None
+        raise AssertionError("unreachable")
+
+    async def version(self, machine_id: str, number: int) -> Version:
+        """Raises `NotFound`."""
+        found = await self.version_list(machine_id, before=number + 1, limit=1)
+        if not found or found[0].number != number:
+            raise NotFound("no_such_version", f"the machine has no version {number}")
+        return found[0]
+
+    async def version_list(self, machine_id: str, *, before: int | None, limit: int) -> list[Version]:
+        """Newest first, with numbers below `before`."""
+        query = (
+            sa.select(versions.c["machine_id", "number", "digest", "entry", "message", "created_at_ms"], images.c.engine, images.c.definition)
+            .join(images, images.c.digest == versions.c.digest).where(versions.c.machine_id == machine_id)
+            .order_by(versions.c.number.desc()).limit(limit)
+        )  # fmt: skip
+        if before is not None:
+            query = query.where(versions.c.number < before)
+        async with self._transaction() as connection:
+            return [_to_version(row) for row in (await connection.execute(query)).mappings()]
+
+    async def files(self, machine_id: str, number: int) -> dict[str, str]:
+        """The uploaded source. Raises `NotFound`."""
+        query = sa.select(versions.c.files).where(versions.c.machine_id == machine_id, versions.c.number == number)
+        async with self._transaction() as connection:
+            packed = (await connection.execute(query)).scalar()
+        if packed is None:
+            raise NotFound("no_such_version", f"the machine has no version {number}")
+        return unpack_files(packed)
+
+    async def activate(self, machine_id: str, number: int) -> Machine:
+        """Makes `number` the version that new sessions get. Raises `NotFound`."""
+        await self.version(machine_id, number)
+        async with self._transaction() as connection:
+            await connection.execute(machines.update().where(machines.c.id == machine_id).values(active_version=number))
+            return await _machine(connection, machine_id)
+
+    async def image(self, digest: str) -> bytes:
+        """The zstd-compressed image. Raises `NotFound` when its machine was deleted."""
+        async with self._transaction() as connection:
+            image: bytes | None = (await connection.execute(sa.select(images.c.image).where(images.c.digest == digest))).scalar()
+        if image is None:
+            raise NotFound("no_such_version", "the version's image is gone")
+        return image
+
+    # --- tokens ------------------------------------------------------------------------------------------------
+
+    async def add_token(self, *, name: str, token: str, now_ms: int) -> Token:
+        async with self._transaction() as connection:
+            insert = tokens.insert().values(name=name, hash=hash_token(token), created_at_ms=now_ms).returning(tokens)
+            return _to_token((await connection.execute(insert)).mappings().one())
+
+    async def token_list(self) -> list[Token]:
+        async with self._transaction() as connection:
+            return [_to_token(row) for row in (await connection.execute(sa.select(tokens).order_by(tokens.c.id))).mappings()]
+
+    async def revoke_token(self, token_id: int, *, now_ms: int) -> Token:
+        """Raises `NotFound`. Revoking twice changes nothing."""
+        async with self._transaction() as connection:
+            revoke = tokens.update().where(tokens.c.id == token_id, tokens.c.revoked_at_ms.is_(None)).values(revoked_at_ms=now_ms)
+            await connection.execute(revoke)
+            row = (await connection.execute(sa.select(tokens).where(tokens.c.id == token_id))).mappings().first()
+        if row is None:
+            raise NotFound("no_such_token", f"there is no token {token_id}")
+        return _to_token(row)
+
+    async def valid_token_hashes(self) -> set[str]:
+        async with self._transaction() as connection:
+            return set((await connection.execute(sa.select(tokens.c.hash).where(tokens.c.revoked_at_ms.is_(None)))).scalars())
+
+
+def hash_token(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def pack_files(files: dict[str, str]) -> bytes:
+    return zstandard.ZstdCompressor(level=3).compress(msgspec.json.encode(dict(sorted(files.items()))))
+
+
+def unpack_files(packed: bytes) -> dict[str, str]:
+    return msgspec.json.decode(zstandard.ZstdDecompressor().decompress(packed), type=dict[str, str])
+
+
+async def _machine(connection: AsyncConnection, id_or_name: str) -> Machine:
+    missing = NotFound("no_such_machine", f"there is no machine {id_or_name[:100]!r}")
+    if len(id_or_name) > 100 or not id_or_name.isprintable():
+        raise missing  # what no name can be; Postgres would refuse some of it as text
+    query = sa.select(machines).where(sa.or_(machines.c.id == id_or_name, machines.c.name == id_or_name))
+    rows: Sequence[Any] = (await connection.execute(query)).mappings().all()
+    if not rows:
+        raise missing
+    return _to_machine(next((row for row in rows if row["id"] == id_or_name), rows[0]))
+
+
+def _to_machine(row: Any) -> Machine:
+    return Machine(id=row["id"], name=row["name"], created_at_ms=row["created_at_ms"], active_version=row["active_version"])
+
+
+def _to_version(row: Any) -> Version:
+    return Version(
+        machine_id=row["machine_id"], number=row["number"], digest=row["digest"], engine=row["engine"], entry=row["entry"],
+        message=row["message"], created_at_ms=row["created_at_ms"], definition=msgspec.json.decode(row["definition"]),
+    )  # fmt: skip
+
+
+def _to_token(row: Any) -> Token:
+    return Token(id=row["id"], name=row["name"], created_at_ms=row["created_at_ms"], revoked_at_ms=row["revoked_at_ms"])

@@ -1,0 +1,298 @@
+"""Sandbox workers: starting, watching and talking to the processes that run strangers' code.
+
+Decides: how many there are, which one a session goes to, when one is given up for dead. Does not know: what a session
+is; messages carry numbers. Everything a worker says is checked by type here and by meaning in `session/core.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from sandbox import protocol
+from sandbox.protocol import Build, BuildFailed, Built, Inputs, InputsFound, LoadImage, Progress, Ready
+
+from machinehub.errors import BuildFailed as BuildFailedError
+from machinehub.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+log = logging.getLogger("machinehub.workers")
+
+SILENCE_S: Final = 15.0
+"""A worker that owes answers and says nothing for this long is killed. No turn takes a hundredth of it."""
+RESTART_DELAYS_S: Final = (0.0, 0.1, 0.5, 2.0)
+"""How long to wait before a worker is started again that died again and again; the last one repeats."""
+BUILD_TIMEOUT_S: Final = 60.0
+
+
+class Listener(Protocol):
+    """Who hears of the sessions' answers."""
+
+    def worker_answered(self, worker: Worker, messages: list[protocol.ToHub]) -> None: ...
+
+    def worker_lost(self, worker: Worker) -> None: ...
+
+
+class Worker(asyncio.Protocol):
+    """One worker process and the socket to it. It is replaced, not restarted: its number never comes again."""
+
+    def __init__(self, number: int, on_messages: Callable[[Worker, list[protocol.ToHub]], None], on_lost: Callable[[Worker], None]) -> None:
+        self.number = number
+        self.ready = asyncio.Event()
+        self.engine = ""
+        self.base = ""
+        self.images: set[str] = set()
+        self.session_count = 0
+        self.lost = False
+        self.owes = 0
+        self.heard_at = 0.0
+        self.process: asyncio.subprocess.Process | None = None
+        self._on_messages = on_messages
+        self._on_lost = on_lost
+        self._reader = protocol.to_hub_reader()
+        self._outgoing: list[protocol.ToWorker] = []
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+
+    async def start(self, *, cache: Path, forge: bool) -> None:
+        ours, theirs = socket.socketpair()
+        try:
+            for end in (ours, theirs):
+                for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                    end.setsockopt(socket.SOL_SOCKET, option, 1024 * 1024)
+            arguments = [sys.executable, "-m", "sandbox.worker", "--fd", str(theirs.fileno()), "--cache", str(cache)]
+            self.process = await asyncio.create_subprocess_exec(
+                *arguments, *(["--forge"] if forge else []),
+                pass_fds=[theirs.fileno()], env={}, cwd=Path(protocol.__file__).parents[1],
+                stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        await self._loop.create_connection(lambda: self, sock=ours)
+
+    # --- asyncio.Protocol --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._loop.time()
+        try:
+            for batch in self._reader.feed(data):
+                self.owes = max(0, self.owes - len(batch))
+                self._on_messages(self, batch)
+        except protocol.BadFrame as error:
+            self.kill(f"it sent no frame of the protocol: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.lost:
+            self.lost = True
+            self._on_lost(self)
+
+    # --- words of our own --------------------------------------------------------------------------------------
+
+    def post(self, message: protocol.ToWorker, *, answered: bool = True) -> None:
+        """Sends `message` with whatever else is posted in this turn of the event loop."""
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(message)
+        if answered:
+            if not self.owes:
+                self.heard_at = self._loop.time()
+            self.owes += 1
+
+    def _flush(self) -> None:
+        messages, self._outgoing = self._outgoing, []
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(protocol.encode(messages))
+
+    def kill(self, why: str) -> None:
+        log.error("killing sandbox worker %d: %s", self.number, why)
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGKILL)
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def stop(self) -> None:
+        """Closes the socket, which ends the worker; kills it when that takes too long."""
+        self.lost = True
+        if self._transport is not None:
+            self._transport.close()
+        if self.process is not None:
+            try:
+                await asyncio.wait_for(self.process.wait(), 2)
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    self.process.kill()
+                await self.process.wait()
+
+
+class WorkerPool:
+    """The session workers of a hub, and its one forge."""
+
+    def __init__(self, *, count: int, cache: Path, on_progress: Callable[[str], None] | None = None) -> None:
+        self._count = count
+        self._cache = cache
+        self._on_progress = on_progress or (lambda what: None)
+        self._numbers = 0
+        self._crashes = 0
+        self.restarts = 0
+        self._listener: Listener | None = None
+        self.workers: list[Worker] = []
+        self._forge: Worker | None = None
+        self._tickets = 0
+        self._builds: dict[int, asyncio.Future[protocol.ToHub]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._worker_ready = asyncio.Event()
+
+    async def start(self, listener: Listener | None, *, forge: bool = True) -> None:
+        """Starts everything and waits until it is ready."""
+        self._listener = listener
+        workers = [self._new_worker() for _ in range(self._count)]
+        self._forge = self._new_worker() if forge else None
+        await asyncio.gather(*(worker.start(cache=self._cache, forge=worker is self._forge) for worker in [*workers, *([self._forge] if self._forge else [])]))
+        self.workers = workers
+        everybody = [*workers, *([self._forge] if self._forge else [])]
+        await asyncio.gather(*(worker.ready.wait() for worker in everybody))
+        self._spawn(self._watch())
+
+    async def stop(self) -> None:
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(worker.stop() for worker in [*self.workers, *([self._forge] if self._forge else [])]))
+
+    @property
+    def is_ready(self) -> bool:
+        return any(worker.ready.is_set() for worker in self.workers) and self._forge is not None and self._forge.ready.is_set()
+
+    @property
+    def engine_and_base(self) -> tuple[str, str]:
+        """The digests of the engine and the base image that new versions are built from."""
+        worker = self._forge or self.workers[0]
+        return worker.engine, worker.base
+
+    def choose(self) -> Worker | None:
+        """The worker with the fewest sessions; None while all are being replaced."""
+        alive = [worker for worker in self.workers if worker.ready.is_set() and not worker.lost]
+        return min(alive, key=lambda worker: worker.session_count) if alive else None
+
+    async def wait_for_worker(self) -> Worker:
+        while (worker := self.choose()) is None:
+            self._worker_ready.clear()
+            await self._worker_ready.wait()
+        return worker
+
+    def ensure_image(self, worker: Worker, digest: str, image: bytes) -> None:
+        if digest not in worker.images:
+            worker.images.add(digest)
+            worker.post(LoadImage(digest, image), answered=False)
+
+    async def build(self, *, entry: str, files: dict[str, str], cpu_ms: int, memory_bytes_max: int, bundle_bytes_max: int) -> Built:
+        """Bundles and freezes an upload. Raises `errors.BuildFailed` for what is wrong with it, `Unavailable` for us."""
+        answer = await self._ask(lambda ticket: Build(ticket, entry, files, cpu_ms, memory_bytes_max, bundle_bytes_max))
+        assert isinstance(answer, Built)
+        return answer
+
+    async def inputs(self, *, root: str, entry: str) -> list[str]:
+        """The files below `root` that `entry` needs, relative to it."""
+        answer = await self._ask(lambda ticket: Inputs(ticket, root, entry))
+        assert isinstance(answer, InputsFound)
+        return answer.files
+
+    async def _ask(self, question: Callable[[int], protocol.ToWorker]) -> protocol.ToHub:
+        forge = self._forge
+        if forge is None or forge.lost:
+            raise Unavailable("unavailable", "the forge is being restarted; try again")
+        self._tickets += 1
+        ticket = self._tickets
+        future: asyncio.Future[protocol.ToHub] = asyncio.get_running_loop().create_future()
+        self._builds[ticket] = future
+        forge.post(question(ticket))
+        try:
+            answer = await asyncio.wait_for(future, BUILD_TIMEOUT_S)
+        except TimeoutError:
+            forge.kill("a build took too long")
+            raise BuildFailedError("build_timeout", "the build took too long") from None
+        finally:
+            self._builds.pop(ticket, None)
+        if isinstance(answer, BuildFailed):
+            first = answer.errors[0] if answer.errors else None
+            place = f"{first.file}:{first.line}:{first.column}: " if first and first.file else ""
+            raise BuildFailedError(
+                answer.code, place + (first.message if first else "the build failed"),
+                errors=[{"file": e.file, "line": e.line, "column": e.column, "message": e.message} for e in answer.errors],
+            )  # fmt: skip
+        return answer
+
+    def _new_worker(self) -> Worker:
+        self._numbers += 1
+        return Worker(self._numbers, self._received, self._worker_lost)
+
+    def _received(self, worker: Worker, messages: list[protocol.ToHub]) -> None:
+        if worker.ready.is_set() and worker is not self._forge:
+            assert self._listener is not None
+            self._listener.worker_answered(worker, messages)
+            return
+        for message in messages:
+            match message:
+                case Progress():
+                    self._on_progress(message.what)
+                case Ready():
+                    worker.engine, worker.base = message.engine, message.base
+                    worker.ready.set()
+                    self._worker_ready.set()
+                case Built() | BuildFailed() | InputsFound():
+                    future = self._builds.get(message.ticket)
+                    if future is not None and not future.done():
+                        future.set_result(message)
+
+    def _worker_lost(self, worker: Worker) -> None:
+        if self._closed:
+            return
+        self.restarts += 1
+        self._crashes += 1
+        log.warning("sandbox worker %d ended; starting another", worker.number)
+        self._spawn(self._replace(worker))
+        if worker is not self._forge and self._listener is not None:
+            self._listener.worker_lost(worker)
+
+    async def _replace(self, worker: Worker) -> None:
+        if worker.process is not None:
+            await worker.process.wait()
+        if worker is self._forge:
+            for future in self._builds.values():
+                if not future.done():
+                    future.set_exception(BuildFailedError("build_crashed", "the sandbox died of this build"))
+        await asyncio.sleep(RESTART_DELAYS_S[min(self._crashes, len(RESTART_DELAYS_S)) - 1])
+        fresh = self._new_worker()
+        if worker is self._forge:
+            self._forge = fresh
+        else:
+            self.workers[self.workers.index(worker)] = fresh
+        await fresh.start(cache=self._cache, forge=fresh is self._forge)
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(1)
+            self._crashes = max(0, self._crashes - 1) if loop.time() % 10 < 1 else self._crashes
+            for worker in self.workers:
+                if worker.owes and loop.time() - worker.heard_at > SILENCE_S and not worker.lost:
+                    worker.kill(f"it owes {worker.owes} answers and was silent for {SILENCE_S:g} s")
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,150 @@
+"""The bundler: esbuild, itself a WASM module, over a directory that holds nothing but the upload.
+
+Decides: which files may be entries, how a path is spelled, how esbuild is called and what its messages mean.
+Does not know: machines; what it returns is one CommonJS script in which only `xstate` is left to import.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
+
+from sandbox.engine import Trap
+from sandbox.forge import BuildError
+from sandbox.protocol import BuildMessage
+from sandbox.sourcemap import SourceMap
+
+if TYPE_CHECKING:
+    from sandbox.engine import Engine, Module
+
+ENTRY_SUFFIXES: Final = (".ts", ".tsx", ".mts", ".cts", ".js", ".jsx", ".mjs", ".cjs", ".json")
+ESBUILD_MEMORY_BYTES: Final = 1024 * 1024 * 1024
+ESBUILD_CPU_S: Final = 10.0
+"""For bundling 1 MiB of source; what a machine does when it is loaded is limited separately."""
+_MESSAGE = re.compile(r"^✘ \[ERROR\] (?P<text>.*)$")
+_PLACE = re.compile(r"^ {4}(?P<file>[^\n]*?):(?P<line>\d+):(?P<column>\d+):$")
+_OPTIONS: Final = (
+    "--bundle", "--format=cjs", "--platform=neutral", "--target=es2023", "--charset=utf8", "--main-fields=module,main",
+    "--conditions=import,module,default", "--external:xstate", "--external:xstate/*", "--sourcemap=inline",
+    "--sources-content=false", "--color=false", "--log-limit=20", "--log-level=warning", "--tree-shaking=true",
+    '--define:process.env.NODE_ENV="production"',
+)  # fmt: skip
+
+
+class Bundle:
+    """The script, and the way back from its lines to the user's."""
+
+    def __init__(self, script: str, source_map: SourceMap | None, warnings: list[str]) -> None:
+        self.script = script
+        self.source_map = source_map
+        self.warnings = warnings
+
+    def locate(self, at: str) -> tuple[str, int, int] | None:
+        """The user's (file, line, column), counted from 1, of "line:column" in the script."""
+        return self.source_map.find(at) if self.source_map else None
+
+
+def check_path(path: str) -> str:
+    """`path` itself when it is a plain relative path; raises `BuildError` for anything that could lead elsewhere."""
+    parts = PurePosixPath(path).parts
+    bad = not path or len(path) > 512 or path.startswith("/") or "\\" in path or "\0" in path or ".." in parts or str(PurePosixPath(path)) != path
+    if bad or any(len(part.encode("utf-8", "replace")) > 255 for part in parts):
+        raise BuildError("invalid_path", [BuildMessage(f"{path[:200]!r} is not a relative path inside the upload")])
+    return path
+
+
+def bundle(engine: Engine, esbuild: Module, entry: str, files: dict[str, str]) -> Bundle:
+    """Bundles `entry` with what it imports from `files`. Raises `BuildError`."""
+    for path in files:
+        check_path(path)
+    if entry not in files:
+        raise BuildError("no_entry", [BuildMessage(f"the entry {entry[:200]!r} is not among the uploaded files")])
+    if not entry.endswith(ENTRY_SUFFIXES):
+        raise BuildError("invalid_entry", [BuildMessage(f"a machine file ends in one of {', '.join(ENTRY_SUFFIXES)}", entry[:200])])
+    if entry.endswith(".json"):
+        return _bundle_config(entry, files[entry])
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        for path, content in files.items():
+            target = root / path
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content.encode("utf-8", "replace"))
+            except OSError as error:  # "a" and "a/b" in one upload
+                raise BuildError("invalid_path", [BuildMessage(f"{path[:200]!r} cannot stand beside the other files ({error.strerror})")]) from None
+        code, script, messages = _run(engine, esbuild, entry, root)
+    warnings = [line.removeprefix("▲ [WARNING] ") for line in messages.splitlines() if line.startswith("▲ [WARNING] ")]
+    if code:
+        raise BuildError("bundle_failed", _errors(messages))
+    text, source_map = _split_source_map(script)
+    return Bundle(text, source_map, warnings)
+
+
+def inputs_of(engine: Engine, esbuild: Module, entry: str, root: Path) -> list[str]:
+    """The files below `root` that a bundle of `entry` would be made of. For the CLI, over the user's own folder."""
+    with tempfile.TemporaryDirectory(dir=root, prefix=".machinehub-") as out:
+        name = Path(out).name
+        try:
+            code, _, messages = engine_run(engine, esbuild, ["esbuild", f"/{entry}", *_OPTIONS, f"--outfile=/{name}/out.js", f"--metafile=/{name}/meta.json"], root)
+        except Trap as trap:
+            raise BuildError("bundle_failed", [BuildMessage(f"the bundler stopped: {trap.message}", entry)]) from None
+        if code:
+            raise BuildError("bundle_failed", _errors(messages))
+        meta = json.loads(Path(out, "meta.json").read_text())
+        return sorted(meta["inputs"])
+
+
+def _run(engine: Engine, esbuild: Module, entry: str, root: Path) -> tuple[int, str, str]:
+    try:
+        code, script, messages = engine_run(engine, esbuild, ["esbuild", f"/{entry}", *_OPTIONS], root)
+    except Trap as trap:
+        raise BuildError("bundle_failed", [BuildMessage(f"the bundler stopped: {trap.message}", entry)]) from None
+    return code, script, messages
+
+
+def engine_run(engine: Engine, esbuild: Module, argv: list[str], root: Path) -> tuple[int, str, str]:
+    code, out, err = engine.run_wasi(esbuild, argv, root, cpu_s=ESBUILD_CPU_S, memory_bytes_max=ESBUILD_MEMORY_BYTES)
+    return code, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+
+
+def _bundle_config(entry: str, text: str) -> Bundle:
+    """A .json entry is a machine config without code."""
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line, column = (error.lineno, error.colno) if isinstance(error, json.JSONDecodeError) else (None, None)
+        raise BuildError("bundle_failed", [BuildMessage(f"not JSON: {error}", entry, line, column)]) from None
+    if not isinstance(config, dict):
+        raise BuildError("bundle_failed", [BuildMessage("a machine config is a JSON object", entry, 1, 1)])
+    # JSON is not quite JavaScript: __proto__ would set the prototype. JSON.parse of a string literal keeps it data.
+    literal = json.dumps(json.dumps(config))
+    return Bundle(f'module.exports={{default:require("xstate").createMachine(JSON.parse({literal}))}};', None, [])
+
+
+def _errors(messages: str) -> list[BuildMessage]:
+    """esbuild's printed errors. A message's place, when it has one, is the indented line behind it."""
+    errors: list[BuildMessage] = []
+    for line in messages.splitlines():
+        if found := _MESSAGE.match(line):
+            errors.append(BuildMessage(found["text"].removesuffix(" [plugin]")))
+        elif errors and errors[-1].file is None and (place := _PLACE.match(line)):
+            errors[-1] = BuildMessage(errors[-1].message, place["file"], int(place["line"]), int(place["column"]) + 1)
+    return errors or [BuildMessage(messages.strip()[:1000] or "the bundler failed without a message")]
+
+
+_MAP_COMMENT: Final = "//# sourceMappingURL=data:application/json;base64,"
+
+
+def _split_source_map(script: str) -> tuple[str, SourceMap | None]:
+    text, found, rest = script.rpartition(_MAP_COMMENT)
+    if not found:
+        return script, None
+    return text, _source_map(json.loads(base64.b64decode(rest.strip())))
+
+
+def _source_map(content: dict[str, Any]) -> SourceMap:
+    return SourceMap(content["sources"], content["mappings"])

@@ -1,0 +1,193 @@
+"""The forge: from a bundle to an image, and (once, when the guest is built) from nothing to the base image.
+
+A deploy thaws the base image, evaluates the bundle under a CPU and memory limit, lets the prelude find the machine,
+takes away the parser and freezes the memory. Nothing that a stranger wrote is evaluated anywhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from sandbox import image as images
+from sandbox.engine import Engine, Instance, Module, Trap
+from sandbox.image import Handles
+from sandbox.protocol import BuildMessage
+
+if TYPE_CHECKING:
+    from sandbox.sourcemap import SourceMap
+
+JS_STACK_BYTES: Final = 512 * 1024
+"""QuickJS's stack (of 1 MiB that its module reserves): deep recursion is a RangeError that a machine can catch."""
+GC_SLACK_BYTES: Final = 512 * 1024
+"""QuickJS first looks for cycles when a session uses this much more than its image; counting references frees the rest."""
+IO_BYTES: Final = 1024 * 1024
+"""The area through which inputs go in and outboxes come out. Only the part that is used is ever touched."""
+EPOCH_NS: Final = 1_700_000_000_000_000_000
+"""The time that code sees while an image is built: a constant, so that the same files give the same digest."""
+_BUNDLE_NAME: Final = "machine.js"
+
+
+class BuildError(Exception):
+    """The upload does not become a machine. `file`, `line` (from 1) and `column` (from 1) where they are known."""
+
+    def __init__(self, code: str, errors: list[BuildMessage]) -> None:
+        super().__init__(errors[0].message if errors else code)
+        self.code = code
+        self.errors = errors
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """The parts that `make guest` built, compiled for this process."""
+
+    engine: Module
+    engine_digest: str
+    base: Module
+    base_digest: str
+    handles: Handles
+
+
+def load_guest(engine: Engine, engine_wasm: bytes, base_wasm: bytes) -> Guest:
+    handles = images.read_handles(base_wasm)
+    return Guest(
+        engine=engine.compile_cached(engine_wasm, name="engine"),
+        engine_digest=digest_of(engine_wasm),
+        base=engine.compile(base_wasm),
+        base_digest=digest_of(base_wasm),
+        handles=handles,
+    )
+
+
+def digest_of(data: bytes) -> str:
+    """The name of a content: 32 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def forge_base(engine: Engine, engine_wasm: bytes, genesis_wasm: bytes, prelude: str, *, memory_bytes_max: int) -> bytes:
+    """The base image: QuickJS initialised, polyfills, XState and the prelude evaluated. Trusted input only."""
+    code = engine.compile_cached(engine_wasm, name="engine")
+
+    def boot() -> Instance:
+        instance = engine.thaw(engine.compile(genesis_wasm), code, memory_bytes_max=memory_bytes_max)
+        if instance.call("boot", EPOCH_NS, JS_STACK_BYTES):
+            raise AssertionError("QuickJS did not initialise")
+        return instance
+
+    # Parsing leaves a heap full of holes, so the prelude is parsed in a memory that is thrown away: the image is a third
+    # of the size, and what a session touches lies closer together.
+    bytecode = _compile(boot(), prelude)
+    instance = boot()
+    at = instance.call("alloc", len(bytecode))
+    instance.write(at, bytecode)
+    exports = instance.call("evaluate_bytecode", at, len(bytecode))
+    if exports < 0:
+        raise AssertionError("the prelude threw")
+    instance.call("free", at)
+    handle = {name: instance.call("property", exports, _text(instance, name)) for name in ("load", "explain", "step", "collect")}
+    # The I/O area begins at a page of its own, so that checkpoints can leave it out.
+    io = instance.call("alloc", IO_BYTES + images.PAGE_BYTES)
+    io += -io % images.PAGE_BYTES
+    handles = Handles(**handle, io=io, io_bytes=IO_BYTES, eval_slot=_find_eval_slot(instance), engine=digest_of(engine_wasm))
+    return _freeze(instance, handles, memory_bytes_max=memory_bytes_max)
+
+
+def forge_image(
+    engine: Engine, guest: Guest, bundle: str, *, source_map: SourceMap | None, cpu_s: float, memory_bytes_max: int
+) -> tuple[bytes, dict[str, Any]]:
+    """The image of the machine in `bundle` (a CommonJS script) and the machine's definition.
+
+    `source_map` leads from the bundle to the user's own files, for errors now and later. Raises `BuildError`.
+    """
+    instance = engine.thaw(guest.base, guest.engine, memory_bytes_max=memory_bytes_max)
+    handles = guest.handles
+    engine.watchdog.start(cpu_s)
+    try:
+        instance.call("set_clock", EPOCH_NS)
+        # The wrapper stands on the bundle's first line, so that line numbers stay.
+        function = _evaluate(instance, f"(function(module,exports,require){{{bundle}\n}})", _BUNDLE_NAME)
+        if function < 0:
+            thrown = msgspec.json.decode(_call_text(instance, handles.explain, -function, handles))
+            raise BuildError("syntax_error", [_located(f"{thrown['name']}: {thrown['message']}", thrown.get("at"), source_map)])
+        report = msgspec.json.decode(_call_text(instance, handles.load, function, handles))
+        if not report["ok"]:
+            raise BuildError(report["code"], [_located(report["message"], report.get("at"), source_map)])
+        instance.call("settle_heap", GC_SLACK_BYTES, handles.io)
+    except Trap as trap:
+        code = {"cpu_exceeded": "build_cpu_exceeded", "memory_exceeded": "build_memory_exceeded"}.get(trap.code, trap.code)
+        raise BuildError(code, [BuildMessage(f"while the file was loaded: {trap.message}")]) from None
+    except msgspec.MsgspecError as error:
+        raise BuildError("machine_throws", [BuildMessage(f"the machine's definition is not JSON: {error}")]) from None
+    finally:
+        engine.watchdog.stop()
+    instance.write(handles.eval_slot, bytes(4))
+    frozen = _freeze(instance, msgspec.structs.replace(handles, source_map=source_map), memory_bytes_max=memory_bytes_max)
+    instance.close()
+    return frozen, report["definition"]
+
+
+def _freeze(instance: Instance, handles: Handles, *, memory_bytes_max: int) -> bytes:
+    memory = bytearray(instance.view())
+    memory[handles.io : handles.io + handles.io_bytes] = bytes(handles.io_bytes)
+    return images.build_image(bytes(memory), handles, pages_max=memory_bytes_max // 65536)
+
+
+def _compile(instance: Instance, source: str) -> bytes:
+    code = source.encode() + b"\0"
+    at, length_out = instance.call("alloc", len(code)), instance.call("alloc", 4)
+    instance.write(at, code)
+    bytecode = instance.call("compile", at, len(code) - 1, _text(instance, "prelude.js"), length_out)
+    assert bytecode, "the prelude does not parse"
+    return instance.read(bytecode, int.from_bytes(instance.read(length_out, 4), "little"))
+
+
+def _evaluate(instance: Instance, source: str, name: str) -> int:
+    """The handle of the script's value; the negative handle of what it threw."""
+    # QuickJS wants a terminating zero behind the code, which the length does not count.
+    code = source.encode("utf-8", "surrogatepass")
+    at = instance.call("alloc", len(code) + 1)
+    instance.write(at, code + b"\0")
+    try:
+        return instance.call("evaluate", at, len(code), _text(instance, name))
+    finally:
+        instance.call("free", at)
+
+
+def _text(instance: Instance, text: str) -> int:
+    """A C string in the guest's memory. Never freed: there are five, and images are built from them."""
+    data = text.encode() + b"\0"
+    at = instance.call("alloc", len(data))
+    instance.write(at, data)
+    return at
+
+
+def _call_text(instance: Instance, function: int, argument: int, handles: Handles) -> bytes:
+    length = instance.call("call_with_value", function, argument, handles.io, handles.io_bytes)
+    return instance.read(handles.io, length)
+
+
+def _find_eval_slot(instance: Instance) -> int:
+    """Where the context keeps its pointer to the parser (`eval_internal`).
+
+    `eval`, `Function` and its kin all go through that pointer; with zero there they answer "eval is not supported".
+    A context without a parser is given one, and the word that changed shows the offset.
+    """
+    span = 4096
+    raw = instance.call("raw_context")
+    before = instance.read(raw, span)
+    instance.call("add_parser", raw)
+    after = instance.read(raw, span)
+    instance.call("free_context", raw)
+    changed = [at for at in range(0, span, 4) if before[at : at + 4] != after[at : at + 4]]
+    assert len(changed) == 1, f"adding the parser changed {len(changed)} words"
+    slot = instance.call("context") + changed[0]
+    assert instance.read(slot, 4) == after[changed[0] : changed[0] + 4], "the slot does not hold the parser"
+    return slot
+
+
+def _located(message: str, at: str | None, source_map: SourceMap | None) -> BuildMessage:
+    place = source_map.find(at) if at and source_map else None
+    return BuildMessage(message, *place) if place else BuildMessage(message)

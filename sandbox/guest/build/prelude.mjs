@@ -1,0 +1,19 @@
+// Bundles the prelude (with XState and the polyfills) into one script whose value is its exports.
+
+import { build } from "esbuild";
+import { copyFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const here = dirname(dirname(fileURLToPath(import.meta.url)));
+
+await build({
+  absWorkingDir: here,
+  entryPoints: ["prelude/main.ts"],
+  outfile: "dist/prelude.js",
+  bundle: true, format: "cjs", platform: "neutral", target: "es2023", charset: "utf8", minify: true,
+  mainFields: ["module", "main"], legalComments: "none",
+  banner: { js: "(function(){var module={exports:{}};" },
+  footer: { js: "return module.exports})()" },
+});
+copyFileSync(join(here, "node_modules", "@esbuild", "wasi-preview1", "esbuild.wasm"), join(here, "dist", "esbuild.wasm"));

@@ -1,0 +1,119 @@
+// Loading a bundle: which export is the machine, and what pages and types need to know of it.
+
+import { StateMachine, type AnyStateMachine, type AnyStateNode } from "xstate";
+import { modules } from "./modules.ts";
+import { describe } from "./turn.ts";
+
+type Json = null | boolean | number | string | Json[] | { [key: string]: Json | undefined };
+
+export interface Loaded { machine: AnyStateMachine; report: string }
+
+const isMachine = (value: unknown): value is AnyStateMachine => value instanceof StateMachine;
+
+/** The wrapper that the forge puts around the bundle. */
+export type Bundle = (module: { exports: Record<string, unknown> }, exports: unknown, require: (name: string) => unknown) => void;
+
+/** Runs the bundle and finds the machine in its exports. Never throws: the report is JSON for the forge. */
+export function loadBundle(bundle: Bundle): { machine: AnyStateMachine | null; report: string } {
+  const module = { exports: {} as Record<string, unknown> };
+  try {
+    bundle(module, module.exports, requireModule);
+  } catch (error) {
+    return { machine: null, report: failure("machine_throws", describe(error)) };
+  }
+  const exports = module.exports;
+  const names = Object.keys(exports);
+  const machines = names.filter((name) => isMachine(exports[name]));
+  const chosen = isMachine(exports["default"]) ? "default" : isMachine(exports["machine"]) ? "machine" : machines.length === 1 ? machines[0] : undefined;
+  if (chosen === undefined) {
+    const found = names.length ? `exports found: ${names.join(", ")}` : "the file exports nothing";
+    return {
+      machine: null,
+      report: machines.length
+        ? failure("several_machines", { message: `several machines are exported (${machines.join(", ")}); make one the default export or name it "machine"` })
+        : failure("no_machine", { message: `no XState machine is exported; ${found}` }),
+    };
+  }
+  const machine = exports[chosen] as AnyStateMachine;
+  try {
+    return { machine, report: JSON.stringify({ ok: true, definition: definitionOf(machine) }) };
+  } catch (error) {
+    return { machine: null, report: failure("machine_throws", describe(error)) };
+  }
+}
+
+function failure(code: string, error: { message: string; name?: string; at?: string }): string {
+  const message = error.name && error.name !== "Error" ? `${error.name}: ${error.message}` : error.message;
+  return JSON.stringify({ ok: false, code, message, at: error.at });
+}
+
+function requireModule(name: string): unknown {
+  const module = Object.hasOwn(modules, name) ? modules[name] : undefined;
+  if (!module) throw new Error(`Cannot import "${name}": only xstate and what is uploaded can be imported`);
+  return module;
+}
+
+/** The machine as JSON: states, transitions, events, delays, invokes, tags, descriptions. No code. */
+function definitionOf(machine: AnyStateMachine): Json {
+  const events = new Set<string>();
+  const root = nodeOf(machine.root, events);
+  return { id: machine.id, description: machine.root.description, events: [...events].sort(), root };
+}
+
+function nodeOf(node: AnyStateNode, events: Set<string>): { [key: string]: Json | undefined } {
+  const transitions: Json[] = [];
+  for (const [descriptor, list] of node.transitions) {
+    for (const transition of list) transitions.push(transitionOf(descriptor, transition, events));
+  }
+  for (const transition of node.always ?? []) transitions.push({ ...transitionOf("", transition, events), kind: "always" });
+  const states: { [key: string]: Json } = {};
+  for (const [key, child] of Object.entries(node.states)) states[key] = nodeOf(child as AnyStateNode, events);
+  return prune({
+    id: node.id, key: node.key, type: node.type, description: node.description,
+    initial: node.type === "compound" ? node.initial?.target?.[0]?.id : undefined,
+    history: node.history ? String(node.history) : undefined,
+    tags: node.tags, meta: jsonOf(node.meta),
+    entry: node.entry.map(nameOf), exit: node.exit.map(nameOf),
+    invoke: node.invoke.map((invoke) => prune({ id: invoke.id, src: typeof invoke.src === "string" ? sourceOf(invoke.src) : nameOf(invoke.src), systemId: invoke.systemId })),
+    transitions, states,
+  });
+}
+
+function transitionOf(descriptor: string, transition: AnyStateNode["always"] extends (infer T)[] | undefined ? T : never, events: Set<string>): { [key: string]: Json | undefined } {
+  const after = /^xstate\.after\.(.*?)\.(?=[^.]|$)/.exec(descriptor);
+  const internal = descriptor.startsWith("xstate.");
+  if (!internal && descriptor) events.add(descriptor);
+  return prune({
+    event: descriptor, kind: after ? "after" : internal ? descriptor.split(".").slice(1, -1).join(".") || descriptor : "event",
+    delay: after ? delayOf(after[1] as string) : undefined,
+    targets: transition.target?.map((target) => target.id),
+    guard: transition.guard === undefined ? undefined : nameOf(transition.guard),
+    actions: transition.actions.map(nameOf), reenter: transition.reenter || undefined, description: transition.description,
+  });
+}
+
+const delayOf = (text: string): Json => (/^\d+$/.test(text) ? Number(text) : text);
+const sourceOf = (name: string): string => (name.startsWith("xstate.invoke.") ? "inline" : name);
+
+/** What to call an action, guard or actor in a diagram. */
+function nameOf(part: unknown): string {
+  if (typeof part === "string") return part;
+  const named = part as { type?: unknown; name?: unknown; config?: { id?: unknown } } | null;
+  for (const name of [named?.type, named?.config?.id, named?.name]) if (typeof name === "string" && name) return name;
+  return "inline";
+}
+
+function jsonOf(value: unknown): Json | undefined {
+  const text = JSON.stringify(value);
+  return text === undefined ? undefined : (JSON.parse(text) as Json);
+}
+
+/** Drops what is absent or empty, so that a definition shows only what the machine says. */
+function prune(record: { [key: string]: Json | undefined }): { [key: string]: Json | undefined } {
+  for (const [key, value] of Object.entries(record)) {
+    const empty = value === undefined || value === "" && key !== "event" || (Array.isArray(value) && !value.length && key !== "targets")
+      || (typeof value === "object" && value !== null && !Array.isArray(value) && !Object.keys(value).length);
+    if (empty) delete record[key];
+  }
+  return record;
+}

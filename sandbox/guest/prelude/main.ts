@@ -1,0 +1,25 @@
+// The prelude: everything that is evaluated before a machine. Its completion value is what the engine's glue calls.
+
+import "./console.ts";
+import { installPolyfills } from "./polyfills.ts";
+import { installRandom } from "./random.ts";
+import { installTimers } from "./timers.ts";
+import { loadBundle, type Bundle } from "./machine.ts";
+import { collect, setMachine, step } from "./session.ts";
+import { describe } from "./turn.ts";
+
+installPolyfills();
+installRandom();
+installTimers();
+
+/** Loads a bundle into this image; answers the forge's report as JSON. */
+function load(bundle: Bundle): string {
+  const { machine, report } = loadBundle(bundle);
+  if (machine) setMachine(machine);
+  return report;
+}
+
+/** What evaluating the bundle threw, as JSON: a syntax error that esbuild let pass. */
+const explain = (thrown: unknown): string => JSON.stringify(describe(thrown));
+
+export { load, explain, step, collect };

@@ -1,0 +1,24 @@
+// What CONTRACT promises to machines and QuickJS lacks. Everything here runs before any user code.
+
+import "core-js/actual/structured-clone.js";
+import "core-js/actual/url/index.js";
+import "core-js/actual/url-search-params/index.js";
+import "core-js/actual/atob.js";
+import "core-js/actual/btoa.js";
+import "core-js/actual/queue-microtask.js";
+import "fast-text-encoding";
+// @ts-expect-error the module build ships no types
+import { AbortController, AbortSignal } from "abort-controller/dist/abort-controller.mjs";
+
+/** `fetch` is data for the host in a later step; until then it answers what a denied egress rule answers. */
+function fetch(): Promise<never> {
+  return Promise.reject(new TypeError("fetch is not allowed by this machine's egress rules"));
+}
+
+export function installPolyfills(): void {
+  const startedAt = Date.now;
+  const performance = { timeOrigin: 0, now: () => startedAt(), mark: () => {}, measure: () => {} };
+  for (const [name, value] of Object.entries({ AbortController, AbortSignal, fetch, performance })) {
+    Object.defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: false });
+  }
+}

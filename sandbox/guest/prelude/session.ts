@@ -1,0 +1,115 @@
+// One live session: inputs in, outbox out.
+//
+// An input is the JSON text [kind, seed, ...]: [0, seed, input] starts the actor, [1, seed, event, sender] sends an event,
+// [2, seed, id] is a timer come due. The outbox is [1, finished, snapshot | null, emitted, timersSet, timersCancelled, logs],
+// cut after the last entry that says something, or [0, fault] when the turn must be undone. `snapshot` is null when
+// nothing public changed. `step` runs before the promise jobs of the turn, `collect` after them.
+
+import { createActor, type AnyActorRef, type AnyStateMachine } from "xstate";
+import * as safe from "./intrinsics.ts";
+import { seedTurn } from "./random.ts";
+import { fireTimer } from "./timers.ts";
+import { arrayText } from "./intrinsics.ts";
+import { clearTurn, limits, reject, rejectThrown, turn } from "./turn.ts";
+
+let machine: AnyStateMachine | null = null;
+let actor: AnyActorRef | null = null;
+let seen: unknown = null; // the snapshot object that `published` was made of
+let published = "";
+
+export function setMachine(loaded: AnyStateMachine): void { machine = loaded; }
+
+export function step(text: string): void {
+  clearTurn();
+  const input = safe.parse(text) as [kind: number, seed: number, subject: unknown, sender: unknown];
+  seedTurn(input[1]);
+  try {
+    if (input[0] === 1) send(input[2] as Record<string, unknown>, input[3]);
+    else if (input[0] === 2) fireTimer(input[2] as number);
+    else start(input[2]);
+  } catch (error) {
+    rejectThrown("machine_error", error);
+  }
+}
+
+function start(input: unknown): void {
+  actor = createActor(machine as AnyStateMachine, { input });
+  actor.subscribe({ error: failed });
+  actor.on("*", emitted);
+  actor.start();
+}
+
+function send(event: Record<string, unknown>, sender: unknown): void {
+  if (typeof event.type !== "string" || safe.startsWith(event.type, "xstate.")) {
+    reject("invalid_event", "an event needs a type of its own");
+    return;
+  }
+  if (sender !== null) event.sender = sender;
+  (actor as AnyActorRef).send(event as { type: string });
+}
+
+/** The actor ended in an error: by a thrown action, or by a child's error that nobody handled. */
+function failed(error: unknown): void { rejectThrown("machine_error", error); }
+
+function emitted(event: unknown): void {
+  if (turn.emitted.length >= limits.emitted) return reject("emitted_exceeded", `a turn emits at most ${limits.emitted} events`);
+  safe.append(turn.emitted, safe.stringify(event) ?? "null");
+}
+
+export function collect(): string {
+  let changed = "null";
+  let finished = "0";
+  try {
+    if (!turn.fault && actor) {
+      const snapshot = actor.getSnapshot();
+      if (snapshot.status !== "active") finished = "1";
+      // XState answers an event that nothing takes with the same snapshot object; children change without it.
+      if (snapshot !== seen || safe.keysOf(snapshot.children).length) {
+        const text = safe.stringify(publicSnapshot(snapshot)) as string;
+        seen = snapshot;
+        if (text !== published) changed = published = text;
+        if (text.length > limits.snapshotChars) reject("snapshot_too_large", `the snapshot has more than ${limits.snapshotChars} characters`);
+      }
+    }
+  } catch (error) {
+    rejectThrown("snapshot_not_json", error);
+  }
+  if (turn.fault) return "[0," + safe.stringify(turn.fault) + "]";
+  const { emitted, timersSet, timersCancelled, logs } = turn;
+  const head = "[1," + finished + "," + changed;
+  if (!(emitted.length | timersSet.length | timersCancelled.length | logs.length)) return head + "]";
+  return head + "," + arrayText(emitted) + "," + arrayText(timersSet) + "," + arrayText(timersCancelled) + "," + arrayText(logs) + "]";
+}
+
+interface Snapshotlike {
+  status: string; value?: unknown; context?: unknown; tags?: unknown; output?: unknown; error?: unknown;
+  children?: Record<string, { getSnapshot(): Snapshotlike } | undefined>;
+}
+
+/** XState's snapshot as CONTRACT shows it: {value, context, status, tags, output?, error?, children?}. */
+function publicSnapshot(snapshot: Snapshotlike): Record<string, unknown> {
+  const result: Record<string, unknown> = safe.nullObject();
+  if (snapshot.value !== undefined) result.value = snapshot.value;
+  if (snapshot.context !== undefined) result.context = snapshot.context;
+  result.status = snapshot.status;
+  if (snapshot.tags) {
+    const tags: unknown[] = [];
+    safe.setForEach(snapshot.tags as Set<unknown>, (tag) => safe.append(tags, tag));
+    result.tags = tags;
+  }
+  if (snapshot.output !== undefined) result.output = snapshot.output;
+  if (snapshot.error !== undefined) result.error = publicError(snapshot.error);
+  const ids = snapshot.children ? safe.keysOf(snapshot.children) : [];
+  if (ids.length) {
+    const children: Record<string, unknown> = safe.nullObject();
+    for (let i = 0; i < ids.length; i++) {
+      const id = ids[i] as string;
+      const child = snapshot.children?.[id];
+      if (child) children[id] = publicSnapshot(child.getSnapshot());
+    }
+    result.children = children;
+  }
+  return result;
+}
+
+const publicError = (error: unknown): unknown => (safe.isError(error) ? { name: error.name, message: error.message } : error);

@@ -1,0 +1,62 @@
+// What a turn leaves behind for the host: the outbox, and the first fault that rejects the turn.
+
+import * as safe from "./intrinsics.ts";
+
+export interface Fault { code: string; message: string; at?: string }
+
+/** Limits of one turn. They stand in machinehub/limits.py too, with their reasons. */
+export const limits = {
+  timers: 1000,
+  logLines: 64,
+  logChars: 4096,
+  snapshotChars: 256 * 1024,
+  emitted: 256,
+};
+
+export const turn = {
+  emitted: [] as string[],
+  timersSet: [] as string[],
+  timersCancelled: [] as string[],
+  logs: [] as string[],
+  fault: null as Fault | null,
+};
+
+export function clearTurn(): void {
+  if (turn.emitted.length) turn.emitted = [];
+  if (turn.timersSet.length) turn.timersSet = [];
+  if (turn.timersCancelled.length) turn.timersCancelled = [];
+  if (turn.logs.length) turn.logs = [];
+  turn.fault = null;
+}
+
+/** Rejects the turn. The first fault wins: what follows is usually its consequence. */
+export function reject(code: string, message: string, at?: string): void {
+  turn.fault ??= at === undefined ? { code, message } : { code, message, at };
+}
+
+/** What was thrown, as text of bounded size; `at` is "line:column" of the first frame in the user's bundle. */
+export function describe(thrown: unknown): { name: string; message: string; at?: string } {
+  let name = "Error";
+  let message = "";
+  let at: string | undefined;
+  try {
+    if (safe.isError(thrown)) {
+      name = safe.slice(safe.toText(thrown.name), 0, 100);
+      message = safe.slice(safe.toText(thrown.message), 0, 1000);
+      const frame = /machine\.js:(\d+):(\d+)/.exec(safe.slice(safe.toText(thrown.stack), 0, 4000));
+      if (frame) at = frame[1] + ":" + frame[2];
+    } else if (typeof thrown === "object" && thrown !== null) {
+      message = safe.slice(safe.stringify(thrown) ?? "[object]", 0, 1000);
+    } else {
+      message = safe.slice(safe.toText(thrown), 0, 1000);
+    }
+  } catch {
+    message = "a value that cannot be shown was thrown";
+  }
+  return at === undefined ? { name, message } : { name, message, at };
+}
+
+export function rejectThrown(code: string, thrown: unknown): void {
+  const { name, message, at } = describe(thrown);
+  reject(code, name === "Error" ? message : `${name}: ${message}`, at);
+}

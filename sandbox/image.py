@@ -1,0 +1,155 @@
+"""Images and checkpoints: freezing a memory into bytes, and bytes back into a memory.
+
+An *image* is a WASM module that has a memory and no code: a custom section with what the host must know to call into
+it, one exported memory, and a data segment per run of pages that are not zero. The runtime maps it copy-on-write.
+
+A *checkpoint* is what one session has that its image has not: the pages that differ, XOR'd with the image's (most bytes
+of a changed page are the same, so zeros) and compressed. Its digest is checked when it is thawed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import zstandard
+
+from sandbox.engine import WASM_PAGE_BYTES, leb128, read_leb128
+from sandbox.sourcemap import SourceMap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGE_BYTES: Final = 4096
+_HEADER: Final = b"\0asm\x01\0\0\0"
+_SECTION_NAME: Final = b"machinehub"
+_ZERO_PAGE: Final = bytes(PAGE_BYTES)
+
+
+class Handles(msgspec.Struct, frozen=True, kw_only=True):
+    """Where things are in a frozen memory: QuickJS value handles and addresses, all positions in the linear memory."""
+
+    load: int
+    explain: int
+    step: int
+    collect: int
+    io: int
+    io_bytes: int
+    eval_slot: int
+    """Address of the context's pointer to the parser; zeroed when a machine's image is frozen."""
+    engine: str
+    """Digest of the engine that this memory belongs to."""
+    source_map: SourceMap | None = None
+    """From the bundle in this image to its author's files."""
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint whose content does not fit its digest, its image or its format."""
+
+
+def build_image(memory: bytes | memoryview, handles: Handles, *, pages_max: int) -> bytes:
+    """The image module of `memory` (a whole number of 64 KiB pages)."""
+    meta = leb128(len(_SECTION_NAME)) + _SECTION_NAME + msgspec.json.encode(handles)
+    pages = len(memory) // WASM_PAGE_BYTES
+    runs = list(_runs(memory))
+    data = bytearray(leb128(len(runs)))
+    for start, end in runs:
+        data += b"\0\x41" + _signed_leb128(start) + b"\x0b" + leb128(end - start)
+        data += memory[start:end]
+    return b"".join((
+        _HEADER,
+        _section(0, meta),
+        _section(5, b"\x01\x01" + leb128(pages) + leb128(pages_max)),
+        _section(7, b"\x01\x06memory\x02\0"),
+        _section(11, bytes(data)),
+    ))
+
+
+def read_handles(image: bytes) -> Handles:
+    """The custom section of an image that `build_image` made. Raises `ValueError` for anything else."""
+    if not image.startswith(_HEADER + b"\0"):
+        raise ValueError("not an image")
+    size, at = read_leb128(image, len(_HEADER) + 1)
+    length, name_at = read_leb128(image, at)
+    if image[name_at : name_at + length] != _SECTION_NAME:
+        raise ValueError("not an image")
+    return msgspec.json.decode(image[name_at + length : at + size], type=Handles)
+
+
+def encode_checkpoint(image: memoryview, memory: memoryview, *, skip: range) -> bytes:
+    """What `memory` has that `image` has not. Positions in `skip` (the I/O area) are left as the image has them."""
+    changed: list[int] = []
+    was = bytearray()
+    now = bytearray()
+    image_pages = len(image) // PAGE_BYTES
+    for page in range(len(memory) // PAGE_BYTES):
+        at = page * PAGE_BYTES
+        if at in skip and at + PAGE_BYTES - 1 in skip:
+            continue
+        current = memory[at : at + PAGE_BYTES]
+        before = image[at : at + PAGE_BYTES] if page < image_pages else _ZERO_PAGE
+        if current != before:
+            changed.append(page)
+            was += before
+            now += current
+    xored = (int.from_bytes(was, "little") ^ int.from_bytes(now, "little")).to_bytes(len(now), "little")
+    body = msgspec.msgpack.encode((len(memory), changed, xored))
+    return hashlib.sha256(body).digest()[:16] + _compressor.compress(body)
+
+
+def apply_checkpoint(checkpoint: bytes, image: memoryview) -> tuple[int, Iterator[tuple[int, bytes]]]:
+    """The size of the memory that was frozen, and its changed pages as (address, content).
+
+    Raises `DamagedCheckpoint` when a byte of it is not as it was written.
+    """
+    try:
+        body = _decompressor.decompress(checkpoint[16:])
+        if hashlib.sha256(body).digest()[:16] != checkpoint[:16]:
+            raise DamagedCheckpoint("the digest does not fit")
+        size, changed, xored = msgspec.msgpack.decode(body, type=tuple[int, list[int], bytes])
+    except (zstandard.ZstdError, msgspec.MsgspecError) as error:
+        raise DamagedCheckpoint(str(error)) from error
+    return size, _pages(changed, xored, image)
+
+
+def _pages(changed: list[int], xored: bytes, image: memoryview) -> Iterator[tuple[int, bytes]]:
+    for index, page in enumerate(changed):
+        at = page * PAGE_BYTES
+        before = bytes(image[at : at + PAGE_BYTES]) or _ZERO_PAGE
+        difference = xored[index * PAGE_BYTES : (index + 1) * PAGE_BYTES]
+        mixed = int.from_bytes(before, "little") ^ int.from_bytes(difference, "little")
+        yield at, mixed.to_bytes(PAGE_BYTES, "little")
+
+
+_compressor = zstandard.ZstdCompressor(level=3)
+_decompressor = zstandard.ZstdDecompressor()
+
+
+def _runs(memory: bytes | memoryview) -> Iterator[tuple[int, int]]:
+    """Maximal runs of pages that are not all zero, as (start, end)."""
+    start = None
+    for at in range(0, len(memory), PAGE_BYTES):
+        empty = memory[at : at + PAGE_BYTES] == _ZERO_PAGE
+        if empty and start is not None:
+            yield start, at
+            start = None
+        elif not empty and start is None:
+            start = at
+    if start is not None:
+        yield start, len(memory)
+
+
+def _section(number: int, content: bytes) -> bytes:
+    return bytes([number]) + leb128(len(content)) + content
+
+
+def _signed_leb128(value: int) -> bytes:
+    """Signed LEB128 of a number that is not negative."""
+    out = bytearray()
+    while True:
+        byte, value = value & 0x7F, value >> 7
+        more = value or byte & 0x40
+        out.append(byte | (0x80 if more else 0))
+        if not more:
+            return bytes(out)

@@ -1,0 +1,154 @@
+"""One live machine: start, step, checkpoint, restore, and undoing a turn that must not have happened.
+
+Decides: that an input is a transaction. A turn that traps, or whose outbox says it failed, throws the instance away;
+the last checkpoint is thawed and the inputs since are replayed, which gives the same bytes. Does not know: ids,
+connections, or when to checkpoint (the hub says so).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from sandbox import image as images
+from sandbox.engine import Trap
+
+if TYPE_CHECKING:
+    from sandbox.engine import Engine, Instance, Module
+    from sandbox.image import Handles
+
+REPLAY_CPU_S: Final = 30.0
+"""CPU budget for replaying the inputs since a checkpoint: each kept within its own limit when it was accepted."""
+_REJECTED: Final = b"[0,"
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Why a turn was undone. `at` is "file:line:column" where the author's own code is to blame."""
+
+    code: str
+    message: str
+    at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedImage:
+    """An image, compiled, with a pristine copy of its memory to take differences against."""
+
+    module: Module
+    handles: Handles
+    memory: bytes
+
+
+def load_image(engine: Engine, code: Module, image: bytes, *, memory_bytes_max: int) -> LoadedImage:
+    module = engine.compile(image)
+    pristine = engine.thaw(module, code, memory_bytes_max=memory_bytes_max)
+    memory = bytes(pristine.view())
+    pristine.close()
+    return LoadedImage(module, images.read_handles(image), memory)
+
+
+class LiveMachine:
+    """A thawed session. `apply` is the only way to change it."""
+
+    __slots__ = ("_checkpoint", "_code", "_engine", "_image", "_instance", "_memory_bytes_max", "_tail")
+
+    def __init__(self, engine: Engine, code: Module, image: LoadedImage, *, memory_bytes_max: int, checkpoint: bytes | None = None) -> None:
+        self._engine = engine
+        self._code = code
+        self._image = image
+        self._memory_bytes_max = memory_bytes_max
+        self._checkpoint = checkpoint
+        self._tail: list[tuple[bytes, int]] = []
+        self._instance: Instance | None = None
+        self._thaw()
+
+    def apply(self, data: bytes, now_ms: int, *, cpu_s: float) -> bytes | Fault:
+        """Runs one input (JSON text, see guest/prelude/session.ts) at `now_ms`.
+
+        Returns the outbox (JSON text), or the fault that undid the turn.
+        """
+        watchdog = self._engine.watchdog
+        watchdog.start(cpu_s)
+        try:
+            outbox = self._step(data, now_ms)
+        except Trap as trap:
+            fault = Fault(trap.code, trap.message)
+        else:
+            if not outbox.startswith(_REJECTED):
+                self._tail.append((data, now_ms))
+                return outbox
+            fault = self._fault_of(outbox)
+        finally:
+            watchdog.stop()
+        self._undo()
+        return fault
+
+    def replay(self, tail: list[tuple[bytes, int]]) -> None:
+        """Applies inputs that were accepted before. Raises `Trap` when one is not accepted now."""
+        self._engine.watchdog.start(REPLAY_CPU_S)
+        try:
+            for data, now_ms in tail:
+                if self._step(data, now_ms).startswith(_REJECTED):
+                    raise Trap("machine_error", "an accepted input was rejected when it was replayed")
+        finally:
+            self._engine.watchdog.stop()
+        self._tail += tail
+
+    def checkpoint(self) -> bytes:
+        """Freezes the session as it is now; what comes later is replayed on top of this."""
+        assert self._instance is not None
+        handles = self._image.handles
+        self._checkpoint = images.encode_checkpoint(
+            memoryview(self._image.memory), self._instance.view(), skip=range(handles.io, handles.io + handles.io_bytes)
+        )
+        self._tail.clear()
+        return self._checkpoint
+
+    def memory(self) -> bytes:
+        """The whole memory but the I/O area, whose content means nothing between turns. For digests."""
+        assert self._instance is not None
+        handles = self._image.handles
+        view = self._instance.view()
+        return bytes(view[: handles.io]) + bytes(view[handles.io + handles.io_bytes :])
+
+    def close(self) -> None:
+        if self._instance is not None:
+            self._instance.close()
+            self._instance = None
+
+    def _step(self, data: bytes, now_ms: int) -> bytes:
+        instance, handles = self._instance, self._image.handles
+        assert instance is not None
+        if len(data) > handles.io_bytes:
+            raise Trap("event_too_large", "the input does not fit into the I/O area")
+        instance.write_io(handles.io, data)
+        length = instance.step(
+            step=handles.step, collect=handles.collect, io=handles.io, io_bytes=handles.io_bytes,
+            length=len(data), now_ns=now_ms * 1_000_000,
+        )  # fmt: skip
+        return instance.read_io(handles.io, length)
+
+    def _thaw(self) -> None:
+        self._instance = instance = self._engine.thaw(self._image.module, self._code, memory_bytes_max=self._memory_bytes_max)
+        if self._checkpoint is not None:
+            size, pages = images.apply_checkpoint(self._checkpoint, memoryview(self._image.memory))
+            instance.grow_to(size)
+            for at, content in pages:
+                instance.write(at, content)
+
+    def _undo(self) -> None:
+        tail, self._tail = self._tail, []
+        self.close()
+        self._thaw()
+        self.replay(tail)
+
+    def _fault_of(self, outbox: bytes) -> Fault:
+        try:
+            fault = msgspec.json.decode(outbox, type=tuple[int, Fault])[1]
+        except msgspec.MsgspecError:
+            return Fault("machine_error", "the turn failed and did not say why")
+        source_map = self._image.handles.source_map
+        place = source_map.find(fault.at) if source_map and fault.at else None
+        return Fault(fault.code, fault.message, ":".join(map(str, place)) if place else None)

@@ -1,0 +1,200 @@
+"""The frames between the hub and a sandbox worker. The only module of `sandbox` that `machinehub` imports.
+
+A frame is a four-byte little-endian length and a MessagePack list of messages: batches in both directions, so that one
+system call carries the turns of many sessions. The hub numbers sessions and tickets; a worker answers every message
+that has a ticket exactly once. Both sides check sizes and types: the hub must assume that a worker has been taken over.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Above this a peer is broken or hostile. An image is about 1.5 MiB, an upload at most a few."""
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Base of all messages; on the wire an array whose first element is the tag."""
+
+
+# --- hub to worker ---------------------------------------------------------------------------------------------------
+
+
+class LoadImage(Message, tag=0, frozen=True):
+    """Keep this image (zstd-compressed) under its digest."""
+
+    digest: str
+    image: bytes
+
+
+class Open(Message, tag=1, frozen=True):
+    """Thaw a session: image, then checkpoint if there is one, then the accepted inputs since, as (input, now_ms)."""
+
+    session: int
+    ticket: int
+    digest: str
+    memory_bytes_max: int
+    checkpoint: bytes | None
+    tail: list[tuple[bytes, int]]
+
+
+class Step(Message, tag=2, frozen=True):
+    """One input (JSON text) for a session, with a budget of `cpu_ms`."""
+
+    session: int
+    ticket: int
+    input: bytes
+    now_ms: int
+    cpu_ms: int
+
+
+class Checkpoint(Message, tag=3, frozen=True):
+    session: int
+    ticket: int
+
+
+class Close(Message, tag=4, frozen=True):
+    session: int
+
+
+class Build(Message, tag=5, frozen=True):
+    """Bundle and freeze an upload."""
+
+    ticket: int
+    entry: str
+    files: dict[str, str]
+    cpu_ms: int
+    memory_bytes_max: int
+    bundle_bytes_max: int
+
+
+class Inputs(Message, tag=6, frozen=True):
+    """Which files below `root` make up a bundle of `entry`? Asked by the CLI of a worker of its own, never by a hub."""
+
+    ticket: int
+    root: str
+    entry: str
+
+
+class Forget(Message, tag=7, frozen=True):
+    """Drop an image that no session here needs."""
+
+    digest: str
+
+
+# --- worker to hub ---------------------------------------------------------------------------------------------------
+
+
+class Ready(Message, tag=32, frozen=True):
+    """The worker has loaded its engine. `progress` names what it is about to compile first, if anything."""
+
+    engine: str
+    base: str
+
+
+class Progress(Message, tag=33, frozen=True):
+    what: str
+
+
+class Done(Message, tag=34, frozen=True):
+    """A ticket's result: an outbox (JSON text), a checkpoint, or nothing for `Open`."""
+
+    session: int
+    ticket: int
+    result: bytes
+
+
+class Failed(Message, tag=35, frozen=True):
+    """A ticket that came to nothing. After a failed `Step` the session is as it was before it."""
+
+    session: int
+    ticket: int
+    code: str
+    message: str
+    at: str | None
+
+
+class BuildMessage(msgspec.Struct, frozen=True):
+    message: str
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+
+
+class Built(Message, tag=36, frozen=True):
+    ticket: int
+    image: bytes
+    """zstd-compressed"""
+    definition: bytes
+    """JSON"""
+    warnings: list[str]
+    bundle_us: int
+    freeze_us: int
+
+
+class BuildFailed(Message, tag=37, frozen=True):
+    ticket: int
+    code: str
+    errors: list[BuildMessage]
+
+
+class InputsFound(Message, tag=38, frozen=True):
+    ticket: int
+    files: list[str]
+
+
+ToWorker = LoadImage | Open | Step | Checkpoint | Close | Build | Inputs | Forget
+ToHub = Ready | Progress | Done | Failed | Built | BuildFailed | InputsFound
+
+
+T = TypeVar("T")
+
+
+class BadFrame(Exception):
+    """The peer sent something that is no frame of this protocol."""
+
+
+class FrameReader(Generic[T]):
+    """Takes bytes as they arrive, gives whole batches. Raises `BadFrame`."""
+
+    def __init__(self, decoder: msgspec.msgpack.Decoder[list[T]]) -> None:
+        self._decoder = decoder
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[list[T]]:
+        self._buffer += data
+        batches: list[list[T]] = []
+        at = 0
+        while len(self._buffer) - at >= 4:
+            size = int.from_bytes(self._buffer[at : at + 4], "little")
+            if size > FRAME_BYTES_MAX:
+                raise BadFrame(f"a frame of {size} bytes")
+            if len(self._buffer) - at - 4 < size:
+                break
+            try:
+                batches.append(self._decoder.decode(memoryview(self._buffer)[at + 4 : at + 4 + size]))
+            except msgspec.MsgspecError as error:
+                raise BadFrame(str(error)) from error
+            at += 4 + size
+        if at:
+            del self._buffer[:at]
+        return batches
+
+
+def to_worker_reader() -> FrameReader[ToWorker]:
+    return FrameReader(msgspec.msgpack.Decoder(list[ToWorker]))
+
+
+def to_hub_reader() -> FrameReader[ToHub]:
+    return FrameReader(msgspec.msgpack.Decoder(list[ToHub]))
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(messages: list[ToWorker] | list[ToHub]) -> bytes:
+    """One frame with all of `messages`, in order."""
+    body = _encoder.encode(messages)
+    return len(body).to_bytes(4, "little") + body

@@ -1,0 +1,168 @@
+"""The worker process: `python -m sandbox.worker --fd N`. Holds thawed sessions, and builds images.
+
+Decides: the order of work (as it arrives) and when to send answers (every few, so that a long batch does not hold back
+its first ones). Does not know: the database, clients, clocks (`now_ms` comes with the input), or what to keep.
+
+A worker starts with an empty environment and one descriptor, the socket. When the socket closes it ends: a hub that was
+killed leaves no workers behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import zstandard
+
+from sandbox import bundler, protocol
+from sandbox.engine import Engine, Module, Trap
+from sandbox.forge import BuildError, Guest, forge_image, load_guest
+from sandbox.image import DamagedCheckpoint
+from sandbox.instance import LiveMachine, LoadedImage, load_image
+from sandbox.protocol import Build, BuildFailed, Built, Checkpoint, Close, Done, Failed, Forget, Inputs, InputsFound, LoadImage, Open, Progress, Ready, Step
+
+GUEST: Final = Path(__file__).parent / "guest" / "dist"
+ANSWERS_AT_ONCE: Final = 16
+"""Answers are sent when this many have gathered or the batch is done: about 2 ms of work."""
+IMAGE_MEMORY_BYTES_MAX: Final = 256 * 1024 * 1024
+_RECEIVE_BYTES: Final = 256 * 1024
+
+
+class Worker:
+    """The sessions of one process, by the numbers that the hub gave them."""
+
+    def __init__(self, engine: Engine, guest: Guest) -> None:
+        self._engine = engine
+        self._guest = guest
+        self._esbuild: Module | None = None
+        self._images: dict[str, LoadedImage] = {}
+        self._sessions: dict[int, LiveMachine] = {}
+
+    def handle(self, message: protocol.ToWorker) -> protocol.ToHub | None:
+        """The answer to one message; None for those without a ticket."""
+        match message:
+            case Step():
+                return self._step(message)
+            case Open():
+                return self._open(message)
+            case Checkpoint():
+                return Done(message.session, message.ticket, self._sessions[message.session].checkpoint())
+            case Close():
+                if machine := self._sessions.pop(message.session, None):
+                    machine.close()
+            case LoadImage():
+                self._load(message)
+            case Forget():
+                self._images.pop(message.digest, None)
+            case Build():
+                return self._build(message)
+            case Inputs():
+                return self._inputs(message)
+        return None
+
+    def _step(self, step: Step) -> protocol.ToHub:
+        outcome = self._sessions[step.session].apply(step.input, step.now_ms, cpu_s=step.cpu_ms / 1000)
+        if type(outcome) is bytes:
+            return Done(step.session, step.ticket, outcome)
+        return Failed(step.session, step.ticket, outcome.code, outcome.message, outcome.at)  # type: ignore[union-attr]
+
+    def _open(self, request: Open) -> protocol.ToHub:
+        try:
+            image = self._images[request.digest]
+            machine = LiveMachine(self._engine, self._guest.engine, image, memory_bytes_max=request.memory_bytes_max, checkpoint=request.checkpoint)
+            machine.replay(request.tail)
+        except KeyError:
+            return Failed(request.session, request.ticket, "image_damaged", "the image could not be loaded", None)
+        except (DamagedCheckpoint, Trap) as error:
+            return Failed(request.session, request.ticket, "session_damaged", str(error), None)
+        self._sessions[request.session] = machine
+        return Done(request.session, request.ticket, b"")
+
+    def _load(self, request: LoadImage) -> None:
+        """A damaged image is noticed by the first `Open` that asks for it."""
+        if request.digest in self._images:
+            return
+        with contextlib.suppress(zstandard.ZstdError, ValueError, Trap):
+            wasm = zstandard.ZstdDecompressor().decompress(request.image, max_output_size=IMAGE_MEMORY_BYTES_MAX)
+            self._images[request.digest] = load_image(self._engine, self._guest.engine, wasm, memory_bytes_max=IMAGE_MEMORY_BYTES_MAX)
+
+    def _build(self, build: Build) -> protocol.ToHub:
+        started = time.perf_counter_ns()
+        try:
+            bundle = bundler.bundle(self._engine, self.compiled_esbuild(), build.entry, build.files)
+            if len(bundle.script.encode()) > build.bundle_bytes_max:
+                raise BuildError("bundle_too_large", [protocol.BuildMessage(f"the bundle has more than {build.bundle_bytes_max} bytes")])
+            bundled = time.perf_counter_ns()
+            image, definition = forge_image(
+                self._engine, self._guest, bundle.script, source_map=bundle.source_map,
+                cpu_s=build.cpu_ms / 1000, memory_bytes_max=build.memory_bytes_max,
+            )  # fmt: skip
+        except BuildError as error:
+            return BuildFailed(build.ticket, error.code, error.errors)
+        packed = zstandard.ZstdCompressor(level=1).compress(image)
+        frozen = time.perf_counter_ns()
+        return Built(build.ticket, packed, msgspec.json.encode(definition), bundle.warnings, (bundled - started) // 1000, (frozen - bundled) // 1000)
+
+    def _inputs(self, request: Inputs) -> protocol.ToHub:
+        try:
+            return InputsFound(request.ticket, bundler.inputs_of(self._engine, self.compiled_esbuild(), request.entry, Path(request.root)))
+        except BuildError as error:
+            return BuildFailed(request.ticket, error.code, error.errors)
+
+    def compiled_esbuild(self) -> Module:
+        if self._esbuild is None:
+            self._esbuild = self._engine.compile_cached((GUEST / "esbuild.wasm").read_bytes(), name="esbuild")
+        return self._esbuild
+
+
+def serve(connection: socket.socket, worker: Worker) -> None:
+    """Answers frames until the peer closes the connection."""
+    reader = protocol.to_worker_reader()
+    while data := connection.recv(_RECEIVE_BYTES):
+        answers: list[protocol.ToHub] = []
+        for batch in reader.feed(data):
+            for message in batch:
+                answer = worker.handle(message)
+                if answer is not None:
+                    answers.append(answer)
+                    if len(answers) >= ANSWERS_AT_ONCE:
+                        connection.sendall(protocol.encode(answers))
+                        answers = []
+        if answers:
+            connection.sendall(protocol.encode(answers))
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(prog="sandbox.worker")
+    arguments.add_argument("--fd", type=int, required=True, help="the socket to the hub")
+    arguments.add_argument("--cache", type=Path, help="where compiled modules are kept")
+    arguments.add_argument("--forge", action="store_true", help="builds images: compile esbuild at the start")
+    options = arguments.parse_args()
+    with socket.socket(fileno=options.fd) as connection, contextlib.suppress(ConnectionError, KeyboardInterrupt):
+        # A forge compiles code that runs once, esbuild above all: what it saves in compiling it never loses in running.
+        engine = Engine(options.cache, optimize=not options.forge)
+        engine_wasm = (GUEST / "engine.wasm").read_bytes()
+        parts = ["engine"] + (["esbuild"] if options.forge else [])
+        for part in parts:
+            wasm = (GUEST / f"{part}.wasm").read_bytes()
+            if not engine.is_cached(wasm, name=part):
+                connection.sendall(protocol.encode([Progress(part)]))
+        guest = load_guest(engine, engine_wasm, (GUEST / "base.wasm").read_bytes())
+        worker = Worker(engine, guest)
+        if options.forge:
+            worker.compiled_esbuild()
+        gc.freeze()  # what is here now stays; the collector need not look at it again
+        connection.sendall(protocol.encode([Ready(guest.engine_digest, guest.base_digest)]))
+        serve(connection, worker)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
