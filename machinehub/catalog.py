@@ -11,7 +11,7 @@ import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from machinehub.model import Machine, Version
     from machinehub.store.store import Store
     from machinehub.workers import WorkerPool
+    from sandbox.protocol import Built
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LOOKUP_SECONDS: Final = 2.0
@@ -76,25 +77,10 @@ class Catalog:
 
     # --- deploying ---------------------------------------------------------------------------------------------
 
-    def check(self, upload: Upload) -> None:
-        """Raises for an upload that is too large or wrongly named, before anything is built."""
-        if not NAME.fullmatch(upload.name):
-            raise BadRequest("invalid_name", "a machine's name is 1 to 64 letters, digits, dots, dashes or underscores, and begins with a letter or digit")
-        if len(upload.message) > 1000 or "\0" in upload.message:
-            raise BadRequest("invalid_message", "a message has at most 1000 characters")
-        if len(upload.files) > self._limits.source_files:
-            raise TooLarge("source_too_large", f"an upload has at most {self._limits.source_files} files")
-        try:
-            size = sum(len(path.encode()) + len(content.encode()) for path, content in upload.files.items())
-        except UnicodeEncodeError:
-            raise BadRequest("invalid_source", "a file is not Unicode text") from None
-        if size > self._limits.source_bytes:
-            raise TooLarge("source_too_large", f"the files of an upload have at most {self._limits.source_bytes} bytes together")
-
     async def deploy(self, upload: Upload) -> Deployed:
         """Builds the upload, unless its content was built before, and stores it. Raises `BuildFailed` and what `check` raises."""
         started = time.perf_counter_ns()
-        self.check(upload)
+        check_upload(upload, self._limits)
         engine, base = self._pool.engine_and_base
         digest = content_digest(upload.entry, upload.files, engine, base)
         image: bytes | None = None
@@ -102,10 +88,7 @@ class Catalog:
         warnings: list[str] = []
         bundle_us = freeze_us = 0
         if definition is None:
-            built = await self._pool.build(
-                entry=upload.entry, files=upload.files, cpu_ms=self._limits.build_cpu_ms,
-                memory_bytes_max=self._limits.memory_bytes, bundle_bytes_max=self._limits.bundle_bytes,
-            )  # fmt: skip
+            built = await build(self._pool, upload, self._limits)
             image, definition, warnings = built.image, built.definition, built.warnings
             bundle_us, freeze_us = built.bundle_us, built.freeze_us
             self._remember_image(digest, image)
@@ -117,16 +100,6 @@ class Catalog:
         self.forget(machine.id)
         version = await self._store.version(machine.id, number)
         return Deployed(machine, version, created, bundle_us, freeze_us, (time.perf_counter_ns() - started) // 1000, warnings)
-
-    async def check_build(self, upload: Upload) -> dict[str, Any]:
-        """Builds without storing; the machine's definition."""
-        self.check(upload)
-        built = await self._pool.build(
-            entry=upload.entry, files=upload.files, cpu_ms=self._limits.build_cpu_ms,
-            memory_bytes_max=self._limits.memory_bytes, bundle_bytes_max=self._limits.bundle_bytes,
-        )  # fmt: skip
-        definition: dict[str, Any] = msgspec.json.decode(built.definition)
-        return definition
 
     # --- looking up --------------------------------------------------------------------------------------------
 
@@ -168,6 +141,30 @@ class Catalog:
         self._images[digest] = image
         if len(self._images) > IMAGES_REMEMBERED:
             self._images.popitem(last=False)
+
+
+def check_upload(upload: Upload, limits: Limits) -> None:
+    """Raises for an upload that is too large or wrongly named, before anything is built."""
+    if not NAME.fullmatch(upload.name):
+        raise BadRequest("invalid_name", "a machine's name is 1 to 64 letters, digits, dots, dashes or underscores, and begins with a letter or digit")
+    if len(upload.message) > 1000 or "\0" in upload.message:
+        raise BadRequest("invalid_message", "a message has at most 1000 characters")
+    if len(upload.files) > limits.source_files:
+        raise TooLarge("source_too_large", f"an upload has at most {limits.source_files} files")
+    try:
+        size = sum(len(path.encode()) + len(content.encode()) for path, content in upload.files.items())
+    except UnicodeEncodeError:
+        raise BadRequest("invalid_source", "a file is not Unicode text") from None
+    if size > limits.source_bytes:
+        raise TooLarge("source_too_large", f"the files of an upload have at most {limits.source_bytes} bytes together")
+
+
+async def build(pool: WorkerPool, upload: Upload, limits: Limits) -> Built:
+    """Bundles and freezes, storing nothing. Raises `BuildFailed`."""
+    return await pool.build(
+        entry=upload.entry, files=upload.files, cpu_ms=limits.build_cpu_ms,
+        memory_bytes_max=limits.memory_bytes, bundle_bytes_max=limits.bundle_bytes,
+    )  # fmt: skip
 
 
 def content_digest(entry: str, files: dict[str, str], engine: str, base: str) -> str:

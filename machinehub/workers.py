@@ -15,11 +15,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from sandbox import protocol
-from sandbox.protocol import Build, BuildFailed, Built, Inputs, InputsFound, LoadImage, Progress, Ready
-
 from machinehub.errors import BuildFailed as BuildFailedError
 from machinehub.errors import Unavailable
+from sandbox import protocol
+from sandbox.protocol import Build, BuildFailed, Built, Inputs, InputsFound, LoadImage, Progress, Ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

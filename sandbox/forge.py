@@ -87,11 +87,17 @@ def forge_base(engine: Engine, engine_wasm: bytes, genesis_wasm: bytes, prelude:
     if exports < 0:
         raise AssertionError("the prelude threw")
     instance.call("free", at)
-    handle = {name: instance.call("property", exports, _text(instance, name)) for name in ("load", "explain", "step", "collect")}
+
+    def export(name: str) -> int:
+        return instance.call("property", exports, _text(instance, name))
+
     # The I/O area begins at a page of its own, so that checkpoints can leave it out.
     io = instance.call("alloc", IO_BYTES + images.PAGE_BYTES)
     io += -io % images.PAGE_BYTES
-    handles = Handles(**handle, io=io, io_bytes=IO_BYTES, eval_slot=_find_eval_slot(instance), engine=digest_of(engine_wasm))
+    handles = Handles(
+        load=export("load"), explain=export("explain"), step=export("step"), collect=export("collect"),
+        io=io, io_bytes=IO_BYTES, eval_slot=_find_eval_slot(instance), engine=digest_of(engine_wasm),
+    )  # fmt: skip
     return _freeze(instance, handles, memory_bytes_max=memory_bytes_max)
 
 

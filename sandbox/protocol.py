@@ -7,9 +7,12 @@ that has a ticket exactly once. Both sides check sizes and types: the hub must a
 
 from __future__ import annotations
 
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
 """Above this a peer is broken or hostile. An image is about 1.5 MiB, an upload at most a few."""
@@ -194,7 +197,7 @@ def to_hub_reader() -> FrameReader[ToHub]:
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode(messages: list[ToWorker] | list[ToHub]) -> bytes:
+def encode(messages: Sequence[ToWorker | ToHub]) -> bytes:
     """One frame with all of `messages`, in order."""
     body = _encoder.encode(messages)
     return len(body).to_bytes(4, "little") + body

@@ -147,7 +147,7 @@ def main() -> int:
     options = arguments.parse_args()
     with socket.socket(fileno=options.fd) as connection, contextlib.suppress(ConnectionError, KeyboardInterrupt):
         # A forge compiles code that runs once, esbuild above all: what it saves in compiling it never loses in running.
-        engine = Engine(options.cache, optimize=not options.forge)
+        engine = Engine(options.cache, forge=options.forge)
         engine_wasm = (GUEST / "engine.wasm").read_bytes()
         parts = ["engine"] + (["esbuild"] if options.forge else [])
         for part in parts:

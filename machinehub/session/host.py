@@ -12,18 +12,15 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
-from sandbox.protocol import Checkpoint, Close, Done, Failed, Open, Step
-
 from machinehub.errors import Conflict, HubError, NotFound, PreconditionFailed, Rejected, Unavailable
 from machinehub.session import frames
 from machinehub.session.core import BrokenWorker, Kind, Receipt, Session, Turn
 from machinehub.session.event import event_input, sender_json, start_input, timer_input
 from machinehub.session.timers import TimerQueue
+from sandbox.protocol import Checkpoint, Close, Done, Failed, Open, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
-
-    from sandbox.protocol import ToHub
 
     from machinehub.clock import Clock, Entropy
     from machinehub.limits import Limits
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
     from machinehub.metrics import Metrics
     from machinehub.session.frames import Frame
     from machinehub.workers import Worker, WorkerPool
+    from sandbox.protocol import ToHub
 
 log = logging.getLogger("machinehub.session")
 

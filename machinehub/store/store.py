@@ -146,7 +146,7 @@ class Store:
     async def version_list(self, machine_id: str, *, before: int | None, limit: int) -> list[Version]:
         """Newest first, with numbers below `before`."""
         query = (
-            sa.select(versions.c["machine_id", "number", "digest", "entry", "message", "created_at_ms"], images.c.engine, images.c.definition)
+            sa.select(*(c for c in versions.c if c is not versions.c.files), images.c.engine, images.c.definition)
             .join(images, images.c.digest == versions.c.digest).where(versions.c.machine_id == machine_id)
             .order_by(versions.c.number.desc()).limit(limit)
         )  # fmt: skip

@@ -6,12 +6,14 @@ No value of a machine is ever put into HTML here; the script fetches JSON and wr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from machinehub.errors import NotFound
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 STATIC: Final = Path(__file__).parent / "static"
 _TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}

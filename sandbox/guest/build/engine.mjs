@@ -15,7 +15,7 @@ import { fileURLToPath } from "node:url";
 
 const here = dirname(dirname(fileURLToPath(import.meta.url)));
 const bin = (name) => join(here, "node_modules", ".bin", name);
-const features = ["--mvp-features", "--enable-bulk-memory", "--enable-sign-ext", "--enable-nontrapping-float-to-int",
+const features = ["--mvp-features", "--enable-sign-ext", "--enable-nontrapping-float-to-int",
   "--enable-mutable-globals", "--enable-multivalue", "--enable-reference-types"];
 
 const work = mkdtempSync(join(tmpdir(), "machinehub-engine-"));
@@ -58,8 +58,8 @@ function split(wat, glue) {
       data.push(line);
     } else code.push(line);
   }
-  const grown = code.join("\n").replaceAll("(memory.grow", "(call $grow");
-  const withShim = grown.replace(/\$fimport\$\d+/g, (name) => names.get(name));
+  const redirected = code.join("\n").replace(/\(memory\.(grow|copy|fill)/g, "(call $$$1");
+  const withShim = redirected.replace(/\$fimport\$\d+/g, (name) => names.get(name));
   const withGlue = glue.replace(/^;;.*$/gm, "").replace(/\$(qjs_|wasm_|JS_|_initialize)\w*/g, (name) => {
     const inner = names.get(name);
     if (!inner) throw new Error(`quickjs.wasm does not export ${name}`);

@@ -6,7 +6,8 @@ import "core-js/actual/url-search-params/index.js";
 import "core-js/actual/atob.js";
 import "core-js/actual/btoa.js";
 import "core-js/actual/queue-microtask.js";
-import "fast-text-encoding";
+// @ts-expect-error ships no types
+import { TextDecoder, TextEncoder } from "fast-text-encoding";
 // @ts-expect-error the module build ships no types
 import { AbortController, AbortSignal } from "abort-controller/dist/abort-controller.mjs";
 
@@ -18,7 +19,7 @@ function fetch(): Promise<never> {
 export function installPolyfills(): void {
   const startedAt = Date.now;
   const performance = { timeOrigin: 0, now: () => startedAt(), mark: () => {}, measure: () => {} };
-  for (const [name, value] of Object.entries({ AbortController, AbortSignal, fetch, performance })) {
+  for (const [name, value] of Object.entries({ AbortController, AbortSignal, TextDecoder, TextEncoder, fetch, performance })) {
     Object.defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: false });
   }
 }

@@ -9,7 +9,6 @@ import { createActor, type AnyActorRef, type AnyStateMachine } from "xstate";
 import * as safe from "./intrinsics.ts";
 import { seedTurn } from "./random.ts";
 import { fireTimer } from "./timers.ts";
-import { arrayText } from "./intrinsics.ts";
 import { clearTurn, limits, reject, rejectThrown, turn } from "./turn.ts";
 
 let machine: AnyStateMachine | null = null;
@@ -21,7 +20,12 @@ export function setMachine(loaded: AnyStateMachine): void { machine = loaded; }
 
 export function step(text: string): void {
   clearTurn();
-  const input = safe.parse(text) as [kind: number, seed: number, subject: unknown, sender: unknown];
+  let input: [kind: number, seed: number, subject: unknown, sender: unknown];
+  try {
+    input = safe.parse(text) as typeof input;
+  } catch (error) {
+    return rejectThrown("invalid_event", error);
+  }
   seedTurn(input[1]);
   try {
     if (input[0] === 1) send(input[2] as Record<string, unknown>, input[3]);
@@ -78,7 +82,7 @@ export function collect(): string {
   const { emitted, timersSet, timersCancelled, logs } = turn;
   const head = "[1," + finished + "," + changed;
   if (!(emitted.length | timersSet.length | timersCancelled.length | logs.length)) return head + "]";
-  return head + "," + arrayText(emitted) + "," + arrayText(timersSet) + "," + arrayText(timersCancelled) + "," + arrayText(logs) + "]";
+  return head + "," + safe.arrayText(emitted) + "," + safe.arrayText(timersSet) + "," + safe.arrayText(timersCancelled) + "," + safe.arrayText(logs) + "]";
 }
 
 interface Snapshotlike {

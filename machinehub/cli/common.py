@@ -1,0 +1,154 @@
+"""What all commands share: talking to a hub, exit codes, output.
+
+Data goes to stdout, progress and errors to stderr. Exit codes are CONTRACT's.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from urllib.parse import quote
+
+import httpx
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from machinehub.errors import HubError
+
+OK, FAILED, USAGE, UNAUTHORISED, NOT_FOUND, CONFLICT, BROKEN_BUILD, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
+
+progress = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+Server = Annotated[str, typer.Option("--server", envvar="MACHINEHUB_SERVER", help="The hub's URL.")]
+TokenOption = Annotated[str, typer.Option("--token", envvar="MACHINEHUB_TOKEN", help="A token of the hub.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MachineArgument = Annotated[str, typer.Argument(metavar="MACHINE", help="A machine's id or name.")]
+SessionArgument = Annotated[str, typer.Argument(metavar="MACHINE/SESSION", help="A machine's id or name, a slash, and a session's id.")]
+
+DEFAULT_SERVER = "http://127.0.0.1:8787"
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    progress.print(f"[red]error:[/red] {_plain(message)}")
+    raise typer.Exit(code)
+
+
+def _plain(text: str) -> str:
+    """Text from elsewhere: no markup of ours, no control characters of theirs."""
+    safe = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return safe.replace("[", "\\[")
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def say(text: str) -> None:
+    """A line of data. Control characters that a machine put into a name do nothing to the terminal."""
+    sys.stdout.write("".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text) + "\n")
+    sys.stdout.flush()
+
+
+def table(headings: list[str], rows: Iterable[list[str]]) -> None:
+    """Columns padded with spaces: for people, and for `awk`."""
+    lines = [headings, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    for line in lines:
+        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A hub over HTTP. Every failure ends the command with its message and exit code."""
+
+    server: str
+    token: str
+
+    def call(self, method: str, path: str, *, body: Any = None, headers: dict[str, str] | None = None, timeout_s: float = 90) -> Any:
+        """The decoded answer; None for an empty one."""
+        sent = dict(headers or {})
+        if self.token:
+            sent["Authorization"] = f"Bearer {self.token}"
+        try:
+            response = httpx.request(method, self.server.rstrip("/") + path, json=body, headers=sent, timeout=timeout_s)
+        except httpx.InvalidURL:
+            fail(f"{self.server!r} is not a URL", USAGE)
+        except httpx.ConnectError:
+            fail(f"no hub answers at {self.server}. Start one with `machinehub serve`, or name another with --server.")
+        except httpx.HTTPError as error:
+            fail(f"{self.server}: {error or type(error).__name__}")
+        if response.is_success:
+            return response.json() if response.content else None
+        raise Refused.of(response)
+
+    def read(self, path: str) -> Any:
+        return self.call("GET", path, headers={"Accept": "application/json"})
+
+    def pages(self, path: str) -> list[dict[str, Any]]:
+        """All items of a list, page after page."""
+        items: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            answer = self.read(f"{path}?limit=500{cursor}")
+            items += answer["data"]
+            if answer["next"] is None:
+                return items
+            cursor = f"&cursor={quote(answer['next'])}"
+
+    def machine_path(self, machine: str) -> str:
+        return f"/api/v1/machines/{quote(machine, safe='')}"
+
+    def session_path(self, machine_and_session: str) -> str:
+        """The path of `M/S`, where M may be a name. Without a token that says so, M is taken for an id."""
+        machine, slash, session = machine_and_session.partition("/")
+        if not slash or not machine or not session:
+            fail(f"{machine_and_session!r} is not MACHINE/SESSION", USAGE)
+        name, at, version = machine.partition("@")
+        try:
+            name = self.read(self.machine_path(name))["id"]
+        except Refused as refused:
+            if refused.exit_code != UNAUTHORISED:
+                raise
+        return f"/{name}{at}{version}/{quote(session, safe='')}"
+
+
+class Refused(Exception):
+    """The hub's problem, as a command's end."""
+
+    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+        super().__init__(problem.get("detail", ""))
+        self.status = status
+        self.problem = problem
+
+    @classmethod
+    def of(cls, response: httpx.Response) -> Refused:
+        try:
+            problem = response.json()
+        except ValueError:
+            problem = {"code": "unexpected", "detail": f"{response.request.url} answered {response.status_code}, and not as a hub does"}
+        return cls(response.status_code, problem)
+
+    @classmethod
+    def of_error(cls, error: HubError) -> Refused:
+        """The same for an error that was raised in this process."""
+        return cls(error.status, {"detail": error.detail, "code": error.code, "title": error.title, "errors": error.errors})
+
+    @property
+    def exit_code(self) -> int:
+        if self.status == 422:
+            return FAILED if self.problem.get("title") == "The event was rejected" else BROKEN_BUILD
+        return {401: UNAUTHORISED, 403: UNAUTHORISED, 404: NOT_FOUND, 409: CONFLICT, 412: CONFLICT, 413: CONFLICT, 429: CONFLICT}.get(self.status, FAILED)
+
+    def show(self) -> None:
+        errors = self.problem.get("errors") or []
+        for error in errors:
+            place = ":".join(str(error[key]) for key in ("file", "line", "column") if error.get(key) is not None)
+            progress.print(f"[bold]{_plain(place)}[/bold]{': ' if place else ''}{_plain(error['message'])}")
+        if not errors:
+            progress.print(f"[red]error:[/red] {_plain(str(self.problem.get('detail', '')))} [dim]({_plain(str(self.problem.get('code', '')))})[/dim]")

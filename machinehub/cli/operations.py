@@ -1,0 +1,132 @@
+"""`machinehub tokens, db, doctor`: looking after a hub. `tokens` and `db` work on the database itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from machinehub.cli.common import DEFAULT_SERVER, FAILED, AsJson, Hub, Server, TokenOption, print_json, progress, say, table
+from machinehub.clock import SystemClock, new_token
+from machinehub.errors import HubError
+from machinehub.paths import cache_folder
+from machinehub.settings import from_environment
+from machinehub.store.migrate import migrate, newest_revision, open_engine
+from machinehub.store.store import Store
+from machinehub.workers import WorkerPool
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+Data = Annotated[Path | None, typer.Option("--data", help="The hub's data folder. [env MACHINEHUB_DATA, default ./.machinehub]", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    tokens = typer.Typer(help="Create, list and revoke tokens, in the hub's database.", no_args_is_help=True)
+    tokens.command("create")(create_token)
+    tokens.command("list")(list_tokens)
+    tokens.command("revoke")(revoke_token)
+    app.add_typer(tokens, name="tokens")
+    db = typer.Typer(help="Look after the hub's database.", no_args_is_help=True)
+    db.command("upgrade")(upgrade)
+    app.add_typer(db, name="db")
+    app.command("doctor")(doctor)
+
+
+def _with_store(data: Path | None, work: Callable[[Store], Awaitable[Any]]) -> Any:
+    async def run() -> Any:
+        engine = open_engine(from_environment(os.environ, data=data).sqlalchemy_url)
+        try:
+            await migrate(engine)
+            return await work(Store(engine))
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(run())
+
+
+def create_token(name: Annotated[str, typer.Option("--name", help="What it is for.")] = "", data: Data = None) -> None:
+    """Create a token and print it: it is shown this once."""
+    token = new_token()
+    _with_store(data, lambda store: store.add_token(name=name[:100], token=token, now_ms=SystemClock().now_ms()))
+    say(token)
+
+
+def list_tokens(data: Data = None, as_json: AsJson = False) -> None:
+    """List tokens; their text is not kept."""
+    found = _with_store(data, lambda store: store.token_list())
+    if as_json:
+        print_json([{"id": t.id, "name": t.name, "revoked": t.revoked_at_ms is not None} for t in found])
+        return
+    table(["ID", "NAME", "REVOKED"], ([str(t.id), t.name, "yes" if t.revoked_at_ms else ""] for t in found))
+
+
+def revoke_token(token_id: Annotated[int, typer.Argument(metavar="ID")], data: Data = None) -> None:
+    """Revoke a token: a running hub refuses it within seconds."""
+    _with_store(data, lambda store: store.revoke_token(token_id, now_ms=SystemClock().now_ms()))
+    progress.print(f"token {token_id}: revoked")
+
+
+def upgrade(data: Data = None) -> None:
+    """Bring the database to the newest schema. A hub does this when it starts, too."""
+
+    async def run() -> str | None:
+        engine = open_engine(from_environment(os.environ, data=data).sqlalchemy_url)
+        try:
+            return await migrate(engine)
+        finally:
+            await engine.dispose()
+
+    before = asyncio.run(run())
+    progress.print(f"schema {before or 'none'} -> {newest_revision()}", markup=False)
+
+
+def doctor(data: Data = None, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
+    """Check what a hub needs on this computer. Exit code 1 when something is missing."""
+    checks: list[tuple[str, bool, str]] = []
+
+    def note(what: str, fine: bool, detail: str) -> None:
+        checks.append((what, fine, detail))
+
+    note("python", sys.version_info >= (3, 11), platform.python_version())
+    note("wasmtime", True, version("wasmtime"))
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        note("cache", os.access(cache, os.W_OK), str(cache))
+    except OSError as error:
+        note("cache", False, f"{cache}: {error.strerror}")
+    try:
+        settings = from_environment(os.environ, data=data)
+        _with_store(data, lambda store: store.ping())
+        note("database", True, settings.sqlalchemy_url.split("@")[-1])
+    except (HubError, OSError) as error:
+        note("database", False, str(error))
+    note("sandbox", *asyncio.run(_try_sandbox(cache)))
+    note("seccomp and namespaces", True, "not used yet: workers have an empty environment and one descriptor, no more")
+    try:
+        Hub(server, token).read("/readyz")
+        note("hub", True, f"ready at {server}")
+    except typer.Exit:
+        note("hub", True, f"none running at {server}")
+    table(["CHECK", "", "DETAIL"], ([what, "ok" if fine else "MISSING", detail] for what, fine, detail in checks))
+    if not all(fine for _, fine, _ in checks):
+        raise typer.Exit(FAILED)
+
+
+async def _try_sandbox(cache: Path) -> tuple[bool, str]:
+    pool = WorkerPool(count=1, cache=cache, on_progress=lambda what: progress.print(f"compiling {what} (once)"))
+    try:
+        await asyncio.wait_for(pool.start(None), 60)
+        engine, base = pool.engine_and_base
+        return True, f"engine {engine[:12]}, base {base[:12]}"
+    except (OSError, TimeoutError) as error:
+        return False, f"a worker did not start: {error}"
+    finally:
+        await pool.stop()

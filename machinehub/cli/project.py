@@ -1,0 +1,113 @@
+"""The user's files: which ones make up a machine, and `machinehub.toml`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from machinehub.cli.common import USAGE, fail, progress
+from machinehub.paths import cache_folder
+from machinehub.workers import WorkerPool
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+CONFIG = "machinehub.toml"
+_IMPORT = re.compile(r"""(?:\bfrom\s*|\bimport\s*\(?\s*|\brequire\s*\(\s*)["']([^"']+)["']""")
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A machine's entry file and the folder that uploads are relative to."""
+
+    root: Path
+    entry: str
+    name: str
+
+    @property
+    def entry_path(self) -> Path:
+        return self.root / self.entry
+
+
+def find_project(file: Path | None, name: str | None) -> Project:
+    """The project of `file`, or of the `machinehub.toml` here. Ends the command when there is none."""
+    config = read_config(Path.cwd() if file is None else file.resolve().parent)
+    if file is None:
+        main = config.get("main")
+        if main is None:
+            fail(f"name a machine file, or a `main` in {CONFIG}", USAGE)
+        file = Path(config["_folder"]) / main
+    file = file.resolve()
+    if not file.is_file():
+        fail(f"there is no file {file}", USAGE)
+    root = next((folder for folder in file.parents if any((folder / mark).exists() for mark in ("package.json", CONFIG, "node_modules"))), file.parent)
+    chosen = name or config.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", file.name.split(".")[0]).strip("-._") or "machine"
+    return Project(root, file.relative_to(root).as_posix(), chosen)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The nearest `machinehub.toml` at or above `folder`; empty when there is none."""
+    for candidate in (folder, *folder.parents):
+        path = candidate / CONFIG
+        if path.is_file():
+            try:
+                return tomllib.loads(path.read_text()) | {"_folder": str(candidate)}
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                fail(f"{path}: {error}", USAGE)
+    return {}
+
+
+async def collect_files(project: Project, pool: WorkerPool) -> dict[str, str]:
+    """The entry and everything it imports, npm packages included, by their paths below the root."""
+    paths = [project.entry]
+    if not _imports_only_xstate(project.entry_path):
+        paths = await pool.inputs(root=str(project.root), entry=project.entry)
+        packages = {match[1] for path in paths if (match := re.match(r"((?:.*/)?node_modules/(?:@[^/]+/)?[^/]+)/", path))}
+        paths += [f"{package}/package.json" for package in sorted(packages) if (project.root / package / "package.json").is_file()]
+    files: dict[str, str] = {}
+    for path in dict.fromkeys(paths):
+        try:
+            files[path] = (project.root / path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            fail(f"{path}: {error}")
+    return files
+
+
+def with_forge(work: Callable[[WorkerPool], Awaitable[Any]]) -> Any:
+    """Runs `work` with a forge of this command's own: builds here need no hub."""
+
+    async def run() -> Any:
+        with progress.status("starting the bundler") as status:
+            pool = WorkerPool(
+                count=0, cache=cache_folder(), on_progress=lambda what: status.update(f"compiling {what} (once, about ten seconds)")
+            )
+            await pool.start(None)
+        try:
+            return await work(pool)
+        finally:
+            await pool.stop()
+
+    return asyncio.run(run())
+
+
+def gather(project: Project) -> dict[str, str]:
+    """`collect_files`, starting a bundler only when there is something to follow."""
+    if _imports_only_xstate(project.entry_path):
+        return {project.entry: project.entry_path.read_text(encoding="utf-8")}
+    files: dict[str, str] = with_forge(lambda pool: collect_files(project, pool))
+    return files
+
+
+def _imports_only_xstate(path: Path) -> bool:
+    """Whether the file stands alone. A guess on the safe side: what looks like an import counts as one."""
+    if path.suffix == ".json":
+        return True
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        fail(f"{path} is not UTF-8 text")
+    return all(name == "xstate" or name.startswith("xstate/") for name in _IMPORT.findall(text))
