@@ -9,8 +9,13 @@ export const machine = setup({
   id: "counter",
   description: "A shared counter",
   context: { count: 0 },
-  on: {
-    increment: { actions: assign({ count: ({ context }) => context.count + 1 }) },
-    decrement: { actions: assign({ count: ({ context }) => context.count - 1 }) },
+  initial: "active",
+  states: {
+    active: {
+      on: {
+        increment: { actions: assign({ count: ({ context }) => context.count + 1 }) },
+        decrement: { actions: assign({ count: ({ context }) => context.count - 1 }) },
+      },
+    },
   },
 });

@@ -16,11 +16,16 @@ RESERVED_IDS: Final = frozenset({"healthz", "readyz", "metrics", "favicon", "ass
 class Clock(Protocol):
     """Where the hub takes time from. Milliseconds since 1970."""
 
+    ticks: bool
+    """Whether time passes by itself; if not, whoever moves it also fires what came due."""
+
     def now_ms(self) -> int: ...
 
 
 class SystemClock:
     """The computer's clock, kept from running backwards: a machine's `Date.now()` never does."""
+
+    ticks = True
 
     def __init__(self) -> None:
         self._last = 0
@@ -33,14 +38,16 @@ class SystemClock:
 class ManualClock:
     """A clock that stands still until it is told. For tests and simulations."""
 
+    ticks = False
+
     def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
         self._now_ms = now_ms
 
     def now_ms(self) -> int:
         return self._now_ms
 
-    def advance(self, ms: int) -> None:
-        self._now_ms += ms
+    def move_to(self, now_ms: int) -> None:
+        self._now_ms = now_ms
 
 
 class Entropy:

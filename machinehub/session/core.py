@@ -164,9 +164,10 @@ class Session:
         self.seq += 1
         self.tail.append((pending.input, pending.now_ms))
         self._tail_bytes += len(pending.input)
-        changed = outbox.snapshot != _UNCHANGED
+        snapshot = bytes(outbox.snapshot)
+        changed = snapshot != _UNCHANGED
         if changed:
-            self.snapshot = bytes(outbox.snapshot)
+            self.snapshot = snapshot
         turn = Turn(self.seq, changed, pending.receipt, outbox.emitted, outbox.timers_set, outbox.logs)
         turn.started = pending.kind is Kind.START
         self._keep_timers(outbox)

@@ -414,13 +414,17 @@ class SessionHost:
 
     def _arm_timers(self) -> None:
         due_at_ms = self._timers.next_due_at_ms()
-        if due_at_ms is None or (self._timer_at_ms is not None and self._timer_at_ms <= due_at_ms):
+        if not self._clock.ticks or due_at_ms is None or (self._timer_at_ms is not None and self._timer_at_ms <= due_at_ms):
             return
         if self._timer_handle is not None:
             self._timer_handle.cancel()
         self._timer_at_ms = due_at_ms
         wait_s = max(0, due_at_ms - self._clock.now_ms()) / 1000
         self._timer_handle = asyncio.get_running_loop().call_later(min(wait_s, 3600.0), self.fire_timers)
+
+    def next_timer_at_ms(self) -> int | None:
+        """When the next timer may be due (it may turn out to be cancelled)."""
+        return self._timers.next_due_at_ms()
 
     def fire_timers(self) -> None:
         """Fires what is due. Called by the event loop, and by tests that move a clock of their own."""

@@ -1,0 +1,126 @@
+"""A hub to test against: the real parts in this process, real sandbox workers, a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+
+from machinehub.app import Hub, HubServer
+from machinehub.clock import Entropy
+from machinehub.paths import cache_folder
+from machinehub.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from machinehub.clock import Clock
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+CACHE = Path(os.environ.get("MACHINEHUB_CACHE") or cache_folder())
+COUNTER = (EXAMPLES / "counter.ts").read_text()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Client:
+    """A test's view of one hub."""
+
+    def __init__(self, hub: Hub, http: httpx.AsyncClient) -> None:
+        self.hub = hub
+        self.http = http
+
+    @property
+    def url(self) -> str:
+        return self.hub.settings.base_url
+
+    async def deploy(self, source: str, *, name: str = "machine", entry: str = "machine.ts", **more: Any) -> str:
+        """Deploys one file; the machine's id."""
+        response = await self.http.post("/api/v1/deployments", json={"name": name, "entry": entry, "files": {entry: source}, **more})
+        assert response.status_code in (200, 201), response.text
+        machine_id: str = response.json()["machine"]["id"]
+        return machine_id
+
+    async def deploy_error(self, source: str, *, entry: str = "machine.ts", files: dict[str, str] | None = None) -> dict[str, Any]:
+        response = await self.http.post("/api/v1/deployments", json={"name": "broken", "entry": entry, "files": {entry: source, **(files or {})}})
+        assert response.status_code == 422, response.text
+        assert response.headers["content-type"] == "application/problem+json"
+        problem: dict[str, Any] = response.json()
+        return problem
+
+    @contextlib.asynccontextmanager
+    async def socket(self, path: str, **options: Any) -> AsyncIterator[Socket]:
+        async with connect(f"{self.url.replace('http', 'ws', 1)}/{path}", subprotocols=["machinehub.v1"], max_size=None, **options) as connection:
+            yield Socket(connection)
+
+
+class Socket:
+    """A WebSocket that remembers the last snapshot."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self.snapshot: dict[str, Any] = {}
+        self.seq = 0
+        self.seen: list[dict[str, Any]] = []
+        self._sent = 0
+
+    async def receive(self, timeout_s: float = 10) -> dict[str, Any]:
+        frame: dict[str, Any] = json.loads(await asyncio.wait_for(self.connection.recv(), timeout_s))
+        self.seen.append(frame)
+        if frame["type"] in ("snapshot", "update"):
+            self.snapshot, self.seq = frame["snapshot"], frame["seq"]
+        return frame
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        """The next frame of a kind; what comes before it is noted in `seen`."""
+        while (frame := await self.receive())["type"] != kind:
+            pass
+        return frame
+
+    async def send_raw(self, frame: object) -> None:
+        await self.connection.send(frame if isinstance(frame, str | bytes) else json.dumps(frame))
+
+    async def event(self, event: object, *, event_id: str | None = None) -> dict[str, Any]:
+        """Sends an event and returns its ack."""
+        self._sent += 1
+        event_id = event_id or f"{id(self)}-{self._sent}"
+        await self.send_raw({"type": "event", "id": event_id, "event": {"type": event} if isinstance(event, str) else event})
+        while (frame := await self.until("ack"))["id"] != event_id:
+            pass
+        return frame
+
+    async def settle(self) -> None:
+        """Returns when everything that was sent before has arrived."""
+        await self.send_raw({"type": "ping"})
+        await self.until("pong")
+
+
+@contextlib.asynccontextmanager
+async def running_hub(data: Path, *, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Client]:
+    hub = Hub(Settings(port=free_port(), data=data, cache=CACHE, **settings), clock=clock, entropy=Entropy(seed=1) if clock else None)
+    await hub.start()
+    server = HubServer(hub)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.005)
+    headers = {"Authorization": f"Bearer {hub.settings.token}"} if hub.settings.token else {}
+    try:
+        async with httpx.AsyncClient(base_url=hub.settings.base_url, timeout=30, headers=headers) as http:
+            yield Client(hub, http)
+    finally:
+        server.should_exit = True
+        await serving
+        await hub.stop()
