@@ -1,0 +1,290 @@
+"""What the hub decides without I/O: sessions, timers, conditions, addresses, frames, rates. No event loop, no process."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from machinehub.errors import BadRequest, CallerError, NotFound, TooLarge
+from machinehub.router.paths import Address, read_address
+from machinehub.router.rates import Rate
+from machinehub.session import frames
+from machinehub.session.conditions import matches, read_condition
+from machinehub.session.core import CHECKPOINT_INPUTS, CRASHES_BEFORE_QUARANTINE, BrokenWorker, Kind, Session
+from machinehub.session.event import check_event, check_input, depth_of, event_input, sender_json
+from machinehub.session.timers import TimerQueue
+
+pytestmark = pytest.mark.core
+
+
+def new_session() -> Session:
+    session = Session("m", "s", number=1, version=1, digest="d", created_at_ms=0, timers_max=1000, ids_max=8)
+    start = session.offer(Kind.START, b"[0,1]", 0)
+    session.done(start.ticket, b'[1,0,{"value":"a"}]')
+    return session
+
+
+# --- sessions
+
+
+def test_inputs_are_numbered_in_order() -> None:
+    session = new_session()
+    for number in range(2, 6):
+        pending = session.offer(Kind.EVENT, b"x", 0)
+        turn = session.done(pending.ticket, b'[1,0,{"n":%d}]' % number)
+        assert turn is not None
+        assert turn.seq == session.seq == number
+        assert turn.changed
+    assert session.snapshot == b'{"n":5}'
+
+
+def test_an_event_that_changes_nothing_keeps_the_snapshot() -> None:
+    session = new_session()
+    turn = session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b"[1,0,null]")
+    assert turn is not None
+    assert (turn.seq, turn.changed, session.snapshot) == (2, False, b'{"value":"a"}')
+
+
+def test_a_refused_input_leaves_no_trace() -> None:
+    session = new_session()
+    tail = list(session.tail)
+    turn = session.failed(session.offer(Kind.EVENT, b"x", 0).ticket, "cpu_exceeded", "too long", None)
+    assert turn.error == ("cpu_exceeded", "too long")
+    assert (session.seq, session.snapshot, session.tail) == (1, b'{"value":"a"}', tail)
+
+
+def test_a_second_copy_of_an_event_finds_the_first_ones_receipt() -> None:
+    session = new_session()
+    receipt, is_new = session.receipt_of("e1")
+    again, again_new = session.receipt_of("e1")
+    assert receipt is again
+    assert (is_new, again_new) == (True, False)
+    session.done(session.offer(Kind.EVENT, b"x", 0, receipt).ticket, b'[1,0,{"n":1}]')
+    assert (again.settled, again.seq, again.changed) == (True, 2, True)
+
+
+def test_only_so_many_ids_are_remembered() -> None:
+    session = new_session()
+    for number in range(20):
+        session.receipt_of(f"e{number}")
+    assert session.receipt_of("e19")[1] is False
+    assert session.receipt_of("e0")[1] is True
+
+
+@pytest.mark.parametrize("outbox", [b"", b"{}", b"[1]", b'["x",0,null]', b'[1,0,{"a":]', b"[1,0,null,[],[[1]]]", b"[" * 5000])
+def test_a_worker_that_lies_about_the_form_is_found_out(outbox: bytes) -> None:
+    session = new_session()
+    pending = session.offer(Kind.EVENT, b"x", 0)
+    with pytest.raises(BrokenWorker):
+        session.done(pending.ticket, outbox)
+
+
+def test_a_worker_that_answers_out_of_turn_is_found_out() -> None:
+    session = new_session()
+    first, second = session.offer(Kind.EVENT, b"x", 0), session.offer(Kind.EVENT, b"y", 0)
+    with pytest.raises(BrokenWorker):
+        session.done(second.ticket, b"[1,0,null]")
+    session.done(first.ticket, b"[1,0,null]")
+
+
+def test_timers_are_kept_until_they_fire_or_are_cancelled() -> None:
+    session = new_session()
+    session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b"[1,0,null,[],[[1,50],[2,60],[3,70]],[2]]")
+    assert session.timers == {1: 50, 3: 70}
+    assert session.timer_due(1, 50)
+    assert not session.timer_due(1, 50)
+    assert not session.timer_due(2, 60)
+    assert not session.timer_due(3, 71)
+
+
+def test_a_finished_session_forgets_its_timers() -> None:
+    session = new_session()
+    turn = session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b'[1,1,{"status":"done"},[],[[1,50]]]')
+    assert turn is not None
+    assert turn.finished_now
+    assert session.finished
+    assert session.timers == {}
+
+
+def test_checkpoints_are_wanted_after_so_many_inputs_and_cut_the_tail() -> None:
+    session = new_session()
+    for _ in range(CHECKPOINT_INPUTS - 1):
+        session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b"[1,0,null]")
+    assert session.wants_checkpoint()
+    checkpoint = session.offer(Kind.CHECKPOINT, b"", 0)
+    assert not session.wants_checkpoint()
+    assert session.done(checkpoint.ticket, b"frozen") is None
+    assert (session.checkpoint, session.tail) == (b"frozen", [])
+
+
+def test_an_input_that_kills_workers_is_refused_at_last() -> None:
+    session = new_session()
+    receipt, _ = session.receipt_of("poison")
+    session.offer(Kind.EVENT, b"x", 0, receipt)
+    innocent = session.offer(Kind.EVENT, b"y", 0)
+    for _ in range(CRASHES_BEFORE_QUARANTINE - 1):
+        assert session.crashed() is None
+    turn = session.crashed()
+    assert turn is not None
+    assert turn.error is not None
+    assert turn.error[0] == "worker_crashed"
+    assert list(session.pending) == [innocent]
+
+
+# --- timers
+
+
+@given(st.lists(st.integers(0, 50), max_size=40), st.integers(0, 60))
+def test_timers_fire_by_due_time_then_by_age(due_times: list[int], now_ms: int) -> None:
+    queue: TimerQueue[str] = TimerQueue()
+    for number, due_at_ms in enumerate(due_times):
+        queue.add("s", number, due_at_ms)
+    expected = [number for due, number in sorted((due, number) for number, due in enumerate(due_times)) if due <= now_ms]
+    assert [timer for _, timer, _ in queue.pop_due(now_ms)] == expected
+    assert queue.next_due_at_ms() == min((due for due in due_times if due > now_ms), default=None)
+
+
+# --- events
+
+
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        (b"", "invalid_event"), (b"nonsense", "invalid_event"), (b"[]", "invalid_event"), (b"null", "invalid_event"), (b"{}", "invalid_event"),
+        (b'{"type":1}', "invalid_event"), (b'{"type":""}', "invalid_event"), (b'{"type":null}', "invalid_event"), (b'{"type":"a"', "invalid_event"),
+        (b'{"type":"a"}x', "invalid_event"), (b'{"type":"a","v":NaN}', "invalid_event"), (b'{"type":"a","v":Infinity}', "invalid_event"),
+        (b'{"type":"xstate.stop"}', "invalid_event"), (b'{"type":"xstate.done.actor.x","output":1}', "invalid_event"),
+        (b'{"type":"presence.joined"}', "invalid_event"), (b'{"type":"a","type":"xstate.init"}', "invalid_event"),
+        (b'{"type":"a","v":' + b"[" * 64 + b"]" * 64 + b"}", "event_too_deep"), (b'{"type":"a","v":' + b"[" * 60_000, "event_too_deep"),
+        (b'{"type":"a","v":"' + b"x" * 65536 + b'"}', "event_too_large"), (b'{"type":"a","v":"\xff"}', "invalid_utf8"),
+        (b'{"type":"a","v":"\xed\xa0\x80"}', "invalid_utf8"),
+        (b'{"type":"a","v":"\\ud800"}', "invalid_event"),
+    ],
+)  # fmt: skip
+def test_bad_events_are_refused_with_a_code(event: bytes, code: str) -> None:
+    with pytest.raises(CallerError) as refused:
+        check_event(event, bytes_max=65536, depth_max=64)
+    assert refused.value.code in {code, "invalid_event"} if code == "invalid_utf8" else refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'{"type":"a"}', b' {"type":"a"} ', b'{"type":"\xc3\xa9"}', b'{"type":"a","__proto__":{"x":1},"constructor":2}',
+        b'{"type":"a","v":' + b"[" * 63 + b"]" * 63 + b"}", b'{"type":"a","v":"' + b"[" * 200 + b'"}', b'{"type":"a","v":1e400}',
+        b'{"type":"a",' + b",".join(b'"%d":1' % n for n in range(5000)) + b"}", b'{"type":"a","v":"' + b"x" * (65536 - 20) + b'"}',
+    ],
+)  # fmt: skip
+def test_odd_events_are_let_through(event: bytes) -> None:
+    check_event(event, bytes_max=65536, depth_max=64)
+
+
+def test_inputs_are_any_json() -> None:
+    check_input(b"[1,2]", bytes_max=100, depth_max=64)
+    for bad, kind in ((b"{", BadRequest), (b"[" * 70, BadRequest), (b"1" * 101, TooLarge)):
+        with pytest.raises(kind):
+            check_input(bad, bytes_max=100, depth_max=64)
+
+
+@given(st.recursive(st.none() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20))
+def test_depth_is_counted_outside_strings(value: object) -> None:
+    def depth(part: object) -> int:
+        parts = part if isinstance(part, list) else list(part.values()) if isinstance(part, dict) else None
+        return 0 if parts is None else 1 + max(map(depth, parts), default=0)
+
+    assert depth_of(msgspec.json.encode(value)) == depth(value)
+
+
+def test_an_input_is_json_with_the_event_as_it_was_sent() -> None:
+    data = event_input(7, b'{"type":"a", "n":1.0}', sender_json("c1", 'u"1'))
+    assert data == b'[1,7,{"type":"a", "n":1.0},{"id":"c1","user":"u\\"1"}]'
+
+
+# --- conditions
+
+
+@pytest.mark.parametrize(
+    ("wanted", "actual", "holds"),
+    [
+        ("a", "a", True), ("a", "b", False), ("a", {"a": "x"}, True), ({"a": "x"}, {"a": "x"}, True), ({"a": "x"}, {"a": {"x": "y"}}, True),
+        ({"a": "x"}, "a", False), ("a.x", {"a": "x"}, True), ({"a": "x", "b": "y"}, {"a": "x", "b": "y", "c": "z"}, True), ({"a": "x", "b": "n"}, {"a": "x", "b": "y"}, False),
+    ],
+)  # fmt: skip
+def test_matches_as_xstate_does(wanted: object, actual: object, holds: bool) -> None:
+    assert matches(wanted, actual) is holds
+
+
+@pytest.mark.parametrize("value", [None, 1, "", "idle", {}, {"tag": 1}, {"tag": "x", "more": 1}, {"matches": 1}, []])
+def test_bad_conditions_are_refused(value: object) -> None:
+    with pytest.raises(BadRequest):
+        read_condition(value)
+
+
+def test_conditions_hold_on_snapshots() -> None:
+    snapshot = b'{"value":{"a":"x"},"status":"active","tags":["t"]}'
+    assert read_condition({"tag": "t"}).holds(snapshot)
+    assert read_condition({"matches": "a"}).holds(snapshot)
+    assert not read_condition("done").holds(snapshot)
+    assert read_condition("done").holds(b'{"status":"done"}')
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize(
+    ("path", "address"),
+    [
+        (b"/Wu5gAj", Address("Wu5gAj")), (b"/Wu5gAj@3", Address("Wu5gAj", 3)), (b"/Wu5gAj/s", Address("Wu5gAj", None, "s")),
+        (b"/Wu5gAj@3/a%2Fb", Address("Wu5gAj", 3, "a/b")), (b"/Wu5gAj/..", Address("Wu5gAj", None, "..")), (b"/Wu5gAj/%F0%9F%98%80/wait", Address("Wu5gAj", None, "😀", "wait")),
+        (b"/Wu5gAj/" + b"x" * 128, Address("Wu5gAj", None, "x" * 128)), (b"/Wu5gAj/%00", Address("Wu5gAj", None, "\0")),
+    ],
+)  # fmt: skip
+def test_addresses(path: bytes, address: Address) -> None:
+    assert read_address(path, session_chars_max=128) == address
+
+
+@pytest.mark.parametrize("path", [b"/short", b"/Wu5gAj@x", b"/Wu5gA-j", b"/a/b/c/d", b"/Wu5gAj/s/wait/more", b"/", b"/../etc"])
+def test_what_is_no_machine_is_not_found(path: bytes) -> None:
+    with pytest.raises(NotFound):
+        read_address(path, session_chars_max=128)
+
+
+@pytest.mark.parametrize("path", [b"/Wu5gAj/", b"/Wu5gAj/" + b"x" * 129, b"/Wu5gAj/%ff", b"/Wu5gAj/%ed%a0%80"])
+def test_session_ids_that_cannot_be(path: bytes) -> None:
+    with pytest.raises(BadRequest) as refused:
+        read_address(path, session_chars_max=128)
+    assert refused.value.code == "invalid_session_id"
+
+
+# --- frames and rates
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 70000])
+def test_frames_are_spelled_as_websockets_spells_them(size: int) -> None:
+    from websockets.frames import Frame, Opcode
+
+    json = b"x" * size
+    assert frames.Frame(json).wire == Frame(Opcode.TEXT, json).serialize(mask=False)
+
+
+def test_every_frame_is_json() -> None:
+    made = [
+        frames.snapshot_frame(seq=1, version=2, snapshot=b"{}", connection_id='"', count=3), frames.snapshot_frame(seq=1, version=2, snapshot=b"{}", connection_id=None, count=0),
+        frames.update_frame(1, b"{}"), frames.ack_frame('i"d', 1, None), frames.ack_frame("id", 1, ("code", 'de"tail')), frames.emitted_frame(1, b"{}"),
+        frames.presence_frame(1, [{"id": "x"}]), frames.error_frame("code", "detail"), frames.PONG,
+    ]  # fmt: skip
+    types = [msgspec.json.decode(frame.json)["type"] for frame in made]
+    assert types == ["snapshot", "snapshot", "update", "ack", "ack", "emitted", "presence", "error", "pong"]
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=60))
+def test_no_second_has_more_than_twice_the_rate(times: list[float]) -> None:
+    rate = Rate(5)
+    passed = [now for now in sorted(times) if rate.take(1, now)]
+    for start in passed:
+        assert sum(start <= now < start + 1 for now in passed) <= 10
+    assert all(later >= earlier for earlier, later in itertools.pairwise(passed))

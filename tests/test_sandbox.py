@@ -1,0 +1,287 @@
+"""The sandbox in this process: images, checkpoints, turns that must be undone, and code that means harm."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from sandbox import image as images
+from sandbox.bundler import bundle
+from sandbox.engine import Engine
+from sandbox.forge import BuildError, Guest, forge_base, forge_image, load_guest
+from sandbox.instance import Fault, LiveMachine, LoadedImage, load_image
+from sandbox.worker import GUEST
+from tests.support import CACHE, EXAMPLES
+
+MEMORY = 16 * 1024 * 1024
+NOW_MS = 1_700_000_000_000
+
+
+class Sandbox:
+    """A session engine and a forge, as two processes have them; here they share one, which only tests may."""
+
+    def __init__(self) -> None:
+        engine_wasm, base = (GUEST / "engine.wasm").read_bytes(), (GUEST / "base.wasm").read_bytes()
+        self.engine = Engine(CACHE)
+        self.guest: Guest = load_guest(self.engine, engine_wasm, base)
+
+    def image(self, expression: str) -> LoadedImage:
+        script = f'const {{assign,createMachine,createActor,fromPromise,fromCallback,raise,emit,spawnChild,setup}}=require("xstate");module.exports={{default:{expression}}};'
+        wasm, _ = forge_image(self.engine, self.guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
+        return load_image(self.engine, self.guest.engine, wasm, memory_bytes_max=MEMORY)
+
+    def thaw(self, image: LoadedImage, checkpoint: bytes | None = None) -> LiveMachine:
+        return LiveMachine(self.engine, self.guest.engine, image, memory_bytes_max=MEMORY, checkpoint=checkpoint)
+
+    def start(self, expression: str) -> LiveMachine:
+        machine = self.thaw(self.image(expression))
+        outbox = machine.apply(b"[0,5]", NOW_MS, cpu_s=1)
+        assert isinstance(outbox, bytes), outbox
+        return machine
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    return Sandbox()
+
+
+def send(machine: LiveMachine, event_type: str, cpu_s: float = 0.05, **more: Any) -> bytes | Fault:
+    event = msgspec.json.encode({"type": event_type, **more})
+    return machine.apply(b'[1,%d,%b,{"id":"c"}]' % (random.getrandbits(50), event), NOW_MS + 1, cpu_s=cpu_s)
+
+
+COUNTER = "createMachine({context:{count:0},on:{INC:{actions:assign({count:({context})=>context.count+1})},BAD:{actions:[assign({count:99}),()=>{%s}]}}})"
+
+
+# --- freezing and thawing
+
+
+def test_the_base_image_is_reproducible() -> None:
+    engine = Engine(None, forge=True)
+    engine_wasm, genesis = (GUEST / "engine.wasm").read_bytes(), (GUEST / "genesis.wasm").read_bytes()
+    base = forge_base(engine, engine_wasm, genesis, (GUEST / "prelude.js").read_text(), memory_bytes_max=MEMORY)
+    assert base == (GUEST / "base.wasm").read_bytes()
+
+
+def test_the_engine_imports_nothing_but_its_memory() -> None:
+    import wasmtime
+
+    module = wasmtime.Module(wasmtime.Engine(), (GUEST / "engine.wasm").read_bytes())
+    assert [(i.module, i.name) for i in module.imports] == [("image", "memory")]
+
+
+def test_an_image_holds_no_code(sandbox: Sandbox) -> None:
+    import wasmtime
+
+    wasm, _ = forge_image(sandbox.engine, sandbox.guest, 'module.exports={machine:require("xstate").createMachine({})}', source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
+    module = wasmtime.Module(wasmtime.Engine(), wasm)
+    assert not list(module.imports)
+    assert [export.name for export in module.exports] == ["memory"]
+
+
+def test_same_inputs_same_memory(sandbox: Sandbox) -> None:
+    image = sandbox.image(COUNTER % "")
+    machines = [sandbox.thaw(image) for _ in range(2)]
+    for machine in machines:
+        machine.apply(b"[0,5]", NOW_MS, cpu_s=1)
+        for number in range(300):
+            machine.apply(b'[1,%d,{"type":"INC"},{"id":"c"}]' % (number + 1), NOW_MS + number, cpu_s=1)
+    assert machines[0].memory() == machines[1].memory()
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ts")), ids=lambda path: path.stem)
+def test_restoring_and_replaying_gives_the_same_bytes(sandbox: Sandbox, path: Any) -> None:
+    forge = Engine(CACHE, forge=True)
+    esbuild = forge.compile_cached((GUEST / "esbuild.wasm").read_bytes(), name="esbuild")
+    script = bundle(forge, esbuild, path.name, {path.name: path.read_text()}).script
+    wasm, definition = forge_image(sandbox.engine, sandbox.guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
+    image = load_image(sandbox.engine, sandbox.guest.engine, wasm, memory_bytes_max=MEMORY)
+    chooser = random.Random(4)
+    inputs = [(b"[0,9]", NOW_MS)]
+    for number in range(60):
+        event = {"type": chooser.choice(definition["events"]), "floor": number % 9, "cell": number % 9, "value": "1 Long Lane", "text": "hi", "dish": "soup", "option": "tabs", "count": 1}
+        inputs.append((b'[1,%d,%b,{"id":"c%d"}]' % (chooser.getrandbits(50), msgspec.json.encode(event), number % 2), NOW_MS + number * 10))
+    live = sandbox.thaw(image)
+    accepted = [pair for pair in inputs[:40] if isinstance(live.apply(*pair, cpu_s=1), bytes)]
+    assert accepted
+    checkpoint = live.checkpoint()
+    tail = [pair for pair in inputs[40:] if isinstance(live.apply(*pair, cpu_s=1), bytes)]
+    restored = sandbox.thaw(image, checkpoint)
+    restored.replay(tail)
+    assert restored.memory() == live.memory()
+
+
+def test_a_checkpoint_is_small_and_damage_is_noticed(sandbox: Sandbox) -> None:
+    machine = sandbox.start(COUNTER % "")
+    for _ in range(300):
+        send(machine, "INC")
+    checkpoint = machine.checkpoint()
+    assert len(checkpoint) < 30_000
+    image = memoryview(bytes(MEMORY))
+    for at in (0, 17, len(checkpoint) // 2, len(checkpoint) - 1):
+        damaged = bytearray(checkpoint)
+        damaged[at] ^= 1
+        with pytest.raises(images.DamagedCheckpoint):
+            images.apply_checkpoint(bytes(damaged), image)
+    for cut in (0, 10, 20, len(checkpoint) - 1):
+        with pytest.raises(images.DamagedCheckpoint):
+            images.apply_checkpoint(checkpoint[:cut], image)
+
+
+def test_what_is_no_image_is_refused() -> None:
+    for data in (b"", b"\0asm\x01\0\0\0", b"\x7fELF", b"\0asm\x01\0\0\0\0\x05\x04evil"):
+        with pytest.raises((ValueError, IndexError)):
+            images.read_handles(data)
+
+
+# --- turns that must not have happened
+
+FAULTS = {
+    "throws": ("throw new Error('boom')", "machine_error"),
+    "throws null": ("throw null", "machine_error"),
+    "throws a symbol": ("throw Symbol('x')", "machine_error"),
+    "throws a trap": ("throw new Proxy({}, { get() { for (;;); } })", "cpu_exceeded"),
+    "throws a long message": ("throw new Error('x'.repeat(1e6))", "machine_error"),
+    "message getter": ("const e = new Error(); Object.defineProperty(e, 'message', { get() { for (;;); } }); throw e", "cpu_exceeded"),
+    "endless loop": ("for (;;);", "cpu_exceeded"),
+    "not catchable": ("for (;;) try { for (;;); } finally { continue }", "cpu_exceeded"),
+    "endless recursion": ("const f = () => f() + 1; f()", "machine_error"),
+    "caught recursion": ("for (;;) try { (function f() { f(); })() } catch {}", "cpu_exceeded"),
+    "regex": ("/^(a+)+$/.test('a'.repeat(60) + 'b')", None),
+    "join of holes": ("Array(2 ** 28).join('x')", None),
+    "bigint power": ("let b = 3n; for (;;) b = b ** 9n % (1n << 40000n)", "cpu_exceeded"),
+    "fill": ("const a = new Uint8Array(4e6); for (;;) a.fill(1)", "cpu_exceeded"),
+    "copy": ("const a = new Uint8Array(4e6); for (;;) a.copyWithin(1, 0)", "cpu_exceeded"),
+    "slice": ("const a = new Uint8Array(2e6); for (;;) a.slice(0)", "cpu_exceeded"),
+    "sort": ("const a = Array.from({ length: 1e5 }, (_, i) => (i * 7919) % 1e5); for (;;) a.sort(() => Math.random() - 0.5)", "cpu_exceeded"),
+    "repeat": ("let s = 'x'; for (;;) s += s", None),
+    "array": ("const a = []; for (;;) a.push(new Array(1000).fill(1))", "memory_exceeded"),
+    "caught memory": ("const a = []; for (;;) try { a.push(new Uint8Array(1e6)) } catch {}", "memory_exceeded"),
+    "big buffer": ("new Uint8Array(2 ** 30)", "memory_exceeded"),
+    "map": ("const m = new Map(); for (let i = 0; ; i++) m.set(i, {})", None),
+    "microtasks": ("const again = () => queueMicrotask(again); again()", "cpu_exceeded"),
+    "promises": ("const again = () => Promise.resolve().then(again); again()", "cpu_exceeded"),
+    "thenable": ("const t = { then(r) { r(t) } }; Promise.resolve(t)", "cpu_exceeded"),
+    "timers": ("for (let i = 0; i < 1e5; i++) setTimeout(() => {}, 1000)", "timers_exceeded"),
+    "generators": ("function* g() { for (;;) yield 1 } for (const x of g());", "cpu_exceeded"),
+    "getter": ("const o = { get x() { return this.x } }; o.x", "machine_error"),
+    "json": ("const o = { toJSON() { return [o, o] } }; JSON.stringify(o)", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_turn_that_fails_never_happened(sandbox: Sandbox, name: str) -> None:
+    code, expected = FAULTS[name]
+    machine = sandbox.start(COUNTER % code)
+    send(machine, "INC")
+    before = machine.memory()
+    fault = send(machine, "BAD")
+    assert isinstance(fault, Fault), fault
+    assert fault.code == expected if expected else fault.code in ("cpu_exceeded", "memory_exceeded", "machine_error")
+    assert len(fault.message) < 2000
+    assert machine.memory() == before
+    outbox = send(machine, "INC")
+    assert isinstance(outbox, bytes)
+    assert b'"count":2' in outbox
+
+
+SNAPSHOTS = {
+    "cycle": "(() => { const c = { n: 0 }; c.self = c; return c })()",
+    "bigint": "({ n: 1n })",
+    "loop in a getter": "({ get n() { for (;;); } })",
+    "throwing getter": "({ get n() { throw 1 } })",
+    "large": "({ n: 'x'.repeat(300000) })",
+    "very large": "({ n: Array(1000).fill('x'.repeat(5000)) })",
+    "deep": "(() => { let c = {}; for (let i = 0; i < 1e5; i++) c = { c }; return { c } })()",
+}
+
+
+@pytest.mark.parametrize("name", SNAPSHOTS)
+def test_contexts_that_cannot_be_shown_are_refused(sandbox: Sandbox, name: str) -> None:
+    machine = sandbox.thaw(sandbox.image(f"createMachine({{context: () => ({SNAPSHOTS[name]})}})"))
+    fault = machine.apply(b"[0,5]", NOW_MS, cpu_s=0.25)
+    assert isinstance(fault, Fault), fault
+    assert fault.code in ("snapshot_not_json", "snapshot_too_large", "cpu_exceeded", "memory_exceeded", "stack_exceeded", "machine_error")
+
+
+POLLUTIONS = [
+    "Object.prototype.toJSON = () => 'x'", "Array.prototype.push = () => 0", "JSON.stringify = () => 'garbage'", "JSON.parse = () => null",
+    "Object.defineProperty(Array.prototype, 0, { set() { throw 1 } })", "Map.prototype.get = () => { throw 1 }", "Map.prototype.set = () => { throw 1 }",
+    "String.prototype.startsWith = () => true", "Object.defineProperty(Object.prototype, 'fault', { value: { code: 'x', message: 'y' } })",
+    "for (const k of Object.getOwnPropertyNames(globalThis)) try { delete globalThis[k] } catch {}", "Object.freeze(Object.prototype); Object.freeze(Array.prototype)",
+    "Promise.prototype.then = () => { throw 1 }", "Symbol.iterator in Array.prototype && delete Array.prototype[Symbol.iterator]", "Date.now = () => { throw 1 }",
+    "Reflect.apply = () => { throw 1 }", "Function.prototype.call = () => { throw 1 }", "RegExp.prototype.exec = () => { throw 1 }",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pollution", POLLUTIONS)
+def test_pollution_stays_in_its_session(sandbox: Sandbox, pollution: str) -> None:
+    """Whatever it breaks, outboxes stay well formed, and another session of the same machine is untouched."""
+    machine = sandbox.start(COUNTER % pollution)
+    outboxes = [send(machine, kind) for kind in ("BAD", "INC", "INC")]
+    for outbox in outboxes:
+        assert isinstance(outbox, Fault) or isinstance(msgspec.json.decode(outbox), list)
+    other = sandbox.start(COUNTER % pollution)
+    outbox = send(other, "INC")
+    assert isinstance(outbox, bytes)
+    assert b'"count":1' in outbox
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "eval('1')", "(0, eval)('1')", "new Function('return 1')()", "(() => {}).constructor('return 1')()", "(async () => {}).constructor('1')()",
+        "(function*(){}).constructor('1')()", "globalThis.constructor.constructor('return 1')()", "setTimeout('1')", "Reflect.construct(Function, ['1'])",
+        "process.exit()", "require('fs')", "std.exit()", "os.exec()", "new WebAssembly.Module()", "importScripts('x')",
+    ],
+)  # fmt: skip
+def test_there_is_no_way_to_evaluate_text(sandbox: Sandbox, code: str) -> None:
+    machine = sandbox.start(COUNTER % code)
+    fault = send(machine, "BAD")
+    assert isinstance(fault, Fault)
+    assert fault.code == "machine_error"
+
+
+def test_randomness_differs_between_sessions_and_repeats_on_replay(sandbox: Sandbox) -> None:
+    image = sandbox.image("createMachine({context:{r:0},on:{R:{actions:assign({r:()=>[Math.random(),crypto.randomUUID(),crypto.getRandomValues(new Uint8Array(4))[0]]})}}})")
+    outboxes = []
+    for seed in (1, 2, 1):
+        machine = sandbox.thaw(image)
+        machine.apply(b"[0,%d]" % seed, NOW_MS, cpu_s=1)
+        outboxes.append(machine.apply(b'[1,%d,{"type":"R"},null]' % (seed + 10), NOW_MS, cpu_s=1))
+    assert outboxes[0] == outboxes[2] != outboxes[1]
+
+
+def test_logs_are_cut_with_a_mark(sandbox: Sandbox) -> None:
+    machine = sandbox.start(COUNTER % "for (let i = 0; i < 1000; i++) console.log('x'.repeat(10000), i)")
+    outbox = send(machine, "BAD", cpu_s=1)
+    assert isinstance(outbox, bytes)
+    logs = msgspec.json.decode(outbox)[6]
+    assert len(logs) == 65
+    assert all(len(text) <= 4097 for _, text in logs)
+    assert "dropped" in logs[-1][1]
+
+
+# --- builds that fail
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("throw new Error('at load')", "machine_throws"), ("for (;;);", "build_cpu_exceeded"), ("const a = []; for (;;) a.push(new Array(1000).fill(0))", "build_memory_exceeded"),
+        ("module.exports = {}", "no_machine"), ("module.exports = { a: 1, b: 2 }", "no_machine"), ("let x = ;", "syntax_error"), ("throw null", "machine_throws"),
+        ("require('fs')", "machine_throws"), ("const m = require('xstate').createMachine; module.exports = { a: m({}), b: m({}) }", "several_machines"),
+        ("module.exports = { machine: require('xstate').createMachine({ initial: 'nowhere', states: { a: {} } }) }", "machine_throws"),
+        ("module.exports = new Proxy({}, { ownKeys() { for (;;); } })", "build_cpu_exceeded"),
+    ],
+)  # fmt: skip
+def test_bundles_that_are_no_machine(sandbox: Sandbox, script: str, code: str) -> None:
+    forge = Engine(CACHE, forge=True)
+    guest = load_guest(forge, (GUEST / "engine.wasm").read_bytes(), (GUEST / "base.wasm").read_bytes())
+    with pytest.raises(BuildError) as failed:
+        forge_image(forge, guest, script, source_map=None, cpu_s=0.3, memory_bytes_max=MEMORY)
+    assert failed.value.code == code
+    assert failed.value.errors[0].message
