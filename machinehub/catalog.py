@@ -115,7 +115,7 @@ class Catalog:
         if machine.id != machine_id:
             raise NotFound("no_such_machine", f"there is no machine {machine_id[:100]!r}")
         wanted = machine.active_version if number is None else number
-        if wanted == 0:
+        if number is None and wanted == 0:
             raise NotFound("no_active_version", "no version of this machine was activated yet")
         version = await self._store.version(machine_id, wanted)
         events = version.definition.get("events", [])

@@ -49,7 +49,7 @@ def page_of(request: Request, *, limit_max: int) -> tuple[int, str | None]:
     if cursor is None:
         return int(text), None
     try:
-        return int(text), base64.urlsafe_b64decode(cursor.encode()).decode()
+        return int(text), base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError, ValueError):
         raise BadRequest("invalid_cursor", "the cursor is not one that a list gave") from None
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from machinehub.api.openapi import openapi_document
 from machinehub.api.problem import Json
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from machinehub.session.host import LiveSession, SessionHost
     from machinehub.store.store import Store
     from machinehub.workers import WorkerPool
+
+
+PREFIX = "/api/v1"
 
 
 class MachinePatch(msgspec.Struct):
@@ -58,26 +61,34 @@ class DeployApi:
         self._base_url = base_url
         self.draining = False
 
-    def routes(self) -> list[Route]:
-        machine, version, session = "/api/v1/machines/{machine}", "/api/v1/machines/{machine}/versions/{number:int}", "/api/v1/machines/{machine}/sessions/{session:path}"
+    def routes(self) -> list[BaseRoute]:
+        machine, version, session = "/machines/{machine}", "/machines/{machine}/versions/{number:int}", "/machines/{machine}/sessions/{session:path}"
+        guarded = (
+            ("POST", "/deployments", self.deploy),
+            ("GET", "/machines", self.machine_list),
+            ("GET", machine, self.machine_read),
+            ("PATCH", machine, self.machine_change),
+            ("DELETE", machine, self.machine_delete),
+            ("GET", machine + "/versions", self.version_list),
+            ("GET", version, self.version_read),
+            ("GET", version + "/files", self.version_files),
+            ("POST", version + "/activate", self.version_activate),
+            ("GET", machine + "/sessions", self.session_list),
+            ("GET", session, self.session_read),
+            ("DELETE", session, self.session_delete),
+            ("GET", machine + "/logs", self.logs),
+        )
         return [
             Route("/healthz", self.health, methods=["GET"]),
             Route("/readyz", self.ready, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
-            Route("/api/v1/openapi.json", self.openapi, methods=["GET"]),
-            Route("/api/v1/deployments", self._guard(self.deploy), methods=["POST"]),
-            Route("/api/v1/machines", self._guard(self.machine_list), methods=["GET"]),
-            Route(machine, self._guard(self.machine_read), methods=["GET"]),
-            Route(machine, self._guard(self.machine_change), methods=["PATCH"]),
-            Route(machine, self._guard(self.machine_delete), methods=["DELETE"]),
-            Route(machine + "/versions", self._guard(self.version_list), methods=["GET"]),
-            Route(version, self._guard(self.version_read), methods=["GET"]),
-            Route(version + "/files", self._guard(self.version_files), methods=["GET"]),
-            Route(version + "/activate", self._guard(self.version_activate), methods=["POST"]),
-            Route(machine + "/sessions", self._guard(self.session_list), methods=["GET"]),
-            Route(session, self._guard(self.session_read), methods=["GET"]),
-            Route(session, self._guard(self.session_delete), methods=["DELETE"]),
-            Route(machine + "/logs", self._guard(self.logs), methods=["GET"]),
+            Mount(
+                PREFIX,
+                routes=[
+                    Route("/openapi.json", self.openapi, methods=["GET"]),
+                    *(Route(path, self._guard(call), methods=[method]) for method, path, call in guarded),
+                ],
+            ),
         ]
 
     def _guard(self, call: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:

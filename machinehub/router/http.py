@@ -47,7 +47,7 @@ class WaitBody(msgspec.Struct):
 
     condition: Any
     timeout_ms: int = 30_000
-    event: msgspec.Raw | None = None
+    event: msgspec.Raw = msgspec.Raw(b"")
 
 
 class CreateBody(msgspec.Struct):
@@ -159,13 +159,14 @@ class MachineRouter:
         condition = read_condition(wanted.condition)
         if not 0 <= wanted.timeout_ms <= self._limits.wait_timeout_ms:
             raise BadRequest("invalid_timeout", f"timeout_ms is a number from 0 to {self._limits.wait_timeout_ms}")
-        if wanted.event is not None:
-            check_event(wanted.event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth)
+        event = bytes(wanted.event)
+        if event:
+            check_event(event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth)
         session = await self._open(address)
         try:
             async with asyncio.timeout(wanted.timeout_ms / 1000):
-                if wanted.event is not None:
-                    await self._send(request, session, bytes(wanted.event))
+                if event:
+                    await self._send(request, session, event)
                 await self._until(session, condition)
         except TimeoutError:
             raise WaitTimeout("wait_timeout", f"the condition did not hold within {wanted.timeout_ms} ms") from None

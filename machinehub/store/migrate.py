@@ -5,6 +5,7 @@ Two hubs that start at once must not migrate at once: Postgres takes an advisory
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 from pathlib import Path
@@ -18,7 +19,7 @@ from sqlalchemy import event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
 
     from sqlalchemy import Connection
 
@@ -49,7 +50,7 @@ async def migrate(engine: AsyncEngine) -> str | None:
     """Brings the schema to the newest revision; returns the revision it found before."""
     if engine.dialect.name == "sqlite":
         database = engine.url.database
-        with _file_lock(Path(f"{database}.lock")) if database and database != ":memory:" else contextlib.nullcontext():
+        async with _file_lock(Path(f"{database}.lock")) if database and database != ":memory:" else contextlib.nullcontext():
             async with engine.begin() as connection:
                 return await connection.run_sync(_upgrade)
     async with engine.begin() as connection:
@@ -75,8 +76,8 @@ def _config() -> Config:
     return config
 
 
-@contextlib.contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def _file_lock(path: Path) -> AsyncIterator[None]:
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
         yield

