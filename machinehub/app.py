@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -35,7 +37,7 @@ from machinehub.web.page import asset, welcome
 from machinehub.workers import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 
     from machinehub.clock import Clock
 
@@ -115,6 +117,13 @@ class HubServer(uvicorn.Server):
             )
         )  # fmt: skip
         self._hub = hub
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """A hub that was asked to stop and did has succeeded; uvicorn would let the signal kill it in the end."""
+        with super().capture_signals():
+            yield
+            self._captured_signals = [number for number in self._captured_signals if number != signal.SIGTERM]
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Not ready any more, 1001 to everybody, then uvicorn's own shutdown."""

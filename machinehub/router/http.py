@@ -181,10 +181,10 @@ class MachineRouter:
     # --- words -------------------------------------------------------------------------------------------------
 
     async def _open(self, address: Address) -> LiveSession:
-        """The session; created when it is new."""
+        """The session; created when it is new. A version that is named must exist, whether or not the session does."""
         assert address.session is not None
         session = self._host.find(address.machine, address.session)
-        if session is not None and session.started:
+        if session is not None and session.started and address.version is None:
             return session
         return await self._host.open(address.machine, address.session, await self._target(address))
 

@@ -186,7 +186,7 @@ class WebSocketRouter:
         if input_json is not None:
             check_input(input_json, bytes_max=self._limits.input_bytes, depth_max=self._limits.event_depth)
         session = self._host.find(address.machine, address.session)
-        if session is not None and session.started:
+        if session is not None and session.started and address.version is None:
             return session
         target = await self._catalog.target(address.machine, address.version)
         return await self._host.open(address.machine, address.session, target, input_json=input_json)

@@ -36,7 +36,8 @@ HIBERNATE_AFTER_MS: Final = 60_000
 """A session without input for this long is frozen and leaves its worker; its sockets stay open."""
 SWEEP_S: Final = 5.0
 PRESENCE_DELAY_S: Final = 0.05
-"""Joins and leaves that come together are told together: n arrivals would cost n^2 frames otherwise."""
+PRESENCE_DELAY_PER_CONNECTION_S: Final = 0.002
+"""Joins and leaves that come together are told together, in a large crowd less often: n arrivals would cost n^2 frames."""
 PRESENCE_MEMBERS_MAX: Final = 100
 """Members listed in a presence frame; `count` is always the true number."""
 
@@ -462,7 +463,8 @@ class SessionHost:
             with contextlib.suppress(HubError):
                 self.send(session, event, connection.sender, event_id=None, then=None)
         if session.presence_due is None:
-            session.presence_due = asyncio.get_running_loop().call_later(PRESENCE_DELAY_S, self._tell_presence, session)
+            delay_s = PRESENCE_DELAY_S + PRESENCE_DELAY_PER_CONNECTION_S * len(session.connections)
+            session.presence_due = asyncio.get_running_loop().call_later(delay_s, self._tell_presence, session)
 
     def _tell_presence(self, session: LiveSession) -> None:
         session.presence_due = None

@@ -1,0 +1,194 @@
+"""The command line as a user types it: output, streams, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from machinehub.cli.main import app
+from tests.support import CACHE, COUNTER, EXAMPLES, Client, running_hub
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMAND = [sys.executable, "-c", "from machinehub.cli.main import main; main()"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("MACHINEHUB_")}
+    return clean | {"MACHINEHUB_CACHE": str(CACHE), "COLUMNS": "200", "TERM": "dumb"} | more
+
+
+async def run(*arguments: str, client: Client | None = None, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    server = {"MACHINEHUB_SERVER": client.url} if client else {}
+    return await asyncio.to_thread(subprocess.run, [*COMMAND, *arguments], capture_output=True, text=True, timeout=60, env=environment(**server, **more), cwd=cwd, stdin=subprocess.DEVNULL)
+
+
+async def test_from_a_file_to_a_live_url(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "counter.ts").write_text(COUNTER)
+    deployed = await run("deploy", "counter.ts", "--name", "cli", "-m", "first", client=client, cwd=tmp_path)
+    assert deployed.returncode == 0, deployed.stderr
+    url = deployed.stdout.splitlines()[-1]
+    assert re.fullmatch(rf"{client.url}/[A-Za-z0-9]{{6,}}", url)
+    assert "version 1" in deployed.stderr
+    again = await run("deploy", "counter.ts", "--name", "cli", "--json", client=client, cwd=tmp_path)
+    assert json.loads(again.stdout)["created"] is False
+    sent = await run("send", "cli/s1", '{"type":"increment"}', client=client)
+    assert json.loads(sent.stdout)["context"] == {"count": 1}
+    assert json.loads((await run("send", "cli/s1", "increment", "--json", client=client)).stdout)["seq"] == 3
+    assert url in (await run("list", client=client)).stdout
+    assert "1        yes" in (await run("versions", "cli", client=client)).stdout
+    assert "first" in (await run("versions", "cli", client=client)).stdout
+    assert url in (await run("info", "cli", client=client)).stdout
+    assert "s1" in (await run("sessions", "cli", client=client)).stdout
+    (tmp_path / "counter.ts").write_text(COUNTER + "\n// changed\n")
+    await run("deploy", "counter.ts", "--name", "cli", client=client, cwd=tmp_path)
+    assert (await run("rollback", "cli", client=client)).returncode == 0
+    assert json.loads((await run("info", "cli", "--json", client=client)).stdout)["active_version"] == 1
+    assert (await run("rollback", "cli", client=client)).returncode == 5
+    assert (await run("activate", "cli", "2", client=client)).returncode == 0
+    assert (await run("delete", "cli", client=client)).returncode == 2
+    assert (await run("delete", "cli", "--yes", client=client)).returncode == 0
+    assert (await run("info", "cli", client=client)).returncode == 4
+
+
+async def test_watch_shows_what_send_does(client: Client) -> None:
+    machine = await client.deploy(COUNTER, name="watched")
+    watching = await asyncio.create_subprocess_exec(*COMMAND, "watch", f"{machine}/s", env=environment(MACHINEHUB_SERVER=client.url), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL)
+    assert watching.stdout is not None
+    assert b'{"count": 0}' in await asyncio.wait_for(watching.stdout.readline(), 15)
+    await run("send", "watched/s", "increment", client=client)
+    assert b'{"count": 1}' in await asyncio.wait_for(watching.stdout.readline(), 15)
+    watching.terminate()
+    await watching.communicate()
+
+
+async def test_imports_and_npm_packages_are_uploaded(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text("{}")
+    package = tmp_path / "node_modules" / "@acme" / "words"
+    package.mkdir(parents=True)
+    (package / "package.json").write_text('{"name": "@acme/words", "main": "./lib.js"}')
+    (package / "lib.js").write_text("exports.word = 'from npm';")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "util.ts").write_text("export const own: string = 'own';")
+    (tmp_path / "src" / "m.ts").write_text('import { createMachine } from "xstate"; import { word } from "@acme/words"; import { own } from "./util"; export default createMachine({ context: { word, own } });')
+    deployed = await run("deploy", "src/m.ts", "--name", "npm", client=client, cwd=tmp_path)
+    assert deployed.returncode == 0, deployed.stderr
+    files = (await client.http.get("/api/v1/machines/npm/versions/1/files")).json()["files"]
+    assert set(files) == {"src/m.ts", "src/util.ts", "node_modules/@acme/words/package.json", "node_modules/@acme/words/lib.js"}
+    sent = await run("send", "npm/s", "x", client=client)
+    assert json.loads(sent.stdout)["context"] == {"word": "from npm", "own": "own"}
+
+
+async def test_check_builds_without_a_hub(tmp_path: Path) -> None:
+    checked = await run("check", str(EXAMPLES / "traffic-light.ts"), MACHINEHUB_SERVER="http://127.0.0.1:1")
+    assert checked.returncode == 0, checked.stderr
+    assert "green (initial)" in checked.stdout
+    assert "events: FAULT, REPAIRED" in checked.stdout
+    (tmp_path / "bad.ts").write_text("import { createMachine } from 'xstate';\nexport default createMachine({ initial: 'a', states: { a: { };")
+    bad = await run("check", "bad.ts", cwd=tmp_path)
+    assert bad.returncode == 6
+    assert "bad.ts:2:" in bad.stderr
+    assert bad.stdout == ""
+
+
+async def test_exit_codes(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "bad.ts").write_text("export const nothing = 1;")
+    (tmp_path / "loop.ts").write_text("import { createMachine } from 'xstate'; export default createMachine({ on: { LOOP: { actions: () => { for (;;); } } } });")
+    assert (await run("deploy", "bad.ts", client=client, cwd=tmp_path)).returncode == 6
+    assert (await run("deploy", "none.ts", client=client, cwd=tmp_path)).returncode == 2
+    assert (await run("deploy", client=client, cwd=tmp_path)).returncode == 2
+    assert (await run("nonsense", client=client)).returncode == 2
+    assert (await run("send", "noslash", "x", client=client)).returncode == 2
+    assert (await run("send", "nope/s", "x", client=client)).returncode == 4
+    assert (await run("watch", "Nope00/s", client=client)).returncode == 4
+    assert (await run("deploy", "loop.ts", client=client, cwd=tmp_path)).returncode == 0
+    rejected = await run("send", "loop/s", "LOOP", client=client)
+    assert (rejected.returncode, "cpu_exceeded" in rejected.stderr) == (1, True)
+    alone = await run("list", MACHINEHUB_SERVER="http://127.0.0.1:1")
+    assert alone.returncode == 1
+    assert "machinehub serve" in alone.stderr
+    assert (await run("list", MACHINEHUB_SERVER="nonsense")).returncode in (1, 2)
+
+
+async def test_config_file_names_the_machine(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "machinehub.toml").write_text('name = "configured"\nmain = "src/m.ts"\n')
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "m.ts").write_text(COUNTER)
+    assert (await run("deploy", client=client, cwd=tmp_path)).returncode == 0
+    assert (await client.http.get("/api/v1/machines/configured")).status_code == 200
+    (tmp_path / "machinehub.toml").write_text("name = [")
+    assert (await run("deploy", client=client, cwd=tmp_path)).returncode == 2
+
+
+async def test_tokens(tmp_path: Path) -> None:
+    created = await run("tokens", "create", "--name", "ci", "--data", str(tmp_path))
+    token = created.stdout.strip()
+    assert token.startswith("mh_")
+    async with running_hub(tmp_path, workers=1) as client:
+        assert (await run("list", client=client)).returncode == 3
+        assert (await run("list", client=client, MACHINEHUB_TOKEN=token)).returncode == 0
+        assert "ci" in (await run("tokens", "list", "--data", str(tmp_path))).stdout
+        assert (await run("tokens", "revoke", "1", "--data", str(tmp_path))).returncode == 0
+        assert (await run("tokens", "revoke", "9", "--data", str(tmp_path))).returncode == 4
+    assert "schema 0001 -> 0001" in (await run("db", "upgrade", "--data", str(tmp_path))).stderr
+
+
+async def test_doctor(tmp_path: Path) -> None:
+    checked = await run("doctor", "--data", str(tmp_path), MACHINEHUB_SERVER="http://127.0.0.1:1")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert re.search(r"sandbox +ok", checked.stdout)
+    (tmp_path / "file").write_text("")
+    broken = await run("doctor", "--data", str(tmp_path / "file"), MACHINEHUB_SERVER="http://127.0.0.1:1")
+    assert broken.returncode == 1
+
+
+async def test_dev_deploys_again_on_save(tmp_path: Path) -> None:
+    from tests.support import free_port
+
+    file = tmp_path / "counter.ts"
+    file.write_text(COUNTER)
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "dev", "counter.ts", "--port", str(free_port()), env=environment(), cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+
+    async def line_with(stream: asyncio.StreamReader, text: str) -> str:
+        while text not in (line := (await asyncio.wait_for(stream.readline(), 30)).decode()):
+            assert line, f"no line with {text!r}"
+        return line
+
+    try:
+        first = await line_with(process.stdout, "http://")
+        file.write_text(COUNTER + "\nbroken(")
+        await line_with(process.stderr, "counter.ts:")
+        file.write_text(COUNTER + "\n// again")
+        assert await line_with(process.stdout, "http://") == first
+        await line_with(process.stderr, "version 2")
+    finally:
+        process.terminate()
+        await process.communicate()
+    assert process.returncode == 0
+
+
+def test_every_command_has_help() -> None:
+    from typer.main import get_command
+
+    names = set(get_command(app).commands)  # type: ignore[attr-defined]
+    promised = {"serve", "dev", "deploy", "check", "list", "info", "versions", "activate", "rollback", "delete", "send", "watch", "open", "tokens", "doctor", "db"}
+    assert promised <= names
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+async def test_shell_completion(shell: str) -> None:
+    shown = await run("--show-completion", shell)
+    assert shown.returncode == 0
+    assert "machinehub" in shown.stdout or "_MACHINEHUB_COMPLETE" in shown.stdout.upper()

@@ -1,0 +1,230 @@
+"""Real processes that are killed, stopped and told to go: workers, forges, hubs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.support import CACHE, COUNTER, Client, free_port, running_hub
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+POISON = 'import { assign, createMachine } from "xstate"; export default createMachine({ context: { n: 0 }, on: { INC: { actions: assign({ n: ({ context }) => context.n + 1 }) } } });'
+
+
+def pids(client: Client) -> list[int]:
+    return [worker.process.pid for worker in client.hub.pool.workers if worker.process is not None and worker.ready.is_set() and not worker.lost]
+
+
+async def test_killing_workers_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    """Clients count in several sessions, checkpoints included, while workers die; they notice only a delay."""
+    async with running_hub(tmp_path, workers=2) as client:
+        machine = await client.deploy(COUNTER)
+        stop = asyncio.Event()
+
+        async def count(name: str) -> tuple[str, int]:
+            acknowledged = 0
+            async with client.socket(f"{machine}/{name}") as socket:
+                while not stop.is_set():
+                    assert (await socket.event("increment"))["outcome"] == "accepted"
+                    acknowledged += 1
+            return name, acknowledged
+
+        counting = [asyncio.create_task(count(f"s{number}")) for number in range(4)]
+        for round_ in range(6):
+            await asyncio.sleep(0.4)
+            while len(living := pids(client)) < 2:
+                await asyncio.sleep(0.05)
+            os.kill(living[round_ % 2], signal.SIGKILL)
+        await asyncio.sleep(0.5)
+        stop.set()
+        for name, acknowledged in await asyncio.gather(*counting):
+            assert acknowledged > 10
+            frame = (await client.http.get(f"/{machine}/{name}")).json()
+            assert frame["snapshot"]["context"]["count"] == acknowledged == frame["seq"] - 1
+        assert client.hub.pool.restarts == 6
+
+
+async def test_timers_and_promises_survive_a_worker(tmp_path: Path) -> None:
+    async with running_hub(tmp_path, workers=1) as client:
+        machine = await client.deploy(
+            'import { createMachine, fromPromise } from "xstate"; export default createMachine({ initial: "a", states: { a: { invoke: { src: fromPromise(async () => { await new Promise((done) => setTimeout(done, 800)); return 1; }), onDone: "b" } }, b: { after: { 100: "c" } }, c: {} } });'
+        )
+        async with client.socket(f"{machine}/s") as socket:
+            await socket.until("snapshot")
+            os.kill(pids(client)[0], signal.SIGKILL)
+            assert (await socket.until("update"))["snapshot"]["value"] == "b"
+            assert (await socket.until("update"))["snapshot"]["value"] == "c"
+
+
+async def test_a_silent_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("machinehub.workers.SILENCE_S", 1.0)
+    async with running_hub(tmp_path, workers=1) as client:
+        machine = await client.deploy(COUNTER)
+        async with client.socket(f"{machine}/s") as socket:
+            await socket.event("increment")
+            zombie = pids(client)[0]
+            os.kill(zombie, signal.SIGSTOP)
+            assert (await socket.event("increment"))["seq"] == 3
+            assert zombie not in pids(client)
+
+
+async def test_an_idle_session_leaves_its_worker_and_comes_back(tmp_path: Path) -> None:
+    async with running_hub(tmp_path, workers=1) as client:
+        machine = await client.deploy(COUNTER)
+        async with client.socket(f"{machine}/s") as socket:
+            for _ in range(20):
+                await socket.event("increment")
+            session = client.hub.host.find(machine, "s")
+            assert session is not None
+            assert client.hub.host.hibernate_idle(2**53) == 1
+            while session.worker is not None:
+                await asyncio.sleep(0.01)
+            assert session.checkpoint is not None
+            await socket.settle()
+            assert session.worker is None
+            assert (await socket.event("increment"))["seq"] == 22
+            assert socket.snapshot["context"] == {"count": 21}
+
+
+async def test_a_forge_that_dies_fails_its_build_and_is_replaced(tmp_path: Path) -> None:
+    async with running_hub(tmp_path, workers=1) as client:
+        forge = client.hub.pool._forge
+        assert forge is not None
+        assert forge.process is not None
+        building = asyncio.create_task(client.http.post("/api/v1/deployments", json={"name": "a", "entry": "a.ts", "files": {"a.ts": "for (;;);"}}))
+        await asyncio.sleep(0.3)
+        os.kill(forge.process.pid, signal.SIGKILL)
+        assert (await building).json()["code"] == "build_crashed"
+        for _ in range(100):
+            with contextlib.suppress(AssertionError):
+                await client.deploy(COUNTER)
+                break
+            await asyncio.sleep(0.1)
+        assert (await client.http.get("/api/v1/machines/machine")).status_code == 200
+
+
+# --- hubs as processes of their own
+
+
+class Process:
+    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+        self.process = process
+        self.url = url
+
+    def children(self) -> list[int]:
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in listed.split()]
+
+    async def output(self) -> str:
+        _, err = await asyncio.wait_for(self.process.communicate(), 15)
+        return err.decode()
+
+
+@contextlib.asynccontextmanager
+async def hub_process(data: Path, *arguments: str, wait: bool = True, port: int | None = None, **environment: str) -> AsyncIterator[Process]:
+    port = port or free_port()
+    env = {key: value for key, value in os.environ.items() if not key.startswith("MACHINEHUB_")} | {"MACHINEHUB_CACHE": str(CACHE)} | environment
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "from machinehub.cli.main import main; main()", "serve", "--port", str(port), "--data", str(data), *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=env,
+    )  # fmt: skip
+    running = Process(process, f"http://127.0.0.1:{port}")
+    try:
+        async with httpx.AsyncClient() as http:
+            for _ in range(300 if wait else 0):
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await http.get(running.url + "/readyz")).status_code == 200:
+                        break
+                await asyncio.sleep(0.05)
+        yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def deploy(url: str) -> str:
+    async with httpx.AsyncClient(timeout=20) as http:
+        body: dict[str, Any] = (await http.post(url + "/api/v1/deployments", json={"name": "c", "entry": "c.ts", "files": {"c.ts": COUNTER}})).json()
+    machine_url: str = body["machine"]["url"]
+    return machine_url
+
+
+async def test_sigterm_says_goodbye(tmp_path: Path) -> None:
+    from websockets.asyncio.client import connect
+
+    async with hub_process(tmp_path) as hub:
+        url = await deploy(hub.url)
+        async with connect(url.replace("http", "ws", 1) + "/s") as socket, httpx.AsyncClient() as http:
+            await socket.recv()
+            async with http.stream("GET", url + "/s", headers={"Accept": "text/event-stream"}):
+                children = hub.children()
+                assert children
+                hub.process.send_signal(signal.SIGTERM)
+                with pytest.raises(ConnectionClosed) as closed:
+                    while True:
+                        await socket.recv()
+                assert closed.value.rcvd is not None
+                assert closed.value.rcvd.code == 1001
+                await asyncio.wait_for(hub.process.wait(), 10)
+        assert hub.process.returncode == 0
+        assert not any(alive(child) for child in children)
+
+
+async def test_a_killed_hub_leaves_no_workers_and_starts_again(tmp_path: Path) -> None:
+    async with hub_process(tmp_path) as hub:
+        url = await deploy(hub.url)
+        children = hub.children()
+        hub.process.kill()
+        await hub.process.communicate()
+        for _ in range(100):
+            if not any(alive(child) for child in children):
+                break
+            await asyncio.sleep(0.05)
+        assert not any(alive(child) for child in children)
+    async with hub_process(tmp_path) as hub, httpx.AsyncClient() as http:
+        machine = url.rsplit("/", 1)[1]
+        assert (await http.get(f"{hub.url}/{machine}/s")).json()["snapshot"]["context"] == {"count": 0}
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def test_hubs_that_must_not_start(tmp_path: Path) -> None:
+    async with hub_process(tmp_path / "a", "--host", "0.0.0.0", wait=False) as hub:
+        assert "refusing to listen on 0.0.0.0 without a token" in (await hub.output()).replace("\n", " ")
+        assert hub.process.returncode == 1
+    async with hub_process(tmp_path / "b") as first, hub_process(tmp_path / "c", wait=False, port=int(first.url.rsplit(":", 1)[1])) as second:
+        assert "cannot listen on" in await second.output()
+        assert second.process.returncode == 1
+    async with hub_process(tmp_path / "d", wait=False, MACHINEHUB_DATABASE_URL="mysql://x") as hub:
+        assert "not a database this hub knows" in (await hub.output()).replace("\n", " ")
+    async with hub_process(tmp_path / "e", wait=False, MACHINEHUB_LIMIT_NONSENSE="1") as hub:
+        assert "no such limit" in await hub.output()
+
+
+async def test_a_damaged_cache_is_built_again(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for number, path in enumerate(sorted(CACHE.glob("*.cwasm"))):
+        content = path.read_bytes()
+        if path.name.startswith("engine"):  # esbuild's takes too long to build again in a test
+            content = content[: len(content) // 2] if number % 2 else content[:5000] + b"\0" * 64 + content[5064:]
+        (cache / path.name).write_bytes(content)
+    async with hub_process(tmp_path / "data", MACHINEHUB_CACHE=str(cache)) as hub:
+        assert (await deploy(hub.url)).startswith(hub.url)
