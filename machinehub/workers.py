@@ -12,13 +12,14 @@ import logging
 import signal
 import socket
 import sys
+from collections import Counter, deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from machinehub.errors import BuildFailed as BuildFailedError
 from machinehub.errors import Unavailable
 from sandbox import protocol
-from sandbox.protocol import Build, BuildFailed, Built, Inputs, InputsFound, LoadImage, Progress, Ready
+from sandbox.protocol import Build, BuildFailed, Built, Forget, Frozen, Inputs, InputsFound, LoadImage, Progress, Ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -29,7 +30,10 @@ SILENCE_S: Final = 15.0
 """A worker that owes answers and says nothing for this long is killed. No turn takes a hundredth of it."""
 RESTART_DELAYS_S: Final = (0.0, 0.1, 0.5, 2.0)
 """How long to wait before a worker is started again that died again and again; the last one repeats."""
-BUILD_TIMEOUT_S: Final = 60.0
+BUILD_TIMEOUT_S: Final = 20.0
+"""Of one build, from when the forge begins it: bundling and loading are limited to less by CPU."""
+BUILDS_WAITING_MAX: Final = 64
+START_TRIES: Final = 5
 
 
 class Listener(Protocol):
@@ -48,11 +52,10 @@ class Worker(asyncio.Protocol):
         self.ready = asyncio.Event()
         self.engine = ""
         self.base = ""
-        self.images: set[str] = set()
-        self.session_count = 0
         self.lost = False
-        self.owes = 0
         self.heard_at = 0.0
+        self._images: Counter[str] = Counter()
+        self._owed: deque[int] = deque()
         self.process: asyncio.subprocess.Process | None = None
         self._on_messages = on_messages
         self._on_lost = on_lost
@@ -87,7 +90,9 @@ class Worker(asyncio.Protocol):
         self.heard_at = self._loop.time()
         try:
             for batch in self._reader.feed(data):
-                self.owes = max(0, self.owes - len(batch))
+                for message in batch:
+                    if not isinstance(message, Ready | Progress | Frozen) and self._owed:
+                        self._owed.popleft()
                 self._on_messages(self, batch)
         except protocol.BadFrame as error:
             self.kill(f"it sent no frame of the protocol: {error}")
@@ -99,15 +104,45 @@ class Worker(asyncio.Protocol):
 
     # --- words of our own --------------------------------------------------------------------------------------
 
-    def post(self, message: protocol.ToWorker, *, answered: bool = True) -> None:
-        """Sends `message` with whatever else is posted in this turn of the event loop."""
+    @property
+    def session_count(self) -> int:
+        return self._images.total()
+
+    @property
+    def owes(self) -> int:
+        """How many answers are due."""
+        return len(self._owed)
+
+    @property
+    def working_on(self) -> int | None:
+        """The session (or a build's ticket) whose answer is due next: what the worker does now, since it works in order."""
+        return self._owed[0] if self._owed else None
+
+    def ask(self, about: int, message: protocol.ToWorker) -> None:
+        """Sends a message that will be answered, about a session or a build."""
+        if not self._owed:
+            self.heard_at = self._loop.time()
+        self._owed.append(about)
+        self.tell(message)
+
+    def tell(self, message: protocol.ToWorker) -> None:
+        """Sends `message` with whatever else is sent in this turn of the event loop."""
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(message)
-        if answered:
-            if not self.owes:
-                self.heard_at = self._loop.time()
-            self.owes += 1
+
+    def take(self, digest: str, image: bytes) -> None:
+        """Another session of this image comes to live here; the image is sent along with the first."""
+        if not self._images[digest]:
+            self.tell(LoadImage(digest, image))
+        self._images[digest] += 1
+
+    def leave(self, digest: str) -> None:
+        """A session of this image is gone; with the last one the image goes too."""
+        self._images[digest] -= 1
+        if self._images[digest] <= 0:
+            del self._images[digest]
+            self.tell(Forget(digest))
 
     def _flush(self) -> None:
         messages, self._outgoing = self._outgoing, []
@@ -150,7 +185,9 @@ class WorkerPool:
         self.workers: list[Worker] = []
         self._forge: Worker | None = None
         self._tickets = 0
-        self._builds: dict[int, asyncio.Future[protocol.ToHub]] = {}
+        self._answer: asyncio.Future[protocol.ToHub] | None = None
+        self._building = asyncio.Lock()
+        self._builds_waiting = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._worker_ready = asyncio.Event()
@@ -158,19 +195,24 @@ class WorkerPool:
     async def start(self, listener: Listener | None, *, forge: bool = True) -> None:
         """Starts everything and waits until it is ready."""
         self._listener = listener
-        workers = [self._new_worker() for _ in range(self._count)]
+        self.workers = [self._new_worker() for _ in range(self._count)]
         self._forge = self._new_worker() if forge else None
-        await asyncio.gather(*(worker.start(cache=self._cache, forge=worker is self._forge) for worker in [*workers, *([self._forge] if self._forge else [])]))
-        self.workers = workers
-        everybody = [*workers, *([self._forge] if self._forge else [])]
-        await asyncio.gather(*(worker.ready.wait() for worker in everybody))
+        await asyncio.gather(*(worker.start(cache=self._cache, forge=worker is self._forge) for worker in self._everybody()))
+        # One that dies meanwhile is replaced as later; several that do are a reason to give up.
+        while not all(worker.ready.is_set() for worker in self._everybody()):
+            if self.restarts > START_TRIES:
+                raise Unavailable("unavailable", "the sandbox workers end as soon as they start; see the log, and `machinehub doctor`")
+            await asyncio.sleep(0.01)
         self._spawn(self._watch())
+
+    def _everybody(self) -> list[Worker]:
+        return [*self.workers, *([self._forge] if self._forge else [])]
 
     async def stop(self) -> None:
         self._closed = True
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*(worker.stop() for worker in [*self.workers, *([self._forge] if self._forge else [])]))
+        await asyncio.gather(*(worker.stop() for worker in self._everybody()))
 
     @property
     def is_ready(self) -> bool:
@@ -193,11 +235,6 @@ class WorkerPool:
             await self._worker_ready.wait()
         return worker
 
-    def ensure_image(self, worker: Worker, digest: str, image: bytes) -> None:
-        if digest not in worker.images:
-            worker.images.add(digest)
-            worker.post(LoadImage(digest, image), answered=False)
-
     async def build(self, *, entry: str, files: dict[str, str], cpu_ms: int, memory_bytes_max: int, bundle_bytes_max: int) -> Built:
         """Bundles and freezes an upload. Raises `errors.BuildFailed` for what is wrong with it, `Unavailable` for us."""
         answer = await self._ask(lambda ticket: Build(ticket, entry, files, cpu_ms, memory_bytes_max, bundle_bytes_max))
@@ -211,21 +248,14 @@ class WorkerPool:
         return answer.files
 
     async def _ask(self, question: Callable[[int], protocol.ToWorker]) -> protocol.ToHub:
-        forge = self._forge
-        if forge is None or forge.lost:
-            raise Unavailable("unavailable", "the forge is being restarted; try again")
-        self._tickets += 1
-        ticket = self._tickets
-        future: asyncio.Future[protocol.ToHub] = asyncio.get_running_loop().create_future()
-        self._builds[ticket] = future
-        forge.post(question(ticket))
+        if self._builds_waiting >= BUILDS_WAITING_MAX:
+            raise Unavailable("unavailable", "too many builds are waiting; try again")
+        self._builds_waiting += 1
         try:
-            answer = await asyncio.wait_for(future, BUILD_TIMEOUT_S)
-        except TimeoutError:
-            forge.kill("a build took too long")
-            raise BuildFailedError("build_timeout", "the build took too long") from None
+            async with self._building:  # one at a time, so that the clock runs, and a crash is blamed, for one build only
+                answer = await self._ask_forge(question)
         finally:
-            self._builds.pop(ticket, None)
+            self._builds_waiting -= 1
         if isinstance(answer, BuildFailed):
             first = answer.errors[0] if answer.errors else None
             place = f"{first.file}:{first.line}:{first.column}: " if first and first.file else ""
@@ -234,6 +264,24 @@ class WorkerPool:
                 errors=[{"file": e.file, "line": e.line, "column": e.column, "message": e.message} for e in answer.errors],
             )  # fmt: skip
         return answer
+
+    async def _ask_forge(self, question: Callable[[int], protocol.ToWorker]) -> protocol.ToHub:
+        try:
+            async with asyncio.timeout(BUILD_TIMEOUT_S):
+                while (forge := self._forge) is None or forge.lost or not forge.ready.is_set():
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise Unavailable("unavailable", "the forge does not start; try again later") from None
+        self._tickets += 1
+        self._answer = asyncio.get_running_loop().create_future()
+        forge.ask(self._tickets, question(self._tickets))
+        try:
+            return await asyncio.wait_for(self._answer, BUILD_TIMEOUT_S)
+        except TimeoutError:
+            forge.kill("a build took too long")
+            raise BuildFailedError("build_timeout", "the build took too long") from None
+        finally:
+            self._answer = None
 
     def _new_worker(self) -> Worker:
         self._numbers += 1
@@ -253,9 +301,8 @@ class WorkerPool:
                     worker.ready.set()
                     self._worker_ready.set()
                 case Built() | BuildFailed() | InputsFound():
-                    future = self._builds.get(message.ticket)
-                    if future is not None and not future.done():
-                        future.set_result(message)
+                    if self._answer is not None and not self._answer.done() and message.ticket == self._tickets:
+                        self._answer.set_result(message)
 
     def _worker_lost(self, worker: Worker) -> None:
         if self._closed:
@@ -270,17 +317,22 @@ class WorkerPool:
     async def _replace(self, worker: Worker) -> None:
         if worker.process is not None:
             await worker.process.wait()
-        if worker is self._forge:
-            for future in self._builds.values():
-                if not future.done():
-                    future.set_exception(BuildFailedError("build_crashed", "the sandbox died of this build"))
-        await asyncio.sleep(RESTART_DELAYS_S[min(self._crashes, len(RESTART_DELAYS_S)) - 1])
-        fresh = self._new_worker()
+        if worker is self._forge and self._answer is not None and not self._answer.done():
+            self._answer.set_exception(BuildFailedError("build_crashed", "the sandbox died of this build"))
+        while True:
+            await asyncio.sleep(RESTART_DELAYS_S[min(self._crashes, len(RESTART_DELAYS_S)) - 1])
+            fresh = self._new_worker()
+            try:
+                await fresh.start(cache=self._cache, forge=worker is self._forge)
+            except OSError as error:  # out of descriptors, processes or memory: that may pass
+                self._crashes += 1
+                log.error("a sandbox worker could not be started: %s", error)
+            else:
+                break
         if worker is self._forge:
             self._forge = fresh
         else:
             self.workers[self.workers.index(worker)] = fresh
-        await fresh.start(cache=self._cache, forge=fresh is self._forge)
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from sandbox.engine import Engine, Module
 
 ENTRY_SUFFIXES: Final = (".ts", ".tsx", ".mts", ".cts", ".js", ".jsx", ".mjs", ".cjs", ".json")
-ESBUILD_MEMORY_BYTES: Final = 1024 * 1024 * 1024
-ESBUILD_CPU_S: Final = 10.0
+ESBUILD_MEMORY_BYTES: Final = 512 * 1024 * 1024
+ESBUILD_CPU_S: Final = 5.0
 """For bundling 1 MiB of source; what a machine does when it is loaded is limited separately."""
 _MESSAGE = re.compile(r"^✘ \[ERROR\] (?P<text>.*)$")
 _PLACE = re.compile(r"^ {4}(?P<file>[^\n]*?):(?P<line>\d+):(?P<column>\d+):$")

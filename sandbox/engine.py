@@ -216,7 +216,8 @@ class Instance:
             watchdog.guarded = self
         trap = ctypes.POINTER(ffi.wasm_trap_t)()
         error = _call_unchecked(self._context, function, raw, count, trap)
-        if watchdog.fired:  # first of all: the memory may be gone
+        watchdog.guarded = None  # from here on the memory stays; the next line asks whether it still is there
+        if watchdog.fired:
             watchdog.fired = False
             if trap:
                 ffi.wasm_trap_delete(trap)
@@ -368,14 +369,17 @@ class Watchdog:
         self._budget_ns = int(cpu_s * 1e9)
         self._started_ns = time.thread_time_ns()
         self.guarded = None
+        self.fired = False
         self._running = True
         if not self._awake:
             self._awake = True
             self._parked.set()
 
-    def stop(self) -> None:
+    def stop(self) -> int:
+        """Ends the watch; the CPU that the turn took, in nanoseconds."""
         self._running = False
         self.guarded = None
+        return time.thread_time_ns() - self._started_ns
 
     def _watch(self) -> None:
         assert self._clock is not None
@@ -400,7 +404,7 @@ class Watchdog:
             self._running = False
             self.epoch += 1
             self._increment(self._engine_ptr)
-        elif self.guarded is not None:
+        elif self.guarded is not None:  # else the turn is over and only wants to say so
             self._running = False
             self.fired = True
             self.guarded.take_memory_away(self._mprotect)

@@ -40,6 +40,32 @@ class BuildError(Exception):
         self.errors = errors
 
 
+class Thrown(msgspec.Struct, frozen=True):
+    """What the prelude says of something that went wrong. Its text comes out of a stranger's realm."""
+
+    code: str
+    message: str
+    at: str | None = None
+
+
+class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The machine as pages and types need it; `root` is a tree of states (guest/prelude/machine.ts)."""
+
+    id: str
+    events: list[str]
+    root: dict[str, Any]
+    description: str | None = None
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The prelude's answer to a bundle."""
+
+    ok: bool
+    fault: Thrown | None = None
+    definition: Definition | None = None
+    warnings: list[str] = []
+
+
 @dataclass(frozen=True, slots=True)
 class Guest:
     """The parts that `make guest` built, compiled for this process."""
@@ -103,8 +129,8 @@ def forge_base(engine: Engine, engine_wasm: bytes, genesis_wasm: bytes, prelude:
 
 def forge_image(
     engine: Engine, guest: Guest, bundle: str, *, source_map: SourceMap | None, cpu_s: float, memory_bytes_max: int
-) -> tuple[bytes, dict[str, Any]]:
-    """The image of the machine in `bundle` (a CommonJS script) and the machine's definition.
+) -> tuple[bytes, Definition, list[str]]:
+    """The image of the machine in `bundle` (a CommonJS script), the machine's definition, and warnings.
 
     `source_map` leads from the bundle to the user's own files, for errors now and later. Raises `BuildError`.
     """
@@ -116,23 +142,24 @@ def forge_image(
         # The wrapper stands on the bundle's first line, so that line numbers stay.
         function = _evaluate(instance, f"(function(module,exports,require){{{bundle}\n}})", _BUNDLE_NAME)
         if function < 0:
-            thrown = msgspec.json.decode(_call_text(instance, handles.explain, -function, handles))
-            raise BuildError("syntax_error", [_located(f"{thrown['name']}: {thrown['message']}", thrown.get("at"), source_map)])
-        report = msgspec.json.decode(_call_text(instance, handles.load, function, handles))
-        if not report["ok"]:
-            raise BuildError(report["code"], [_located(report["message"], report.get("at"), source_map)])
+            raise _build_error(msgspec.json.decode(_call_text(instance, handles.explain, -function, handles), type=Thrown), source_map)
+        report = msgspec.json.decode(_call_text(instance, handles.load, function, handles), type=Report)
+        if report.fault is not None:
+            raise _build_error(report.fault, source_map)
         instance.call("settle_heap", GC_SLACK_BYTES, handles.io)
     except Trap as trap:
-        code = {"cpu_exceeded": "build_cpu_exceeded", "memory_exceeded": "build_memory_exceeded"}.get(trap.code, trap.code)
+        code = {"cpu_exceeded": "build_cpu_exceeded", "memory_exceeded": "build_memory_exceeded", "machine_error": "machine_throws"}.get(trap.code, trap.code)
         raise BuildError(code, [BuildMessage(f"while the file was loaded: {trap.message}")]) from None
-    except msgspec.MsgspecError as error:
-        raise BuildError("machine_throws", [BuildMessage(f"the machine's definition is not JSON: {error}")]) from None
+    except (msgspec.MsgspecError, RecursionError):
+        raise BuildError("machine_throws", [BuildMessage("the machine's definition cannot be read; does it nest too deeply, or does the file change built-in objects?")]) from None
     finally:
         engine.watchdog.stop()
     instance.write(handles.eval_slot, bytes(4))
     frozen = _freeze(instance, msgspec.structs.replace(handles, source_map=source_map), memory_bytes_max=memory_bytes_max)
     instance.close()
-    return frozen, report["definition"]
+    if report.definition is None:
+        raise BuildError("machine_throws", [BuildMessage("the file changed the built-in objects that describe a machine")])
+    return frozen, report.definition, report.warnings[:20]
 
 
 def _freeze(instance: Instance, handles: Handles, *, memory_bytes_max: int) -> bytes:
@@ -194,6 +221,7 @@ def _find_eval_slot(instance: Instance) -> int:
     return slot
 
 
-def _located(message: str, at: str | None, source_map: SourceMap | None) -> BuildMessage:
-    place = source_map.find(at) if at and source_map else None
-    return BuildMessage(message, *place) if place else BuildMessage(message)
+def _build_error(thrown: Thrown, source_map: SourceMap | None) -> BuildError:
+    place = source_map.find(thrown.at) if thrown.at and source_map else None
+    code = thrown.code if thrown.code in ("syntax_error", "machine_throws", "no_machine", "several_machines") else "machine_throws"
+    return BuildError(code, [BuildMessage(thrown.message, *place) if place else BuildMessage(thrown.message)])

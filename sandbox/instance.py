@@ -14,13 +14,18 @@ import msgspec
 
 from sandbox import image as images
 from sandbox.engine import Trap
+from sandbox.protocol import decode_outbox
 
 if TYPE_CHECKING:
     from sandbox.engine import Engine, Instance, Module
     from sandbox.image import Handles
 
-REPLAY_CPU_S: Final = 30.0
-"""CPU budget for replaying the inputs since a checkpoint: each kept within its own limit when it was accepted."""
+CHECKPOINT_INPUTS: Final = 256
+"""A checkpoint costs what 10 to 20 events cost; replaying this many inputs takes about 25 ms."""
+CHECKPOINT_CPU_NS: Final = 100_000_000
+"""Inputs may be heavy: this bounds what undoing a turn, and thawing elsewhere, can cost everybody on the worker."""
+REPLAY_CPU_S: Final = 5.0
+"""CPU budget for a replay: ten times what the two bounds above let come together, for a slower hour."""
 _REJECTED: Final = b"[0,"
 
 
@@ -30,6 +35,10 @@ class Fault(msgspec.Struct, frozen=True):
     code: str
     message: str
     at: str | None = None
+
+
+class LostSession(Exception):
+    """The session could not be brought back to where it was; the hub thaws it anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,7 @@ def load_image(engine: Engine, code: Module, image: bytes, *, memory_bytes_max: 
 class LiveMachine:
     """A thawed session. `apply` is the only way to change it."""
 
-    __slots__ = ("_checkpoint", "_code", "_engine", "_image", "_instance", "_memory_bytes_max", "_tail")
+    __slots__ = ("_checkpoint", "_code", "_engine", "_image", "_instance", "_memory_bytes_max", "_tail", "_tail_cpu_ns")
 
     def __init__(self, engine: Engine, code: Module, image: LoadedImage, *, memory_bytes_max: int, checkpoint: bytes | None = None) -> None:
         self._engine = engine
@@ -61,29 +70,38 @@ class LiveMachine:
         self._memory_bytes_max = memory_bytes_max
         self._checkpoint = checkpoint
         self._tail: list[tuple[bytes, int]] = []
+        self._tail_cpu_ns = 0
         self._instance: Instance | None = None
         self._thaw()
 
     def apply(self, data: bytes, now_ms: int, *, cpu_s: float) -> bytes | Fault:
         """Runs one input (JSON text, see guest/prelude/session.ts) at `now_ms`.
 
-        Returns the outbox (JSON text), or the fault that undid the turn.
+        Returns the outbox (JSON text of an `Outbox`), or the fault that undid the turn. Raises `LostSession` when it could
+        not be undone.
         """
         watchdog = self._engine.watchdog
+        outbox = b""
+        fault: Fault | None = None
         watchdog.start(cpu_s)
         try:
             outbox = self._step(data, now_ms)
         except Trap as trap:
             fault = Fault(trap.code, trap.message)
-        else:
-            if not outbox.startswith(_REJECTED):
-                self._tail.append((data, now_ms))
-                return outbox
-            fault = self._fault_of(outbox)
-        finally:
-            watchdog.stop()
-        self._undo()
-        return fault
+        cpu_ns = watchdog.stop()
+        if fault is None:
+            fault = self._fault_in(outbox)
+        if fault is not None:
+            self._undo()
+            return fault
+        self._tail.append((data, now_ms))
+        self._tail_cpu_ns += cpu_ns
+        return outbox
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether replaying what came since the last checkpoint would take too long."""
+        return len(self._tail) >= CHECKPOINT_INPUTS or self._tail_cpu_ns >= CHECKPOINT_CPU_NS
 
     def replay(self, tail: list[tuple[bytes, int]]) -> None:
         """Applies inputs that were accepted before. Raises `Trap` when one is not accepted now."""
@@ -104,6 +122,7 @@ class LiveMachine:
             memoryview(self._image.memory), self._instance.view(), skip=range(handles.io, handles.io + handles.io_bytes)
         )
         self._tail.clear()
+        self._tail_cpu_ns = 0
         return self._checkpoint
 
     def memory(self) -> bytes:
@@ -140,15 +159,27 @@ class LiveMachine:
 
     def _undo(self) -> None:
         tail, self._tail = self._tail, []
+        cpu_ns, self._tail_cpu_ns = self._tail_cpu_ns, 0
         self.close()
-        self._thaw()
-        self.replay(tail)
-
-    def _fault_of(self, outbox: bytes) -> Fault:
         try:
-            fault = msgspec.json.decode(outbox, type=tuple[int, Fault])[1]
-        except msgspec.MsgspecError:
-            return Fault("machine_error", "the turn failed and did not say why")
-        source_map = self._image.handles.source_map
-        place = source_map.find(fault.at) if source_map and fault.at else None
-        return Fault(fault.code, fault.message, ":".join(map(str, place)) if place else None)
+            self._thaw()
+            self.replay(tail)
+        except (Trap, images.DamagedCheckpoint) as error:
+            raise LostSession(str(error)) from error
+        self._tail_cpu_ns = cpu_ns
+
+    def _fault_in(self, outbox: bytes) -> Fault | None:
+        """Why this outbox cannot count: the guest says so, or it is none. User code shares the guest with what wrote it."""
+        if outbox.startswith(_REJECTED):
+            try:
+                fault = msgspec.json.decode(outbox, type=tuple[int, Fault])[1]
+            except (msgspec.MsgspecError, RecursionError):
+                return Fault("machine_error", "the turn failed and did not say why")
+            source_map = self._image.handles.source_map
+            place = source_map.find(fault.at) if source_map and fault.at else None
+            return Fault(fault.code[:100], fault.message[:2000], ":".join(map(str, place)) if place else None)
+        try:
+            decode_outbox(outbox)
+        except (msgspec.MsgspecError, RecursionError):
+            return Fault("snapshot_not_json", "the snapshot, or what the turn emitted or logged, is not JSON that others can read")
+        return None

@@ -22,6 +22,21 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Base of all messages; on the wire an array whose first element is the tag."""
 
 
+class Outbox(msgspec.Struct, array_like=True, gc=False):
+    """What a turn leaves behind, as guest/prelude/session.ts writes it in JSON. Both sides of the wall check it."""
+
+    ok: int
+    finished: int
+    snapshot: msgspec.Raw
+    emitted: list[msgspec.Raw] = []
+    timers_set: list[tuple[int, int]] = []
+    timers_cancelled: list[int] = []
+    logs: list[tuple[str, str]] = []
+
+
+decode_outbox = msgspec.json.Decoder(Outbox).decode
+
+
 # --- hub to worker ---------------------------------------------------------------------------------------------------
 
 
@@ -110,13 +125,22 @@ class Done(Message, tag=34, frozen=True):
 
 
 class Failed(Message, tag=35, frozen=True):
-    """A ticket that came to nothing. After a failed `Step` the session is as it was before it."""
+    """A ticket that came to nothing. After a failed `Step` the session is as it was before it, unless the code is
+    `session_lost`: then it is gone from this worker and must be opened again.
+    """
 
     session: int
     ticket: int
     code: str
     message: str
     at: str | None
+
+
+class Frozen(Message, tag=39, frozen=True):
+    """A checkpoint that the worker took by itself, of the session as it was after its last `Done`."""
+
+    session: int
+    checkpoint: bytes
 
 
 class BuildMessage(msgspec.Struct, frozen=True):
@@ -149,7 +173,7 @@ class InputsFound(Message, tag=38, frozen=True):
 
 
 ToWorker = LoadImage | Open | Step | Checkpoint | Close | Build | Inputs | Forget
-ToHub = Ready | Progress | Done | Failed | Built | BuildFailed | InputsFound
+ToHub = Ready | Progress | Done | Failed | Frozen | Built | BuildFailed | InputsFound
 
 
 T = TypeVar("T")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
 
 _BASE64: Final = {char: value for value, char in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
+
+
+_PLACE: Final = re.compile(r"[0-9]{1,7}:[0-9]{1,7}")
+MAPPINGS_CHARS_MAX: Final = 400_000
+"""A longer map (of some 100 KiB of source) takes a third of a second to walk, which errors of strangers are not worth."""
 
 
 class SourceMap(msgspec.Struct, frozen=True):
@@ -16,8 +22,19 @@ class SourceMap(msgspec.Struct, frozen=True):
     mappings: str
 
     def find(self, at: str) -> tuple[str, int, int] | None:
-        """The source (file, line, column) of the last mapping at or before `at`, "line:column"; all counted from 1."""
+        """The source (file, line, column) of the last mapping at or before `at`, "line:column"; all counted from 1.
+
+        `at` comes from the guest: anything else than such a place, and a map that is no map, has no answer.
+        """
+        if not _PLACE.fullmatch(at) or len(self.mappings) > MAPPINGS_CHARS_MAX:
+            return None
         line, column = (int(part) for part in at.split(":"))
+        try:
+            return self._walk(line, column)
+        except (KeyError, IndexError):
+            return None
+
+    def _walk(self, line: int, column: int) -> tuple[str, int, int] | None:
         source = source_line = source_column = 0
         best: tuple[str, int, int] | None = None
         for number, segments in enumerate(self.mappings.split(";"), 1):

@@ -25,12 +25,30 @@ from sandbox import bundler, protocol
 from sandbox.engine import Engine, Module, Trap
 from sandbox.forge import BuildError, Guest, forge_image, load_guest
 from sandbox.image import DamagedCheckpoint
-from sandbox.instance import LiveMachine, LoadedImage, load_image
-from sandbox.protocol import Build, BuildFailed, Built, Checkpoint, Close, Done, Failed, Forget, Inputs, InputsFound, LoadImage, Open, Progress, Ready, Step
+from sandbox.instance import LiveMachine, LoadedImage, LostSession, load_image
+from sandbox.protocol import (
+    Build,
+    BuildFailed,
+    Built,
+    Checkpoint,
+    Close,
+    Done,
+    Failed,
+    Forget,
+    Frozen,
+    Inputs,
+    InputsFound,
+    LoadImage,
+    Open,
+    Progress,
+    Ready,
+    Step,
+)
 
 GUEST: Final = Path(__file__).parent / "guest" / "dist"
 ANSWERS_AT_ONCE: Final = 16
-"""Answers are sent when this many have gathered or the batch is done: about 2 ms of work."""
+ANSWERS_WITHIN_S: Final = 0.005
+"""Answers are sent when so many have gathered, when the oldest has waited so long, or when the batch is done."""
 IMAGE_MEMORY_BYTES_MAX: Final = 256 * 1024 * 1024
 _RECEIVE_BYTES: Final = 256 * 1024
 
@@ -45,15 +63,16 @@ class Worker:
         self._images: dict[str, LoadedImage] = {}
         self._sessions: dict[int, LiveMachine] = {}
 
-    def handle(self, message: protocol.ToWorker) -> protocol.ToHub | None:
-        """The answer to one message; None for those without a ticket."""
+    def handle(self, message: protocol.ToWorker, answers: list[protocol.ToHub]) -> None:
+        """Does what one message asks for, adding to `answers` what there is to say."""
         match message:
             case Step():
-                return self._step(message)
+                self._step(message, answers)
             case Open():
-                return self._open(message)
+                answers.append(self._open(message))
             case Checkpoint():
-                return Done(message.session, message.ticket, self._sessions[message.session].checkpoint())
+                machine = self._sessions.get(message.session)
+                answers.append(Done(message.session, message.ticket, machine.checkpoint()) if machine else _lost(message))
             case Close():
                 if machine := self._sessions.pop(message.session, None):
                     machine.close()
@@ -62,16 +81,27 @@ class Worker:
             case Forget():
                 self._images.pop(message.digest, None)
             case Build():
-                return self._build(message)
+                answers.append(self._build(message))
             case Inputs():
-                return self._inputs(message)
-        return None
+                answers.append(self._inputs(message))
 
-    def _step(self, step: Step) -> protocol.ToHub:
-        outcome = self._sessions[step.session].apply(step.input, step.now_ms, cpu_s=step.cpu_ms / 1000)
-        if type(outcome) is bytes:
-            return Done(step.session, step.ticket, outcome)
-        return Failed(step.session, step.ticket, outcome.code, outcome.message, outcome.at)  # type: ignore[union-attr]
+    def _step(self, step: Step, answers: list[protocol.ToHub]) -> None:
+        machine = self._sessions.get(step.session)
+        if machine is None:
+            answers.append(_lost(step))
+            return
+        try:
+            outcome = machine.apply(step.input, step.now_ms, cpu_s=step.cpu_ms / 1000)
+        except LostSession:
+            del self._sessions[step.session]
+            answers.append(_lost(step))
+            return
+        if isinstance(outcome, bytes):
+            answers.append(Done(step.session, step.ticket, outcome))
+            if machine.wants_checkpoint:
+                answers.append(Frozen(step.session, machine.checkpoint()))
+        else:
+            answers.append(Failed(step.session, step.ticket, outcome.code, outcome.message, outcome.at))
 
     def _open(self, request: Open) -> protocol.ToHub:
         try:
@@ -100,15 +130,17 @@ class Worker:
             if len(bundle.script.encode()) > build.bundle_bytes_max:
                 raise BuildError("bundle_too_large", [protocol.BuildMessage(f"the bundle has more than {build.bundle_bytes_max} bytes")])
             bundled = time.perf_counter_ns()
-            image, definition = forge_image(
+            image, definition, more = forge_image(
                 self._engine, self._guest, bundle.script, source_map=bundle.source_map,
                 cpu_s=build.cpu_ms / 1000, memory_bytes_max=build.memory_bytes_max,
             )  # fmt: skip
         except BuildError as error:
             return BuildFailed(build.ticket, error.code, error.errors)
+        except Exception as error:  # a stranger's file must not end the forge, whatever we forgot
+            return BuildFailed(build.ticket, "machine_throws", [protocol.BuildMessage(f"the file cannot be built ({type(error).__name__})")])
         packed = zstandard.ZstdCompressor(level=1).compress(image)
         frozen = time.perf_counter_ns()
-        return Built(build.ticket, packed, msgspec.json.encode(definition), bundle.warnings, (bundled - started) // 1000, (frozen - bundled) // 1000)
+        return Built(build.ticket, packed, msgspec.json.encode(definition), bundle.warnings + more, (bundled - started) // 1000, (frozen - bundled) // 1000)
 
     def _inputs(self, request: Inputs) -> protocol.ToHub:
         try:
@@ -122,19 +154,23 @@ class Worker:
         return self._esbuild
 
 
+def _lost(message: Step | Checkpoint) -> Failed:
+    return Failed(message.session, message.ticket, "session_lost", "the session is not on this worker", None)
+
+
 def serve(connection: socket.socket, worker: Worker) -> None:
     """Answers frames until the peer closes the connection."""
     reader = protocol.to_worker_reader()
     while data := connection.recv(_RECEIVE_BYTES):
         answers: list[protocol.ToHub] = []
+        since = time.perf_counter()
         for batch in reader.feed(data):
             for message in batch:
-                answer = worker.handle(message)
-                if answer is not None:
-                    answers.append(answer)
-                    if len(answers) >= ANSWERS_AT_ONCE:
-                        connection.sendall(protocol.encode(answers))
-                        answers = []
+                worker.handle(message, answers)
+                if answers and (len(answers) >= ANSWERS_AT_ONCE or time.perf_counter() - since > ANSWERS_WITHIN_S):
+                    connection.sendall(protocol.encode(answers))
+                    answers.clear()
+                    since = time.perf_counter()
         if answers:
             connection.sendall(protocol.encode(answers))
 

@@ -55,7 +55,7 @@ async def test_deploying_and_deploying_again(client: Client) -> None:
 @pytest.mark.parametrize(
     ("source", "entry", "message"),
     [
-        ("export const machine = {\n  a: ;\n}", "m.ts", 'm.ts:2:6'),
+        ("export const machine = {\n  a: ;\n}", "m.ts", "m.ts:2:6"),
         ("import { x } from './nope';\nexport default x;", "m.ts", "m.ts:1:19"),
         ("import _ from 'lodash';\nexport default _;", "m.mjs", "m.mjs:1:15"),
         ("import x from '../../etc/passwd';\nexport default x;", "m.ts", "m.ts:1:15"),

@@ -14,7 +14,7 @@ from machinehub.router.paths import Address, read_address
 from machinehub.router.rates import Rate
 from machinehub.session import frames
 from machinehub.session.conditions import matches, read_condition
-from machinehub.session.core import CHECKPOINT_INPUTS, CRASHES_BEFORE_QUARANTINE, BrokenWorker, Kind, Session
+from machinehub.session.core import CRASHES_BEFORE_QUARANTINE, BrokenWorker, Kind, Session
 from machinehub.session.event import check_event, check_input, depth_of, event_input, sender_json
 from machinehub.session.timers import TimerQueue
 
@@ -110,15 +110,46 @@ def test_a_finished_session_forgets_its_timers() -> None:
     assert session.timers == {}
 
 
-def test_checkpoints_are_wanted_after_so_many_inputs_and_cut_the_tail() -> None:
+def test_checkpoints_cut_the_tail() -> None:
     session = new_session()
-    for _ in range(CHECKPOINT_INPUTS - 1):
-        session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b"[1,0,null]")
-    assert session.wants_checkpoint()
-    checkpoint = session.offer(Kind.CHECKPOINT, b"", 0)
-    assert not session.wants_checkpoint()
-    assert session.done(checkpoint.ticket, b"frozen") is None
-    assert (session.checkpoint, session.tail) == (b"frozen", [])
+    session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b"[1,0,null]")
+    assert len(session.tail) == 2
+    session.frozen(b"by itself")
+    assert (session.checkpoint, session.tail) == (b"by itself", [])
+    session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b"[1,0,null]")
+    asked = session.offer(Kind.CHECKPOINT, b"", 0)
+    assert session.done(asked.ticket, b"asked for") is None
+    assert (session.checkpoint, session.tail, session.seq) == (b"asked for", [], 3)
+
+
+def test_a_bad_answer_leaves_the_input_to_be_tried_elsewhere() -> None:
+    session = new_session()
+    pending = session.offer(Kind.EVENT, b"x", 0)
+    with pytest.raises(BrokenWorker):
+        session.done(pending.ticket, b"nonsense")
+    assert list(session.pending) == [pending]
+
+
+def test_a_timer_whose_turn_was_undone_is_tried_again_but_not_for_ever() -> None:
+    session = new_session()
+    session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b"[1,0,null,[],[[7,50]]]")
+    waits = []
+    now_ms = 50
+    while session.timers:
+        assert session.timer_due(7, session.timers[7])
+        turn = session.failed(session.offer(Kind.TIMER, b"t", now_ms, timer=7).ticket, "machine_error", "boom", None)
+        waits += [due_at_ms - now_ms for _, due_at_ms in turn.timers_set]
+        now_ms = session.timers.get(7, now_ms)
+    assert waits == [1000, 2000, 4000, 8000, 16000]
+
+
+def test_events_behind_the_one_that_ends_the_session_are_told_so() -> None:
+    session = new_session()
+    first, second = session.offer(Kind.EVENT, b"x", 0), session.offer(Kind.EVENT, b"y", 0)
+    session.done(first.ticket, b'[1,1,{"status":"done"}]')
+    turn = session.done(second.ticket, b"[1,1,null]")
+    assert turn is not None
+    assert turn.error == ("session_finished", "the session has ended and takes no more events")
 
 
 def test_an_input_that_kills_workers_is_refused_at_last() -> None:

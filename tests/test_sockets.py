@@ -175,6 +175,7 @@ async def raw_socket(client: Client, path: str) -> tuple[asyncio.StreamReader, a
         (b"\x81\xff" + (1 << 40).to_bytes(8, "big") + b"1234", 1009),  # a terabyte announced
         (Frame(Opcode.TEXT, b"", fin=False).serialize(mask=True) + Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * 3000, 1008),
     ],
+    ids=["unmasked", "utf8", "reserved", "opcode", "terabyte", "fragments"],
 )  # fmt: skip
 async def test_bytes_that_are_no_websocket(client: Client, data: bytes, code: int) -> None:
     machine = await client.deploy(COUNTER, name="raw")

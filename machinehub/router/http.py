@@ -12,11 +12,11 @@ from starlette.responses import Response, StreamingResponse
 from machinehub.api.problem import problem
 from machinehub.api.requests import decode, read_body
 from machinehub.api.routes import timestamp
-from machinehub.errors import BadRequest, HubError, NotFound, PreconditionFailed, WaitTimeout, http_error
+from machinehub.errors import BadRequest, HubError, NotFound, WaitTimeout, http_error
 from machinehub.router.paths import Address, read_address
 from machinehub.router.sse import SseConnection
 from machinehub.router.websocket import EVENT_ID_CHARS_MAX
-from machinehub.session.conditions import Condition, read_condition
+from machinehub.session.conditions import read_condition
 from machinehub.session.event import check_event, check_input
 from machinehub.web.page import machine_page
 
@@ -167,16 +167,10 @@ class MachineRouter:
             async with asyncio.timeout(wanted.timeout_ms / 1000):
                 if event:
                     await self._send(request, session, event)
-                await self._until(session, condition)
+                frame = await self._host.wait_until(session, condition.holds)
         except TimeoutError:
             raise WaitTimeout("wait_timeout", f"the condition did not hold within {wanted.timeout_ms} ms") from None
-        return _json(self._host.snapshot_frame(session).json, etag=f'"{session.seq}"')
-
-    async def _until(self, session: LiveSession, condition: Condition) -> None:
-        while not condition.holds(session.snapshot):
-            if session.finished or session.gone:
-                raise PreconditionFailed("session_ended", "the session ended without it")
-            await self._host.next_turn(session)
+        return _json(frame.json)
 
     # --- words -------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """One session, without I/O: inputs are offered, results come back in order, and each result says what changed.
 
-Decides: the order of inputs, `seq`, that an event id counts once, which timers are pending, when to checkpoint, when a
-finished session refuses. Does not know: sockets, workers, clocks or tasks; `host.py` carries its words around.
+Decides: the order of inputs, `seq`, that an event id counts once, which timers are pending, when a
+finished session refuses, when a timer is tried again. Does not know: sockets, workers, clocks or tasks; `host.py` carries its words around.
 
 A session's life:
 
@@ -18,26 +18,16 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from sandbox.protocol import Outbox, decode_outbox
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CHECKPOINT_INPUTS: Final = 256
-"""A checkpoint costs what 10 events cost; replaying this many inputs takes about 25 ms."""
-CHECKPOINT_INPUT_BYTES: Final = 1024 * 1024
+TIMER_TRIES: Final = 6
+TIMER_RETRY_MS: Final = 1000
+"""A timer whose turn was undone is still pending in the machine: it is tried again after 1, 2, 4 ... seconds, then given up."""
 CRASHES_BEFORE_QUARANTINE: Final = 3
 """An input whose worker died this often while it was the next to be done is refused, so that it cannot kill them all."""
-
-
-class Outbox(msgspec.Struct, array_like=True, gc=False):
-    """What a turn leaves behind; guest/prelude/session.ts writes it."""
-
-    ok: int
-    finished: int
-    snapshot: msgspec.Raw
-    emitted: list[msgspec.Raw] = []
-    timers_set: list[tuple[int, int]] = []
-    timers_cancelled: list[int] = []
-    logs: list[tuple[str, str]] = []
 
 
 class Kind(Enum):
@@ -67,6 +57,7 @@ class Pending:
     input: bytes
     now_ms: int
     receipt: Receipt | None = None
+    timer: int = 0
     crashes: int = 0
 
 
@@ -85,11 +76,13 @@ class Turn:
     finished_now: bool = False
 
 
+SESSION_FINISHED: Final = ("session_finished", "the session has ended and takes no more events")
+
+
 class BrokenWorker(Exception):
     """A worker answered what nobody asked, or not in the protocol's words."""
 
 
-_decode_outbox = msgspec.json.Decoder(Outbox).decode
 _UNCHANGED: Final = b"null"
 
 
@@ -110,9 +103,9 @@ class Session:
         self.gone = False
         self.pending: deque[Pending] = deque()
         self.timers: dict[int, int] = {}
+        self._timer_tries: dict[int, int] = {}
         self.checkpoint: bytes | None = None
         self.tail: list[tuple[bytes, int]] = []
-        self._tail_bytes = 0
         self._tickets = 0
         self._receipts: OrderedDict[str, Receipt] = OrderedDict()
         self._timers_max = timers_max
@@ -132,44 +125,51 @@ class Session:
             self._receipts.popitem(last=False)
         return receipt, True
 
+    def knows(self, event_id: str | None) -> bool:
+        return event_id in self._receipts
+
     def forget_receipt(self, event_id: str | None) -> None:
         """The event was refused before it became an input: the same id may be tried again."""
         if event_id is not None:
             self._receipts.pop(event_id, None)
 
-    def offer(self, kind: Kind, data: bytes, now_ms: int, receipt: Receipt | None = None) -> Pending:
+    def offer(self, kind: Kind, data: bytes, now_ms: int, receipt: Receipt | None = None, *, timer: int = 0) -> Pending:
         self._tickets += 1
-        pending = Pending(self._tickets, kind, data, now_ms, receipt)
+        pending = Pending(self._tickets, kind, data, now_ms, receipt, timer)
         self.pending.append(pending)
         return pending
-
-    def wants_checkpoint(self) -> bool:
-        due = len(self.tail) >= CHECKPOINT_INPUTS or self._tail_bytes >= CHECKPOINT_INPUT_BYTES
-        return due and not any(pending.kind is Kind.CHECKPOINT for pending in self.pending)
 
     # --- what comes back ---------------------------------------------------------------------------------------
 
     def done(self, ticket: int, result: bytes) -> Turn | None:
-        """The result of the oldest pending input; None for a checkpoint. Raises `BrokenWorker`."""
+        """The result of the oldest pending input; None for a checkpoint.
+
+        Raises `BrokenWorker`, which leaves the input where it was: it is tried again elsewhere.
+        """
         pending = self._next(ticket)
         if pending.kind is Kind.CHECKPOINT:
-            self.checkpoint = result
-            self.tail = []
-            self._tail_bytes = 0
+            self.pending.popleft()
+            self.frozen(result)
             return None
         try:
-            outbox = _decode_outbox(result)
+            outbox = decode_outbox(result)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise BrokenWorker(str(error)) from error
+        self._check_timers(outbox)
+        self.pending.popleft()
         self.seq += 1
         self.tail.append((pending.input, pending.now_ms))
-        self._tail_bytes += len(pending.input)
         snapshot = bytes(outbox.snapshot)
         changed = snapshot != _UNCHANGED
+        late = self.finished and pending.kind is Kind.EVENT
         if changed:
             self.snapshot = snapshot
         turn = Turn(self.seq, changed, pending.receipt, outbox.emitted, outbox.timers_set, outbox.logs)
+        if late:  # it was on its way when the session ended: the answer is the one that a later event gets
+            turn.error = SESSION_FINISHED
         turn.started = pending.kind is Kind.START
+        if pending.timer:
+            self._timer_tries.pop(pending.timer, None)
         self._keep_timers(outbox)
         self.started = True
         if outbox.finished and not self.finished:
@@ -178,9 +178,15 @@ class Session:
         self._settle(pending, turn)
         return turn
 
+    def frozen(self, checkpoint: bytes) -> None:
+        """The session as it is now was frozen: what came before need not be replayed any more."""
+        self.checkpoint = checkpoint
+        self.tail = []
+
     def failed(self, ticket: int, code: str, message: str, at: str | None) -> Turn:
         """The oldest pending input was undone; the session is as it was before it."""
         pending = self._next(ticket)
+        self.pending.popleft()
         return self._refuse(pending, code, f"{message} ({at})" if at else message)
 
     def crashed(self) -> Turn | None:
@@ -210,20 +216,33 @@ class Session:
     def _next(self, ticket: int) -> Pending:
         if not self.pending or self.pending[0].ticket != ticket:
             raise BrokenWorker(f"an answer to ticket {ticket}, which is not the next one")
-        return self.pending.popleft()
+        return self.pending[0]
+
+    def _check_timers(self, outbox: Outbox) -> None:
+        if len(self.timers) + len(outbox.timers_set) - len(outbox.timers_cancelled) > self._timers_max * 2:
+            raise BrokenWorker("more timers than a guest can set")
 
     def _keep_timers(self, outbox: Outbox) -> None:
         for timer, due_at_ms in outbox.timers_set:
             self.timers[timer] = due_at_ms
         for timer in outbox.timers_cancelled:  # after the set ones: ids are never used twice, so the cancelling came later
             self.timers.pop(timer, None)
-        if len(self.timers) > self._timers_max:
-            raise BrokenWorker("more timers than a guest can set")
 
     def _refuse(self, pending: Pending, code: str, message: str) -> Turn:
         turn = Turn(self.seq, False, pending.receipt, error=(code, message), started=pending.kind is Kind.START)
+        if pending.kind is Kind.TIMER:
+            turn.timers_set = self._try_timer_again(pending)
         self._settle(pending, turn)
         return turn
+
+    def _try_timer_again(self, pending: Pending) -> list[tuple[int, int]]:
+        tries = self._timer_tries[pending.timer] = self._timer_tries.get(pending.timer, 0) + 1
+        if tries >= TIMER_TRIES or self.finished:
+            del self._timer_tries[pending.timer]
+            return []
+        due_at_ms = pending.now_ms + TIMER_RETRY_MS * 2 ** (tries - 1)
+        self.timers[pending.timer] = due_at_ms
+        return [(pending.timer, due_at_ms)]
 
     @staticmethod
     def _settle(pending: Pending, turn: Turn) -> None:

@@ -17,7 +17,7 @@ from machinehub.session import frames
 from machinehub.session.core import BrokenWorker, Kind, Receipt, Session, Turn
 from machinehub.session.event import event_input, sender_json, start_input, timer_input
 from machinehub.session.timers import TimerQueue
-from sandbox.protocol import Checkpoint, Close, Done, Failed, Open, Step
+from sandbox.protocol import Checkpoint, Close, Done, Failed, Frozen, Open, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -204,7 +204,7 @@ class SessionHost:
 
         With `if_match` the event is sent only while the session's seq is that number. Raises `PreconditionFailed`.
         """
-        if if_match is not None:
+        if if_match is not None and not session.knows(event_id):
             while session.pending:  # what is under way may move the seq
                 await self.next_turn(session)
             if session.seq != if_match:
@@ -217,6 +217,26 @@ class SessionHost:
 
         self.send(session, event, sender, event_id=event_id, then=settle)
         return await answered
+
+    async def wait_until(self, session: LiveSession, holds: Callable[[bytes], bool]) -> Frame:
+        """The first snapshot frame, from now on, on which `holds`. Raises `PreconditionFailed` when the session ends without it."""
+        found: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+
+        def look(_: Session) -> None:
+            # Looked at as each turn settles, not when a task wakes up: later turns may have come by then.
+            if found.done():
+                return
+            if holds(session.snapshot):
+                found.set_result(self.snapshot_frame(session))
+            elif session.finished or session.gone:
+                found.set_exception(PreconditionFailed("session_ended", "the session ended without it"))
+
+        session.watchers.add(look)
+        try:
+            look(session)
+            return await found
+        finally:
+            session.watchers.discard(look)
 
     async def next_turn(self, session: LiveSession) -> None:
         """Returns after something about the session settled."""
@@ -241,11 +261,11 @@ class SessionHost:
             return Unavailable("unavailable", "too many events of this session wait for their turn")
         return None
 
-    def _offer(self, session: LiveSession, kind: Kind, data: bytes, receipt: Receipt | None = None) -> None:
+    def _offer(self, session: LiveSession, kind: Kind, data: bytes, receipt: Receipt | None = None, *, timer: int = 0) -> None:
         now_ms = session.last_input_ms = self._clock.now_ms()
-        pending = session.offer(kind, data, now_ms, receipt)
+        pending = session.offer(kind, data, now_ms, receipt, timer=timer)
         if session.worker is not None:
-            session.worker.post(Step(session.number, pending.ticket, data, now_ms, self._cpu_ms(kind)))
+            session.worker.ask(session.number, Step(session.number, pending.ticket, data, now_ms, self._cpu_ms(kind)))
         else:
             self._place(session)
 
@@ -270,32 +290,38 @@ class SessionHost:
         session.placing = False
         if session.gone:
             return
-        self._pool.ensure_image(worker, session.digest, image)
+        worker.take(session.digest, image)
         session.worker = worker
-        worker.session_count += 1
-        worker.post(Open(session.number, 0, session.digest, self._limits.memory_bytes, session.checkpoint, session.tail))
+        worker.ask(session.number, Open(session.number, 0, session.digest, self._limits.memory_bytes, session.checkpoint, session.tail))
         for pending in session.pending:
             if pending.kind is Kind.CHECKPOINT:
-                worker.post(Checkpoint(session.number, pending.ticket))
+                worker.ask(session.number, Checkpoint(session.number, pending.ticket))
             else:
-                worker.post(Step(session.number, pending.ticket, pending.input, pending.now_ms, self._cpu_ms(pending.kind)))
+                worker.ask(session.number, Step(session.number, pending.ticket, pending.input, pending.now_ms, self._cpu_ms(pending.kind)))
 
     def _leave_worker(self, session: LiveSession) -> None:
         worker, session.worker = session.worker, None
-        if worker is not None:
-            worker.session_count -= 1
-            worker.post(Close(session.number), answered=False)
+        if worker is not None and not worker.lost:
+            worker.tell(Close(session.number))
+            worker.leave(session.digest)
 
     def worker_lost(self, worker: Worker) -> None:
-        """Every session that lived there is thawed elsewhere, from its checkpoint and the inputs since."""
+        """Every session that lived there is thawed elsewhere, from its checkpoint and the inputs since.
+
+        The one whose answer was due next is held to blame: a worker does its work in order.
+        """
         self._metrics.worker_crashes.inc()
+        suspect = worker.working_on
         for session in [s for s in self._sessions.values() if s.worker is worker]:
             session.worker = None
-            turn = session.crashed()
-            if turn is not None:
-                self._speak(session, turn)
-            if session.pending and not session.gone:
-                self._place(session)
+            self._move(session, blamed=session.number == suspect)
+
+    def _move(self, session: LiveSession, *, blamed: bool) -> None:
+        turn = session.crashed() if blamed else None
+        if turn is not None:
+            self._speak(session, turn)
+        if session.pending and not session.gone:
+            self._place(session)
 
     def _lose(self, session: LiveSession, code: str, message: str) -> None:
         """The session cannot be thawed: say so, rather than go on from a guess."""
@@ -322,20 +348,23 @@ class SessionHost:
     def _checkpoint(self, session: LiveSession) -> None:
         assert session.worker is not None
         pending = session.offer(Kind.CHECKPOINT, b"", self._clock.now_ms())
-        session.worker.post(Checkpoint(session.number, pending.ticket))
+        session.worker.ask(session.number, Checkpoint(session.number, pending.ticket))
 
     # --- what workers answer -----------------------------------------------------------------------------------
 
     def worker_answered(self, worker: Worker, messages: list[ToHub]) -> None:
         for message in messages:
-            if not isinstance(message, Done | Failed):
+            if not isinstance(message, Done | Failed | Frozen):
                 worker.kill("it said what a session worker never says")
                 return
             session = self._by_number.get(message.session)
             if session is None or session.worker is not worker:
                 continue  # deleted or moved meanwhile; a worker may not speak for what it does not hold
             try:
-                self._settle(session, message)
+                if isinstance(message, Frozen):
+                    session.frozen(message.checkpoint)
+                else:
+                    self._settle(session, message)
             except BrokenWorker as error:
                 worker.kill(str(error))
                 return
@@ -354,11 +383,13 @@ class SessionHost:
                     if not session.pending:
                         self._leave_worker(session)
                 return
+        elif message.code == "session_lost":
+            self._leave_worker(session)
+            self._move(session, blamed=True)
+            return
         else:
             turn = session.failed(message.ticket, message.code, message.message, message.at)
         self._speak(session, turn)
-        if session.worker is not None and session.wants_checkpoint():
-            self._checkpoint(session)
 
     def _speak(self, session: LiveSession, turn: Turn) -> None:
         """Tells everybody what a settled turn changed: nothing of it was visible before."""
@@ -432,7 +463,7 @@ class SessionHost:
         self._timer_at_ms = None
         for session, timer, due_at_ms in self._timers.pop_due(self._clock.now_ms()):
             if not session.gone and session.timer_due(timer, due_at_ms):
-                self._offer(session, Kind.TIMER, timer_input(self._entropy.turn_seed(), timer))
+                self._offer(session, Kind.TIMER, timer_input(self._entropy.turn_seed(), timer), timer=timer)
         self._arm_timers()
 
     # --- people ------------------------------------------------------------------------------------------------

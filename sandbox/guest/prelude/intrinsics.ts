@@ -9,6 +9,10 @@ function uncurry<Self, Args extends unknown[], Result>(method: (this: Self, ...a
   return (self: Self, ...args: Args): Result => apply(method, self, args) as Result;
 }
 
+export const ceil = Math.ceil;
+export const toNumber: (value: unknown) => number = Number;
+export const defineProperty = Object.defineProperty;
+export const hasOwn = Object.hasOwn;
 export const parse: (text: string) => unknown = JSON.parse;
 export const stringify: (value: unknown) => string | undefined = JSON.stringify;
 export const now: () => number = Date.now;
@@ -22,14 +26,46 @@ export const startsWith = uncurry(String.prototype.startsWith);
 export const mapGet = uncurry(Map.prototype.get as (this: Map<number, unknown>, key: number) => unknown);
 export const mapSet = uncurry(Map.prototype.set as (this: Map<number, unknown>, key: number, value: unknown) => unknown);
 export const mapDelete = uncurry(Map.prototype.delete as (this: Map<number, unknown>, key: number) => boolean);
+export const exec = uncurry(RegExp.prototype.exec);
+const indexOf = uncurry(String.prototype.indexOf);
+const charAt = uncurry(String.prototype.charAt);
+const charCodeAt = uncurry(String.prototype.charCodeAt);
 export const setForEach = uncurry(Set.prototype.forEach as (this: Set<unknown>, each: (value: unknown) => void) => void);
 export const isError = (value: unknown): value is Error => value instanceof ErrorClass;
 const ErrorClass = Error;
-const define = Object.defineProperty;
-
 /** Appends without consulting `Array.prototype`, which may carry a setter of the machine's making. */
 export function append<T>(list: T[], item: T): void {
-  define(list, list.length, { value: item, writable: true, enumerable: true, configurable: true, __proto__: null } as PropertyDescriptor);
+  defineProperty(list, list.length, { value: item, writable: true, enumerable: true, configurable: true, __proto__: null } as PropertyDescriptor);
+}
+
+/**
+ * JSON text without lone surrogates. `JSON.stringify` writes them as escapes, which other languages' parsers refuse; they
+ * become U+FFFD, as they would in UTF-8.
+ */
+export function wellFormed(json: string): string {
+  let at = indexOf(json, "\\ud");
+  if (at < 0) return json;
+  let text = "";
+  let from = 0;
+  for (at = indexOf(json, "\\"); at >= 0; at = indexOf(json, "\\", at)) {
+    if (charAt(json, at + 1) !== "u") { at += 2; continue; }
+    if (charAt(json, at + 2) === "d" && charAt(json, at + 3) >= "8") {
+      text += slice(json, from, at) + "\\ufffd";
+      from = at + 6;
+    }
+    at += 6;
+  }
+  return text + slice(json, from);
+}
+
+/** How many bytes `text` takes as UTF-8; lone surrogates count three. */
+export function utf8Bytes(text: string): number {
+  let bytes = text.length;
+  for (let i = 0; i < text.length; i++) {
+    const code = charCodeAt(text, i);
+    if (code > 0x7f) bytes += code > 0x7ff && (code < 0xd800 || code > 0xdfff) ? 2 : 1;
+  }
+  return bytes;
 }
 
 /** Joins JSON texts into the text of an array. */

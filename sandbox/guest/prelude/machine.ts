@@ -2,7 +2,9 @@
 
 import { StateMachine, type AnyStateMachine, type AnyStateNode } from "xstate";
 import { modules } from "./modules.ts";
-import { describe } from "./turn.ts";
+import * as safe from "./intrinsics.ts";
+import { dropTimers } from "./timers.ts";
+import { describe, faultText } from "./turn.ts";
 
 type Json = null | boolean | number | string | Json[] | { [key: string]: Json | undefined };
 
@@ -18,11 +20,14 @@ export function loadBundle(bundle: Bundle): { machine: AnyStateMachine | null; r
   const module = { exports: {} as Record<string, unknown> };
   try {
     bundle(module, module.exports, requireModule);
+    return findMachine(module.exports);
   } catch (error) {
     return { machine: null, report: failure("machine_throws", describe(error)) };
   }
-  const exports = module.exports;
-  const names = Object.keys(exports);
+}
+
+function findMachine(exports: Record<string, unknown>): { machine: AnyStateMachine | null; report: string } {
+  const names = safe.keysOf(exports);
   const machines = names.filter((name) => isMachine(exports[name]));
   const chosen = isMachine(exports["default"]) ? "default" : isMachine(exports["machine"]) ? "machine" : machines.length === 1 ? machines[0] : undefined;
   if (chosen === undefined) {
@@ -35,20 +40,18 @@ export function loadBundle(bundle: Bundle): { machine: AnyStateMachine | null; r
     };
   }
   const machine = exports[chosen] as AnyStateMachine;
-  try {
-    return { machine, report: JSON.stringify({ ok: true, definition: definitionOf(machine) }) };
-  } catch (error) {
-    return { machine: null, report: failure("machine_throws", describe(error)) };
-  }
+  const dropped = dropTimers();
+  const warnings = dropped ? [`${dropped} timers that were set while the file was loaded never fire; set them in an action or an actor`] : [];
+  return { machine, report: safe.wellFormed(safe.stringify({ ok: true, definition: definitionOf(machine), warnings }) as string) };
 }
 
 function failure(code: string, error: { message: string; name?: string; at?: string }): string {
   const message = error.name && error.name !== "Error" ? `${error.name}: ${error.message}` : error.message;
-  return JSON.stringify({ ok: false, code, message, at: error.at });
+  return `{"ok":false,"fault":${faultText(error.at === undefined ? { code, message } : { code, message, at: error.at })}}`;
 }
 
 function requireModule(name: string): unknown {
-  const module = Object.hasOwn(modules, name) ? modules[name] : undefined;
+  const module = safe.hasOwn(modules, name) ? modules[name] : undefined;
   if (!module) throw new Error(`Cannot import "${name}": only xstate and what is uploaded can be imported`);
   return module;
 }
@@ -104,8 +107,8 @@ function nameOf(part: unknown): string {
 }
 
 function jsonOf(value: unknown): Json | undefined {
-  const text = JSON.stringify(value);
-  return text === undefined ? undefined : (JSON.parse(text) as Json);
+  const text = safe.stringify(value);
+  return text === undefined ? undefined : (safe.parse(text) as Json);
 }
 
 /** Drops what is absent or empty, so that a definition shows only what the machine says. */

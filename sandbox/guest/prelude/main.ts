@@ -6,7 +6,7 @@ import { installRandom } from "./random.ts";
 import { installTimers } from "./timers.ts";
 import { loadBundle, type Bundle } from "./machine.ts";
 import { collect, setMachine, step } from "./session.ts";
-import { describe } from "./turn.ts";
+import { describe, faultText } from "./turn.ts";
 
 installPolyfills();
 installRandom();
@@ -20,6 +20,9 @@ function load(bundle: Bundle): string {
 }
 
 /** What evaluating the bundle threw, as JSON: a syntax error that esbuild let pass. */
-const explain = (thrown: unknown): string => JSON.stringify(describe(thrown));
+function explain(thrown: unknown): string {
+  const { name, message, at } = describe(thrown);
+  return faultText(at === undefined ? { code: "syntax_error", message: `${name}: ${message}` } : { code: "syntax_error", message: `${name}: ${message}`, at });
+}
 
 export { load, explain, step, collect };

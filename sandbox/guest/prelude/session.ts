@@ -9,11 +9,10 @@ import { createActor, type AnyActorRef, type AnyStateMachine } from "xstate";
 import * as safe from "./intrinsics.ts";
 import { seedTurn } from "./random.ts";
 import { fireTimer } from "./timers.ts";
-import { clearTurn, limits, reject, rejectThrown, turn } from "./turn.ts";
+import { clearTurn, faultText, limits, reject, rejectThrown, turn } from "./turn.ts";
 
 let machine: AnyStateMachine | null = null;
 let actor: AnyActorRef | null = null;
-let seen: unknown = null; // the snapshot object that `published` was made of
 let published = "";
 
 export function setMachine(loaded: AnyStateMachine): void { machine = loaded; }
@@ -56,8 +55,12 @@ function send(event: Record<string, unknown>, sender: unknown): void {
 function failed(error: unknown): void { rejectThrown("machine_error", error); }
 
 function emitted(event: unknown): void {
-  if (turn.emitted.length >= limits.emitted) return reject("emitted_exceeded", `a turn emits at most ${limits.emitted} events`);
-  safe.append(turn.emitted, safe.stringify(event) ?? "null");
+  const text = safe.wellFormed(safe.stringify(event) ?? "null");
+  turn.emittedBytes += safe.utf8Bytes(text);
+  if (turn.emitted.length >= limits.emitted || turn.emittedBytes > limits.emittedBytes) {
+    return reject("emitted_exceeded", `a turn emits at most ${limits.emitted} events of ${limits.emittedBytes} bytes together`);
+  }
+  safe.append(turn.emitted, text);
 }
 
 export function collect(): string {
@@ -67,18 +70,17 @@ export function collect(): string {
     if (!turn.fault && actor) {
       const snapshot = actor.getSnapshot();
       if (snapshot.status !== "active") finished = "1";
-      // XState answers an event that nothing takes with the same snapshot object; children change without it.
-      if (snapshot !== seen || safe.keysOf(snapshot.children).length) {
-        const text = safe.stringify(publicSnapshot(snapshot)) as string;
-        seen = snapshot;
-        if (text !== published) changed = published = text;
-        if (text.length > limits.snapshotChars) reject("snapshot_too_large", `the snapshot has more than ${limits.snapshotChars} characters`);
+      // Always spelled anew: children, and contexts that are changed in place, move without a new snapshot object.
+      const text = safe.wellFormed(safe.stringify(publicSnapshot(snapshot)) as string);
+      if (text !== published) changed = published = text;
+      if (text.length * 3 > limits.snapshotBytes && safe.utf8Bytes(text) > limits.snapshotBytes) {
+        reject("snapshot_too_large", `the snapshot has more than ${limits.snapshotBytes} bytes`);
       }
     }
   } catch (error) {
     rejectThrown("snapshot_not_json", error);
   }
-  if (turn.fault) return "[0," + safe.stringify(turn.fault) + "]";
+  if (turn.fault) return "[0," + faultText(turn.fault) + "]";
   const { emitted, timersSet, timersCancelled, logs } = turn;
   const head = "[1," + finished + "," + changed;
   if (!(emitted.length | timersSet.length | timersCancelled.length | logs.length)) return head + "]";

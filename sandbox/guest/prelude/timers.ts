@@ -15,8 +15,8 @@ let count = 0;
 const FAR = 8.64e15; // the last instant a Date can name: "never"
 
 function delayOf(value: unknown): number {
-  const delay = Number(value);
-  return delay > 0 ? Math.ceil(delay) : 0; // NaN and negative numbers mean at once
+  const delay = safe.toNumber(value);
+  return delay > 0 ? safe.ceil(delay) : 0; // NaN and negative numbers mean at once
 }
 
 function arm(id: number, delay: number): void {
@@ -32,7 +32,7 @@ function add(run: unknown, delay: unknown, args: unknown[], repeat: boolean): nu
   }
   const id = ++lastId;
   const wait = delayOf(delay);
-  safe.mapSet(timers, id, { run: run as Timer["run"], args, interval: repeat ? Math.max(wait, 1) : null });
+  safe.mapSet(timers, id, { run: run as Timer["run"], args, interval: repeat ? wait || 1 : null });
   count++;
   arm(id, wait);
   return id;
@@ -42,6 +42,14 @@ function cancel(id: unknown): void {
   if (typeof id !== "number" || !safe.mapDelete(timers, id)) return;
   count--;
   safe.append(turn.timersCancelled, `${id}`);
+}
+
+/** Forgets every timer, since the host knows of none yet; how many there were. For what is set while an image is built. */
+export function dropTimers(): number {
+  const dropped = count;
+  for (let id = 1; id <= lastId; id++) safe.mapDelete(timers, id);
+  count = 0;
+  return dropped;
 }
 
 /** A timer of the host came due. One that was cancelled meanwhile does nothing. */

@@ -9,8 +9,10 @@ export const limits = {
   timers: 1000,
   logLines: 64,
   logChars: 4096,
-  snapshotChars: 256 * 1024,
+  logBytes: 320 * 1024,
+  snapshotBytes: 256 * 1024,
   emitted: 256,
+  emittedBytes: 256 * 1024,
 };
 
 export const turn = {
@@ -18,6 +20,8 @@ export const turn = {
   timersSet: [] as string[],
   timersCancelled: [] as string[],
   logs: [] as string[],
+  logBytes: 0,
+  emittedBytes: 0,
   fault: null as Fault | null,
 };
 
@@ -26,7 +30,16 @@ export function clearTurn(): void {
   if (turn.timersSet.length) turn.timersSet = [];
   if (turn.timersCancelled.length) turn.timersCancelled = [];
   if (turn.logs.length) turn.logs = [];
+  turn.logBytes = turn.emittedBytes = 0;
   turn.fault = null;
+}
+
+const FRAME = /machine\.js:(\d+):(\d+)/;
+
+/** The fault as JSON, spelled by hand: no `toJSON` of anybody's has a say. */
+export function faultText({ code, message, at }: Fault): string {
+  const place = at === undefined ? "" : `,"at":${safe.stringify(at)}`;
+  return safe.wellFormed(`{"code":${safe.stringify(code)},"message":${safe.stringify(message)}${place}}`);
 }
 
 /** Rejects the turn. The first fault wins: what follows is usually its consequence. */
@@ -43,7 +56,7 @@ export function describe(thrown: unknown): { name: string; message: string; at?:
     if (safe.isError(thrown)) {
       name = safe.slice(safe.toText(thrown.name), 0, 100);
       message = safe.slice(safe.toText(thrown.message), 0, 1000);
-      const frame = /machine\.js:(\d+):(\d+)/.exec(safe.slice(safe.toText(thrown.stack), 0, 4000));
+      const frame = safe.exec(FRAME, safe.slice(safe.toText(thrown.stack), 0, 20000));
       if (frame) at = frame[1] + ":" + frame[2];
     } else if (typeof thrown === "object" && thrown !== null) {
       message = safe.slice(safe.stringify(thrown) ?? "[object]", 0, 1000);
