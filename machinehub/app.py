@@ -26,7 +26,7 @@ from machinehub.errors import HubError
 from machinehub.logs import MachineLogs
 from machinehub.metrics import Metrics
 from machinehub.paths import cache_folder
-from machinehub.router.http import METHODS, MachineRouter
+from machinehub.router.http import MachineRouter
 from machinehub.router.socket import HubSocket
 from machinehub.router.websocket import WebSocketRouter
 from machinehub.session.host import SessionHost
@@ -49,6 +49,7 @@ PING_INTERVAL_S = 15.0
 """A dead peer is noticed within this and `PING_TIMEOUT_S`, 30 s together."""
 PING_TIMEOUT_S = 15.0
 HEADER_BYTES_MAX = 32 * 1024
+FIXED_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics"})
 FRAME_SLACK_BYTES = 4096
 """What a frame may have around its event: type, id, white space."""
 
@@ -68,18 +69,18 @@ class Hub:
         self.pool = WorkerPool(count=settings.worker_count, cache=settings.cache or cache_folder(), on_progress=on_progress)
         self.catalog = Catalog(self.store, self.pool, clock, entropy, limits)
         self.host = SessionHost(self.pool, self.catalog, clock, entropy, limits, logs=self.logs, metrics=self.metrics)
+        self._tokens = Tokens(settings, self.store)
         self.api = DeployApi(
-            self.catalog, self.store, self.host, self.pool, Tokens(settings, self.store), self.logs, self.metrics,
+            self.catalog, self.store, self.host, self.pool, self._tokens, self.logs, self.metrics,
             limits=limits, base_url=settings.base_url,
         )  # fmt: skip
-        machines = MachineRouter(self.catalog, self.host, clock, limits, self.metrics, base_url=settings.base_url)
+        self._machines = MachineRouter(self.catalog, self.host, clock, limits, self.metrics, base_url=settings.base_url)
         self._websockets = WebSocketRouter(self.catalog, self.host, clock, limits, self.metrics, rate_limited=settings.rate_limited)
         self._http = Starlette(
             routes=[
                 *self.api.routes(),
                 Route("/", welcome, methods=["GET"]),
                 Route("/assets/{name}", asset, methods=["GET"]),
-                Route("/{rest:path}", machines.handle, methods=METHODS),
             ],
             exception_handlers={HubError: on_hub_error, HTTPException: on_http_exception, Exception: on_unexpected},
         )
@@ -88,6 +89,7 @@ class Hub:
         """Migrates the database, starts the workers. Raises `BadSettings` when the hub must not listen like this."""
         await migrate(self._engine)
         check_can_listen(self.settings, has_tokens=bool(await self.store.valid_token_hashes()))
+        await self._tokens.start()
         await self.pool.start(self.host)
         self.host.start()
 
@@ -99,8 +101,10 @@ class Hub:
     async def asgi(self, scope: MutableMapping[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
         if scope["type"] == "websocket":
             await self._websockets(scope, receive, send)
-        else:
+        elif scope["path"] in FIXED_PATHS or scope["path"].startswith(("/api/", "/assets/")):
             await self._http(scope, receive, send)
+        else:  # everything else is a machine's; its path is read from the raw bytes, not by a pattern
+            await self._machines(scope, receive, send)
 
 
 class HubServer(uvicorn.Server):
@@ -128,7 +132,7 @@ class HubServer(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         """Not ready any more, 1001 to everybody, then uvicorn's own shutdown."""
         self._hub.api.draining = True
-        self._hub.host.close_connections(1001, "the hub is going away")
+        self._hub.host.say_goodbye(1001, "the hub is going away")
         await super().shutdown(sockets)
 
 

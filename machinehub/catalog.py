@@ -6,12 +6,14 @@ in a URL means, and how long a lookup may be remembered. Does not know: HTTP, se
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -74,6 +76,7 @@ class Catalog:
         self._limits = limits
         self._targets: dict[tuple[str, int | None], tuple[float, Target]] = {}
         self._images: OrderedDict[str, bytes] = OrderedDict()
+        self._deploying: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- deploying ---------------------------------------------------------------------------------------------
 
@@ -83,23 +86,31 @@ class Catalog:
         check_upload(upload, self._limits)
         engine, base = self._pool.engine_and_base
         digest = content_digest(upload.entry, upload.files, engine, base)
-        image: bytes | None = None
-        definition = await self._store.definition_of_image(digest)
-        warnings: list[str] = []
-        bundle_us = freeze_us = 0
-        if definition is None:
-            built = await build(self._pool, upload, self._limits)
-            image, definition, warnings = built.image, built.definition, built.warnings
-            bundle_us, freeze_us = built.bundle_us, built.freeze_us
-            self._remember_image(digest, image)
-        now_ms = self._clock.now_ms()
-        machine, number, created = await self._store.deploy(
-            new_id=self._entropy.machine_id(), name=upload.name, digest=digest, entry=upload.entry, files=pack_files(upload.files),
-            message=upload.message, activate=upload.activate, now_ms=now_ms, image=image, engine=engine, definition=definition,
-        )  # fmt: skip
+        built = None if await self._store.has_image(digest) else await self._build(upload, digest)
+        # Deployments of one name take turns: two at once would only find out from the database that they must.
+        async with self._deploying.setdefault(upload.name, asyncio.Lock()):
+            stored = await self._store_version(upload, digest, engine, built)
+            if stored is None:
+                built = await self._build(upload, digest)
+                stored = await self._store_version(upload, digest, engine, built)
+        assert stored is not None
+        machine, number, created = stored
         self.forget(machine.id)
         version = await self._store.version(machine.id, number)
+        bundle_us, freeze_us, warnings = (built.bundle_us, built.freeze_us, built.warnings) if built else (0, 0, [])
         return Deployed(machine, version, created, bundle_us, freeze_us, (time.perf_counter_ns() - started) // 1000, warnings)
+
+    async def _build(self, upload: Upload, digest: str) -> Built:
+        built = await build(self._pool, upload, self._limits)
+        self._remember_image(digest, built.image)
+        return built
+
+    async def _store_version(self, upload: Upload, digest: str, engine: str, built: Built | None) -> tuple[Machine, int, bool] | None:
+        return await self._store.deploy(
+            new_id=self._entropy.machine_id(), name=upload.name, digest=digest, entry=upload.entry, files=pack_files(upload.files),
+            message=upload.message, activate=upload.activate, now_ms=self._clock.now_ms(),
+            image=built.image if built else None, engine=engine, definition=built.definition if built else None,
+        )  # fmt: skip
 
     # --- looking up --------------------------------------------------------------------------------------------
 

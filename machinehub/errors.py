@@ -2,7 +2,7 @@
 
     HubError
       CallerError            the request is at fault; the same request fails again
-        BadRequest 400, Unauthorised 401, Forbidden 403, NotFound 404, Timeout 408, Conflict 409,
+        BadRequest 400, Unauthorised 401, Forbidden 403, NotFound 404, MethodNotAllowed 405, WaitTimeout 408, Conflict 409,
         PreconditionFailed 412, TooLarge 413, RateLimited 429
       MachineError 422       the machine's author is at fault: a turn or a build failed
         BuildFailed            with errors[]: file, line, column, message
@@ -48,6 +48,10 @@ class Forbidden(CallerError):
 
 class NotFound(CallerError):
     status, title = 404, "Not found"
+
+
+class MethodNotAllowed(CallerError):
+    status, title = 405, "Method not allowed"
 
 
 class WaitTimeout(CallerError):

@@ -29,7 +29,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 16 * 1024 * 1024
     """The whole memory of a session, of which the image takes about 3.4 MiB and an idle session dirties a third of one."""
     snapshot_bytes: int = 256 * 1024
-    """The public snapshot: it goes to every connection after every change. Enforced inside the guest."""
+    """The public snapshot: it goes to every connection after every change."""
+    emitted_bytes: int = 256 * 1024
+    """What one turn emits, together; the same reason."""
     timers: int = 1_000
     """Pending timers of a session. Enforced inside the guest."""
     log_lines: int = 64
@@ -58,5 +60,5 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The largest `limit=` of a list."""
 
 
-GUEST_TWINS = {"timers": "timers", "log_lines": "logLines", "log_line_bytes": "logChars", "snapshot_bytes": "snapshotChars"}
+GUEST_TWINS = {"timers": "timers", "log_lines": "logLines", "log_line_bytes": "logChars", "snapshot_bytes": "snapshotChars", "emitted_bytes": "emittedChars"}
 """Limits that the prelude enforces (guest/prelude/turn.ts), by their names there. A test compares the numbers."""

@@ -83,6 +83,9 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
     if unknown:
         raise BadSettings(f"{', '.join(sorted(unknown))}: no such limit")
     values |= {key: value for key, value in chosen.items() if value is not None}
+    for name, lowest, highest in (("port", 1, 65535), ("workers", 0, 256)):
+        if name in values and not lowest <= int(str(values[name])) <= highest:
+            raise BadSettings(f"{PREFIX}{name.upper()}: {values[name]} is not between {lowest} and {highest}")
     return Settings(**values, limits=Limits(**limits))  # type: ignore[arg-type]
 
 

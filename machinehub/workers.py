@@ -258,7 +258,7 @@ class WorkerPool:
             self._builds_waiting -= 1
         if isinstance(answer, BuildFailed):
             first = answer.errors[0] if answer.errors else None
-            place = f"{first.file}:{first.line}:{first.column}: " if first and first.file else ""
+            place = ":".join(str(part) for part in (first.file, first.line, first.column) if part is not None) + ": " if first and first.file else ""
             raise BuildFailedError(
                 answer.code, place + (first.message if first else "the build failed"),
                 errors=[{"file": e.file, "line": e.line, "column": e.column, "message": e.message} for e in answer.errors],

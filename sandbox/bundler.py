@@ -51,7 +51,8 @@ class Bundle:
 def check_path(path: str) -> str:
     """`path` itself when it is a plain relative path; raises `BuildError` for anything that could lead elsewhere."""
     parts = PurePosixPath(path).parts
-    bad = not path or len(path) > 512 or path.startswith("/") or "\\" in path or "\0" in path or ".." in parts or str(PurePosixPath(path)) != path
+    # Stars are patterns to esbuild, and what follows "?" or "#" lets one file count as many.
+    bad = not path or len(path) > 512 or any(char in path for char in "*?#") or path.startswith("/") or "\\" in path or "\0" in path or ".." in parts or str(PurePosixPath(path)) != path
     if bad or any(len(part.encode("utf-8", "replace")) > 255 for part in parts):
         raise BuildError("invalid_path", [BuildMessage(f"{path[:200]!r} is not a relative path inside the upload")])
     return path

@@ -42,6 +42,15 @@ class LostSession(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large a session may become."""
+
+    memory_bytes_max: int
+    snapshot_bytes_max: int
+    emitted_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedImage:
     """An image, compiled, with a pristine copy of its memory to take differences against."""
 
@@ -61,13 +70,13 @@ def load_image(engine: Engine, code: Module, image: bytes, *, memory_bytes_max: 
 class LiveMachine:
     """A thawed session. `apply` is the only way to change it."""
 
-    __slots__ = ("_checkpoint", "_code", "_engine", "_image", "_instance", "_memory_bytes_max", "_tail", "_tail_cpu_ns")
+    __slots__ = ("_checkpoint", "_code", "_engine", "_image", "_instance", "_sizes", "_tail", "_tail_cpu_ns")
 
-    def __init__(self, engine: Engine, code: Module, image: LoadedImage, *, memory_bytes_max: int, checkpoint: bytes | None = None) -> None:
+    def __init__(self, engine: Engine, code: Module, image: LoadedImage, sizes: Sizes, *, checkpoint: bytes | None = None) -> None:
         self._engine = engine
         self._code = code
         self._image = image
-        self._memory_bytes_max = memory_bytes_max
+        self._sizes = sizes
         self._checkpoint = checkpoint
         self._tail: list[tuple[bytes, int]] = []
         self._tail_cpu_ns = 0
@@ -150,7 +159,7 @@ class LiveMachine:
         return instance.read_io(handles.io, length)
 
     def _thaw(self) -> None:
-        self._instance = instance = self._engine.thaw(self._image.module, self._code, memory_bytes_max=self._memory_bytes_max)
+        self._instance = instance = self._engine.thaw(self._image.module, self._code, memory_bytes_max=self._sizes.memory_bytes_max)
         if self._checkpoint is not None:
             size, pages = images.apply_checkpoint(self._checkpoint, memoryview(self._image.memory))
             instance.grow_to(size)
@@ -179,7 +188,12 @@ class LiveMachine:
             place = source_map.find(fault.at) if source_map and fault.at else None
             return Fault(fault.code[:100], fault.message[:2000], ":".join(map(str, place)) if place else None)
         try:
-            decode_outbox(outbox)
+            said = decode_outbox(outbox)
         except (msgspec.MsgspecError, RecursionError):
             return Fault("snapshot_not_json", "the snapshot, or what the turn emitted or logged, is not JSON that others can read")
+        sizes = self._sizes
+        if len(bytes(said.snapshot)) > sizes.snapshot_bytes_max:
+            return Fault("snapshot_too_large", f"the snapshot has more than {sizes.snapshot_bytes_max} bytes")
+        if said.emitted and sum(len(bytes(event)) for event in said.emitted) > sizes.emitted_bytes_max:
+            return Fault("emitted_exceeded", f"a turn emits at most {sizes.emitted_bytes_max} bytes")
         return None

@@ -54,6 +54,8 @@ class Open(Message, tag=1, frozen=True):
     ticket: int
     digest: str
     memory_bytes_max: int
+    snapshot_bytes_max: int
+    emitted_bytes_max: int
     checkpoint: bytes | None
     tail: list[tuple[bytes, int]]
 

@@ -25,7 +25,7 @@ from sandbox import bundler, protocol
 from sandbox.engine import Engine, Module, Trap
 from sandbox.forge import BuildError, Guest, forge_image, load_guest
 from sandbox.image import DamagedCheckpoint
-from sandbox.instance import LiveMachine, LoadedImage, LostSession, load_image
+from sandbox.instance import LiveMachine, LoadedImage, LostSession, Sizes, load_image
 from sandbox.protocol import (
     Build,
     BuildFailed,
@@ -106,7 +106,8 @@ class Worker:
     def _open(self, request: Open) -> protocol.ToHub:
         try:
             image = self._images[request.digest]
-            machine = LiveMachine(self._engine, self._guest.engine, image, memory_bytes_max=request.memory_bytes_max, checkpoint=request.checkpoint)
+            sizes = Sizes(request.memory_bytes_max, request.snapshot_bytes_max, request.emitted_bytes_max)
+            machine = LiveMachine(self._engine, self._guest.engine, image, sizes, checkpoint=request.checkpoint)
             machine.replay(request.tail)
         except KeyError:
             return Failed(request.session, request.ticket, "image_damaged", "the image could not be loaded", None)

@@ -332,7 +332,8 @@ async def test_other_sites_may_use_machines_but_not_the_api(client: Client) -> N
 
 async def test_unknown_paths_and_methods(client: Client) -> None:
     problem(await client.http.get("/api/v1/nothing"), 404, "not_found")
-    problem(await client.http.get("/api/v2"), 404, "no_such_machine")
+    problem(await client.http.get("/api/v2"), 404, "not_found")
+    problem(await client.http.delete("/Abcdef/s"), 405, "method_not_allowed")
     problem(await client.http.put("/api/v1/machines"), 405, "method_not_allowed")
     assert (await client.http.get("/")).headers["content-type"].startswith("text/html")
 

@@ -8,17 +8,14 @@ import os
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from machinehub.cli.main import app
 from tests.support import CACHE, COUNTER, EXAMPLES, Client, running_hub
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-COMMAND = [sys.executable, "-c", "from machinehub.cli.main import main; main()"]
+COMMAND = [str(Path(sys.executable).parent / "machinehub")]
 
 
 def environment(**more: str) -> dict[str, str]:

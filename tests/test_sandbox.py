@@ -12,7 +12,7 @@ from sandbox import image as images
 from sandbox.bundler import bundle
 from sandbox.engine import Engine
 from sandbox.forge import BuildError, Guest, forge_base, forge_image, load_guest
-from sandbox.instance import Fault, LiveMachine, LoadedImage, load_image
+from sandbox.instance import Fault, LiveMachine, LoadedImage, Sizes, load_image
 from sandbox.worker import GUEST
 from tests.support import CACHE, EXAMPLES
 
@@ -34,7 +34,7 @@ class Sandbox:
         return load_image(self.engine, self.guest.engine, wasm, memory_bytes_max=MEMORY)
 
     def thaw(self, image: LoadedImage, checkpoint: bytes | None = None) -> LiveMachine:
-        return LiveMachine(self.engine, self.guest.engine, image, memory_bytes_max=MEMORY, checkpoint=checkpoint)
+        return LiveMachine(self.engine, self.guest.engine, image, Sizes(MEMORY, 256 * 1024, 256 * 1024), checkpoint=checkpoint)
 
     def start(self, expression: str) -> LiveMachine:
         machine = self.thaw(self.image(expression))

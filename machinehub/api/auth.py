@@ -1,43 +1,66 @@
-"""Bearer tokens of the deploy API."""
+"""Who may use the deploy API."""
 
 from __future__ import annotations
 
 import hmac
 import time
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
-from machinehub.errors import Unauthorised
+from machinehub.errors import Forbidden, Unauthorised
 from machinehub.store.store import hash_token
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from machinehub.settings import Settings
     from machinehub.store.store import Store
 
 REMEMBERED_S: Final = 2.0
 """How long the list of valid tokens is remembered: a revoked one is refused this soon."""
+_LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Tokens:
-    """Who may use the deploy API: holders of the hub's own token or of one in the database; everybody, on a hub that
-    has neither (which only starts on loopback)."""
+    """Holders of the hub's own token or of one in the database; on an *open* hub everybody on this computer.
+
+    A hub is open when it listens on loopback and never had a token. That is decided once, at the start: revoking the last
+    token closes a hub, it does not open it.
+    """
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._own = hash_token(settings.token) if settings.token else None
+        self._names = _LOOPBACK_NAMES | {settings.host, urlsplit(settings.base_url).hostname or ""}
+        self._is_loopback = settings.is_loopback
         self._store = store
+        self._open = False
         self._valid: set[str] = set()
         self._read_at = -REMEMBERED_S
 
-    async def check(self, authorization: str | None) -> None:
-        """Raises `Unauthorised`. Comparing hashes takes the same time whatever is wrong."""
+    async def start(self) -> None:
+        self._open = self._is_loopback and self._own is None and not await self._store.token_list()
+
+    async def check(self, request: Request) -> None:
+        """Raises `Unauthorised` or `Forbidden`."""
+        if self._open:
+            self._check_is_from_here(request)
+            return
         if time.monotonic() - self._read_at >= REMEMBERED_S:
             self._valid = await self._store.valid_token_hashes()
             self._read_at = time.monotonic()
         accepted = self._valid | ({self._own} if self._own else set())
-        if not accepted:
-            return
-        scheme, _, token = (authorization or "").partition(" ")
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthorised("unauthorised", "this hub wants a token: Authorization: Bearer <token>")
         given = hash_token(token[:1024])
-        if not any([hmac.compare_digest(given, known) for known in accepted]):  # noqa: C419  (all are compared, always)
+        # All are compared, always: the time it takes says nothing.
+        if not any([hmac.compare_digest(given, known) for known in accepted]):  # noqa: C419
             raise Unauthorised("unauthorised", "the token is not valid here")
+
+    def _check_is_from_here(self, request: Request) -> None:
+        """A web page from elsewhere must not deploy to an open hub: neither by a form, nor under a name that it points here."""
+        if urlsplit(f"//{request.headers.get('host', '')}").hostname not in self._names:
+            raise Forbidden("foreign_host", "an open hub answers to localhost only; configure a token to use other names")
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            raise Forbidden("foreign_origin", "an open hub's API is not for other sites' pages; configure a token")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+from starlette.requests import ClientDisconnect
 
 from machinehub.errors import BadRequest, TooLarge
 
@@ -20,13 +22,16 @@ async def read_body(request: Request, *, bytes_max: int, code: str = "body_too_l
     """The body, refused as soon as it is known to be too large. Raises `TooLarge`."""
     too_large = TooLarge(code, f"the body has more than {bytes_max} bytes")
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > bytes_max:
+    if re.fullmatch("[0-9]{1,18}", announced) and int(announced) > bytes_max:
         raise too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > bytes_max:
-            raise too_large
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > bytes_max:
+                raise too_large
+    except ClientDisconnect:
+        raise BadRequest("body_incomplete", "the connection ended before the body did") from None
     return bytes(body)
 
 
@@ -43,7 +48,7 @@ def decode(body: bytes, kind: type[T]) -> T:
 def page_of(request: Request, *, limit_max: int) -> tuple[int, str | None]:
     """`?limit=&cursor=` of a list: how many, and from behind what."""
     text = request.query_params.get("limit", "100")
-    if not text.isdigit() or not 1 <= int(text[:9]) <= limit_max:
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= limit_max:
         raise BadRequest("invalid_limit", f"limit is a number from 1 to {limit_max}")
     cursor = request.query_params.get("cursor")
     if cursor is None:

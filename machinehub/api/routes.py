@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -62,7 +63,7 @@ class DeployApi:
         self.draining = False
 
     def routes(self) -> list[BaseRoute]:
-        machine, version, session = "/machines/{machine}", "/machines/{machine}/versions/{number:int}", "/machines/{machine}/sessions/{session:path}"
+        machine, version, session = "/machines/{machine}", "/machines/{machine}/versions/{number}", "/machines/{machine}/sessions/{session:path}"
         guarded = (
             ("POST", "/deployments", self.deploy),
             ("GET", "/machines", self.machine_list),
@@ -93,7 +94,7 @@ class DeployApi:
 
     def _guard(self, call: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
-            await self._tokens.check(request.headers.get("authorization"))
+            await self._tokens.check(request)
             return await call(request)
 
         guarded.__name__ = call.__name__
@@ -170,7 +171,7 @@ class DeployApi:
     async def version_list(self, request: Request) -> Response:
         machine = await self._find(request)
         limit, before = page_of(request, limit_max=self._limits.page_items)
-        if before is not None and not before.isdigit():
+        if before is not None and not re.fullmatch("[0-9]{1,9}", before):
             raise BadRequest("invalid_cursor", "the cursor is not one that a list gave")
         found = await self._store.version_list(machine.id, before=int(before) if before else None, limit=limit + 1)
         return Json(page([_version(version) | {"active": version.number == machine.active_version} for version in found], limit=limit, key="number"))
@@ -258,10 +259,10 @@ class DeployApi:
 
 
 def _number(request: Request) -> int:
-    number: int = request.path_params["number"]
-    if number > 2**31 - 1:
-        raise NotFound("no_such_version", f"the machine has no version {number}")
-    return number
+    text: str = request.path_params["number"]
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise NotFound("no_such_version", "the machine has no such version")
+    return int(text)
 
 
 def _version(version: Version) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from machinehub.catalog import Upload, build, check_upload
 from machinehub.cli.common import DEFAULT_SERVER, AsJson, Hub, Server, TokenOption, print_json, progress, say
 from machinehub.cli.project import collect_files, find_project, gather, with_forge
 from machinehub.limits import Limits
@@ -34,7 +33,7 @@ def deploy(
     """Upload FILE and what it imports, and go live. The last line on stdout is the URL."""
     project = find_project(file, name)
     files = gather(project)
-    with progress.status(f"deploying {project.name}"):
+    with progress.status("deploying"):
         body = {"name": project.name, "entry": project.entry, "files": files, "message": message, "activate": activate}
         answer = Hub(server, token).call("POST", "/api/v1/deployments", body=body)
     for warning in answer["warnings"]:
@@ -49,6 +48,8 @@ def deploy(
 
 def check(file: File = None, as_json: AsJson = False) -> None:
     """Build FILE here, without deploying it; print its states and events. Exit code 6 when it does not build."""
+    from machinehub.catalog import Upload, build, check_upload
+
     project = find_project(file, None)
 
     async def work(pool: WorkerPool) -> dict[str, Any]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import quote
 
-import httpx
 import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import httpx
 
     from machinehub.errors import HubError
 
@@ -35,18 +36,20 @@ DEFAULT_SERVER = "http://127.0.0.1:8787"
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
-    progress.print(f"[red]error:[/red] {_plain(message)}")
+    progress.print(f"[red]error:[/red] {plain(message)}")
     raise typer.Exit(code)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text from elsewhere: no markup of ours, no control characters of theirs."""
     safe = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
     return safe.replace("[", "\\[")
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    """One line, flushed: it may go into a pipe that somebody watches. ASCII only, so that nothing in it moves a cursor."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
 
 
 def say(text: str) -> None:
@@ -75,6 +78,8 @@ class Hub:
         sent = dict(headers or {})
         if self.token:
             sent["Authorization"] = f"Bearer {self.token}"
+        import httpx  # here, since half of the commands never talk to a hub and starting fast matters
+
         try:
             response = httpx.request(method, self.server.rstrip("/") + path, json=body, headers=sent, timeout=timeout_s)
         except httpx.InvalidURL:
@@ -149,6 +154,6 @@ class Refused(Exception):
         errors = self.problem.get("errors") or []
         for error in errors:
             place = ":".join(str(error[key]) for key in ("file", "line", "column") if error.get(key) is not None)
-            progress.print(f"[bold]{_plain(place)}[/bold]{': ' if place else ''}{_plain(error['message'])}")
+            progress.print(f"[bold]{plain(place)}[/bold]{': ' if place else ''}{plain(error['message'])}")
         if not errors:
-            progress.print(f"[red]error:[/red] {_plain(str(self.problem.get('detail', '')))} [dim]({_plain(str(self.problem.get('code', '')))})[/dim]")
+            progress.print(f"[red]error:[/red] {plain(str(self.problem.get('detail', '')))} [dim]({plain(str(self.problem.get('code', '')))})[/dim]")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import NoReturn
 
 import typer
 
 from machinehub.cli import build as build_commands
 from machinehub.cli import machines, operations, sessions
 from machinehub.cli import serve as serve_commands
-from machinehub.cli.common import INTERRUPTED, Refused, progress
+from machinehub.cli.common import FAILED, INTERRUPTED, OK, USAGE, Refused, plain, progress
 from machinehub.errors import HubError
 from machinehub.settings import BadSettings
 
@@ -34,7 +36,18 @@ def main() -> None:
         local.show()
         sys.exit(local.exit_code)
     except BadSettings as error:
-        progress.print(f"[red]error:[/red] {error}", markup=True)
-        sys.exit(1)
+        _end(str(error), FAILED)
+    except UnicodeEncodeError:
+        _end("an argument is not text that can be sent", USAGE)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
+        sys.exit(OK)
+    except OSError as error:
+        _end(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), FAILED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    progress.print(f"[red]error:[/red] {plain(message)}")
+    sys.exit(code)

@@ -17,12 +17,11 @@ from machinehub.clock import SystemClock, new_token
 from machinehub.errors import HubError
 from machinehub.paths import cache_folder
 from machinehub.settings import from_environment
-from machinehub.store.migrate import migrate, newest_revision, open_engine
-from machinehub.store.store import Store
-from machinehub.workers import WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from machinehub.store.store import Store
 
 Data = Annotated[Path | None, typer.Option("--data", help="The hub's data folder. [env MACHINEHUB_DATA, default ./.machinehub]", show_default=False)]
 
@@ -40,6 +39,9 @@ def register(app: typer.Typer) -> None:
 
 
 def _with_store(data: Path | None, work: Callable[[Store], Awaitable[Any]]) -> Any:
+    from machinehub.store.migrate import migrate, open_engine
+    from machinehub.store.store import Store
+
     async def run() -> Any:
         engine = open_engine(from_environment(os.environ, data=data).sqlalchemy_url)
         try:
@@ -67,7 +69,7 @@ def list_tokens(data: Data = None, as_json: AsJson = False) -> None:
     table(["ID", "NAME", "REVOKED"], ([str(t.id), t.name, "yes" if t.revoked_at_ms else ""] for t in found))
 
 
-def revoke_token(token_id: Annotated[int, typer.Argument(metavar="ID")], data: Data = None) -> None:
+def revoke_token(token_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1)], data: Data = None) -> None:
     """Revoke a token: a running hub refuses it within seconds."""
     _with_store(data, lambda store: store.revoke_token(token_id, now_ms=SystemClock().now_ms()))
     progress.print(f"token {token_id}: revoked")
@@ -75,6 +77,8 @@ def revoke_token(token_id: Annotated[int, typer.Argument(metavar="ID")], data: D
 
 def upgrade(data: Data = None) -> None:
     """Bring the database to the newest schema. A hub does this when it starts, too."""
+
+    from machinehub.store.migrate import migrate, newest_revision, open_engine
 
     async def run() -> str | None:
         engine = open_engine(from_environment(os.environ, data=data).sqlalchemy_url)
@@ -121,6 +125,8 @@ def doctor(data: Data = None, server: Server = DEFAULT_SERVER, token: TokenOptio
 
 
 async def _try_sandbox(cache: Path) -> tuple[bool, str]:
+    from machinehub.workers import WorkerPool
+
     pool = WorkerPool(count=1, cache=cache, on_progress=lambda what: progress.print(f"compiling {what} (once)"))
     try:
         await asyncio.wait_for(pool.start(None), 60)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from machinehub.cli.common import USAGE, fail, progress
 from machinehub.paths import cache_folder
-from machinehub.workers import WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from machinehub.workers import WorkerPool
 
 CONFIG = "machinehub.toml"
 _IMPORT = re.compile(r"""(?:\bfrom\s*|\bimport\s*\(?\s*|\brequire\s*\(\s*)["']([^"']+)["']""")
@@ -38,13 +39,15 @@ def find_project(file: Path | None, name: str | None) -> Project:
     config = read_config(Path.cwd() if file is None else file.resolve().parent)
     if file is None:
         main = config.get("main")
-        if main is None:
+        if not isinstance(main, str):
             fail(f"name a machine file, or a `main` in {CONFIG}", USAGE)
         file = Path(config["_folder"]) / main
     file = file.resolve()
     if not file.is_file():
         fail(f"there is no file {file}", USAGE)
     root = next((folder for folder in file.parents if any((folder / mark).exists() for mark in ("package.json", CONFIG, "node_modules"))), file.parent)
+    if not isinstance(config.get("name", ""), str):
+        fail(f"the `name` in {CONFIG} is not text", USAGE)
     chosen = name or config.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", file.name.split(".")[0]).strip("-._") or "machine"
     return Project(root, file.relative_to(root).as_posix(), chosen)
 
@@ -79,6 +82,7 @@ async def collect_files(project: Project, pool: WorkerPool) -> dict[str, str]:
 
 def with_forge(work: Callable[[WorkerPool], Awaitable[Any]]) -> Any:
     """Runs `work` with a forge of this command's own: builds here need no hub."""
+    from machinehub.workers import WorkerPool
 
     async def run() -> Any:
         with progress.status("starting the bundler") as status:

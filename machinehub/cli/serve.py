@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import watchfiles
 
-from machinehub.app import Hub, serve
-from machinehub.catalog import Upload
-from machinehub.cli.common import Refused, fail, progress, say
+from machinehub.cli.common import Refused, fail, plain, progress, say
 from machinehub.cli.project import Project, collect_files, find_project
 from machinehub.errors import HubError
 from machinehub.logging import configure_logging
@@ -20,6 +17,8 @@ from machinehub.settings import Settings, from_environment
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+
+    from machinehub.app import Hub
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on. [env MACHINEHUB_HOST, default 127.0.0.1]", show_default=False)]
 Port = Annotated[int | None, typer.Option("--port", help="Port to listen on. [env MACHINEHUB_PORT, default 8787]", min=1, max=65535, show_default=False)]
@@ -33,13 +32,18 @@ def register(app: typer.Typer) -> None:
 
 def serve_command(host: Host = None, port: Port = None, data: Data = None) -> None:
     """Start a hub. Ends on SIGTERM or Ctrl-C, telling its clients to come back."""
+    from machinehub.app import Hub, serve
+
     configure_logging(structured=True)
     settings = from_environment(os.environ, host=host, port=port, data=data)
 
     async def ready() -> None:
         progress.print(f"machinehub is ready at {settings.base_url}")
 
-    run(serve(Hub(settings, on_progress=_compiling), on_ready=ready), settings)
+    async def main() -> None:
+        await serve(Hub(settings, on_progress=_compiling), on_ready=ready)
+
+    run(main(), settings)
 
 
 def dev_command(
@@ -48,22 +52,32 @@ def dev_command(
     host: Host = None, port: Port = None, data: Data = None,
 ) -> None:  # fmt: skip
     """Start a hub here, deploy FILE, and deploy it again whenever it is saved."""
+    from machinehub.app import Hub, serve
+
     configure_logging(structured=False)
     settings = from_environment(os.environ, host=host, port=port, data=data)
     project = find_project(file, name)
-    hub = Hub(settings, on_progress=_compiling)
-    tasks: set[asyncio.Task[None]] = set()
 
-    async def ready() -> None:
-        files = await _deploy(hub, project)
-        task = asyncio.create_task(_redeploy_on_save(hub, project, files))
-        tasks.add(task)
+    async def main() -> None:
+        hub = Hub(settings, on_progress=_compiling)
+        watching: list[asyncio.Task[None]] = []
 
-    run(serve(hub, on_ready=ready), settings)
+        async def ready() -> None:
+            watching.append(asyncio.create_task(_redeploy_on_save(hub, project)))
+
+        try:
+            await serve(hub, on_ready=ready)
+        finally:
+            for task in watching:
+                task.cancel()
+
+    run(main(), settings)
 
 
 async def _deploy(hub: Hub, project: Project) -> set[Path]:
     """Deploys once. A build that fails is shown, and costs nothing. Returns what to watch."""
+    from machinehub.catalog import Upload
+
     watched = {project.entry_path}
     try:
         files = await collect_files(project, hub.pool)
@@ -75,26 +89,40 @@ async def _deploy(hub: Hub, project: Project) -> set[Path]:
     except typer.Exit:  # a file that could not be read; the message is out
         return watched
     for warning in deployed.warnings:
-        progress.print(f"warning: {warning}", markup=False)
+        progress.print(f"warning: {plain(warning)}")
     what = f"version {deployed.version.number}" if deployed.created else f"version {deployed.version.number}, unchanged"
     progress.print(f"{project.name}: {what} in {deployed.total_us / 1000:.0f} ms")
     say(f"{hub.settings.base_url}/{deployed.machine.id}")
     return watched
 
 
-async def _redeploy_on_save(hub: Hub, project: Project, watched: set[Path]) -> None:
-    """Editors replace files rather than write them, so folders are watched and names compared."""
+async def _redeploy_on_save(hub: Hub, project: Project) -> None:
+    """Deploys now, and again after every save. Editors replace files rather than write them, so folders are watched."""
+    import watchfiles
+
+    watched = await _deploy(hub, project)
     while True:
+        seen = _contents(watched)
         folders = {path.parent for path in watched}
-        async for changes in watchfiles.awatch(*folders, recursive=False, debounce=100):
-            if any(Path(path) in watched for _, path in changes):
+        async for _ in watchfiles.awatch(*folders, recursive=False, debounce=50, step=20, yield_on_timeout=True, rust_timeout=500):
+            # Compared by content: a save in the moment between deploying and watching is noticed too, a touch is not.
+            if _contents(watched) != seen:
                 break
         else:
             return
         watched = await _deploy(hub, project)
 
 
+def _contents(paths: set[Path]) -> dict[Path, bytes | None]:
+    """What is in the files; None for one that is not there just now."""
+    return {path: path.read_bytes() if path.is_file() else None for path in paths}
+
+
 def run(main: Coroutine[None, None, None], settings: Settings) -> None:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from machinehub.errors import Unavailable
+
     try:
         import uvloop
 
@@ -105,7 +133,11 @@ def run(main: Coroutine[None, None, None], settings: Settings) -> None:
         if stopped.code:
             fail(f"cannot listen on {settings.host}:{settings.port}; is another hub running there?")
     except OSError as error:
-        fail(str(error))
+        fail(f"{error.filename or 'the hub'}: {error.strerror or error}")
+    except Unavailable as error:
+        fail(error.detail)
+    except SQLAlchemyError as error:
+        fail(f"the database cannot be used: {str(error).splitlines()[0]}")
 
 
 def _compiling(what: str) -> None:

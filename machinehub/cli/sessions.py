@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import random
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
 import typer
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
-from websockets.sync.client import connect
 
 from machinehub.cli.common import (
+    CONFLICT,
     DEFAULT_SERVER,
     NOT_FOUND,
     UNAUTHORISED,
@@ -30,6 +28,9 @@ from machinehub.cli.common import (
     say,
     table,
 )  # fmt: skip
+
+if TYPE_CHECKING:
+    from websockets.exceptions import ConnectionClosed
 
 SUBPROTOCOL = "machinehub.v1"
 
@@ -55,18 +56,25 @@ def send(
 ) -> None:  # fmt: skip
     """Send EVENT and print the snapshot after it."""
     try:
-        body: Any = json.loads(event)
-    except ValueError:
-        if event[:1] in '{["':
-            fail(f"the event is not JSON: {event}", USAGE)
+        body: Any = json.loads(event, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        if event[:1] in '{["' or event in ("NaN", "Infinity", "-Infinity"):
+            fail(f"the event is not JSON: {event[:200]}", USAGE)
         body = {"type": event}
     hub = Hub(server, token)
     answer = hub.call("POST", hub.session_path(session), body=body)
     print_json(answer if as_json else answer["snapshot"])
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
 def watch(session: SessionArgument, as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
     """Print a session's snapshots as they change, and what it emits. Ends with Ctrl-C."""
+    from websockets.exceptions import ConnectionClosed, InvalidHandshake
+    from websockets.sync.client import connect
+
     hub = Hub(server, token)
     url = server.rstrip("/").replace("http", "ws", 1) + hub.session_path(session)
     delay_s = 0.5
@@ -78,6 +86,8 @@ def watch(session: SessionArgument, as_json: AsJson = False, server: Server = DE
                     _show(json.loads(message), as_json=as_json)
         except ConnectionClosed as closed:
             _end_unless_worth_trying(closed)
+        except BrokenPipeError:
+            raise  # whoever read our output has gone
         except (OSError, InvalidHandshake) as error:
             progress.print(f"not connected ({error}); trying again", markup=False)
         time.sleep(delay_s * random.uniform(0.5, 1.5))
@@ -89,6 +99,8 @@ def _end_unless_worth_trying(closed: ConnectionClosed) -> None:
     reason = closed.rcvd.reason if closed.rcvd else "the connection was lost"
     if code == 4004:
         fail(reason, NOT_FOUND)
+    if code in (1008, 4008):
+        fail(reason, CONFLICT)
     if code in (4001, 4003):
         fail(reason, UNAUTHORISED)
     progress.print(f"disconnected ({reason}); connecting again", markup=False)
@@ -122,6 +134,8 @@ def logs(
         for line in hub.read(path)["data"]:
             _show_line(line, as_json=as_json)
         return
+    import httpx
+
     headers = {"Accept": "text/event-stream"} | ({"Authorization": f"Bearer {token}"} if token else {})
     with httpx.stream("GET", server.rstrip("/") + path, headers=headers, timeout=None) as response:
         if not response.is_success:

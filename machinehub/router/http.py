@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from machinehub.api.problem import problem
+from machinehub.api.problem import on_unexpected, problem
 from machinehub.api.requests import decode, read_body
 from machinehub.api.routes import timestamp
-from machinehub.errors import BadRequest, HubError, NotFound, WaitTimeout, http_error
+from machinehub.errors import BadRequest, HubError, MethodNotAllowed, NotFound, WaitTimeout, http_error
 from machinehub.router.paths import Address, read_address
 from machinehub.router.sse import SseConnection
 from machinehub.router.websocket import EVENT_ID_CHARS_MAX
@@ -21,7 +23,7 @@ from machinehub.session.event import check_event, check_input
 from machinehub.web.page import machine_page
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
     from machinehub.catalog import Catalog, Target
     from machinehub.clock import Clock
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from machinehub.session.core import Receipt
     from machinehub.session.host import LiveSession, SessionHost
 
-METHODS: Final = ["GET", "HEAD", "POST", "PUT", "OPTIONS"]
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 _ETAG: Final = re.compile(r'(?:W/)?"(\d{1,18})"')
 # Machines are for front ends on any site: their URLs are as open as their ids are secret. The deploy API is not.
 _CORS: Final = {
@@ -53,7 +55,7 @@ class WaitBody(msgspec.Struct):
 class CreateBody(msgspec.Struct):
     """The body of `PUT /{machine}/{session}`."""
 
-    input: msgspec.Raw = msgspec.Raw(b"null")
+    input: msgspec.Raw = msgspec.Raw(b"")
 
 
 class MachineRouter:
@@ -65,15 +67,22 @@ class MachineRouter:
         self._metrics = metrics
         self._base_url = base_url
 
-    async def handle(self, request: Request) -> Response:
-        if request.method == "OPTIONS":
-            return Response(status_code=204, headers=_PREFLIGHT)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI callable. Errors become problems here, as they do for the deploy API."""
+        request = Request(scope, receive)
         try:
-            response = await self._answer(request)
+            if request.method == "OPTIONS":
+                response = Response(status_code=204, headers=_PREFLIGHT)
+            elif request.method in METHODS:
+                response = await self._answer(request)
+            else:
+                raise MethodNotAllowed("method_not_allowed", f"a machine's URL takes {', '.join(METHODS)}")
         except HubError as error:
             response = problem(error)
+        except Exception as error:
+            response = await on_unexpected(request, error)
         response.headers.update(_CORS)
-        return response
+        await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         address = read_address(request.scope["raw_path"], session_chars_max=self._limits.session_id_chars)
@@ -116,7 +125,7 @@ class MachineRouter:
             return machine_page()
         session = await self._open(address)
         etag = f'"{session.seq}"'
-        if request.headers.get("if-none-match") == etag:
+        if _matches(request.headers.get("if-none-match"), etag):
             return Response(status_code=304, headers={"ETag": etag})
         return _json(self._host.snapshot_frame(session).json, etag=etag)
 
@@ -146,8 +155,9 @@ class MachineRouter:
     async def _create(self, request: Request, address: Address) -> Response:
         body = await read_body(request, bytes_max=self._limits.input_bytes + 1024, code="input_too_large")
         given = decode(body, CreateBody) if body else CreateBody()
-        input_json = bytes(given.input)
-        check_input(input_json, bytes_max=self._limits.input_bytes, depth_max=self._limits.event_depth)
+        input_json = bytes(given.input) or None
+        if input_json is not None:
+            check_input(input_json, bytes_max=self._limits.input_bytes, depth_max=self._limits.event_depth)
         target = await self._target(address)
         assert address.session is not None
         session = await self._host.create(address.machine, address.session, target, input_json=input_json)
@@ -187,7 +197,20 @@ class MachineRouter:
 
 
 def wants(request: Request, media_type: str) -> bool:
-    return media_type in request.headers.get("accept", "")
+    """Whether `media_type` is named in Accept, and not less wanted than JSON is."""
+    weights: dict[str, float] = {}
+    for part in request.headers.get("accept", "").lower().split(","):
+        name, *parameters = (text.strip() for text in part.split(";"))
+        weight = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+        with contextlib.suppress(ValueError):
+            weights[name] = float(weight)
+    wanted = weights.get(media_type, 0)
+    return wanted > 0 and wanted >= weights.get("application/json", 0)
+
+
+def _matches(if_none_match: str | None, etag: str) -> bool:
+    given = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
+    return etag in given or "*" in given
 
 
 def _if_match(request: Request) -> int | None:

@@ -39,6 +39,8 @@ class HubSocket(WebSocketsSansIOProtocol):
 
     def listen(self, listener: SocketListener, *, high_water_bytes: int) -> None:
         """From now on `listener` hears what the client says, beginning with what already waits."""
+        if self.disconnected or self.transport.is_closing():
+            return
         self.transport.set_write_buffer_limits(high=high_water_bytes)
         self.listener = listener
         waiting = []
@@ -74,6 +76,11 @@ class HubSocket(WebSocketsSansIOProtocol):
         self.listener = None
         self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 
+    def hang_up(self, code: int, reason: str) -> None:
+        """`close`, but not waiting for a client that reads nothing: what is unsent is thrown away."""
+        self.close(code, reason)
+        self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
+
     # --- what uvicorn calls ------------------------------------------------------------------------------------
 
     def handle_connect(self, event: Request) -> None:
@@ -100,6 +107,16 @@ class HubSocket(WebSocketsSansIOProtocol):
             listener.receive_text(data)
         else:
             listener.receive_binary()
+
+    def handle_ping(self) -> None:
+        """The pong, unless the client reads nothing: pings must not fill the memory either."""
+        pong = b"".join(self.conn.data_to_send())
+        if not self.write_paused:
+            self.transport.write(pong)
+
+    def keepalive_timeout(self) -> None:
+        self.pong_timer = None
+        self.hang_up(1011, "keepalive ping timeout")
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from machinehub.session.host import LiveSession, SessionHost
 
 KEEPALIVE_S: Final = 15.0
+CLOSE_TIMEOUT_S: Final = 2.0
 
 
 class SseConnection:
@@ -28,6 +29,7 @@ class SseConnection:
         self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._closed = False
+        self._task: asyncio.Task[object] | None = None
 
     def send(self, frame: Frame) -> None:
         self._push(frame, is_update=False)
@@ -54,9 +56,12 @@ class SseConnection:
     def close(self, code: int, reason: str) -> None:
         self._closed = True
         self._wake.set()
+        if self._task is not None:  # it may be stuck in a write that nobody reads
+            asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self._task.cancel)
 
     async def stream(self, host: SessionHost, session: LiveSession) -> AsyncIterator[bytes]:
         """The response's body; leaving it leaves the session."""
+        self._task = asyncio.current_task()
         try:
             yield b"retry: 1000\n\n"
             while True:
@@ -72,6 +77,7 @@ class SseConnection:
                 except TimeoutError:
                     yield b": keep-alive\n\n"
         finally:
+            self._task = None
             host.detach(session, self)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from machinehub.errors import Conflict, HubError, NotFound, PreconditionFailed, Rejected, Unavailable
 from machinehub.session import frames
@@ -110,6 +110,7 @@ class SessionHost:
         self._timer_handle: asyncio.TimerHandle | None = None
         self._timer_at_ms: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waits: set[asyncio.Future[Any]] = set()
 
     def start(self) -> None:
         self._spawn(self._sweep())
@@ -172,7 +173,18 @@ class SessionHost:
         for session in [s for s in self._sessions.values() if s.machine_id == machine_id]:
             self.delete(session, reason="the machine was deleted")
 
-    def close_connections(self, code: int, reason: str) -> None:
+    def _new_wait(self) -> asyncio.Future[Any]:
+        """A future that also ends when the hub goes away."""
+        wait: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waits.add(wait)
+        wait.add_done_callback(self._waits.discard)
+        return wait
+
+    def say_goodbye(self, code: int, reason: str) -> None:
+        """Closes every connection, and ends every request that waits for something."""
+        for wait in list(self._waits):
+            if not wait.done():
+                wait.set_exception(Unavailable("unavailable", reason))
         for session in self._sessions.values():
             for connection in list(session.connections.values()):
                 connection.close(code, reason)
@@ -209,7 +221,7 @@ class SessionHost:
                 await self.next_turn(session)
             if session.seq != if_match:
                 raise PreconditionFailed("seq_moved", f"the session is at {session.seq}, not at {if_match}")
-        answered: asyncio.Future[tuple[Receipt, bytes]] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[tuple[Receipt, bytes]] = self._new_wait()
 
         def settle(receipt: Receipt) -> None:
             if not answered.done():
@@ -220,7 +232,7 @@ class SessionHost:
 
     async def wait_until(self, session: LiveSession, holds: Callable[[bytes], bool]) -> Frame:
         """The first snapshot frame, from now on, on which `holds`. Raises `PreconditionFailed` when the session ends without it."""
-        found: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        found: asyncio.Future[Frame] = self._new_wait()
 
         def look(_: Session) -> None:
             # Looked at as each turn settles, not when a task wakes up: later turns may have come by then.
@@ -292,7 +304,11 @@ class SessionHost:
             return
         worker.take(session.digest, image)
         session.worker = worker
-        worker.ask(session.number, Open(session.number, 0, session.digest, self._limits.memory_bytes, session.checkpoint, session.tail))
+        limits = self._limits
+        worker.ask(
+            session.number,
+            Open(session.number, 0, session.digest, limits.memory_bytes, limits.snapshot_bytes, limits.emitted_bytes, session.checkpoint, session.tail),
+        )
         for pending in session.pending:
             if pending.kind is Kind.CHECKPOINT:
                 worker.ask(session.number, Checkpoint(session.number, pending.ticket))

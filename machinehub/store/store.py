@@ -85,34 +85,27 @@ class Store:
 
     # --- versions ----------------------------------------------------------------------------------------------
 
-    async def find_content(self, name: str, digest: str) -> tuple[Machine, int] | None:
-        """The machine of this name and the number of its version with this content, if there is one."""
-        query = (
-            sa.select(machines, versions.c.number).join(versions, versions.c.machine_id == machines.c.id)
-            .where(machines.c.name == name, versions.c.digest == digest)
-        )  # fmt: skip
+    async def has_image(self, digest: str) -> bool:
+        """Whether the content was built before."""
         async with self._transaction() as connection:
-            row = (await connection.execute(query)).mappings().first()
-            return (_to_machine(row), row["number"]) if row else None
-
-    async def definition_of_image(self, digest: str) -> bytes | None:
-        """The definition (JSON) of an image that is stored; None when the content was never built."""
-        async with self._transaction() as connection:
-            return (await connection.execute(sa.select(images.c.definition).where(images.c.digest == digest))).scalar()
+            return (await connection.execute(sa.select(images.c.digest).where(images.c.digest == digest))).scalar() is not None
 
     async def deploy(
         self, *, new_id: str, name: str, digest: str, entry: str, files: bytes, message: str, activate: bool, now_ms: int,
         image: bytes | None, engine: str, definition: bytes | None,
-    ) -> tuple[Machine, int, bool]:  # fmt: skip
+    ) -> tuple[Machine, int, bool] | None:  # fmt: skip
         """Adds a version to the machine of this name (created when new, with `new_id`) and makes it the active one.
 
         `image` and `definition` are stored too when they are given. Returns the machine, the version's number, and
-        whether the version is new: the same content again is the version it was.
+        whether the version is new: the same content again is the version it was. None when no image is stored and none
+        is given: its last machine was deleted meanwhile.
         """
         for attempt in range(_TRIES):
             try:
                 async with self._transaction() as connection:
-                    if image is not None and not (await connection.execute(sa.select(images.c.digest).where(images.c.digest == digest))).scalar():
+                    if not (await connection.execute(sa.select(images.c.digest).where(images.c.digest == digest))).scalar():
+                        if image is None:
+                            return None
                         await connection.execute(images.insert().values(digest=digest, engine=engine, image=image, definition=definition))
                     row = (await connection.execute(sa.select(machines).where(machines.c.name == name).with_for_update())).mappings().first()
                     if row is None:

@@ -5,13 +5,13 @@ import { limits, turn } from "./turn.ts";
 
 /** Adds a line. What is over the limits is cut with a mark, and never costs the event. */
 export function log(level: string, text: string): void {
-  if (turn.logBytes > limits.logBytes || turn.logs.length > limits.logLines) return;
+  if (turn.logChars > limits.logTotalChars || turn.logs.length > limits.logLines) return;
   const cut = text.length > limits.logChars ? safe.slice(text, 0, limits.logChars) + "…" : text;
   const line = safe.wellFormed(`["${level}",${safe.stringify(cut)}]`);
-  turn.logBytes += safe.utf8Bytes(line);
-  const full = turn.logBytes > limits.logBytes || turn.logs.length === limits.logLines;
+  turn.logChars += line.length;
+  const full = turn.logChars > limits.logTotalChars || turn.logs.length === limits.logLines;
   safe.append(turn.logs, full ? `["warn","… further lines of this event were dropped"]` : line);
-  if (full) turn.logBytes = limits.logBytes + 1;
+  if (full) turn.logChars = limits.logTotalChars + 1;
 }
 
 function show(value: unknown): string {

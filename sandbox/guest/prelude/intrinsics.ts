@@ -29,7 +29,6 @@ export const mapDelete = uncurry(Map.prototype.delete as (this: Map<number, unkn
 export const exec = uncurry(RegExp.prototype.exec);
 const indexOf = uncurry(String.prototype.indexOf);
 const charAt = uncurry(String.prototype.charAt);
-const charCodeAt = uncurry(String.prototype.charCodeAt);
 export const setForEach = uncurry(Set.prototype.forEach as (this: Set<unknown>, each: (value: unknown) => void) => void);
 export const isError = (value: unknown): value is Error => value instanceof ErrorClass;
 const ErrorClass = Error;
@@ -56,16 +55,6 @@ export function wellFormed(json: string): string {
     at += 6;
   }
   return text + slice(json, from);
-}
-
-/** How many bytes `text` takes as UTF-8; lone surrogates count three. */
-export function utf8Bytes(text: string): number {
-  let bytes = text.length;
-  for (let i = 0; i < text.length; i++) {
-    const code = charCodeAt(text, i);
-    if (code > 0x7f) bytes += code > 0x7ff && (code < 0xd800 || code > 0xdfff) ? 2 : 1;
-  }
-  return bytes;
 }
 
 /** Joins JSON texts into the text of an array. */

@@ -56,9 +56,9 @@ function failed(error: unknown): void { rejectThrown("machine_error", error); }
 
 function emitted(event: unknown): void {
   const text = safe.wellFormed(safe.stringify(event) ?? "null");
-  turn.emittedBytes += safe.utf8Bytes(text);
-  if (turn.emitted.length >= limits.emitted || turn.emittedBytes > limits.emittedBytes) {
-    return reject("emitted_exceeded", `a turn emits at most ${limits.emitted} events of ${limits.emittedBytes} bytes together`);
+  turn.emittedChars += text.length;
+  if (turn.emitted.length >= limits.emitted || turn.emittedChars > limits.emittedChars) {
+    return reject("emitted_exceeded", `a turn emits at most ${limits.emitted} events of ${limits.emittedChars} bytes together`);
   }
   safe.append(turn.emitted, text);
 }
@@ -73,9 +73,7 @@ export function collect(): string {
       // Always spelled anew: children, and contexts that are changed in place, move without a new snapshot object.
       const text = safe.wellFormed(safe.stringify(publicSnapshot(snapshot)) as string);
       if (text !== published) changed = published = text;
-      if (text.length * 3 > limits.snapshotBytes && safe.utf8Bytes(text) > limits.snapshotBytes) {
-        reject("snapshot_too_large", `the snapshot has more than ${limits.snapshotBytes} bytes`);
-      }
+      if (text.length > limits.snapshotChars) reject("snapshot_too_large", `the snapshot has more than ${limits.snapshotChars} bytes`);
     }
   } catch (error) {
     rejectThrown("snapshot_not_json", error);

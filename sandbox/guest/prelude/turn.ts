@@ -4,15 +4,18 @@ import * as safe from "./intrinsics.ts";
 
 export interface Fault { code: string; message: string; at?: string }
 
-/** Limits of one turn. They stand in machinehub/limits.py too, with their reasons. */
+/**
+ * Limits of one turn. They stand in machinehub/limits.py too, with their reasons. Those in bytes are only guarded against
+ * here, by characters; the worker counts bytes (sandbox/instance.py).
+ */
 export const limits = {
   timers: 1000,
   logLines: 64,
   logChars: 4096,
-  logBytes: 320 * 1024,
-  snapshotBytes: 256 * 1024,
+  logTotalChars: 320 * 1024,
+  snapshotChars: 256 * 1024,
   emitted: 256,
-  emittedBytes: 256 * 1024,
+  emittedChars: 256 * 1024,
 };
 
 export const turn = {
@@ -20,8 +23,8 @@ export const turn = {
   timersSet: [] as string[],
   timersCancelled: [] as string[],
   logs: [] as string[],
-  logBytes: 0,
-  emittedBytes: 0,
+  logChars: 0,
+  emittedChars: 0,
   fault: null as Fault | null,
 };
 
@@ -30,7 +33,7 @@ export function clearTurn(): void {
   if (turn.timersSet.length) turn.timersSet = [];
   if (turn.timersCancelled.length) turn.timersCancelled = [];
   if (turn.logs.length) turn.logs = [];
-  turn.logBytes = turn.emittedBytes = 0;
+  turn.logChars = turn.emittedChars = 0;
   turn.fault = null;
 }
 
