@@ -1,0 +1,286 @@
+"""What attackers found, kept so that it stays found. Each test says what used to happen."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from websockets.frames import Frame, Opcode
+
+from tests.support import COUNTER, Client, running_hub
+from tests.test_sockets import raw_socket
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def machine(actions: str, *, context: str = "{ n: 0 }", top: str = "") -> str:
+    return f'import {{ assign, createMachine, emit }} from "xstate"; {top}; export default createMachine({{ context: () => ({context}), on: {{ X: {{ actions: {actions} }}, OK: {{ actions: assign({{ n: ({{ context }}) => context.n + 1 }}) }} }} }});'
+
+
+def worker_pids(client: Client) -> list[int]:
+    return [worker.process.pid for worker in client.hub.pool.workers if worker.process is not None]
+
+
+@pytest.mark.parametrize(
+    ("actions", "status"),
+    [
+        ('() => console.log("\\ud800")', 200), ('() => console.log("a".repeat(4095) + "😀")', 200), ('assign({ c: "\\ud800" })', 200), ('emit({ type: "\\udc00" })', 200),
+        ("assign({ c: () => { let c = {}; for (let i = 0; i < 2000; i++) c = { c }; return c; } })", 422),
+        ('() => { Array.prototype.toJSON = () => "x"; console.log(1); }', 200), ("() => { Object.prototype.toJSON = () => undefined; console.log(1); }", 200),
+        ("() => { Math.ceil = () => 0.5; setTimeout(() => {}, 5); }", 200), ('() => { RegExp.prototype.exec = () => ["", "x", "y"]; throw new Error("q"); }', 422),
+        ('() => { throw new Error("\\ud800"); }', 422), ('() => { for (let i = 0; i < 64; i++) console.log("\\u0001".repeat(4096)); }', 200),
+        ('assign({ c: () => "漢".repeat(100000) })', 422), ("({ context }) => { context.q = 1n; }", 422),
+    ],
+)  # fmt: skip
+async def test_no_outbox_kills_a_worker(client: Client, actions: str, status: int) -> None:
+    """Text that the hub could not decode ended the worker and left the request hanging."""
+    before = worker_pids(client)
+    machine_id = await client.deploy(machine(actions), name="outbox")
+    response = await client.http.post(f"/{machine_id}/s", json={"type": "X"})
+    assert response.status_code == status, response.text
+    again = await client.http.post(f"/{machine_id}/s", json={"type": "OK"})
+    assert again.status_code == 200
+    assert worker_pids(client) == before
+    await client.http.delete("/api/v1/machines/outbox")
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        'JSON.stringify = () => "[]"', 'JSON.stringify = () => \'{"ok":true}\'', 'JSON.stringify = () => \'{"ok":true,"definition":{"events":5}}\'', 'Object.prototype.toJSON = () => "hi"',
+        "Object.keys = () => { throw 1; }", "Array.prototype.filter = () => null", 'RegExp.prototype.exec = () => ["", "x", "y"]; throw new Error("q")', 'throw new Error("\\ud800")',
+        "for (const k of Object.getOwnPropertyNames(globalThis)) try { delete globalThis[k] } catch {}",
+    ],
+)  # fmt: skip
+async def test_no_file_kills_the_forge(client: Client, top: str) -> None:
+    """A forged build report ended the forge, or was stored and made every request of the machine a 500."""
+    forge = client.hub.pool._forge
+    response = await client.http.post("/api/v1/deployments", json={"name": "forged", "entry": "m.ts", "files": {"m.ts": machine("() => {}", top=top)}})
+    assert response.status_code in (201, 422), response.text
+    if response.status_code == 201:
+        assert (await client.http.get(f"/{response.json()['machine']['id']}", headers={"Accept": "application/json"})).status_code == 200
+    await client.http.delete("/api/v1/machines/forged")
+    assert client.hub.pool._forge is forge
+
+
+async def test_undoing_stays_cheap_behind_heavy_turns(client: Client) -> None:
+    """Hundreds of heavy inputs and then one to undo: the replay took longer than a worker may be silent."""
+    source = machine("() => { throw new Error('x'); }").replace("OK:", "BUSY: { actions: () => { for (let i = 0; i < 60000; i++); } }, OK:")
+    machine_id = await client.deploy(source, name="replay")
+    before = worker_pids(client)
+    async with client.socket(f"{machine_id}/s") as peer:
+        for number in range(150):
+            await peer.send_raw({"type": "event", "id": f"b{number}", "event": {"type": "BUSY"}})
+        await peer.send_raw({"type": "event", "id": "x", "event": {"type": "X"}})
+        while (ack := await peer.until("ack"))["id"] != "x":
+            assert ack["outcome"] == "accepted"
+        assert ack["error"]["code"] == "machine_error"
+        assert (await peer.event("OK"))["outcome"] == "accepted"
+    assert worker_pids(client) == before
+
+
+async def test_a_long_source_map_costs_no_worker(client: Client) -> None:
+    """Finding the place of an error walked the whole map inside the turn's CPU budget."""
+    source = machine("() => { throw new Error('x'); }", top="let q = 0; export function pad() {" + "q++;\n" * 60_000 + "}")
+    before = worker_pids(client)
+    machine_id = await client.deploy(source, name="long-map")
+    for _ in range(3):
+        assert (await client.http.post(f"/{machine_id}/s", json={"type": "X"})).json()["code"] == "machine_error"
+    assert worker_pids(client) == before
+
+
+async def test_a_timer_that_failed_is_tried_again(client: Client) -> None:
+    """A timer whose turn was undone was lost: the machine waited for it for ever."""
+    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { after: { 20: { target: "b", actions: () => { if (Math.random() < 2) console.log("tried"); throw new Error("no"); } } } }, b: {} } });'
+    machine_id = await client.deploy(source, name="retry")
+    await client.http.get(f"/{machine_id}/s")
+    await asyncio.sleep(1.4)
+    lines = (await client.http.get("/api/v1/machines/retry/logs")).json()["data"]
+    assert len([line for line in lines if line["level"] == "error"]) == 2
+
+
+async def test_timers_at_the_top_level_are_warned_about(client: Client) -> None:
+    """They were taken away silently."""
+    response = await client.http.post("/api/v1/deployments", json={"name": "top-timer", "entry": "m.ts", "files": {"m.ts": machine("() => {}", top="setTimeout(() => {}, 5)")}})
+    assert "1 timers" in response.json()["warnings"][0]
+
+
+async def test_shared_memory_is_not_there(client: Client) -> None:
+    machine_id = await client.deploy(machine("assign({ n: () => [typeof SharedArrayBuffer, typeof Atomics, typeof WebAssembly] })"), name="globals")
+    answer = await client.http.post(f"/{machine_id}/s", json={"type": "X"})
+    assert answer.json()["snapshot"]["context"]["n"] == ["undefined"] * 3
+
+
+async def test_changes_in_place_are_seen(client: Client) -> None:
+    """The snapshot was only spelled anew when XState made a new object."""
+    machine_id = await client.deploy(machine("({ context }) => { context.n++; }"), name="in-place")
+    answer = await client.http.post(f"/{machine_id}/s", json={"type": "X"})
+    assert answer.json()["snapshot"]["context"] == {"n": 1}
+
+
+async def test_revoking_the_last_token_closes_the_hub(tmp_path: Path) -> None:
+    """It opened it to everybody."""
+    async with running_hub(tmp_path / "first", workers=1) as client:
+        await client.hub.store.add_token(name="t", token="mh_t", now_ms=1)
+        await client.hub.store.revoke_token(1, now_ms=2)
+    async with running_hub(tmp_path / "first", workers=1) as client:
+        assert (await client.http.get("/api/v1/machines")).status_code == 401
+
+
+@pytest.mark.parametrize(("headers", "code"), [({"Origin": "https://evil.example"}, "foreign_origin"), ({"Host": "evil.example"}, "foreign_host"), ({"Origin": "null"}, "foreign_origin")])
+async def test_other_sites_cannot_deploy_to_an_open_hub(client: Client, headers: dict[str, str], code: str) -> None:
+    body = '{"name":"csrf","entry":"m.ts","files":{"m.ts":""}}'
+    response = await client.http.post("/api/v1/deployments", content=body, headers={"Content-Type": "text/plain", **headers})
+    assert (response.status_code, response.json()["code"]) == (403, code)
+    preflight = await client.http.options("/api/v1/deployments", headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"})
+    assert "access-control-allow-origin" not in preflight.headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/api/v1/machines?limit=%C2%B2", "/api/v1/machines/numbers/versions?cursor=wrI=", "/api/v1/machines/numbers/versions/" + "9" * 5000, "/api/v1/machines/numbers/versions?cursor=" + "OTk5" * 40],
+)  # fmt: skip
+async def test_numbers_that_are_none_are_not_our_fault(client: Client, path: str) -> None:
+    """These were 500s."""
+    await client.deploy(COUNTER, name="numbers")
+    assert (await client.http.get(path)).status_code in (400, 404)
+
+
+async def test_pings_do_not_fill_the_memory(client: Client) -> None:
+    """Pongs were written without a bound to a client that read nothing."""
+    machine_id = await client.deploy(COUNTER, name="pings")
+    reader, writer = await raw_socket(client, f"{machine_id}/s", receive_buffer=8192)
+    await reader.readuntil(b"}")
+    session = client.hub.host.find(machine_id, "s")
+    assert session is not None
+    connection: Any = next(iter(session.connections.values()))
+    ping = Frame(Opcode.PING, b"x" * 125).serialize(mask=True)
+    for _ in range(200):
+        writer.write(ping * 1000)
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.5)
+    assert connection._socket.unsent_bytes < 1024 * 1024
+    writer.transport.abort()
+
+
+async def test_waiting_sees_states_that_pass_quickly(client: Client) -> None:
+    """The condition was looked at only when a task woke up, several turns later."""
+    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "cold", states: { cold: { on: { T: "hot" } }, hot: { tags: "hot", on: { T: "cold" } } } });'
+    machine_id = await client.deploy(source, name="passing")
+    waiting = asyncio.create_task(client.http.post(f"/{machine_id}/s/wait", json={"condition": {"tag": "hot"}, "timeout_ms": 5000}))
+    async with client.socket(f"{machine_id}/s") as peer:
+        await peer.until("snapshot")
+        for _ in range(200):
+            await peer.send_raw({"type": "event", "event": {"type": "T"}})
+        answer = (await waiting).json()
+        assert (answer["seq"], answer["snapshot"]["value"]) == (2, "hot")
+
+
+async def test_a_retry_of_a_conditional_event_gets_the_first_answer(client: Client) -> None:
+    machine_id = await client.deploy(COUNTER, name="conditional")
+    await client.http.get(f"/{machine_id}/s")
+    headers = {"If-Match": '"1"', "Idempotency-Key": "k"}
+    answers = [await client.http.post(f"/{machine_id}/s", json={"type": "increment"}, headers=headers) for _ in range(2)]
+    assert [(answer.status_code, answer.json()["seq"]) for answer in answers] == [(200, 2), (200, 2)]
+
+
+async def test_events_behind_the_last_one_are_told_that_it_is_over(client: Client) -> None:
+    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { on: { END: "f" } }, f: { type: "final" } } });'
+    machine_id = await client.deploy(source, name="over")
+    async with client.socket(f"{machine_id}/s") as peer:
+        for name in ("END", "a", "b"):
+            await peer.send_raw({"type": "event", "id": name, "event": {"type": name}})
+        acks = [await peer.until("ack") for _ in range(3)]
+    assert [ack.get("error", {}).get("code") for ack in acks] == [None, "session_finished", "session_finished"]
+
+
+async def test_images_leave_workers_with_their_last_session(client: Client) -> None:
+    """Workers kept the image of every version that they had ever seen."""
+    for number in range(3):
+        machine_id = await client.deploy(COUNTER + "\n" * number, name="leaves")
+        await client.http.get(f"/{machine_id}/s{number}")
+        assert (await client.http.delete("/api/v1/machines/leaves")).status_code == 204
+    assert all(not worker._images or min(worker._images.values()) > 0 for worker in client.hub.pool.workers)
+
+
+async def test_an_innocent_build_waits_for_the_guilty(tmp_path: Path) -> None:
+    """Builds in a queue were blamed for the time, and the crash, of the one before them."""
+    async with running_hub(tmp_path, workers=1) as client:
+
+        async def deploy(name: str, source: str) -> int:
+            response = await client.http.post("/api/v1/deployments", json={"name": name, "entry": "m.ts", "files": {"m.ts": source}})
+            return response.status_code
+
+        guilty = asyncio.create_task(deploy("guilty", "for (;;);"))
+        await asyncio.sleep(0.2)
+        innocent = [asyncio.create_task(deploy(f"innocent-{number}", COUNTER + "\n" * number)) for number in range(3)]
+        await asyncio.sleep(0.1)
+        forge = client.hub.pool._forge
+        assert forge is not None
+        assert forge.process is not None
+        os.kill(forge.process.pid, signal.SIGKILL)
+        assert await guilty == 422
+        assert await asyncio.gather(*innocent) == [201, 201, 201]
+
+
+async def test_a_worker_that_dies_while_starting_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub waited for it for ever."""
+    from machinehub.workers import Worker
+
+    start = Worker.start
+    killed: list[int] = []
+
+    async def start_and_die(self: Worker, **options: Any) -> None:
+        await start(self, **options)
+        if not killed and self.process is not None:
+            killed.append(self.process.pid)
+            self.process.kill()
+
+    monkeypatch.setattr(Worker, "start", start_and_die)
+    async with asyncio.timeout(30), running_hub(tmp_path, workers=1) as client:
+        assert killed
+        await client.deploy(COUNTER)
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One failed restart, for want of descriptors, was the last."""
+    from machinehub.workers import Worker
+
+    async with running_hub(tmp_path, workers=1) as client:
+        machine_id = await client.deploy(COUNTER)
+        await client.http.post(f"/{machine_id}/s", json={"type": "increment"})
+        start = Worker.start
+        failures: list[int] = []
+
+        async def fail_twice(self: Worker, **options: Any) -> None:
+            if len(failures) < 2:
+                failures.append(1)
+                raise OSError(24, "Too many open files")
+            await start(self, **options)
+
+        monkeypatch.setattr(Worker, "start", fail_twice)
+        os.kill(worker_pids(client)[0], signal.SIGKILL)
+        answer = await client.http.post(f"/{machine_id}/s", json={"type": "increment"})
+        assert answer.json()["snapshot"]["context"] == {"count": 2}
+        assert len(failures) == 2
+
+
+async def test_session_ids_may_hold_newlines(client: Client) -> None:
+    machine_id = await client.deploy(COUNTER, name="newline")
+    assert (await client.http.get(f"/{machine_id}/a%0Ab")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("text/html", "text/html"), ("Text/HTML", "text/html"), ("application/json, text/html;q=0.1", "application/json"), ("text/html;q=0", "application/json"),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html"), ("*/*", "application/json"), ("", "application/json"), ("text/html;q=x", "application/json"),
+    ],
+)  # fmt: skip
+async def test_accept_is_weighed(client: Client, accept: str, content_type: str) -> None:
+    machine_id = await client.deploy(COUNTER, name="accept-weights")
+    assert (await client.http.get(f"/{machine_id}", headers={"Accept": accept})).headers["content-type"].startswith(content_type)
