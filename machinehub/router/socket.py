@@ -37,6 +37,10 @@ class HubSocket(WebSocketsSansIOProtocol):
     listener: SocketListener | None = None
     write_paused = False
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._unflushed: list[bytes] = []
+
     def listen(self, listener: SocketListener, *, high_water_bytes: int) -> None:
         """From now on `listener` hears what the client says, beginning with what already waits."""
         if self.disconnected or self.transport.is_closing():
@@ -57,18 +61,28 @@ class HubSocket(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
 
     def write_frame(self, wire: bytes) -> None:
-        """Sends bytes that are a whole frame already."""
-        if not self.close_sent and not self.transport.is_closing():
-            self.transport.write(wire)
+        """Sends bytes that are a whole frame already, together with what else is sent in this turn of the event loop:
+        a system call costs more than everything else about a frame, and an update and its ack come as a pair."""
+        if self.close_sent:
+            return
+        if not self._unflushed:
+            self.loop.call_soon(self.flush_frames)
+        self._unflushed.append(wire)
+
+    def flush_frames(self) -> None:
+        wires, self._unflushed = self._unflushed, []
+        if wires and not self.transport.is_closing():
+            self.transport.write(wires[0] if len(wires) == 1 else b"".join(wires))
 
     @property
     def unsent_bytes(self) -> int:
-        return self.transport.get_write_buffer_size()
+        return self.transport.get_write_buffer_size() + sum(map(len, self._unflushed))
 
     def close(self, code: int, reason: str) -> None:
         """Says goodbye, and hangs up on a client that does not answer."""
         if self.close_sent or self.disconnected or self.transport.is_closing():
             return
+        self.flush_frames()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.conn.send_close(code, reason[:120])
         self.transport.write(b"".join(self.conn.data_to_send()))
