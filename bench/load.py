@@ -1,0 +1,177 @@
+"""The load generator: a process of its own, so that its CPU is not the hub's.
+
+Speaks WebSocket by hand over asyncio (frames are masked with zeros), so that it is cheap beside what it measures. Bounded
+in count and time; prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvloop
+
+from bench.processes import cpu_s, private_kb
+
+
+def frame(payload: bytes) -> bytes:
+    assert len(payload) < 126
+    return bytes((0x81, 0x80 | len(payload))) + b"\0\0\0\0" + payload
+
+
+@dataclass
+class Tally:
+    acks: int = 0
+    updates: int = 0
+    rejected: int = 0
+    latencies_s: list[float] = field(default_factory=list)
+
+
+class Client(asyncio.Protocol):
+    """One connection. `again` makes it send the next event as soon as the last one is acknowledged."""
+
+    def __init__(self, path: str, tally: Tally) -> None:
+        self.path = path
+        self.tally = tally
+        self.again = False
+        self.snapshot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.answered = asyncio.Event()
+        self._buffer = b""
+        self._shaken = False
+        self._sent = 0
+        self._sent_at = 0.0
+        self._name = base64.b32encode(os.urandom(5)).decode()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        key = base64.b64encode(os.urandom(16)).decode()
+        transport.write(f"GET {self.path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
+
+    def data_received(self, data: bytes) -> None:
+        data = self._buffer + data
+        at = 0
+        if not self._shaken:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                self._buffer = data
+                return
+            self._shaken = True
+            at = end + 4
+        while len(data) - at >= 2:
+            size, head = data[at + 1], 2
+            if size == 126:
+                if len(data) - at < 4:
+                    break
+                size, head = int.from_bytes(data[at + 2 : at + 4], "big"), 4
+            if len(data) - at < head + size:
+                break
+            self._receive(data[at + head : at + head + size])
+            at += head + size
+        self._buffer = data[at:]
+
+    def _receive(self, payload: bytes) -> None:
+        if payload.startswith(b'{"type":"update"'):
+            self.tally.updates += 1
+        elif payload.startswith(b'{"type":"ack"'):
+            self.tally.acks += 1
+            self.tally.rejected += b"rejected" in payload
+            self.tally.latencies_s.append(time.perf_counter() - self._sent_at)
+            self.answered.set()
+            if self.again:
+                self.send()
+        elif payload.startswith(b'{"type":"snapshot"') and not self.snapshot.done():
+            self.snapshot.set_result(None)
+
+    def send(self) -> None:
+        self._sent += 1
+        self._sent_at = time.perf_counter()
+        self.transport.write(frame(b'{"type":"event","id":"%s-%d","event":{"type":"increment"}}' % (self._name.encode(), self._sent)))
+
+
+async def connect(port: int, path: str, tally: Tally) -> Client:
+    _, client = await asyncio.get_running_loop().create_connection(lambda: Client(path, tally), "127.0.0.1", port)
+    await asyncio.wait_for(client.snapshot, 10)
+    return client
+
+
+def difference(before: dict[int, float], after: dict[int, float]) -> float:
+    return sum(after.values()) - sum(before.values())
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[int(len(values) * share)] if values else 0.0
+
+
+async def opening(port: int, machine: str, pid: int, *, sessions: int) -> dict[str, Any]:
+    """New sessions, one after the other: time to the first snapshot, and the hub's CPU."""
+    tally, times = Tally(), []
+    before = cpu_s(pid)
+    for number in range(sessions):
+        started = time.perf_counter()
+        client = await connect(port, f"/{machine}/open-{os.getpid()}-{number}", tally)
+        times.append(time.perf_counter() - started)
+        client.transport.close()
+    await asyncio.sleep(0.2)
+    return {"p50_ms": percentile(times, 0.5) * 1000, "cpu_ms": difference(before, cpu_s(pid)) / sessions * 1000}
+
+
+async def events(port: int, machine: str, pid: int, *, sessions: int, clients: int, seconds: float) -> dict[str, Any]:
+    """Every session has `clients` connections, of which one sends as fast as it is acknowledged."""
+    tally = Tally()
+    senders = []
+    everybody = []
+    for number in range(sessions):
+        group = [await connect(port, f"/{machine}/events-{os.getpid()}-{number}", tally) for _ in range(clients)]
+        senders.append(group[0])
+        everybody += group
+    await asyncio.sleep(0.5)
+    tally.updates = 0
+    before, started = cpu_s(pid), time.perf_counter()
+    for sender in senders:
+        sender.again = True
+        sender.send()
+    await asyncio.sleep(seconds)
+    elapsed, cpu = time.perf_counter() - started, difference(before, cpu_s(pid))
+    for sender in senders:
+        sender.again = False
+    acks, updates = tally.acks, tally.updates
+    for client in everybody:
+        client.transport.close()
+    return {
+        "events_per_cpu_s": acks / cpu, "deliveries_per_cpu_s": updates / cpu, "events_per_s": acks / elapsed, "rejected": tally.rejected,
+        "p50_ms": percentile(tally.latencies_s, 0.5) * 1000, "p99_ms": percentile(tally.latencies_s, 0.99) * 1000,
+    }  # fmt: skip
+
+
+async def memory(port: int, machine: str, pid: int, *, sessions: int) -> dict[str, Any]:
+    """Private memory of the whole tree for live sessions that took three events each."""
+    tally = Tally()
+    before = private_kb(pid)
+    for number in range(sessions):
+        client = await connect(port, f"/{machine}/memory-{os.getpid()}-{number}", tally)
+        for _ in range(3):
+            client.answered.clear()
+            client.send()
+            await asyncio.wait_for(client.answered.wait(), 10)
+        client.transport.close()
+    await asyncio.sleep(0.5)
+    return {"kb_per_session": (private_kb(pid) - before) / sessions}
+
+
+MEASURES = {"opening": opening, "events": events, "memory": memory}
+
+
+def main() -> None:
+    name, port, machine, pid, options = sys.argv[1:6]
+    result = uvloop.run(MEASURES[name](int(port), machine, int(pid), **json.loads(options)))  # type: ignore[operator]
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
