@@ -448,28 +448,3 @@ def _write_checked(path: Path, code: bytes) -> None:
             Path(file.name).replace(path)
         finally:
             Path(file.name).unlink(missing_ok=True)
-
-
-def leb128(value: int) -> bytes:
-    """Unsigned LEB128, as the WASM binary format spells its integers."""
-    out = bytearray()
-    while True:
-        byte, value = value & 0x7F, value >> 7
-        out.append(byte | (0x80 if value else 0))
-        if not value:
-            return bytes(out)
-
-
-def read_leb128(data: bytes, at: int) -> tuple[int, int]:
-    """The integer at `at` and the position behind it."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if not byte & 0x80:
-            return value, at
-
-
-__all__ = ["Engine", "Instance", "Module", "Trap", "Watchdog", "leb128", "read_leb128", "wasmtime_version"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import zstandard
 
-from sandbox.engine import WASM_PAGE_BYTES, leb128, read_leb128
+from sandbox.engine import WASM_PAGE_BYTES
 from sandbox.sourcemap import SourceMap
 
 if TYPE_CHECKING:
@@ -50,17 +50,17 @@ class DamagedCheckpoint(Exception):
 
 def build_image(memory: bytes | memoryview, handles: Handles, *, pages_max: int) -> bytes:
     """The image module of `memory` (a whole number of 64 KiB pages)."""
-    meta = leb128(len(_SECTION_NAME)) + _SECTION_NAME + msgspec.json.encode(handles)
+    meta = _leb128(len(_SECTION_NAME)) + _SECTION_NAME + msgspec.json.encode(handles)
     pages = len(memory) // WASM_PAGE_BYTES
     runs = list(_runs(memory))
-    data = bytearray(leb128(len(runs)))
+    data = bytearray(_leb128(len(runs)))
     for start, end in runs:
-        data += b"\0\x41" + _signed_leb128(start) + b"\x0b" + leb128(end - start)
+        data += b"\0\x41" + _signed_leb128(start) + b"\x0b" + _leb128(end - start)
         data += memory[start:end]
     return b"".join((
         _HEADER,
         _section(0, meta),
-        _section(5, b"\x01\x01" + leb128(pages) + leb128(pages_max)),
+        _section(5, b"\x01\x01" + _leb128(pages) + _leb128(pages_max)),
         _section(7, b"\x01\x06memory\x02\0"),
         _section(11, bytes(data)),
     ))
@@ -70,8 +70,8 @@ def read_handles(image: bytes) -> Handles:
     """The custom section of an image that `build_image` made. Raises `ValueError` for anything else."""
     if not image.startswith(_HEADER + b"\0"):
         raise ValueError("not an image")
-    size, at = read_leb128(image, len(_HEADER) + 1)
-    length, name_at = read_leb128(image, at)
+    size, at = _read_leb128(image, len(_HEADER) + 1)
+    length, name_at = _read_leb128(image, at)
     if image[name_at : name_at + length] != _SECTION_NAME:
         raise ValueError("not an image")
     return msgspec.json.decode(image[name_at + length : at + size], type=Handles)
@@ -141,7 +141,29 @@ def _runs(memory: bytes | memoryview) -> Iterator[tuple[int, int]]:
 
 
 def _section(number: int, content: bytes) -> bytes:
-    return bytes([number]) + leb128(len(content)) + content
+    return bytes([number]) + _leb128(len(content)) + content
+
+
+def _leb128(value: int) -> bytes:
+    """Unsigned LEB128, as the WASM binary format spells its integers."""
+    out = bytearray()
+    while True:
+        byte, value = value & 0x7F, value >> 7
+        out.append(byte | (0x80 if value else 0))
+        if not value:
+            return bytes(out)
+
+
+def _read_leb128(data: bytes, at: int) -> tuple[int, int]:
+    """The integer at `at` and the position behind it."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            return value, at
 
 
 def _signed_leb128(value: int) -> bytes:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from machinehub.logs import LogLine, MachineLogs
     from machinehub.metrics import Metrics
     from machinehub.model import Machine, Version
-    from machinehub.session.host import LiveSession, SessionHost
+    from machinehub.session.host import SessionHost
+    from machinehub.session.live import LiveSession
     from machinehub.store.store import Store
     from machinehub.workers import WorkerPool
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from machinehub.limits import Limits
     from machinehub.metrics import Metrics
     from machinehub.session.core import Receipt
-    from machinehub.session.host import LiveSession, SessionHost
+    from machinehub.session.host import SessionHost
+    from machinehub.session.live import LiveSession
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 _ETAG: Final = re.compile(r'(?:W/)?"(\d{1,18})"')

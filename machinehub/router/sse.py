@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from machinehub.limits import Limits
     from machinehub.session.frames import Frame
-    from machinehub.session.host import LiveSession, SessionHost
+    from machinehub.session.host import SessionHost
+    from machinehub.session.live import LiveSession
 
 KEEPALIVE_S: Final = 15.0
 CLOSE_TIMEOUT_S: Final = 2.0

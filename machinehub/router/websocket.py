@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from machinehub.metrics import Metrics
     from machinehub.session.core import Receipt
     from machinehub.session.frames import Frame
-    from machinehub.session.host import LiveSession, SessionHost
+    from machinehub.session.host import SessionHost
+    from machinehub.session.live import LiveSession
 
 SUBPROTOCOL = "machinehub.v1"
 EVENT_ID_CHARS_MAX = 256

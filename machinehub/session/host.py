@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from machinehub.errors import Conflict, HubError, NotFound, PreconditionFailed, Rejected, Unavailable
 from machinehub.session import frames
 from machinehub.session.core import BrokenWorker, Kind, Receipt, Session, Turn
 from machinehub.session.event import event_input, sender_json, start_input, timer_input
+from machinehub.session.live import LiveSession
 from machinehub.session.timers import TimerQueue
 from sandbox.protocol import Checkpoint, Close, Done, Failed, Frozen, Open, Step
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from machinehub.logs import MachineLogs
     from machinehub.metrics import Metrics
     from machinehub.session.frames import Frame
+    from machinehub.session.live import Connection, Images, VersionRef
     from machinehub.workers import Worker, WorkerPool
     from sandbox.protocol import ToHub
 
@@ -40,56 +42,6 @@ PRESENCE_DELAY_PER_CONNECTION_S: Final = 0.002
 """Joins and leaves that come together are told together, in a large crowd less often: n arrivals would cost n^2 frames."""
 PRESENCE_MEMBERS_MAX: Final = 100
 """Members listed in a presence frame; `count` is always the true number."""
-
-
-class Connection(Protocol):
-    """Somebody who watches a session: a WebSocket or an SSE response."""
-
-    id: str
-    user: str | None
-    joined_at: str
-    sender: bytes
-
-    def send(self, frame: Frame) -> None: ...
-
-    def send_update(self, frame: Frame) -> None:
-        """An update: when the client is slow, only the newest needs to arrive."""
-
-    def close(self, code: int, reason: str) -> None: ...
-
-
-class Images(Protocol):
-    async def image(self, digest: str) -> bytes: ...
-
-
-class VersionRef(Protocol):
-    """The version a session is opened on."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def hears_presence(self) -> bool: ...
-
-
-class LiveSession(Session):
-    """A session with the people and the worker around it."""
-
-    def __init__(self, machine_id: str, session_id: str, version: VersionRef, *, number: int, now_ms: int, limits: Limits) -> None:
-        super().__init__(
-            machine_id, session_id, number=number, version=version.number, digest=version.digest, created_at_ms=now_ms,
-            timers_max=limits.timers, ids_max=limits.ids_remembered,
-        )  # fmt: skip
-        self.hears_presence = version.hears_presence
-        self.last_input_ms = now_ms
-        self.worker: Worker | None = None
-        self.placing = False
-        self.hibernating = False
-        self.connections: dict[str, Connection] = {}
-        self.presence_due: asyncio.TimerHandle | None = None
-        self.watchers: set[Callable[[Session], None]] = set()
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
 class SessionHost:

@@ -110,7 +110,7 @@ function snapshotText(snapshot: Snapshotlike): string {
   if (snapshot.children) {
     let children = "";
     for (const id in snapshot.children) {
-      const child = snapshot.children[id];
+      const child = safe.hasOwn(snapshot.children, id) ? snapshot.children[id] : undefined;
       if (child) children += (children && ",") + stringify(id) + ":" + snapshotText(child.getSnapshot());
     }
     if (children) text += ',"children":{' + children + "}";
