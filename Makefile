@@ -7,7 +7,7 @@ GUEST := sandbox/guest
 GUEST_SOURCES := $(wildcard $(GUEST)/prelude/*.ts $(GUEST)/build/*.mjs $(GUEST)/engine/*.wat) $(GUEST)/package-lock.json
 FORGE_SOURCES := sandbox/forge.py sandbox/image.py $(GUEST)/__main__.py
 
-.PHONY: setup guest run test core check bench lock clean
+.PHONY: setup guest run test browser core check bench lock clean
 
 setup: $(VENV)/.installed guest
 
@@ -31,8 +31,12 @@ $(GUEST)/dist/base.wasm: $(VENV)/.installed $(GUEST)/node_modules/.installed $(G
 run: setup
 	$(BIN)/machinehub dev examples/counter.ts
 
-test: setup check
+test: setup check browser
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+# The page is tested in a real browser.
+browser:
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; } || { echo "install chromium: apt-get install chromium"; exit 1; }
 
 core: setup
 	$(BIN)/python -m pytest -q -m core

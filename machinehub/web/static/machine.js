@@ -26,7 +26,7 @@ function showDefinition({ name, version, definition, events }) {
     at("events").append(button);
   }
   at("event").value = JSON.stringify({ type: events[0] ?? "event" });
-  at("states").append(stateList(definition.root, []));
+  at("states").append(...transitionLines(definition.root), stateList(definition.root, []));
   at("curl").textContent = `curl -X POST ${location.origin}${sessionPath} \\\n  -d '${JSON.stringify({ type: events[0] ?? "event" })}'`;
 }
 
@@ -40,14 +40,17 @@ function stateList(node, path) {
     item.append(mark);
     const kinds = [child.type !== "atomic" && child.type !== "compound" ? child.type : "", node.initial === child.id ? "initial" : ""].filter(Boolean).join(", ");
     if (kinds) item.append(element("small", ` ${kinds}`));
-    for (const { event, kind, delay: after, targets } of child.transitions ?? []) {
-      const what = kind === "after" ? `after ${after} ms` : kind === "always" ? "always" : event;
-      item.append(element("br"), element("small", `${what} → ${(targets ?? ["stays"]).join(", ")}`));
-    }
-    item.append(stateList(child, here));
+    item.append(...transitionLines(child), stateList(child, here));
     list.append(item);
   }
   return list;
+}
+
+function transitionLines(node) {
+  return (node.transitions ?? []).map(({ event, kind, delay, targets, guard }) => {
+    const what = kind === "after" ? `after ${typeof delay === "number" ? `${delay} ms` : delay}` : kind === "always" ? "always" : kind === "event" ? event : kind;
+    return element("small", `${what}${guard ? ` [${guard}]` : ""} → ${targets ? targets.join(", ") : "stays"}`, "transition");
+  });
 }
 
 function isActive(value, path) {
