@@ -338,6 +338,17 @@ async def test_unknown_paths_and_methods(client: Client) -> None:
     assert (await client.http.get("/")).headers["content-type"].startswith("text/html")
 
 
+async def test_a_hub_on_either_database(database_url: str, tmp_path: Path) -> None:
+    async with running_hub(tmp_path / "data", database_url=database_url, workers=1) as client:
+        machine = await client.deploy(COUNTER, name="either")
+        assert (await client.http.post(f"/{machine}/s", json={"type": "increment"})).json()["snapshot"]["context"] == {"count": 1}
+        assert (await client.http.get("/readyz")).json()["database"] is True
+    async with running_hub(tmp_path / "data", database_url=database_url, workers=1) as client:
+        assert (await client.http.get(f"/{machine}", headers={"Accept": "application/json"})).json()["name"] == "either"
+        assert (await client.http.delete("/api/v1/machines/either")).status_code == 204
+        problem(await client.http.get(f"/{machine}/s"), 404, "no_such_machine")
+
+
 # --- streams
 
 

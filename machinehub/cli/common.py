@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +39,30 @@ DEFAULT_SERVER = "http://127.0.0.1:8787"
 def fail(message: str, code: int = FAILED) -> NoReturn:
     progress.print(f"[red]error:[/red] {plain(message)}")
     raise typer.Exit(code)
+
+
+class Compiling:
+    """The progress bar of a first start, when the engine and the bundler are compiled. `begun` is called for each part.
+
+    How long compiling takes is not known before it ends, so the bar moves without saying how far.
+    """
+
+    def __init__(self) -> None:
+        self._bar = Progress(TextColumn("compiling {task.description} (once, cached afterwards)"), BarColumn(), TimeElapsedColumn(), console=progress, transient=True)
+        self._parts: set[str] = set()
+
+    def begun(self, part: str) -> None:
+        if part in self._parts:
+            return
+        self._parts.add(part)
+        if progress.is_terminal:
+            self._bar.start()
+            self._bar.add_task(part, total=None)
+        else:
+            progress.print(f"compiling {part} (once, cached afterwards)")
+
+    def ended(self) -> None:
+        self._bar.stop()
 
 
 def plain(text: str) -> str:

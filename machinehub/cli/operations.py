@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from machinehub.cli.common import DEFAULT_SERVER, FAILED, AsJson, Hub, Server, TokenOption, print_json, progress, say, table
+from machinehub.cli.common import DEFAULT_SERVER, FAILED, AsJson, Compiling, Hub, Server, TokenOption, print_json, progress, say, table
 from machinehub.clock import SystemClock, new_token
 from machinehub.errors import HubError
 from machinehub.paths import cache_folder
@@ -127,7 +127,8 @@ def doctor(data: Data = None, server: Server = DEFAULT_SERVER, token: TokenOptio
 async def _try_sandbox(cache: Path) -> tuple[bool, str]:
     from machinehub.workers import WorkerPool
 
-    pool = WorkerPool(count=1, cache=cache, on_progress=lambda what: progress.print(f"compiling {what} (once)"))
+    compiling = Compiling()
+    pool = WorkerPool(count=1, cache=cache, on_progress=compiling.begun)
     try:
         await asyncio.wait_for(pool.start(None), 60)
         engine, base = pool.engine_and_base
@@ -135,4 +136,5 @@ async def _try_sandbox(cache: Path) -> tuple[bool, str]:
     except (OSError, TimeoutError) as error:
         return False, f"a worker did not start: {error}"
     finally:
+        compiling.ended()
         await pool.stop()

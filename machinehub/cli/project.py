@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from machinehub.cli.common import USAGE, fail, progress
+from machinehub.cli.common import USAGE, Compiling, fail
 from machinehub.paths import cache_folder
 
 if TYPE_CHECKING:
@@ -85,12 +85,13 @@ def with_forge(work: Callable[[WorkerPool], Awaitable[Any]]) -> Any:
     from machinehub.workers import WorkerPool
 
     async def run() -> Any:
-        with progress.status("starting the bundler") as status:
-            pool = WorkerPool(
-                count=0, cache=cache_folder(), on_progress=lambda what: status.update(f"compiling {what} (once, about ten seconds)")
-            )
-            await pool.start(None)
+        compiling = Compiling()
+        pool = WorkerPool(count=0, cache=cache_folder(), on_progress=compiling.begun)
         try:
+            try:
+                await pool.start(None)
+            finally:
+                compiling.ended()
             return await work(pool)
         finally:
             await pool.stop()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from machinehub.cli.common import Refused, fail, plain, progress, say
+from machinehub.cli.common import Compiling, Refused, fail, plain, progress, say
 from machinehub.cli.project import Project, collect_files, find_project
 from machinehub.errors import HubError
 from machinehub.logging import configure_logging
@@ -37,11 +37,17 @@ def serve_command(host: Host = None, port: Port = None, data: Data = None) -> No
     configure_logging(structured=True)
     settings = from_environment(os.environ, host=host, port=port, data=data)
 
+    compiling = Compiling()
+
     async def ready() -> None:
+        compiling.ended()
         progress.print(f"machinehub is ready at {settings.base_url}")
 
     async def main() -> None:
-        await serve(Hub(settings, on_progress=_compiling), on_ready=ready)
+        try:
+            await serve(Hub(settings, on_progress=compiling.begun), on_ready=ready)
+        finally:
+            compiling.ended()
 
     run(main(), settings)
 
@@ -59,15 +65,18 @@ def dev_command(
     project = find_project(file, name)
 
     async def main() -> None:
-        hub = Hub(settings, on_progress=_compiling)
+        compiling = Compiling()
+        hub = Hub(settings, on_progress=compiling.begun)
         watching: list[asyncio.Task[None]] = []
 
         async def ready() -> None:
+            compiling.ended()
             watching.append(asyncio.create_task(_redeploy_on_save(hub, project)))
 
         try:
             await serve(hub, on_ready=ready)
         finally:
+            compiling.ended()
             for task in watching:
                 task.cancel()
 
@@ -100,17 +109,18 @@ async def _redeploy_on_save(hub: Hub, project: Project) -> None:
     """Deploys now, and again after every save. Editors replace files rather than write them, so folders are watched."""
     import watchfiles
 
-    watched = await _deploy(hub, project)
+    watched = {project.entry_path}
     while True:
+        # Read before deploying, so that a save while it deploys counts as one after it.
         seen = _contents(watched)
+        watched = await _deploy(hub, project)
+        seen = {path: seen[path] if path in seen else content for path, content in _contents(watched).items()}
         folders = {path.parent for path in watched}
         async for _ in watchfiles.awatch(*folders, recursive=False, debounce=50, step=20, yield_on_timeout=True, rust_timeout=500):
-            # Compared by content: a save in the moment between deploying and watching is noticed too, a touch is not.
-            if _contents(watched) != seen:
+            if _contents(watched) != seen:  # compared by content: a touch is no save
                 break
         else:
             return
-        watched = await _deploy(hub, project)
 
 
 def _contents(paths: set[Path]) -> dict[Path, bytes | None]:
@@ -138,7 +148,3 @@ def run(main: Coroutine[None, None, None], settings: Settings) -> None:
         fail(error.detail)
     except SQLAlchemyError as error:
         fail(f"the database cannot be used: {str(error).splitlines()[0]}")
-
-
-def _compiling(what: str) -> None:
-    progress.print(f"compiling {what} (once, cached afterwards)")
