@@ -114,7 +114,7 @@ async def _redeploy_on_save(hub: Hub, project: Project) -> None:
         # Read before deploying, so that a save while it deploys counts as one after it.
         seen = _contents(watched)
         watched = await _deploy(hub, project)
-        seen = {path: seen[path] if path in seen else content for path, content in _contents(watched).items()}
+        seen = {path: seen.get(path, content) for path, content in _contents(watched).items()}
         folders = {path.parent for path in watched}
         async for _ in watchfiles.awatch(*folders, recursive=False, debounce=50, step=20, yield_on_timeout=True, rust_timeout=500):
             if _contents(watched) != seen:  # compared by content: a touch is no save
