@@ -93,8 +93,8 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def forge_base(engine: Engine, engine_wasm: bytes, genesis_wasm: bytes, prelude: str, *, memory_bytes_max: int) -> bytes:
-    """The base image: QuickJS initialised, polyfills, XState and the prelude evaluated. Trusted input only."""
+def forge_base(engine: Engine, engine_wasm: bytes, genesis_wasm: bytes, scripts: list[str], *, memory_bytes_max: int) -> bytes:
+    """The base image: QuickJS initialised, `scripts` evaluated, of which the first is the prelude. Trusted input only."""
     code = engine.compile_cached(engine_wasm, name="engine")
 
     def boot() -> Instance:
@@ -103,16 +103,11 @@ def forge_base(engine: Engine, engine_wasm: bytes, genesis_wasm: bytes, prelude:
             raise AssertionError("QuickJS did not initialise")
         return instance
 
-    # Parsing leaves a heap full of holes, so the prelude is parsed in a memory that is thrown away: the image is a third
-    # of the size, and what a session touches lies closer together.
-    bytecode = _compile(boot(), prelude)
+    # Parsing leaves a heap full of holes, so scripts are parsed in a memory that is thrown away: the image is half the
+    # size, and what a session touches lies closer together.
+    compiled = [_compile(boot(), script) for script in scripts]
     instance = boot()
-    at = instance.call("alloc", len(bytecode))
-    instance.write(at, bytecode)
-    exports = instance.call("evaluate_bytecode", at, len(bytecode))
-    if exports < 0:
-        raise AssertionError("the prelude threw")
-    instance.call("free", at)
+    exports = [_evaluate_bytecode(instance, bytecode) for bytecode in compiled][0]
 
     def export(name: str) -> int:
         return instance.call("property", exports, _text(instance, name))
@@ -166,6 +161,15 @@ def _freeze(instance: Instance, handles: Handles, *, memory_bytes_max: int) -> b
     memory = bytearray(instance.view())
     memory[handles.io : handles.io + handles.io_bytes] = bytes(handles.io_bytes)
     return images.build_image(bytes(memory), handles, pages_max=memory_bytes_max // 65536)
+
+
+def _evaluate_bytecode(instance: Instance, bytecode: bytes) -> int:
+    at = instance.call("alloc", len(bytecode))
+    instance.write(at, bytecode)
+    value = instance.call("evaluate_bytecode", at, len(bytecode))
+    assert value > 0, "the prelude threw"
+    instance.call("free", at)
+    return value
 
 
 def _compile(instance: Instance, source: str) -> bytes:

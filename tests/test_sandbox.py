@@ -62,7 +62,7 @@ COUNTER = "createMachine({context:{count:0},on:{INC:{actions:assign({count:({con
 def test_the_base_image_is_reproducible() -> None:
     engine = Engine(None, forge=True)
     engine_wasm, genesis = (GUEST / "engine.wasm").read_bytes(), (GUEST / "genesis.wasm").read_bytes()
-    base = forge_base(engine, engine_wasm, genesis, (GUEST / "prelude.js").read_text(), memory_bytes_max=MEMORY)
+    base = forge_base(engine, engine_wasm, genesis, [(GUEST / name).read_text() for name in ("prelude.js", "polyfills.js")], memory_bytes_max=MEMORY)
     assert base == (GUEST / "base.wasm").read_bytes()
 
 

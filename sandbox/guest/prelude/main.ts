@@ -1,14 +1,15 @@
-// The prelude: everything that is evaluated before a machine. Its completion value is what the engine's glue calls.
+// The prelude: evaluated before polyfills.ts and before a machine. Its completion value is what the engine's glue calls.
+//
+// It stands first, by itself, so that XState and what runs in every turn lie close together in memory: a session pays for
+// each page that it touches.
 
 import "./console.ts";
-import { installPolyfills } from "./polyfills.ts";
 import { installRandom } from "./random.ts";
 import { installTimers } from "./timers.ts";
 import { loadBundle, type Bundle } from "./machine.ts";
 import { collect, setMachine, step } from "./session.ts";
 import { describe, faultText } from "./turn.ts";
 
-installPolyfills();
 installRandom();
 installTimers();
 

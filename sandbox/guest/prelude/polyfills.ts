@@ -18,13 +18,11 @@ function fetch(): Promise<never> {
 
 declare global { interface ErrorConstructor { stackTraceLimit: number } }
 
-export function installPolyfills(): void {
-  // Shared memory has no one to share with here, and XState's own frames must not crowd out the author's in a stack.
-  for (const name of ["SharedArrayBuffer", "Atomics"]) Reflect.deleteProperty(globalThis, name);
-  Error.stackTraceLimit = 50;
-  const startedAt = Date.now;
-  const performance = { timeOrigin: 0, now: () => startedAt(), mark: () => {}, measure: () => {} };
-  for (const [name, value] of Object.entries({ AbortController, AbortSignal, TextDecoder, TextEncoder, fetch, performance })) {
-    Object.defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: false });
-  }
+// Shared memory has no one to share with here, and XState's own frames must not crowd out the author's in a stack.
+for (const name of ["SharedArrayBuffer", "Atomics"]) Reflect.deleteProperty(globalThis, name);
+Error.stackTraceLimit = 50;
+const startedAt = Date.now;
+const performance = { timeOrigin: 0, now: () => startedAt(), mark: () => {}, measure: () => {} };
+for (const [name, value] of Object.entries({ AbortController, AbortSignal, TextDecoder, TextEncoder, fetch, performance })) {
+  Object.defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: false });
 }
