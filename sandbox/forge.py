@@ -107,7 +107,7 @@ def forge_base(engine: Engine, engine_wasm: bytes, genesis_wasm: bytes, scripts:
     # size, and what a session touches lies closer together.
     compiled = [_compile(boot(), script) for script in scripts]
     instance = boot()
-    exports = [_evaluate_bytecode(instance, bytecode) for bytecode in compiled][0]
+    exports, *_ = [_evaluate_bytecode(instance, bytecode) for bytecode in compiled]
 
     def export(name: str) -> int:
         return instance.call("property", exports, _text(instance, name))
