@@ -32,6 +32,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The public snapshot: it goes to every connection after every change."""
     emitted_bytes: int = 256 * 1024
     """What one turn emits, together; the same reason."""
+    emitted_kept_bytes: int = 64 * 1024
+    """Emitted events of a session that are remembered for SSE clients that come back."""
     timers: int = 1_000
     """Pending timers of a session. Enforced inside the guest."""
     log_lines: int = 64

@@ -380,6 +380,21 @@ async def test_server_sent_events(client: Client) -> None:
     assert not session.connections
 
 
+async def test_a_stream_goes_on_where_it_was(client: Client) -> None:
+    machine = await client.deploy('import { createMachine, emit } from "xstate"; export default createMachine({ on: { SAY: { actions: emit(({ event }) => ({ type: "said", n: event.n })) } } });', name="resume")
+    for number in range(4):
+        await client.http.post(f"/{machine}/s", json={"type": "SAY", "n": number})
+    frames: list[dict[str, Any]] = []
+    async with client.http.stream("GET", f"/{machine}/s", headers={"Accept": "text/event-stream", "Last-Event-ID": "3"}) as response:
+        async for line in response.aiter_lines():
+            if line.startswith("data: "):
+                frames.append(json.loads(line[6:]))
+                if len(frames) == 3:
+                    break
+    assert [frame["type"] for frame in frames] == ["snapshot", "emitted", "emitted"]
+    assert [(frame["seq"], frame["event"]["n"]) for frame in frames[1:]] == [(4, 2), (5, 3)]
+
+
 # --- operations and tokens
 
 

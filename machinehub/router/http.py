@@ -120,6 +120,10 @@ class MachineRouter:
             session = await self._open(address)
             connection = SseConnection(self._host, self._limits, joined_at=timestamp(self._clock.now_ms()))
             self._host.attach(session, connection)
+            last_id = request.headers.get("last-event-id", "")
+            if re.fullmatch("[0-9]{1,18}", last_id):
+                for frame in session.emitted.since(int(last_id)):
+                    connection.send(frame)
             return StreamingResponse(connection.stream(self._host, session), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         if wants(request, "text/html"):
             await self._catalog.target(address.machine, address.version)

@@ -6,6 +6,8 @@ text message (RFC 6455, section 5.2), which is the same for every client and so 
 
 from __future__ import annotations
 
+from collections import deque
+
 import msgspec
 
 
@@ -30,6 +32,25 @@ class Frame:
                 head = b"\x81\x7f" + size.to_bytes(8, "big")
             self._wire = head + self.json
         return self._wire
+
+
+class RecentFrames:
+    """The last emitted frames of a session, for an SSE client that comes back with `Last-Event-ID`. Bounded in bytes."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._frames: deque[tuple[int, Frame]] = deque()
+
+    def add(self, seq: int, frame: Frame) -> None:
+        self._frames.append((seq, frame))
+        self._bytes += len(frame.json)
+        while self._bytes > self._bytes_max:
+            self._bytes -= len(self._frames.popleft()[1].json)
+
+    def since(self, seq: int) -> list[Frame]:
+        """What was emitted after `seq`, as far as it is remembered."""
+        return [frame for number, frame in self._frames if number > seq]
 
 
 quote = msgspec.json.Encoder().encode

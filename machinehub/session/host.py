@@ -380,6 +380,7 @@ class SessionHost:
                 connection.send_update(update)
         for event in turn.emitted:
             emitted = frames.emitted_frame(turn.seq, event)
+            session.emitted.add(turn.seq, emitted)
             for connection in list(session.connections.values()):
                 connection.send(emitted)
         self._answer(turn.receipt)

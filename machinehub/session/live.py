@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from machinehub.session.core import Session
+from machinehub.session.frames import RecentFrames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,7 @@ class LiveSession(Session):
         self.placing = False
         self.hibernating = False
         self.connections: dict[str, Connection] = {}
+        self.emitted = RecentFrames(limits.emitted_kept_bytes)
         self.presence_due: asyncio.TimerHandle | None = None
         self.watchers: set[Callable[[Session], None]] = set()
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
