@@ -66,7 +66,7 @@ class Hub:
         self.metrics = Metrics()
         self.logs = MachineLogs(kept=limits.log_lines_kept)
         self.store = Store(self._engine)
-        self.pool = WorkerPool(count=settings.worker_count, cache=settings.cache or cache_folder(), on_progress=on_progress)
+        self.pool = WorkerPool(count=settings.worker_count, cache=settings.cache.resolve() if settings.cache else cache_folder(), on_progress=on_progress)
         self.catalog = Catalog(self.store, self.pool, clock, entropy, limits)
         self.host = SessionHost(self.pool, self.catalog, clock, entropy, limits, logs=self.logs, metrics=self.metrics)
         self._tokens = Tokens(settings, self.store)
@@ -75,7 +75,7 @@ class Hub:
             limits=limits, base_url=settings.base_url,
         )  # fmt: skip
         self._machines = MachineRouter(self.catalog, self.host, clock, limits, self.metrics, base_url=settings.base_url)
-        self._websockets = WebSocketRouter(self.catalog, self.host, clock, limits, self.metrics, rate_limited=settings.rate_limited)
+        self._websockets = WebSocketRouter(self.catalog, self.host, clock, limits, self.metrics, rate_limited=lambda: not self._tokens.is_open)
         self._http = Starlette(
             routes=[
                 *self.api.routes(),

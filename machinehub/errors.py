@@ -2,7 +2,7 @@
 
     HubError
       CallerError            the request is at fault; the same request fails again
-        BadRequest 400, Unauthorised 401, Forbidden 403, NotFound 404, MethodNotAllowed 405, WaitTimeout 408, Conflict 409,
+        BadRequest 400, InvalidEvent 422, Unauthorised 401, Forbidden 403, NotFound 404, MethodNotAllowed 405, WaitTimeout 408, Conflict 409,
         PreconditionFailed 412, TooLarge 413, RateLimited 429
       MachineError 422       the machine's author is at fault: a turn or a build failed
         BuildFailed            with errors[]: file, line, column, message
@@ -36,6 +36,10 @@ class CallerError(HubError):
 
 class BadRequest(CallerError):
     status, title = 400, "Bad request"
+
+
+class InvalidEvent(CallerError):
+    status, title = 422, "Invalid event"
 
 
 class Unauthorised(CallerError):
@@ -90,9 +94,13 @@ class Unavailable(HubError):
     status, title = 503, "Unavailable"
 
 
-def http_error(status: int, code: str, detail: str) -> HubError:
-    """The error whose HTTP status is `status`, for answers that are kept as (status, code, detail)."""
-    for kind in (BadRequest, Unauthorised, Forbidden, NotFound, WaitTimeout, Conflict, PreconditionFailed, TooLarge, RateLimited, Unavailable):
-        if kind.status == status:
-            return kind(code, detail)
+def error_of(code: str, detail: str) -> HubError:
+    """The error for what became of an event, which is kept as code and detail. The machine's fault, unless we know better."""
+    match code:
+        case "session_deleted" | "no_such_version":
+            return NotFound(code, detail)
+        case "session_finished":
+            return Conflict(code, detail)
+        case "unavailable" | "session_damaged" | "image_damaged":
+            return Unavailable(code, detail)
     return Rejected(code, detail)

@@ -51,7 +51,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     unsent_bytes_soft: int = 128 * 1024
     """Unsent data after which a connection gets only the newest update."""
     events_per_s: int = 100
-    """Events of one connection, on hubs that are not a developer's own (`Settings.rate_limited`)."""
+    """Events of one connection, on hubs that are not open (`api/auth.py`)."""
     event_burst_bytes: int = 64 * 1024
     """Bytes of events of one connection in any one second, on the same hubs."""
     ids_remembered: int = 4_096

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import platformdirs
 
 
 def cache_folder() -> Path:
-    """Compiled modules: they can be made again, so they stand where the system keeps caches."""
-    return Path(platformdirs.user_cache_dir("machinehub"))
+    """Compiled modules (`MACHINEHUB_CACHE`): they can be made again, so they stand where the system keeps caches."""
+    return Path(os.environ.get("MACHINEHUB_CACHE") or platformdirs.user_cache_dir("machinehub")).resolve()

@@ -46,11 +46,6 @@ class Settings:
         return self.host == "localhost" or _is_loopback_address(self.host)
 
     @property
-    def rate_limited(self) -> bool:
-        """Rates are for strangers: a developer's own hub (loopback, no token) has none."""
-        return bool(self.token) or not self.is_loopback
-
-    @property
     def base_url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return self.public_url.rstrip("/") or f"http://{host}:{self.port}"
@@ -79,6 +74,9 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
         for name in Limits.__struct_fields__
         if (text := environment.get(LIMIT_PREFIX + name.upper()))
     }
+    for name, value in limits.items():
+        if not 1 <= int(str(value)) <= 2**40:
+            raise BadSettings(f"{LIMIT_PREFIX}{name.upper()}: {value} is not a limit")
     unknown = {key for key in environment if key.startswith(LIMIT_PREFIX)} - {LIMIT_PREFIX + name.upper() for name in Limits.__struct_fields__}
     if unknown:
         raise BadSettings(f"{', '.join(sorted(unknown))}: no such limit")

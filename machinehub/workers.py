@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("machinehub.workers")
 
 SILENCE_S: Final = 15.0
-"""A worker that owes answers and says nothing for this long is killed. No turn takes a hundredth of it."""
+"""A worker that owes answers and says nothing for this long is killed. Answers leave every few milliseconds; an undo may take 5 s."""
 RESTART_DELAYS_S: Final = (0.0, 0.1, 0.5, 2.0)
 """How long to wait before a worker is started again that died again and again; the last one repeats."""
 BUILD_TIMEOUT_S: Final = 20.0
 """Of one build, from when the forge begins it: bundling and loading are limited to less by CPU."""
 BUILDS_WAITING_MAX: Final = 64
+WORKER_WAIT_S: Final = 30.0
 START_TRIES: Final = 5
 
 
@@ -50,9 +51,9 @@ class Worker(asyncio.Protocol):
     def __init__(self, number: int, on_messages: Callable[[Worker, list[protocol.ToHub]], None], on_lost: Callable[[Worker], None]) -> None:
         self.number = number
         self.ready = asyncio.Event()
-        self.engine = ""
-        self.base = ""
         self.lost = False
+        self.suspect: int | None = None
+        self._killed = False
         self.heard_at = 0.0
         self._images: Counter[str] = Counter()
         self._owed: deque[int] = deque()
@@ -76,6 +77,9 @@ class Worker(asyncio.Protocol):
                 pass_fds=[theirs.fileno()], env={}, cwd=Path(protocol.__file__).parents[1],
                 stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
+        except OSError:
+            ours.close()
+            raise
         finally:
             theirs.close()
         ours.setblocking(False)
@@ -87,6 +91,8 @@ class Worker(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._killed:
+            return  # what it says after it was given up may contradict what is done elsewhere now
         self.heard_at = self._loop.time()
         try:
             for batch in self._reader.feed(data):
@@ -94,12 +100,16 @@ class Worker(asyncio.Protocol):
                     if not isinstance(message, Ready | Progress | Frozen) and self._owed:
                         self._owed.popleft()
                 self._on_messages(self, batch)
+                if self._killed:
+                    return
         except protocol.BadFrame as error:
             self.kill(f"it sent no frame of the protocol: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost:
             self.lost = True
+            if not self._killed:
+                self.suspect = self._owed[0] if self._owed else None
             self._on_lost(self)
 
     # --- words of our own --------------------------------------------------------------------------------------
@@ -112,11 +122,6 @@ class Worker(asyncio.Protocol):
     def owes(self) -> int:
         """How many answers are due."""
         return len(self._owed)
-
-    @property
-    def working_on(self) -> int | None:
-        """The session (or a build's ticket) whose answer is due next: what the worker does now, since it works in order."""
-        return self._owed[0] if self._owed else None
 
     def ask(self, about: int, message: protocol.ToWorker) -> None:
         """Sends a message that will be answered, about a session or a build."""
@@ -149,8 +154,14 @@ class Worker(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(protocol.encode(messages))
 
-    def kill(self, why: str) -> None:
+    def kill(self, why: str, *, suspect: int | None = None) -> None:
+        """Ends the process. `suspect` is the session to blame; else the one whose answer was due next, since a worker works
+        in order."""
+        if self._killed:
+            return
         log.error("killing sandbox worker %d: %s", self.number, why)
+        self._killed = True
+        self.suspect = suspect if suspect is not None else self._owed[0] if self._owed else None
         if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGKILL)
@@ -191,6 +202,7 @@ class WorkerPool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._worker_ready = asyncio.Event()
+        self._digests = ("", "")
 
     async def start(self, listener: Listener | None, *, forge: bool = True) -> None:
         """Starts everything and waits until it is ready."""
@@ -221,8 +233,7 @@ class WorkerPool:
     @property
     def engine_and_base(self) -> tuple[str, str]:
         """The digests of the engine and the base image that new versions are built from."""
-        worker = self._forge or self.workers[0]
-        return worker.engine, worker.base
+        return self._digests
 
     def choose(self) -> Worker | None:
         """The worker with the fewest sessions; None while all are being replaced."""
@@ -230,10 +241,15 @@ class WorkerPool:
         return min(alive, key=lambda worker: worker.session_count) if alive else None
 
     async def wait_for_worker(self) -> Worker:
-        while (worker := self.choose()) is None:
-            self._worker_ready.clear()
-            await self._worker_ready.wait()
-        return worker
+        """A worker that is ready. Raises `Unavailable` when none becomes so for a while."""
+        try:
+            async with asyncio.timeout(WORKER_WAIT_S):
+                while (worker := self.choose()) is None:
+                    self._worker_ready.clear()
+                    await self._worker_ready.wait()
+                return worker
+        except TimeoutError:
+            raise Unavailable("unavailable", "no sandbox worker can be started; try again later") from None
 
     async def build(self, *, entry: str, files: dict[str, str], cpu_ms: int, memory_bytes_max: int, bundle_bytes_max: int) -> Built:
         """Bundles and freezes an upload. Raises `errors.BuildFailed` for what is wrong with it, `Unavailable` for us."""
@@ -297,7 +313,7 @@ class WorkerPool:
                 case Progress():
                     self._on_progress(message.what)
                 case Ready():
-                    worker.engine, worker.base = message.engine, message.base
+                    self._digests = (message.engine, message.base)
                     worker.ready.set()
                     self._worker_ready.set()
                 case Built() | BuildFailed() | InputsFound():
@@ -336,9 +352,11 @@ class WorkerPool:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
+        forgiven_at = loop.time()
         while True:
             await asyncio.sleep(1)
-            self._crashes = max(0, self._crashes - 1) if loop.time() % 10 < 1 else self._crashes
+            if loop.time() - forgiven_at > 10:
+                forgiven_at, self._crashes = loop.time(), max(0, self._crashes - 1)
             for worker in self.workers:
                 if worker.owes and loop.time() - worker.heard_at > SILENCE_S and not worker.lost:
                     worker.kill(f"it owes {worker.owes} answers and was silent for {SILENCE_S:g} s")

@@ -43,10 +43,6 @@ class Bundle:
         self.source_map = source_map
         self.warnings = warnings
 
-    def locate(self, at: str) -> tuple[str, int, int] | None:
-        """The user's (file, line, column), counted from 1, of "line:column" in the script."""
-        return self.source_map.find(at) if self.source_map else None
-
 
 def check_path(path: str) -> str:
     """`path` itself when it is a plain relative path; raises `BuildError` for anything that could lead elsewhere."""

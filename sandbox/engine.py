@@ -77,8 +77,11 @@ class Engine:
         self.watchdog = Watchdog(self._engine, by_epoch=forge)
 
     def compile(self, wasm: bytes) -> Module:
-        """Compiles `wasm`; nothing is cached. For images: data without code, about 2 ms."""
-        return Module(wasmtime.Module(self._engine, wasm))
+        """Compiles `wasm`; nothing is cached. For images: data without code, about 2 ms. Raises `ValueError`."""
+        try:
+            return Module(wasmtime.Module(self._engine, wasm))
+        except wasmtime.WasmtimeError as error:
+            raise ValueError(f"not a module: {error}") from error
 
     def compile_cached(self, wasm: bytes, *, name: str) -> Module:
         """Compiles `wasm`, or maps what an earlier process compiled.
@@ -164,10 +167,11 @@ class Instance:
     Not thread-safe. After a `Trap` only `close` may be called.
     """
 
-    __slots__ = ("_base", "_context", "_epoch", "_exports", "_instance", "_memory", "_raw", "_step", "_store", "_watchdog")
+    __slots__ = ("_base", "_bytes_max", "_context", "_epoch", "_exports", "_instance", "_memory", "_raw", "_step", "_store", "_watchdog")
 
     def __init__(self, engine: wasmtime.Engine, image: Module, code: Module, memory_bytes_max: int, watchdog: Watchdog) -> None:
         self._watchdog = watchdog
+        self._bytes_max = memory_bytes_max
         self._store = wasmtime.Store(engine)
         self._store.set_limits(memory_size=memory_bytes_max, table_elements=10_000, instances=2, tables=1, memories=1)
         self._context = self._store._context()
@@ -213,12 +217,10 @@ class Instance:
             if self._epoch != watchdog.epoch:
                 self._set_deadline()
         else:
-            watchdog.guarded = self
+            watchdog.guard(self)
         trap = ctypes.POINTER(ffi.wasm_trap_t)()
         error = _call_unchecked(self._context, function, raw, count, trap)
-        watchdog.guarded = None  # from here on the memory stays; the next line asks whether it still is there
-        if watchdog.fired:
-            watchdog.fired = False
+        if watchdog.release():  # first of all: the memory may be gone
             if trap:
                 ffi.wasm_trap_delete(trap)
             raise Trap("cpu_exceeded", "the turn took more CPU than it may")
@@ -277,8 +279,11 @@ class Instance:
         return memoryview((ctypes.c_char * self.memory_bytes).from_address(self._base)).cast("B")
 
     def take_memory_away(self, mprotect: ctypes._NamedFuncPointer) -> None:
-        """Makes the whole memory inaccessible: the guest's next load or store traps."""
-        mprotect(self._base, self.memory_bytes, 0)
+        """Makes the whole memory, and what it may still grow into, inaccessible: the guest's next load or store traps.
+
+        Called by the watchdog's thread while the guest runs, so nothing of the store is looked at.
+        """
+        mprotect(self._base, self._bytes_max, 0)
 
     def grow_to(self, size: int) -> None:
         """Makes the memory `size` bytes large (a multiple of 64 KiB), for restoring a checkpoint."""
@@ -339,15 +344,17 @@ class Watchdog:
       memory, which an interpreter does in every instruction; the engine has no call into native code that would touch it
       (glue.wat has copies of its own). Code that is compiled from a stranger's own WASM must use the other way.
 
-    The thread holds the GIL from the check to the act (`PyDLL`), and the guest thread needs the GIL to begin another turn
-    or to look at the memory: the turn that is ended is always the one that was checked. It sleeps while no turn runs.
+    A lock is held from the check to the act, and by the guest thread when it begins or ends a call: the turn that is ended
+    is always the one that was checked, and the memory is never looked at after it was taken. The thread sleeps while no
+    turn runs.
     """
 
     def __init__(self, engine: wasmtime.Engine, *, by_epoch: bool) -> None:
         self.by_epoch = by_epoch
         self.epoch = 0
-        self.fired = False
-        self.guarded: Instance | None = None
+        self._lock = threading.Lock()
+        self._fired = False
+        self._guarded: Instance | None = None
         self._engine_ptr = ctypes.cast(engine.ptr(), ctypes.c_void_p)
         self._budget_ns = 0
         self._started_ns = 0
@@ -366,20 +373,32 @@ class Watchdog:
         if self._clock is None:
             self._clock = time.pthread_getcpuclockid(threading.get_ident())
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
-        self._budget_ns = int(cpu_s * 1e9)
-        self._started_ns = time.thread_time_ns()
-        self.guarded = None
-        self.fired = False
-        self._running = True
+        with self._lock:
+            self._budget_ns = int(cpu_s * 1e9)
+            self._started_ns = time.thread_time_ns()
+            self._fired = False
+            self._running = True
         if not self._awake:
             self._awake = True
             self._parked.set()
 
     def stop(self) -> int:
         """Ends the watch; the CPU that the turn took, in nanoseconds."""
-        self._running = False
-        self.guarded = None
+        with self._lock:
+            self._running = False
         return time.thread_time_ns() - self._started_ns
+
+    def guard(self, instance: Instance) -> None:
+        """A call into `instance` begins: it may be ended from now on."""
+        with self._lock:
+            self._guarded = instance
+
+    def release(self) -> bool:
+        """The call has returned and cannot be ended any more; whether it was."""
+        with self._lock:
+            self._guarded = None
+            fired, self._fired = self._fired, False
+            return fired
 
     def _watch(self) -> None:
         assert self._clock is not None
@@ -396,18 +415,19 @@ class Watchdog:
                     idle = 0
                 continue
             idle = 0
-            if time.clock_gettime_ns(self._clock) - self._started_ns > self._budget_ns:
-                self._end_turn()
+            with self._lock:
+                if self._running and time.clock_gettime_ns(self._clock) - self._started_ns > self._budget_ns:
+                    self._end_turn()
 
     def _end_turn(self) -> None:
         if self.by_epoch:
             self._running = False
             self.epoch += 1
             self._increment(self._engine_ptr)
-        elif self.guarded is not None:  # else the turn is over and only wants to say so
+        elif self._guarded is not None:  # else no call is under way: the turn is over and only wants to say so
             self._running = False
-            self.fired = True
-            self.guarded.take_memory_away(self._mprotect)
+            self._fired = True
+            self._guarded.take_memory_away(self._mprotect)
 
 
 def wasmtime_version() -> str:

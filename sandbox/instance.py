@@ -1,8 +1,8 @@
 """One live machine: start, step, checkpoint, restore, and undoing a turn that must not have happened.
 
 Decides: that an input is a transaction. A turn that traps, or whose outbox says it failed, throws the instance away;
-the last checkpoint is thawed and the inputs since are replayed, which gives the same bytes. Does not know: ids,
-connections, or when to checkpoint (the hub says so).
+the last checkpoint is thawed and the inputs since are replayed, which gives the same bytes. And when a checkpoint is due:
+when replaying would take too long. Does not know: ids or connections.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sandbox.protocol import decode_outbox
 
 if TYPE_CHECKING:
     from sandbox.engine import Engine, Instance, Module
+    from sandbox.forge import Guest
     from sandbox.image import Handles
 
 CHECKPOINT_INPUTS: Final = 256
@@ -59,12 +60,16 @@ class LoadedImage:
     memory: bytes
 
 
-def load_image(engine: Engine, code: Module, image: bytes, *, memory_bytes_max: int) -> LoadedImage:
+def load_image(engine: Engine, guest: Guest, image: bytes, *, memory_bytes_max: int) -> LoadedImage:
+    """Raises `ValueError` for what is no image, or one of another engine: its memory would mean something else here."""
+    handles = images.read_handles(image)
+    if handles.engine != guest.engine_digest:
+        raise ValueError("the image belongs to another engine")
     module = engine.compile(image)
-    pristine = engine.thaw(module, code, memory_bytes_max=memory_bytes_max)
+    pristine = engine.thaw(module, guest.engine, memory_bytes_max=memory_bytes_max)
     memory = bytes(pristine.view())
     pristine.close()
-    return LoadedImage(module, images.read_handles(image), memory)
+    return LoadedImage(module, handles, memory)
 
 
 class LiveMachine:
@@ -120,7 +125,7 @@ class LiveMachine:
                 if self._step(data, now_ms).startswith(_REJECTED):
                     raise Trap("machine_error", "an accepted input was rejected when it was replayed")
         finally:
-            self._engine.watchdog.stop()
+            self._tail_cpu_ns += self._engine.watchdog.stop()
         self._tail += tail
 
     def checkpoint(self) -> bytes:
@@ -168,14 +173,13 @@ class LiveMachine:
 
     def _undo(self) -> None:
         tail, self._tail = self._tail, []
-        cpu_ns, self._tail_cpu_ns = self._tail_cpu_ns, 0
+        self._tail_cpu_ns = 0
         self.close()
         try:
             self._thaw()
             self.replay(tail)
         except (Trap, images.DamagedCheckpoint) as error:
             raise LostSession(str(error)) from error
-        self._tail_cpu_ns = cpu_ns
 
     def _fault_in(self, outbox: bytes) -> Fault | None:
         """Why this outbox cannot count: the guest says so, or it is none. User code shares the guest with what wrote it."""

@@ -108,13 +108,15 @@ class Forget(Message, tag=7, frozen=True):
 
 
 class Ready(Message, tag=32, frozen=True):
-    """The worker has loaded its engine. `progress` names what it is about to compile first, if anything."""
+    """The worker has loaded its engine and the base image, of these digests."""
 
     engine: str
     base: str
 
 
 class Progress(Message, tag=33, frozen=True):
+    """The worker is about to compile this part; it is ready when all are."""
+
     what: str
 
 

@@ -122,7 +122,7 @@ class Worker:
             return
         with contextlib.suppress(zstandard.ZstdError, ValueError, Trap):
             wasm = zstandard.ZstdDecompressor().decompress(request.image, max_output_size=IMAGE_MEMORY_BYTES_MAX)
-            self._images[request.digest] = load_image(self._engine, self._guest.engine, wasm, memory_bytes_max=IMAGE_MEMORY_BYTES_MAX)
+            self._images[request.digest] = load_image(self._engine, self._guest, wasm, memory_bytes_max=IMAGE_MEMORY_BYTES_MAX)
 
     def _build(self, build: Build) -> protocol.ToHub:
         started = time.perf_counter_ns()

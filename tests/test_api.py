@@ -282,8 +282,8 @@ async def test_waiting(client: Client) -> None:
 @pytest.mark.parametrize(
     ("event", "status", "code"),
     [
-        (b"", 400, "invalid_event"), (b"x", 400, "invalid_event"), (b"{}", 400, "invalid_event"), (b'{"type":1}', 400, "invalid_event"), (b'{"type":"xstate.stop"}', 400, "invalid_event"),
-        (b'{"type":"presence.joined"}', 400, "invalid_event"), (b'{"type":"a","v":NaN}', 400, "invalid_event"), (b'{"type":"a","v":"' + b"x" * 65536 + b'"}', 413, "event_too_large"),
+        (b"", 422, "invalid_event"), (b"x", 422, "invalid_event"), (b"{}", 422, "invalid_event"), (b'{"type":1}', 422, "invalid_event"), (b'{"type":"xstate.stop"}', 422, "invalid_event"),
+        (b'{"type":"presence.joined"}', 422, "invalid_event"), (b'{"type":"a","v":NaN}', 422, "invalid_event"), (b'{"type":"a","v":"' + b"x" * 65536 + b'"}', 413, "event_too_large"),
         (b'{"type":"a","v":' + b"[" * 65 + b"]" * 65 + b"}", 400, "event_too_deep"),
     ],
 )  # fmt: skip

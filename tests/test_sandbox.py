@@ -31,7 +31,7 @@ class Sandbox:
     def image(self, expression: str) -> LoadedImage:
         script = f'const {{assign,createMachine,createActor,fromPromise,fromCallback,raise,emit,spawnChild,setup}}=require("xstate");module.exports={{default:{expression}}};'
         wasm, _, _ = forge_image(self.engine, self.guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
-        return load_image(self.engine, self.guest.engine, wasm, memory_bytes_max=MEMORY)
+        return load_image(self.engine, self.guest, wasm, memory_bytes_max=MEMORY)
 
     def thaw(self, image: LoadedImage, checkpoint: bytes | None = None) -> LiveMachine:
         return LiveMachine(self.engine, self.guest.engine, image, Sizes(MEMORY, 256 * 1024, 256 * 1024), checkpoint=checkpoint)
@@ -98,7 +98,7 @@ def test_restoring_and_replaying_gives_the_same_bytes(sandbox: Sandbox, path: An
     esbuild = forge.compile_cached((GUEST / "esbuild.wasm").read_bytes(), name="esbuild")
     script = bundle(forge, esbuild, path.name, {path.name: path.read_text()}).script
     wasm, definition, _ = forge_image(sandbox.engine, sandbox.guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
-    image = load_image(sandbox.engine, sandbox.guest.engine, wasm, memory_bytes_max=MEMORY)
+    image = load_image(sandbox.engine, sandbox.guest, wasm, memory_bytes_max=MEMORY)
     chooser = random.Random(4)
     inputs = [(b"[0,9]", NOW_MS)]
     for number in range(60):

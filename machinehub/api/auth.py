@@ -34,8 +34,13 @@ class Tokens:
         self._is_loopback = settings.is_loopback
         self._store = store
         self._open = False
+        """Whether everybody on this computer may deploy; see the class."""
         self._valid: set[str] = set()
         self._read_at = -REMEMBERED_S
+
+    @property
+    def is_open(self) -> bool:
+        return self._open
 
     async def start(self) -> None:
         self._open = self._is_loopback and self._own is None and not await self._store.token_list()

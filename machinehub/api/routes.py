@@ -211,7 +211,8 @@ class DeployApi:
 
     async def logs(self, request: Request) -> Response:
         machine = await self._find(request)
-        last = self._logs.last(machine.id, self._limits.log_lines_kept)
+        limit, _ = page_of(request, limit_max=self._limits.log_lines_kept)
+        last = self._logs.last(machine.id, limit)
         if "text/event-stream" not in request.headers.get("accept", ""):
             return Json({"data": last, "next": None})
         return StreamingResponse(self._follow(machine.id, last), media_type="text/event-stream", headers={"Cache-Control": "no-store"})

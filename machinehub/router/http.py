@@ -14,15 +14,18 @@ from starlette.responses import Response, StreamingResponse
 from machinehub.api.problem import on_unexpected, problem
 from machinehub.api.requests import decode, read_body
 from machinehub.api.routes import timestamp
-from machinehub.errors import BadRequest, HubError, MethodNotAllowed, NotFound, WaitTimeout, http_error
+from machinehub.errors import BadRequest, HubError, MethodNotAllowed, NotFound, WaitTimeout, error_of
 from machinehub.router.paths import Address, read_address
 from machinehub.router.sse import SseConnection
 from machinehub.router.websocket import EVENT_ID_CHARS_MAX
+from machinehub.session import frames
 from machinehub.session.conditions import read_condition
 from machinehub.session.event import check_event, check_input
 from machinehub.web.page import machine_page
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starlette.types import Receive, Scope, Send
 
     from machinehub.catalog import Catalog, Target
@@ -124,7 +127,7 @@ class MachineRouter:
             if re.fullmatch("[0-9]{1,18}", last_id):
                 for frame in session.emitted.since(int(last_id)):
                     connection.send(frame)
-            return StreamingResponse(connection.stream(self._host, session), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+            return StreamingResponse(self._count(connection.stream(self._host, session)), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         if wants(request, "text/html"):
             await self._catalog.target(address.machine, address.version)
             return machine_page()
@@ -133,6 +136,15 @@ class MachineRouter:
         if _matches(request.headers.get("if-none-match"), etag):
             return Response(status_code=304, headers={"ETag": etag})
         return _json(self._host.snapshot_frame(session).json, etag=etag)
+
+    async def _count(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        self._metrics.connections.inc()
+        try:
+            async with contextlib.aclosing(stream) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            self._metrics.connections.dec()
 
     # --- changing ----------------------------------------------------------------------------------------------
 
@@ -154,7 +166,7 @@ class MachineRouter:
         receipt, snapshot = await self._host.send_and_wait(session, event, sender, event_id=event_id, if_match=_if_match(request))
         if receipt.error is not None:
             code, detail = receipt.error
-            raise http_error(_status_of(code), code, detail)
+            raise error_of(code, detail)
         return receipt, snapshot
 
     async def _create(self, request: Request, address: Address) -> Response:
@@ -181,7 +193,9 @@ class MachineRouter:
         try:
             async with asyncio.timeout(wanted.timeout_ms / 1000):
                 if event:
-                    await self._send(request, session, event)
+                    receipt, snapshot = await self._send(request, session, event)
+                    if condition.holds(snapshot):
+                        return _json(frames.snapshot_frame(seq=receipt.seq, version=session.version, snapshot=snapshot, connection_id=None, count=0).json)
                 frame = await self._host.wait_until(session, condition.holds)
         except TimeoutError:
             raise WaitTimeout("wait_timeout", f"the condition did not hold within {wanted.timeout_ms} ms") from None
@@ -226,11 +240,6 @@ def _if_match(request: Request) -> int | None:
     if found is None:
         raise BadRequest("invalid_if_match", 'If-Match is a seq in quotes, as in "41"')
     return int(found[1])
-
-
-def _status_of(code: str) -> int:
-    """The status of an event's error that was kept as its code: 422 where the machine is to blame."""
-    return {"session_deleted": 404, "unavailable": 503, "session_damaged": 503}.get(code, 422)
 
 
 def _json(content: bytes | dict[str, Any], *, etag: str | None = None, status: int = 200) -> Response:

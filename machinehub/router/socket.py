@@ -51,10 +51,10 @@ class HubSocket(WebSocketsSansIOProtocol):
         while not self.queue.empty():
             waiting.append(self.queue.get_nowait())
         for message in waiting:
-            if message["type"] == "websocket.receive":
+            if message["type"] == "websocket.receive" and self.listener is listener:
                 text = message.get("text")
                 listener.receive_text(text.encode()) if text is not None else listener.receive_binary()
-            else:
+            elif message["type"] != "websocket.receive":
                 self.queue.put_nowait(message)
         if self.read_paused:
             self.read_paused = False
@@ -89,11 +89,6 @@ class HubSocket(WebSocketsSansIOProtocol):
         self.close_sent = True
         self.listener = None
         self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
-
-    def hang_up(self, code: int, reason: str) -> None:
-        """`close`, but not waiting for a client that reads nothing: what is unsent is thrown away."""
-        self.close(code, reason)
-        self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 
     # --- what uvicorn calls ------------------------------------------------------------------------------------
 
@@ -130,7 +125,7 @@ class HubSocket(WebSocketsSansIOProtocol):
 
     def keepalive_timeout(self) -> None:
         self.pong_timer = None
-        self.hang_up(1011, "keepalive ping timeout")
+        self.close(1011, "keepalive ping timeout")
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -144,7 +144,7 @@ class SocketConnection:
 
 
 class WebSocketRouter:
-    def __init__(self, catalog: Catalog, host: SessionHost, clock: Clock, limits: Limits, metrics: Metrics, *, rate_limited: bool) -> None:
+    def __init__(self, catalog: Catalog, host: SessionHost, clock: Clock, limits: Limits, metrics: Metrics, *, rate_limited: Callable[[], bool]) -> None:
         self._catalog = catalog
         self._host = host
         self._clock = clock
@@ -162,7 +162,7 @@ class WebSocketRouter:
         try:
             session = await self._open(scope)
             connection = SocketConnection(
-                socket, self._host, session, self._limits, joined_at=timestamp(self._clock.now_ms()), rate_limited=self._rate_limited
+                socket, self._host, session, self._limits, joined_at=timestamp(self._clock.now_ms()), rate_limited=self._rate_limited()
             )
             self._host.attach(session, connection)
         except HubError as error:

@@ -133,6 +133,11 @@ class Session:
         if event_id is not None:
             self._receipts.pop(event_id, None)
 
+    def forget_unsettled(self) -> None:
+        """What waits will be refused through no fault of its own: the same ids may be tried again."""
+        for event_id in [event_id for event_id, receipt in self._receipts.items() if not receipt.settled]:
+            del self._receipts[event_id]
+
     def offer(self, kind: Kind, data: bytes, now_ms: int, receipt: Receipt | None = None, *, timer: int = 0) -> Pending:
         self._tickets += 1
         pending = Pending(self._tickets, kind, data, now_ms, receipt, timer)

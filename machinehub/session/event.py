@@ -9,7 +9,7 @@ import re
 
 import msgspec
 
-from machinehub.errors import BadRequest, CallerError, TooLarge
+from machinehub.errors import BadRequest, CallerError, InvalidEvent, TooLarge
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _RESERVED = ("xstate.", "presence.")
@@ -31,11 +31,11 @@ def check_event(raw: bytes | msgspec.Raw, *, bytes_max: int, depth_max: int) -> 
     try:
         head = _decode_head(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise _why_not(data, error) from None
+        raise _why_not(data, error, depth_max=depth_max) from None
     if not head.type:
-        raise BadRequest("invalid_event", "an event's type is a string that is not empty")
+        raise InvalidEvent("invalid_event", "an event's type is a string that is not empty")
     if head.type.startswith(_RESERVED):
-        raise BadRequest("invalid_event", f"types that begin with {' or '.join(_RESERVED)} are the hub's own")
+        raise InvalidEvent("invalid_event", f"types that begin with {' or '.join(_RESERVED)} are the hub's own")
     if data.count(b"{") + data.count(b"[") > depth_max and depth_of(data) > depth_max:
         raise BadRequest("event_too_deep", f"an event nests at most {depth_max} levels")
     if not data.isascii():
@@ -55,12 +55,12 @@ def check_input(raw: bytes, *, bytes_max: int, depth_max: int) -> None:
         raise BadRequest("invalid_input", "the input is not JSON") from None
 
 
-def _why_not(data: bytes, error: Exception) -> CallerError:
-    if isinstance(error, RecursionError) or depth_of(data) > 64:
+def _why_not(data: bytes, error: Exception, *, depth_max: int) -> CallerError:
+    if isinstance(error, RecursionError) or depth_of(data) > depth_max:
         return BadRequest("event_too_deep", "the event nests too deeply")
     if isinstance(error, msgspec.ValidationError):
-        return BadRequest("invalid_event", 'an event is a JSON object with a "type" that is a string')
-    return BadRequest("invalid_event", f"the event is not JSON: {error}"[:300])
+        return InvalidEvent("invalid_event", 'an event is a JSON object with a "type" that is a string')
+    return InvalidEvent("invalid_event", f"the event is not JSON: {error}"[:300])
 
 
 def check_utf8(data: bytes) -> None:

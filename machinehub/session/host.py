@@ -12,7 +12,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from machinehub.errors import Conflict, HubError, NotFound, PreconditionFailed, Rejected, Unavailable
+from machinehub.errors import Conflict, HubError, NotFound, PreconditionFailed, Unavailable, error_of
 from machinehub.session import frames
 from machinehub.session.core import BrokenWorker, Kind, Receipt, Session, Turn
 from machinehub.session.event import event_input, sender_json, start_input, timer_input
@@ -37,6 +37,8 @@ log = logging.getLogger("machinehub.session")
 HIBERNATE_AFTER_MS: Final = 60_000
 """A session without input for this long is frozen and leaves its worker; its sockets stay open."""
 SWEEP_S: Final = 5.0
+PRUNE_AT: Final = 4096
+"""Entries of the timer queue at which cancelled ones are first looked for; then at twice what was left."""
 PRESENCE_DELAY_S: Final = 0.05
 PRESENCE_DELAY_PER_CONNECTION_S: Final = 0.002
 """Joins and leaves that come together are told together, in a large crowd less often: n arrivals would cost n^2 frames."""
@@ -61,8 +63,10 @@ class SessionHost:
         self._timers: TimerQueue[LiveSession] = TimerQueue()
         self._timer_handle: asyncio.TimerHandle | None = None
         self._timer_at_ms: int | None = None
+        self._prune_at = PRUNE_AT
         self._tasks: set[asyncio.Task[None]] = set()
         self._waits: set[asyncio.Future[Any]] = set()
+        self._deleted: set[str] = set()
 
     def start(self) -> None:
         self._spawn(self._sweep())
@@ -98,6 +102,8 @@ class SessionHost:
         return await self.open(machine_id, session_id, version, input_json=input_json)
 
     def _create(self, machine_id: str, session_id: str, version: VersionRef, input_json: bytes | None) -> LiveSession:
+        if machine_id in self._deleted:  # it was found just before; ids are never used twice
+            raise NotFound("no_such_machine", f"there is no machine {machine_id!r}")
         self._numbers += 1
         now_ms = self._clock.now_ms()
         session = LiveSession(machine_id, session_id, version, number=self._numbers, now_ms=now_ms, limits=self._limits)
@@ -122,6 +128,7 @@ class SessionHost:
         self._notify(session)
 
     def delete_machine(self, machine_id: str) -> None:
+        self._deleted.add(machine_id)
         for session in [s for s in self._sessions.values() if s.machine_id == machine_id]:
             self.delete(session, reason="the machine was deleted")
 
@@ -134,9 +141,10 @@ class SessionHost:
 
     def say_goodbye(self, code: int, reason: str) -> None:
         """Closes every connection, and ends every request that waits for something."""
-        for wait in list(self._waits):
+        for wait in [*self._waits, *(session.opened for session in self._sessions.values())]:
             if not wait.done():
                 wait.set_exception(Unavailable("unavailable", reason))
+                wait.exception()  # nobody may be waiting
         for session in self._sessions.values():
             for connection in list(session.connections.values()):
                 connection.close(code, reason)
@@ -171,7 +179,7 @@ class SessionHost:
         if if_match is not None and not session.knows(event_id):
             while session.pending:  # what is under way may move the seq
                 await self.next_turn(session)
-            if session.seq != if_match:
+            if session.seq != if_match and not session.knows(event_id):
                 raise PreconditionFailed("seq_moved", f"the session is at {session.seq}, not at {if_match}")
         answered: asyncio.Future[tuple[Receipt, bytes]] = self._new_wait()
 
@@ -204,7 +212,7 @@ class SessionHost:
 
     async def next_turn(self, session: LiveSession) -> None:
         """Returns after something about the session settled."""
-        happened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        happened: asyncio.Future[None] = self._new_wait()
 
         def notice(_: Session) -> None:
             if not happened.done():
@@ -248,12 +256,17 @@ class SessionHost:
             image = await self._images.image(session.digest)
             worker = await self._pool.wait_for_worker()
         except HubError as error:
-            session.placing = False
             self._lose(session, error.code, error.detail)
             return
-        session.placing = False
+        finally:
+            session.placing = False
         if session.gone:
             return
+        # A new number each time: what an earlier worker, or an earlier stay on this one, still has to say is nobody's.
+        self._by_number.pop(session.number, None)
+        self._numbers += 1
+        session.number = self._numbers
+        self._by_number[session.number] = session
         worker.take(session.digest, image)
         session.worker = worker
         limits = self._limits
@@ -279,10 +292,9 @@ class SessionHost:
         The one whose answer was due next is held to blame: a worker does its work in order.
         """
         self._metrics.worker_crashes.inc()
-        suspect = worker.working_on
         for session in [s for s in self._sessions.values() if s.worker is worker]:
             session.worker = None
-            self._move(session, blamed=session.number == suspect)
+            self._move(session, blamed=session.number == worker.suspect)
 
     def _move(self, session: LiveSession, *, blamed: bool) -> None:
         turn = session.crashed() if blamed else None
@@ -294,6 +306,7 @@ class SessionHost:
     def _lose(self, session: LiveSession, code: str, message: str) -> None:
         """The session cannot be thawed: say so, rather than go on from a guess."""
         log.error("session %s/%s cannot be restored: %s", session.machine_id, session.session_id, message)
+        session.forget_unsettled()
         for turn in session.refuse_pending(code, message):
             self._speak(session, turn)
 
@@ -308,7 +321,6 @@ class SessionHost:
         asked = 0
         for session in self._by_number.values():
             if session.worker is not None and session.started and not session.pending and session.last_input_ms <= before_ms:
-                session.hibernating = True
                 self._checkpoint(session)
                 asked += 1
         return asked
@@ -334,22 +346,21 @@ class SessionHost:
                 else:
                     self._settle(session, message)
             except BrokenWorker as error:
-                worker.kill(str(error))
+                worker.kill(str(error), suspect=session.number)
                 return
 
     def _settle(self, session: LiveSession, message: Done | Failed) -> None:
         if message.ticket == 0:  # Open
             if isinstance(message, Failed):
                 self._leave_worker(session)
-                self._lose(session, "unavailable" if message.code == "image_damaged" else message.code, message.message)
+                self._lose(session, message.code, message.message)
             return
         if isinstance(message, Done):
             turn = session.done(message.ticket, message.result)
-            if turn is None:
-                if session.hibernating:
-                    session.hibernating = False
-                    if not session.pending:
-                        self._leave_worker(session)
+            if turn is None:  # it was put to sleep; unless something came meanwhile, it leaves
+                if not session.pending:
+                    self._leave_worker(session)
+                self._notify(session)
                 return
         elif message.code == "session_lost":
             self._leave_worker(session)
@@ -363,6 +374,9 @@ class SessionHost:
         """Tells everybody what a settled turn changed: nothing of it was visible before."""
         for timer, due_at_ms in turn.timers_set:
             self._timers.add(session, timer, due_at_ms)
+        if len(self._timers) > self._prune_at:
+            self._timers.prune(lambda owner, timer, due_at_ms: not owner.gone and owner.timers.get(timer) == due_at_ms)
+            self._prune_at = max(PRUNE_AT, 2 * len(self._timers))
         if turn.timers_set:
             self._arm_timers()
         if turn.error is not None:
@@ -395,7 +409,7 @@ class SessionHost:
             return
         # A session that cannot start never was: the name is free again.
         if not session.opened.done():
-            session.opened.set_exception(Rejected(*turn.error))
+            session.opened.set_exception(error_of(*turn.error))
             session.opened.exception()  # nobody may be waiting any more
         self.delete(session, reason="the session could not start")
 
@@ -439,6 +453,8 @@ class SessionHost:
 
     def attach(self, session: LiveSession, connection: Connection) -> None:
         """Adds a watcher: it gets the snapshot first, then everything that follows. Raises `Unavailable` when full."""
+        if session.gone:
+            raise NotFound("no_such_session", "the session was deleted")
         if len(session.connections) >= self._limits.connections_per_session:
             raise Unavailable("connections_exceeded", f"a session has at most {self._limits.connections_per_session} connections")
         session.connections[connection.id] = connection

@@ -59,7 +59,6 @@ class LiveSession(Session):
         self.last_input_ms = now_ms
         self.worker: Worker | None = None
         self.placing = False
-        self.hibernating = False
         self.connections: dict[str, Connection] = {}
         self.emitted = RecentFrames(limits.emitted_kept_bytes)
         self.presence_due: asyncio.TimerHandle | None = None

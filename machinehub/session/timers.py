@@ -8,7 +8,10 @@ that they belong to knows better (`Session.timer_due`).
 from __future__ import annotations
 
 import heapq
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Owner = TypeVar("Owner")
 
@@ -32,6 +35,11 @@ class TimerQueue(Generic[Owner]):
             due_at_ms, _, timer, owner = heapq.heappop(self._heap)
             due.append((owner, timer, due_at_ms))
         return due
+
+    def prune(self, is_live: Callable[[Owner, int, int], bool]) -> None:
+        """Forgets what `is_live(owner, timer, due_at_ms)` denies: cancelled timers, and those of sessions that are gone."""
+        self._heap = [entry for entry in self._heap if is_live(entry[3], entry[2], entry[0])]
+        heapq.heapify(self._heap)
 
     def __len__(self) -> int:
         return len(self._heap)

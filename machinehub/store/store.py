@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import sqlalchemy as sa
 import zstandard
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from machinehub.errors import Conflict, NotFound, Unavailable
 from machinehub.model import Machine, Token, Version
@@ -42,7 +42,7 @@ class Store:
                 yield connection
         except IntegrityError:
             raise
-        except (OperationalError, DBAPIError, OSError) as error:
+        except (SQLAlchemyError, OSError) as error:
             raise Unavailable("unavailable", f"the database does not answer: {type(error).__name__}") from error
 
     async def ping(self) -> None:
@@ -80,8 +80,10 @@ class Store:
             mine = set((await connection.execute(sa.select(versions.c.digest).where(versions.c.machine_id == machine_id))).scalars())
             await connection.execute(versions.delete().where(versions.c.machine_id == machine_id))
             await connection.execute(machines.delete().where(machines.c.id == machine_id))
-            used = sa.select(versions.c.digest).where(versions.c.digest == images.c.digest).exists()
-            await connection.execute(images.delete().where(images.c.digest.in_(mine), ~used))
+        used = sa.select(versions.c.digest).where(versions.c.digest == images.c.digest).exists()
+        with contextlib.suppress(IntegrityError):  # a deployment of the same content came between: the image stays
+            async with self._transaction() as connection:
+                await connection.execute(images.delete().where(images.c.digest.in_(mine), ~used))
 
     # --- versions ----------------------------------------------------------------------------------------------
 

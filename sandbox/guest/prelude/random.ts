@@ -1,7 +1,7 @@
 // Randomness that the host can replay: every number comes from seeds that arrive with the turns and are recorded.
 //
-// sfc32 (Chris Doty-Humphrey's Small Fast Counter, from PractRand). Each turn's seed is mixed into the state rather than
-// replacing it, so what a machine draws depends on all seeds so far. Not for secrets: 53 bits enter a turn.
+// sfc32 (Chris Doty-Humphrey's Small Fast Counter, from PractRand). A turn that draws mixes its seed into the state rather
+// than replacing it, so what a machine draws depends on all such turns so far. Not for secrets: 53 bits enter a turn.
 
 let a = 0x9e3779b9, b = 0x243f6a88, c = 0xb7e15162, counter = 1;
 
