@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from machinehub.errors import Conflict, HubError, NotFound, PreconditionFailed, Unavailable, error_of
 from machinehub.session import frames
+from machinehub.session.alarm import Alarm
 from machinehub.session.core import BrokenWorker, Kind, Receipt, Session, Turn
 from machinehub.session.event import event_input, sender_json, start_input, timer_input
 from machinehub.session.live import LiveSession
-from machinehub.session.timers import TimerQueue
 from sandbox.protocol import Checkpoint, Close, Done, Failed, Frozen, Open, Step
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ log = logging.getLogger("machinehub.session")
 HIBERNATE_AFTER_MS: Final = 60_000
 """A session without input for this long is frozen and leaves its worker; its sockets stay open."""
 SWEEP_S: Final = 5.0
-PRUNE_AT: Final = 4096
-"""Entries of the timer queue at which cancelled ones are first looked for; then at twice what was left."""
 PRESENCE_DELAY_S: Final = 0.05
 PRESENCE_DELAY_PER_CONNECTION_S: Final = 0.002
 """Joins and leaves that come together are told together, in a large crowd less often: n arrivals would cost n^2 frames."""
@@ -60,10 +58,7 @@ class SessionHost:
         self._sessions: dict[tuple[str, str], LiveSession] = {}
         self._by_number: dict[int, LiveSession] = {}
         self._numbers = 0
-        self._timers: TimerQueue[LiveSession] = TimerQueue()
-        self._timer_handle: asyncio.TimerHandle | None = None
-        self._timer_at_ms: int | None = None
-        self._prune_at = PRUNE_AT
+        self.alarm = Alarm(clock, self._timer_due)
         self._tasks: set[asyncio.Task[None]] = set()
         self._waits: set[asyncio.Future[Any]] = set()
         self._deleted: set[str] = set()
@@ -74,8 +69,7 @@ class SessionHost:
     async def stop(self) -> None:
         for task in list(self._tasks):
             task.cancel()
-        if self._timer_handle is not None:
-            self._timer_handle.cancel()
+        self.alarm.stop()
 
     # --- opening and closing -----------------------------------------------------------------------------------
 
@@ -241,6 +235,9 @@ class SessionHost:
         else:
             self._place(session)
 
+    def _timer_due(self, session: LiveSession, timer: int) -> None:
+        self._offer(session, Kind.TIMER, timer_input(self._entropy.turn_seed(), timer), timer=timer)
+
     def _cpu_ms(self, kind: Kind) -> int:
         return self._limits.start_cpu_ms if kind is Kind.START else self._limits.event_cpu_ms
 
@@ -372,13 +369,8 @@ class SessionHost:
 
     def _speak(self, session: LiveSession, turn: Turn) -> None:
         """Tells everybody what a settled turn changed: nothing of it was visible before."""
-        for timer, due_at_ms in turn.timers_set:
-            self._timers.add(session, timer, due_at_ms)
-        if len(self._timers) > self._prune_at:
-            self._timers.prune(lambda owner, timer, due_at_ms: not owner.gone and owner.timers.get(timer) == due_at_ms)
-            self._prune_at = max(PRUNE_AT, 2 * len(self._timers))
         if turn.timers_set:
-            self._arm_timers()
+            self.alarm.set(session, turn.timers_set)
         if turn.error is not None:
             self._metrics.rejected.labels(code=turn.error[0]).inc()
             self._logs.add(session.machine_id, session.session_id, "error", f"{turn.error[0]}: {turn.error[1]}", self._clock.now_ms())
@@ -424,30 +416,6 @@ class SessionHost:
     def _notify(session: LiveSession) -> None:
         for notice in list(session.watchers):
             notice(session)
-
-    # --- timers ------------------------------------------------------------------------------------------------
-
-    def _arm_timers(self) -> None:
-        due_at_ms = self._timers.next_due_at_ms()
-        if not self._clock.ticks or due_at_ms is None or (self._timer_at_ms is not None and self._timer_at_ms <= due_at_ms):
-            return
-        if self._timer_handle is not None:
-            self._timer_handle.cancel()
-        self._timer_at_ms = due_at_ms
-        wait_s = max(0, due_at_ms - self._clock.now_ms()) / 1000
-        self._timer_handle = asyncio.get_running_loop().call_later(min(wait_s, 3600.0), self.fire_timers)
-
-    def next_timer_at_ms(self) -> int | None:
-        """When the next timer may be due (it may turn out to be cancelled)."""
-        return self._timers.next_due_at_ms()
-
-    def fire_timers(self) -> None:
-        """Fires what is due. Called by the event loop, and by tests that move a clock of their own."""
-        self._timer_at_ms = None
-        for session, timer, due_at_ms in self._timers.pop_due(self._clock.now_ms()):
-            if not session.gone and session.timer_due(timer, due_at_ms):
-                self._offer(session, Kind.TIMER, timer_input(self._entropy.turn_seed(), timer), timer=timer)
-        self._arm_timers()
 
     # --- people ------------------------------------------------------------------------------------------------
 

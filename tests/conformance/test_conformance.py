@@ -78,10 +78,10 @@ class Rig:
 
     async def wait(self, machine_id: str, ms: int) -> None:
         end = self.clock.now_ms() + ms
-        host = self.client.hub.host
-        while (due := host.next_timer_at_ms()) is not None and due <= end:
+        alarm = self.client.hub.host.alarm
+        while (due := alarm.next_due_at_ms()) is not None and due <= end:
             self.clock.move_to(max(due, self.clock.now_ms()))
-            host.fire_timers()
+            alarm.fire()
             await self.quiet(machine_id)
         self.clock.move_to(end)
 
