@@ -284,3 +284,71 @@ async def test_session_ids_may_hold_newlines(client: Client) -> None:
 async def test_accept_is_weighed(client: Client, accept: str, content_type: str) -> None:
     machine_id = await client.deploy(COUNTER, name="accept-weights")
     assert (await client.http.get(f"/{machine_id}", headers={"Accept": accept})).headers["content-type"].startswith(content_type)
+
+
+async def test_the_answer_that_was_refused_is_blamed_and_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker was killed for an answer, but the session whose answer came next was blamed: the loop never ended."""
+    import msgspec
+
+    from sandbox.protocol import Outbox, decode_outbox
+
+    def refuse_poison(result: bytes) -> Outbox:
+        if b"poison" in result:
+            raise msgspec.DecodeError("refused for the test")
+        return decode_outbox(result)
+
+    monkeypatch.setattr("machinehub.session.core.decode_outbox", refuse_poison)
+    async with running_hub(tmp_path, workers=1) as client:
+        machine_id = await client.deploy(machine('assign({ n: "poison" })'))
+        async with client.socket(f"{machine_id}/guilty") as guilty, client.socket(f"{machine_id}/innocent") as innocent:
+            await innocent.event("OK")
+            await guilty.send_raw({"type": "event", "id": "p", "event": {"type": "X"}})
+            for number in range(5):
+                await innocent.send_raw({"type": "event", "id": str(number), "event": {"type": "OK"}})
+            assert [(await innocent.until("ack"))["outcome"] for _ in range(5)] == ["accepted"] * 5
+            assert (await guilty.until("ack"))["error"]["code"] == "worker_crashed"
+            assert (await guilty.event("OK"))["outcome"] == "accepted"
+        assert client.hub.pool.restarts == 3
+
+
+async def test_a_conditional_event_wakes_a_session_that_falls_asleep(client: Client) -> None:
+    """It waited for a checkpoint that told nobody that it was done."""
+    machine_id = await client.deploy(COUNTER, name="sleepy")
+    await client.http.get(f"/{machine_id}/s")
+    client.hub.host.hibernate_idle(2**53)
+    answer = await asyncio.wait_for(client.http.post(f"/{machine_id}/s", json={"type": "increment"}, headers={"If-Match": '"1"'}), 5)
+    assert answer.json()["seq"] == 2
+
+
+async def test_a_session_that_cannot_be_thawed_says_so_and_can_be_tried_again(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal was kept under the event's id, so that trying again gave the same 503 for ever."""
+    from machinehub.errors import Unavailable
+
+    machine_id = await client.deploy(COUNTER, name="thaw")
+    await client.http.get(f"/{machine_id}/s")
+    client.hub.host.hibernate_idle(2**53)
+    session = client.hub.host.find(machine_id, "s")
+    assert session is not None
+    while session.worker is not None:
+        await asyncio.sleep(0.01)
+
+    async def no_image(_digest: str) -> bytes:
+        raise Unavailable("unavailable", "the database is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.hub.catalog, "image", no_image)
+        refused = await client.http.post(f"/{machine_id}/s", json={"type": "increment"}, headers={"Idempotency-Key": "k"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        new = await client.http.get(f"/{machine_id}/new")
+        assert (new.status_code, new.json()["code"]) == (503, "unavailable")
+    again = await client.http.post(f"/{machine_id}/s", json={"type": "increment"}, headers={"Idempotency-Key": "k"})
+    assert (again.status_code, again.json()["seq"]) == (200, 2)
+
+
+async def test_waiting_with_an_event_sees_what_the_event_did(client: Client) -> None:
+    """Another client's event could undo it before the wait began."""
+    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "cold", states: { cold: { on: { T: "hot" } }, hot: { tags: "hot", after: { 0: "cold" } } } });'
+    machine_id = await client.deploy(source, name="brief")
+    for _ in range(10):
+        answer = await client.http.post(f"/{machine_id}/s/wait", json={"condition": {"tag": "hot"}, "event": {"type": "T"}, "timeout_ms": 2000})
+        assert answer.status_code == 200, answer.text

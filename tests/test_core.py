@@ -179,6 +179,14 @@ def test_timers_fire_by_due_time_then_by_age(due_times: list[int], now_ms: int) 
     assert queue.next_due_at_ms() == min((due for due in due_times if due > now_ms), default=None)
 
 
+def test_cancelled_timers_can_be_forgotten() -> None:
+    queue: TimerQueue[str] = TimerQueue()
+    for number in range(10):
+        queue.add("s", number, 100 - number)
+    queue.prune(lambda _owner, timer, due_at_ms: timer % 2 == 0 and due_at_ms == 100 - timer)
+    assert [timer for _, timer, _ in queue.pop_due(200)] == [8, 6, 4, 2, 0]
+
+
 # --- events
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import Any
 
@@ -135,6 +136,13 @@ def test_what_is_no_image_is_refused() -> None:
     for data in (b"", b"\0asm\x01\0\0\0", b"\x7fELF", b"\0asm\x01\0\0\0\0\x05\x04evil"):
         with pytest.raises((ValueError, IndexError)):
             images.read_handles(data)
+
+
+def test_an_image_of_another_engine_is_refused(sandbox: Sandbox) -> None:
+    """Old memory under new code would mean something else."""
+    wasm, _, _ = forge_image(sandbox.engine, sandbox.guest, 'module.exports={machine:require("xstate").createMachine({})}', source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
+    with pytest.raises(ValueError, match="another engine"):
+        load_image(sandbox.engine, dataclasses.replace(sandbox.guest, engine_digest="other"), wasm, memory_bytes_max=MEMORY)
 
 
 # --- turns that must not have happened
