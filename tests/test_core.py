@@ -143,6 +143,16 @@ def test_a_timer_whose_turn_was_undone_is_tried_again_but_not_for_ever() -> None
     assert waits == [1000, 2000, 4000, 8000, 16000]
 
 
+def test_a_timer_waits_for_as_long_as_it_is_our_fault() -> None:
+    session = new_session()
+    session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b"[1,0,null,[],[[7,50]]]")
+    for now_ms in range(50, 50 + 1000 * 20, 1000):
+        assert session.timer_due(7, now_ms)
+        session.offer(Kind.TIMER, b"t", now_ms, timer=7)
+        (turn,) = session.refuse_pending("unavailable", "the database is away")
+        assert turn.timers_set == [(7, now_ms + 1000)]
+
+
 def test_events_behind_the_one_that_ends_the_session_are_told_so() -> None:
     session = new_session()
     first, second = session.offer(Kind.EVENT, b"x", 0), session.offer(Kind.EVENT, b"y", 0)

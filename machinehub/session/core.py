@@ -76,6 +76,7 @@ class Turn:
     finished_now: bool = False
 
 
+OUR_FAULTS: Final = frozenset({"unavailable", "session_damaged", "image_damaged"})
 SESSION_FINISHED: Final = ("session_finished", "the session has ended and takes no more events")
 
 
@@ -236,16 +237,17 @@ class Session:
     def _refuse(self, pending: Pending, code: str, message: str) -> Turn:
         turn = Turn(self.seq, False, pending.receipt, error=(code, message), started=pending.kind is Kind.START)
         if pending.kind is Kind.TIMER:
-            turn.timers_set = self._try_timer_again(pending)
+            turn.timers_set = self._try_timer_again(pending, counts=code not in OUR_FAULTS)
         self._settle(pending, turn)
         return turn
 
-    def _try_timer_again(self, pending: Pending) -> list[tuple[int, int]]:
-        tries = self._timer_tries[pending.timer] = self._timer_tries.get(pending.timer, 0) + 1
+    def _try_timer_again(self, pending: Pending, *, counts: bool) -> list[tuple[int, int]]:
+        """What we could not do is tried for ever; what the machine cannot do, a few times."""
+        tries = self._timer_tries[pending.timer] = self._timer_tries.get(pending.timer, 0) + counts
         if tries >= TIMER_TRIES or self.finished:
             del self._timer_tries[pending.timer]
             return []
-        due_at_ms = pending.now_ms + TIMER_RETRY_MS * 2 ** (tries - 1)
+        due_at_ms = pending.now_ms + TIMER_RETRY_MS * 2 ** max(0, tries - 1)
         self.timers[pending.timer] = due_at_ms
         return [(pending.timer, due_at_ms)]
 
