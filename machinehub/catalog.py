@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from machinehub.errors import BadRequest, NotFound, TooLarge
+from machinehub.errors import BadRequest, Conflict, NotFound, TooLarge
 from machinehub.store.store import pack_files
 
 if TYPE_CHECKING:
@@ -96,7 +96,10 @@ class Catalog:
         assert stored is not None
         machine, number, created = stored
         self.forget(machine.id)
-        version = await self._store.version(machine.id, number)
+        try:
+            version = await self._store.version(machine.id, number)
+        except NotFound:
+            raise Conflict("deploy_conflict", "the machine was deleted while this was deployed") from None
         bundle_us, freeze_us, warnings = (built.bundle_us, built.freeze_us, built.warnings) if built else (0, 0, [])
         return Deployed(machine, version, created, bundle_us, freeze_us, (time.perf_counter_ns() - started) // 1000, warnings)
 

@@ -46,6 +46,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Each change is sent to each: this bounds what one event costs."""
     pending_per_session: int = 1_000
     """Inputs of one session that wait for their turn. Above it, clients are told `unavailable`."""
+    pending_bytes: int = 4 * 1024 * 1024
+    """The same, by size."""
+    live_sessions: int = 4_096
+    """Sessions that may be thawed at once, at half a MiB or more each; above it, those idle longest are frozen early."""
     unsent_bytes: int = 1024 * 1024
     """Unsent data of one connection, after which it is closed with 4008."""
     unsent_bytes_soft: int = 128 * 1024

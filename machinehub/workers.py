@@ -34,6 +34,8 @@ BUILD_TIMEOUT_S: Final = 20.0
 """Of one build, from when the forge begins it: bundling and loading are limited to less by CPU."""
 BUILDS_WAITING_MAX: Final = 64
 WORKER_WAIT_S: Final = 30.0
+START_S: Final = 120.0
+"""From a worker's start to its being ready: compiling esbuild takes ten seconds on a quiet computer."""
 START_TRIES: Final = 5
 
 
@@ -55,6 +57,7 @@ class Worker(asyncio.Protocol):
         self.suspect: int | None = None
         self._killed = False
         self.heard_at = 0.0
+        self.started_at = 0.0
         self._images: Counter[str] = Counter()
         self._owed: deque[int] = deque()
         self.process: asyncio.subprocess.Process | None = None
@@ -82,6 +85,7 @@ class Worker(asyncio.Protocol):
             raise
         finally:
             theirs.close()
+        self.started_at = self._loop.time()
         ours.setblocking(False)
         await self._loop.create_connection(lambda: self, sock=ours)
 
@@ -336,7 +340,7 @@ class WorkerPool:
         if worker is self._forge and self._answer is not None and not self._answer.done():
             self._answer.set_exception(BuildFailedError("build_crashed", "the sandbox died of this build"))
         while True:
-            await asyncio.sleep(RESTART_DELAYS_S[min(self._crashes, len(RESTART_DELAYS_S)) - 1])
+            await asyncio.sleep(RESTART_DELAYS_S[max(0, min(self._crashes, len(RESTART_DELAYS_S)) - 1)])
             fresh = self._new_worker()
             try:
                 await fresh.start(cache=self._cache, forge=worker is self._forge)
@@ -357,8 +361,10 @@ class WorkerPool:
             await asyncio.sleep(1)
             if loop.time() - forgiven_at > 10:
                 forgiven_at, self._crashes = loop.time(), max(0, self._crashes - 1)
-            for worker in self.workers:
-                if worker.owes and loop.time() - worker.heard_at > SILENCE_S and not worker.lost:
+            for worker in self._everybody():
+                if not worker.ready.is_set() and worker.started_at and loop.time() - worker.started_at > START_S and not worker.lost:
+                    worker.kill(f"it was not ready within {START_S:g} s")
+                if worker is not self._forge and worker.owes and loop.time() - worker.heard_at > SILENCE_S and not worker.lost:
                     worker.kill(f"it owes {worker.owes} answers and was silent for {SILENCE_S:g} s")
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:

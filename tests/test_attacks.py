@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -352,3 +353,33 @@ async def test_waiting_with_an_event_sees_what_the_event_did(client: Client) -> 
     for _ in range(10):
         answer = await client.http.post(f"/{machine_id}/s/wait", json={"condition": {"tag": "hot"}, "event": {"type": "T"}, "timeout_ms": 2000})
         assert answer.status_code == 200, answer.text
+
+
+async def test_hostile_sessions_hold_up_their_neighbours_only_a_little(tmp_path: Path) -> None:
+    """A worker ran everything that a session had sent ahead before anybody else's event, even after its deletion."""
+    async with running_hub(tmp_path, workers=1) as client:
+        machine_id = await client.deploy(machine("() => { for (;;); }"))
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(4):
+                hostile = await stack.enter_async_context(client.socket(f"{machine_id}/hostile-{number}"))
+                for _ in range(200):
+                    await hostile.send_raw({"type": "event", "event": {"type": "X"}})
+            for _ in range(5):
+                assert (await client.http.post(f"/{machine_id}/innocent", json={"type": "OK"})).status_code == 200
+            waiting = [session for session in client.hub.host.sessions_of(machine_id) if session.session_id.startswith("hostile")]
+            assert sum(len(session.pending) for session in waiting) > 700
+
+
+async def test_copies_of_an_event_do_not_pile_up(client: Client) -> None:
+    """Each copy of an id that was not settled yet was remembered."""
+    machine_id = await client.deploy(machine("() => { for (;;); }"), name="copies")
+    async with client.socket(f"{machine_id}/s") as peer:
+        await peer.until("snapshot")
+        for _ in range(3):
+            await peer.send_raw({"type": "event", "event": {"type": "X"}})
+        for _ in range(200):
+            await peer.send_raw({"type": "event", "id": "same", "event": {"type": "OK"}})
+        acks = [await peer.until("ack") for _ in range(200)]
+    codes = [ack.get("error", {}).get("code") for ack in acks]
+    assert codes.count("unavailable") == 200 - 64
+    assert len({ack["seq"] for ack in acks if ack["outcome"] == "accepted"}) == 1

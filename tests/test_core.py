@@ -17,6 +17,7 @@ from machinehub.session.conditions import matches, read_condition
 from machinehub.session.core import CRASHES_BEFORE_QUARANTINE, BrokenWorker, Kind, Session
 from machinehub.session.event import check_event, check_input, depth_of, event_input, sender_json
 from machinehub.session.timers import TimerQueue
+from machinehub.session.window import SendWindow
 
 pytestmark = pytest.mark.core
 
@@ -195,6 +196,28 @@ def test_cancelled_timers_can_be_forgotten() -> None:
         queue.add("s", number, 100 - number)
     queue.prune(lambda _owner, timer, due_at_ms: timer % 2 == 0 and due_at_ms == 100 - timer)
     assert [timer for _, timer, _ in queue.pop_due(200)] == [8, 6, 4, 2, 0]
+
+
+# --- fairness
+
+
+def test_a_session_sends_a_few_inputs_ahead_and_a_heavy_one_waits() -> None:
+    window = SendWindow()
+    assert [window.next(5), window.next(5)] == [0, None]
+    assert window.settled(overran=False) == 0
+    assert [window.next(5), window.next(5), window.next(5)] == [0, 1, None]
+    assert [window.settled(overran=True), window.next(5)] == [0.1, None]
+    window.resume()
+    assert window.next(5) is None  # the second is still on its way
+    assert window.settled(overran=True) == 0.2
+    assert [window.settled(overran=True) for _ in range(6)] == [0.4, 0.8, 1.6, 1.6, 1.6, 1.6]
+    window.resume()
+    window.restart()
+    for _ in range(20):
+        assert window.next(5) == 0
+        assert window.settled(overran=False) == 0
+    assert [window.next(20) for _ in range(10)] == [0, 1, 2, 3, 4, 5, 6, 7, None, None]
+    assert window.next(3) is None
 
 
 # --- events

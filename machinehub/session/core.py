@@ -103,6 +103,7 @@ class Session:
         self.finished = False
         self.gone = False
         self.pending: deque[Pending] = deque()
+        self.pending_bytes = 0
         self.timers: dict[int, int] = {}
         self._timer_tries: dict[int, int] = {}
         self.checkpoint: bytes | None = None
@@ -142,6 +143,7 @@ class Session:
     def offer(self, kind: Kind, data: bytes, now_ms: int, receipt: Receipt | None = None, *, timer: int = 0) -> Pending:
         self._tickets += 1
         pending = Pending(self._tickets, kind, data, now_ms, receipt, timer)
+        self.pending_bytes += len(data)
         self.pending.append(pending)
         return pending
 
@@ -154,7 +156,7 @@ class Session:
         """
         pending = self._next(ticket)
         if pending.kind is Kind.CHECKPOINT:
-            self.pending.popleft()
+            self._take()
             self.frozen(result)
             return None
         try:
@@ -162,7 +164,7 @@ class Session:
         except (msgspec.MsgspecError, RecursionError) as error:
             raise BrokenWorker(str(error)) from error
         self._check_timers(outbox)
-        self.pending.popleft()
+        self._take()
         self.seq += 1
         self.tail.append((pending.input, pending.now_ms))
         snapshot = bytes(outbox.snapshot)
@@ -192,7 +194,7 @@ class Session:
     def failed(self, ticket: int, code: str, message: str, at: str | None) -> Turn:
         """The oldest pending input was undone; the session is as it was before it."""
         pending = self._next(ticket)
-        self.pending.popleft()
+        self._take()
         return self._refuse(pending, code, f"{message} ({at})" if at else message)
 
     def crashed(self) -> Turn | None:
@@ -203,13 +205,14 @@ class Session:
         head.crashes += 1
         if head.crashes < CRASHES_BEFORE_QUARANTINE:
             return None
-        self.pending.popleft()
+        self._take()
         return self._refuse(head, "worker_crashed", "the sandbox died of this event, again and again")
 
     def refuse_pending(self, code: str, message: str) -> list[Turn]:
         """Everything that waits is refused: the session was deleted, or cannot be restored."""
         turns = [self._refuse(pending, code, message) for pending in self.pending]
         self.pending.clear()
+        self.pending_bytes = 0
         return turns
 
     def timer_due(self, timer: int, due_at_ms: int) -> bool:
@@ -223,6 +226,9 @@ class Session:
         if not self.pending or self.pending[0].ticket != ticket:
             raise BrokenWorker(f"an answer to ticket {ticket}, which is not the next one")
         return self.pending[0]
+
+    def _take(self) -> None:
+        self.pending_bytes -= len(self.pending.popleft().input)
 
     def _check_timers(self, outbox: Outbox) -> None:
         if len(self.timers) + len(outbox.timers_set) - len(outbox.timers_cancelled) > self._timers_max * 2:

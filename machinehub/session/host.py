@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from machinehub.errors import Conflict, HubError, NotFound, PreconditionFailed, Unavailable, error_of
-from machinehub.session import frames
+from machinehub.session import frames, presence
 from machinehub.session.alarm import Alarm
 from machinehub.session.core import BrokenWorker, Kind, Receipt, Session, Turn
 from machinehub.session.event import event_input, sender_json, start_input, timer_input
@@ -21,7 +21,7 @@ from machinehub.session.live import LiveSession
 from sandbox.protocol import Checkpoint, Close, Done, Failed, Frozen, Open, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine
 
     from machinehub.clock import Clock, Entropy
     from machinehub.limits import Limits
@@ -37,12 +37,8 @@ log = logging.getLogger("machinehub.session")
 HIBERNATE_AFTER_MS: Final = 60_000
 """A session without input for this long is frozen and leaves its worker; its sockets stay open."""
 SWEEP_S: Final = 5.0
-PRESENCE_DELAY_S: Final = 0.05
-PRESENCE_DELAY_PER_CONNECTION_S: Final = 0.002
-"""Joins and leaves that come together are told together, in a large crowd less often: n arrivals would cost n^2 frames."""
-PRESENCE_MEMBERS_MAX: Final = 100
-"""Members listed in a presence frame; `count` is always the true number."""
-
+COPIES_WAITING_MAX: Final = 64
+"""Copies of one event that may wait for its answer."""
 
 class SessionHost:
     def __init__(
@@ -153,7 +149,12 @@ class SessionHost:
         receipt, is_new = session.receipt_of(event_id)
         if not is_new:
             if then is not None:
-                then(receipt) if receipt.settled else receipt.waiting.append(then)
+                if receipt.settled:
+                    then(receipt)
+                elif len(receipt.waiting) < COPIES_WAITING_MAX:
+                    receipt.waiting.append(then)
+                else:
+                    raise Unavailable("unavailable", "too many copies of this event wait for its answer")
             return
         error = self._refusal(session)
         if error is not None:
@@ -223,17 +224,38 @@ class SessionHost:
             return NotFound("no_such_session", "the session was deleted")
         if session.finished:
             return Conflict("session_finished", "the session has ended and takes no more events")
-        if len(session.pending) >= self._limits.pending_per_session:
+        if len(session.pending) >= self._limits.pending_per_session or session.pending_bytes >= self._limits.pending_bytes:
             return Unavailable("unavailable", "too many events of this session wait for their turn")
         return None
 
     def _offer(self, session: LiveSession, kind: Kind, data: bytes, receipt: Receipt | None = None, *, timer: int = 0) -> None:
         now_ms = session.last_input_ms = self._clock.now_ms()
-        pending = session.offer(kind, data, now_ms, receipt, timer=timer)
+        session.offer(kind, data, now_ms, receipt, timer=timer)
         if session.worker is not None:
-            session.worker.ask(session.number, Step(session.number, pending.ticket, data, now_ms, self._cpu_ms(kind)))
+            self._send_steps(session)
         else:
             self._place(session)
+
+    def _send_steps(self, session: LiveSession) -> None:
+        """Hands over what fits into the session's window."""
+        worker = session.worker
+        while worker is not None and (index := session.window.next(len(session.pending))) is not None:
+            pending = session.pending[index]
+            if pending.kind is Kind.CHECKPOINT:
+                worker.ask(session.number, Checkpoint(session.number, pending.ticket))
+            else:
+                worker.ask(session.number, Step(session.number, pending.ticket, pending.input, pending.now_ms, self._cpu_ms(pending.kind)))
+
+    def _step_settled(self, session: LiveSession, *, overran: bool) -> None:
+        pause_s = session.window.settled(overran=overran)
+        if pause_s:
+            asyncio.get_running_loop().call_later(pause_s, self._resume, session)
+        else:
+            self._send_steps(session)
+
+    def _resume(self, session: LiveSession) -> None:
+        session.window.resume()
+        self._send_steps(session)
 
     def _timer_due(self, session: LiveSession, timer: int) -> None:
         self._offer(session, Kind.TIMER, timer_input(self._entropy.turn_seed(), timer), timer=timer)
@@ -271,11 +293,8 @@ class SessionHost:
             session.number,
             Open(session.number, 0, session.digest, limits.memory_bytes, limits.snapshot_bytes, limits.emitted_bytes, session.checkpoint, session.tail),
         )
-        for pending in session.pending:
-            if pending.kind is Kind.CHECKPOINT:
-                worker.ask(session.number, Checkpoint(session.number, pending.ticket))
-            else:
-                worker.ask(session.number, Step(session.number, pending.ticket, pending.input, pending.now_ms, self._cpu_ms(pending.kind)))
+        session.window.restart()
+        self._send_steps(session)
 
     def _leave_worker(self, session: LiveSession) -> None:
         worker, session.worker = session.worker, None
@@ -311,7 +330,11 @@ class SessionHost:
         """Puts idle sessions to sleep."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            self.hibernate_idle(self._clock.now_ms() - HIBERNATE_AFTER_MS)
+            before_ms = self._clock.now_ms() - HIBERNATE_AFTER_MS
+            live = sorted(session.last_input_ms for session in self._sessions.values() if session.worker is not None)
+            if len(live) > self._limits.live_sessions:  # too many to wait for: those that were idle longest go now
+                before_ms = max(before_ms, live[len(live) - self._limits.live_sessions])
+            self.hibernate_idle(before_ms)
 
     def hibernate_idle(self, before_ms: int) -> int:
         """Freezes every session without input since `before_ms`; returns how many it asked for."""
@@ -323,9 +346,8 @@ class SessionHost:
         return asked
 
     def _checkpoint(self, session: LiveSession) -> None:
-        assert session.worker is not None
-        pending = session.offer(Kind.CHECKPOINT, b"", self._clock.now_ms())
-        session.worker.ask(session.number, Checkpoint(session.number, pending.ticket))
+        session.offer(Kind.CHECKPOINT, b"", self._clock.now_ms())
+        self._send_steps(session)
 
     # --- what workers answer -----------------------------------------------------------------------------------
 
@@ -354,6 +376,7 @@ class SessionHost:
             return
         if isinstance(message, Done):
             turn = session.done(message.ticket, message.result)
+            self._step_settled(session, overran=False)
             if turn is None:  # it was put to sleep; unless something came meanwhile, it leaves
                 if not session.pending:
                     self._leave_worker(session)
@@ -365,6 +388,7 @@ class SessionHost:
             return
         else:
             turn = session.failed(message.ticket, message.code, message.message, message.at)
+            self._step_settled(session, overran=message.code == "cpu_exceeded")
         self._speak(session, turn)
 
     def _speak(self, session: LiveSession, turn: Turn) -> None:
@@ -446,16 +470,7 @@ class SessionHost:
             event = b'{"type":"%b","count":%d}' % (kind, len(session.connections))
             with contextlib.suppress(HubError):
                 self.send(session, event, connection.sender, event_id=None, then=None)
-        if session.presence_due is None:
-            delay_s = PRESENCE_DELAY_S + PRESENCE_DELAY_PER_CONNECTION_S * len(session.connections)
-            session.presence_due = asyncio.get_running_loop().call_later(delay_s, self._tell_presence, session)
-
-    def _tell_presence(self, session: LiveSession) -> None:
-        session.presence_due = None
-        connections = list(session.connections.values())
-        frame = frames.presence_frame(len(connections), list(_members(connections[:PRESENCE_MEMBERS_MAX])))
-        for connection in connections:
-            connection.send(frame)
+        presence.tell_soon(session)
 
     def sender(self, user: str | None = None) -> tuple[str, bytes]:
         """A new connection's id, and its `sender` as JSON."""
@@ -466,8 +481,3 @@ class SessionHost:
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _members(connections: list[Connection]) -> Iterator[dict[str, object]]:
-    for connection in connections:
-        yield {"id": connection.id, "user": connection.user, "joined_at": connection.joined_at}

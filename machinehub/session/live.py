@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from machinehub.session.core import Session
 from machinehub.session.frames import RecentFrames
+from machinehub.session.window import SendWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,7 @@ class LiveSession(Session):
         self.last_input_ms = now_ms
         self.worker: Worker | None = None
         self.placing = False
+        self.window = SendWindow()
         self.connections: dict[str, Connection] = {}
         self.emitted = RecentFrames(limits.emitted_kept_bytes)
         self.presence_due: asyncio.TimerHandle | None = None
