@@ -25,7 +25,6 @@ from machinehub.clock import Entropy, SystemClock
 from machinehub.errors import HubError
 from machinehub.logs import MachineLogs
 from machinehub.metrics import Metrics
-from machinehub.paths import cache_folder
 from machinehub.router.http import MachineRouter
 from machinehub.router.socket import HubSocket
 from machinehub.router.websocket import WebSocketRouter
@@ -66,7 +65,7 @@ class Hub:
         self.metrics = Metrics()
         self.logs = MachineLogs(kept=limits.log_lines_kept)
         self.store = Store(self._engine)
-        self.pool = WorkerPool(count=settings.worker_count, cache=settings.cache.resolve() if settings.cache else cache_folder(), on_progress=on_progress)
+        self.pool = WorkerPool(count=settings.worker_count, cache=settings.cache, on_progress=on_progress)
         self.catalog = Catalog(self.store, self.pool, clock, entropy, limits)
         self.host = SessionHost(self.pool, self.catalog, clock, entropy, limits, logs=self.logs, metrics=self.metrics)
         self._tokens = Tokens(settings, self.store)

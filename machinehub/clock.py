@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 import secrets
 import string
@@ -74,3 +75,8 @@ class Entropy:
 def new_token() -> str:
     """A bearer token: 256 random bits, with a prefix that secret scanners can look for."""
     return "mh_" + secrets.token_urlsafe(32)
+
+
+def timestamp(ms: int) -> str:
+    """RFC 3339, in UTC, to the millisecond."""
+    return datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machinehub.limits import Limits
+from machinehub.paths import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,8 +38,8 @@ class Settings:
     """Sandbox workers; 0 for one per core, at least two."""
     public_url: str = ""
     """What URLs in answers begin with; empty for the address that the hub listens on."""
-    cache: Path | None = None
-    """Where compiled modules are kept; None for the user's cache directory."""
+    cache: Path = field(default_factory=cache_folder)
+    """Where compiled modules are kept. Workers run in a folder of their own, so the path must be absolute."""
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -64,7 +65,7 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
     values: dict[str, object] = {}
     for name, convert in (
         ("host", str), ("port", int), ("data", Path), ("database_url", str), ("token", str), ("workers", int),
-        ("public_url", str), ("cache", Path),
+        ("public_url", str),
     ):  # fmt: skip
         text = environment.get(PREFIX + name.upper())
         if text:

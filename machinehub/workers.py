@@ -113,7 +113,7 @@ class Worker(asyncio.Protocol):
         if not self.lost:
             self.lost = True
             if not self._killed:
-                self.suspect = self._owed[0] if self._owed else None
+                self.suspect = self._due_next
             self._on_lost(self)
 
     # --- words of our own --------------------------------------------------------------------------------------
@@ -126,6 +126,11 @@ class Worker(asyncio.Protocol):
     def owes(self) -> int:
         """How many answers are due."""
         return len(self._owed)
+
+    @property
+    def _due_next(self) -> int | None:
+        """Whom the next answer is about: what the worker does now."""
+        return self._owed[0] if self._owed else None
 
     def ask(self, about: int, message: protocol.ToWorker) -> None:
         """Sends a message that will be answered, about a session or a build."""
@@ -165,7 +170,7 @@ class Worker(asyncio.Protocol):
             return
         log.error("killing sandbox worker %d: %s", self.number, why)
         self._killed = True
-        self.suspect = suspect if suspect is not None else self._owed[0] if self._owed else None
+        self.suspect = self._due_next if suspect is None else suspect
         if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGKILL)
@@ -208,11 +213,11 @@ class WorkerPool:
         self._worker_ready = asyncio.Event()
         self._digests = ("", "")
 
-    async def start(self, listener: Listener | None, *, forge: bool = True) -> None:
+    async def start(self, listener: Listener | None) -> None:
         """Starts everything and waits until it is ready."""
         self._listener = listener
         self.workers = [self._new_worker() for _ in range(self._count)]
-        self._forge = self._new_worker() if forge else None
+        self._forge = self._new_worker()
         await asyncio.gather(*(worker.start(cache=self._cache, forge=worker is self._forge) for worker in self._everybody()))
         # One that dies meanwhile is replaced as later; several that do are a reason to give up.
         while not all(worker.ready.is_set() for worker in self._everybody()):

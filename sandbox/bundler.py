@@ -10,8 +10,11 @@ import base64
 import json
 import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from sandbox.engine import Trap
 from sandbox.forge import BuildError
@@ -35,23 +38,22 @@ _OPTIONS: Final = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """The script, and the way back from its lines to the user's."""
 
-    def __init__(self, script: str, source_map: SourceMap | None, warnings: list[str]) -> None:
-        self.script = script
-        self.source_map = source_map
-        self.warnings = warnings
+    script: str
+    source_map: SourceMap | None
+    warnings: list[str]
 
 
-def check_path(path: str) -> str:
-    """`path` itself when it is a plain relative path; raises `BuildError` for anything that could lead elsewhere."""
+def check_path(path: str) -> None:
+    """Raises `BuildError` for anything but a plain relative path: it could lead elsewhere."""
     parts = PurePosixPath(path).parts
     # Stars are patterns to esbuild, and what follows "?" or "#" lets one file count as many.
     bad = not path or len(path) > 512 or any(char in path for char in "*?#") or path.startswith("/") or "\\" in path or "\0" in path or ".." in parts or str(PurePosixPath(path)) != path
     if bad or any(len(part.encode("utf-8", "replace")) > 255 for part in parts):
         raise BuildError("invalid_path", [BuildMessage(f"{path[:200]!r} is not a relative path inside the upload")])
-    return path
 
 
 def bundle(engine: Engine, esbuild: Module, entry: str, files: dict[str, str]) -> Bundle:
@@ -73,10 +75,8 @@ def bundle(engine: Engine, esbuild: Module, entry: str, files: dict[str, str]) -
                 target.write_bytes(content.encode("utf-8", "replace"))
             except OSError as error:  # "a" and "a/b" in one upload
                 raise BuildError("invalid_path", [BuildMessage(f"{path[:200]!r} cannot stand beside the other files ({error.strerror})")]) from None
-        code, script, messages = _run(engine, esbuild, entry, root)
+        script, messages = _run(engine, esbuild, entry, root)
     warnings = [line.removeprefix("▲ [WARNING] ") for line in messages.splitlines() if line.startswith("▲ [WARNING] ")]
-    if code:
-        raise BuildError("bundle_failed", _errors(messages))
     text, source_map = _split_source_map(script)
     return Bundle(text, source_map, warnings)
 
@@ -85,27 +85,22 @@ def inputs_of(engine: Engine, esbuild: Module, entry: str, root: Path) -> list[s
     """The files below `root` that a bundle of `entry` would be made of. For the CLI, over the user's own folder."""
     with tempfile.TemporaryDirectory(dir=root, prefix=".machinehub-") as out:
         name = Path(out).name
-        try:
-            code, _, messages = engine_run(engine, esbuild, ["esbuild", f"/{entry}", *_OPTIONS, f"--outfile=/{name}/out.js", f"--metafile=/{name}/meta.json"], root)
-        except Trap as trap:
-            raise BuildError("bundle_failed", [BuildMessage(f"the bundler stopped: {trap.message}", entry)]) from None
-        if code:
-            raise BuildError("bundle_failed", _errors(messages))
+        _run(engine, esbuild, entry, root, f"--outfile=/{name}/out.js", f"--metafile=/{name}/meta.json")
         meta = json.loads(Path(out, "meta.json").read_text())
         return sorted(meta["inputs"])
 
 
-def _run(engine: Engine, esbuild: Module, entry: str, root: Path) -> tuple[int, str, str]:
+def _run(engine: Engine, esbuild: Module, entry: str, root: Path, *more: str) -> tuple[str, str]:
+    """What esbuild writes to stdout and stderr for a bundle of `entry`. Raises `BuildError`."""
+    argv = ["esbuild", f"/{entry}", *_OPTIONS, *more]
     try:
-        code, script, messages = engine_run(engine, esbuild, ["esbuild", f"/{entry}", *_OPTIONS], root)
+        code, out, err = engine.run_wasi(esbuild, argv, root, cpu_s=ESBUILD_CPU_S, memory_bytes_max=ESBUILD_MEMORY_BYTES)
     except Trap as trap:
         raise BuildError("bundle_failed", [BuildMessage(f"the bundler stopped: {trap.message}", entry)]) from None
-    return code, script, messages
-
-
-def engine_run(engine: Engine, esbuild: Module, argv: list[str], root: Path) -> tuple[int, str, str]:
-    code, out, err = engine.run_wasi(esbuild, argv, root, cpu_s=ESBUILD_CPU_S, memory_bytes_max=ESBUILD_MEMORY_BYTES)
-    return code, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+    messages = err.decode("utf-8", "replace")
+    if code:
+        raise BuildError("bundle_failed", _errors(messages))
+    return out.decode("utf-8", "replace"), messages
 
 
 def _bundle_config(entry: str, text: str) -> Bundle:
@@ -140,8 +135,4 @@ def _split_source_map(script: str) -> tuple[str, SourceMap | None]:
     text, found, rest = script.rpartition(_MAP_COMMENT)
     if not found:
         return script, None
-    return text, _source_map(json.loads(base64.b64decode(rest.strip())))
-
-
-def _source_map(content: dict[str, Any]) -> SourceMap:
-    return SourceMap(content["sources"], content["mappings"])
+    return text, msgspec.json.decode(base64.b64decode(rest.strip()), type=SourceMap)

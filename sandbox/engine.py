@@ -20,11 +20,14 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import wasmtime
 from wasmtime import _bindings
 from wasmtime import _ffi as ffi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WASM_PAGE_BYTES: Final = 65536
 WASM_STACK_BYTES: Final = 2 * 1024 * 1024
@@ -53,8 +56,11 @@ class Trap(Exception):
 class Engine:
     """The process's wasmtime engine and the cache of what it compiled."""
 
-    def __init__(self, cache: Path | None, *, forge: bool = False) -> None:
-        """`forge`: for code that runs once (esbuild above all). Compiled fast rather than well, interrupted by epoch."""
+    def __init__(self, cache: Path | None, *, forge: bool = False, on_compile: Callable[[str], None] | None = None) -> None:
+        """`forge`: for code that runs once (esbuild above all). Compiled fast rather than well, interrupted by epoch.
+
+        `on_compile` hears the name of each module that is not in the cache, before it is compiled.
+        """
         config = wasmtime.Config()
         config.epoch_interruption = forge
         config.max_wasm_stack = WASM_STACK_BYTES
@@ -73,6 +79,7 @@ class Engine:
         config.wasm_exceptions = False
         self._engine = wasmtime.Engine(config)
         self._cache = cache
+        self._on_compile = on_compile or (lambda name: None)
         self._kind = "forge" if forge else "session"
         self.watchdog = Watchdog(self._engine, by_epoch=forge)
 
@@ -90,7 +97,7 @@ class Engine:
         half-written one is built again. Files are keyed by wasmtime version, processor and digest of `wasm`.
         """
         if self._cache is None:
-            return self.compile(wasm)
+            return self.compile(wasm)  # nobody is told: without a cache every start compiles
         key = hashlib.sha256(wasm + f"{_VERSION} {self._kind} {_processor()}".encode()).hexdigest()[:32]
         path = self._cache / f"{name}-{key}.cwasm"
         code = _read_checked(path)
@@ -99,13 +106,10 @@ class Engine:
                 return Module(wasmtime.Module.deserialize(self._engine, code))
             except wasmtime.WasmtimeError:
                 pass  # written by another build of wasmtime: compile anew
+        self._on_compile(name)
         module = wasmtime.Module(self._engine, wasm)
         _write_checked(path, bytes(module.serialize()))
         return Module(module)
-
-    def is_cached(self, wasm: bytes, *, name: str) -> bool:
-        key = hashlib.sha256(wasm + f"{_VERSION} {self._kind} {_processor()}".encode()).hexdigest()[:32]
-        return self._cache is not None and (self._cache / f"{name}-{key}.cwasm").exists()
 
     def thaw(self, image: Module, engine: Module, *, memory_bytes_max: int) -> Instance:
         """An instance of `engine` over a fresh copy-on-write memory of `image`. About 100 us."""
@@ -158,7 +162,6 @@ class Module:
 
 
 _STEP_ARGS = struct.Struct("<i12xi12xi12xi12xi12xq8x")
-_CONTEXT_P = ctypes.POINTER(ffi.wasmtime_context_t)
 
 
 class Instance:
@@ -428,10 +431,6 @@ class Watchdog:
             self._running = False
             self._fired = True
             self._guarded.take_memory_away(self._mprotect)
-
-
-def wasmtime_version() -> str:
-    return _VERSION
 
 
 _VERSION: Final = importlib.metadata.version("wasmtime")

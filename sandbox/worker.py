@@ -184,14 +184,8 @@ def main() -> int:
     options = arguments.parse_args()
     with socket.socket(fileno=options.fd) as connection, contextlib.suppress(ConnectionError, KeyboardInterrupt):
         # A forge compiles code that runs once, esbuild above all: what it saves in compiling it never loses in running.
-        engine = Engine(options.cache, forge=options.forge)
-        engine_wasm = (GUEST / "engine.wasm").read_bytes()
-        parts = ["engine"] + (["esbuild"] if options.forge else [])
-        for part in parts:
-            wasm = (GUEST / f"{part}.wasm").read_bytes()
-            if not engine.is_cached(wasm, name=part):
-                connection.sendall(protocol.encode([Progress(part)]))
-        guest = load_guest(engine, engine_wasm, (GUEST / "base.wasm").read_bytes())
+        engine = Engine(options.cache, forge=options.forge, on_compile=lambda name: connection.sendall(protocol.encode([Progress(name)])))
+        guest = load_guest(engine, (GUEST / "engine.wasm").read_bytes(), (GUEST / "base.wasm").read_bytes())
         worker = Worker(engine, guest)
         if options.forge:
             worker.compiled_esbuild()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-CACHE = Path(os.environ.get("MACHINEHUB_CACHE") or cache_folder())
+CACHE = cache_folder()
 COUNTER = (EXAMPLES / "counter.ts").read_text()
 
 
@@ -46,6 +45,10 @@ class Client:
     @property
     def url(self) -> str:
         return self.hub.settings.base_url
+
+    def worker_pids(self) -> list[int]:
+        """The session workers that live and are ready."""
+        return [worker.process.pid for worker in self.hub.pool.workers if worker.process is not None and worker.ready.is_set() and not worker.lost]
 
     async def deploy(self, source: str, *, name: str = "machine", entry: str = "machine.ts", **more: Any) -> str:
         """Deploys one file; the machine's id."""

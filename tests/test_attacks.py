@@ -22,10 +22,6 @@ def machine(actions: str, *, context: str = "{ n: 0 }", top: str = "") -> str:
     return f'import {{ assign, createMachine, emit }} from "xstate"; {top}; export default createMachine({{ context: () => ({context}), on: {{ X: {{ actions: {actions} }}, OK: {{ actions: assign({{ n: ({{ context }}) => context.n + 1 }}) }} }} }});'
 
 
-def worker_pids(client: Client) -> list[int]:
-    return [worker.process.pid for worker in client.hub.pool.workers if worker.process is not None]
-
-
 @pytest.mark.parametrize(
     ("actions", "status"),
     [
@@ -39,13 +35,13 @@ def worker_pids(client: Client) -> list[int]:
 )  # fmt: skip
 async def test_no_outbox_kills_a_worker(client: Client, actions: str, status: int) -> None:
     """Text that the hub could not decode ended the worker and left the request hanging."""
-    before = worker_pids(client)
+    before = client.worker_pids()
     machine_id = await client.deploy(machine(actions), name="outbox")
     response = await client.http.post(f"/{machine_id}/s", json={"type": "X"})
     assert response.status_code == status, response.text
     again = await client.http.post(f"/{machine_id}/s", json={"type": "OK"})
     assert again.status_code == 200
-    assert worker_pids(client) == before
+    assert client.worker_pids() == before
     await client.http.delete("/api/v1/machines/outbox")
 
 
@@ -72,7 +68,7 @@ async def test_undoing_stays_cheap_behind_heavy_turns(client: Client) -> None:
     """Hundreds of heavy inputs and then one to undo: the replay took longer than a worker may be silent."""
     source = machine("() => { throw new Error('x'); }").replace("OK:", "BUSY: { actions: () => { for (let i = 0; i < 60000; i++); } }, OK:")
     machine_id = await client.deploy(source, name="replay")
-    before = worker_pids(client)
+    before = client.worker_pids()
     async with client.socket(f"{machine_id}/s") as peer:
         for number in range(150):
             await peer.send_raw({"type": "event", "id": f"b{number}", "event": {"type": "BUSY"}})
@@ -81,17 +77,17 @@ async def test_undoing_stays_cheap_behind_heavy_turns(client: Client) -> None:
             assert ack["outcome"] == "accepted"
         assert ack["error"]["code"] == "machine_error"
         assert (await peer.event("OK"))["outcome"] == "accepted"
-    assert worker_pids(client) == before
+    assert client.worker_pids() == before
 
 
 async def test_a_long_source_map_costs_no_worker(client: Client) -> None:
     """Finding the place of an error walked the whole map inside the turn's CPU budget."""
     source = machine("() => { throw new Error('x'); }", top="let q = 0; export function pad() {" + "q++;\n" * 60_000 + "}")
-    before = worker_pids(client)
+    before = client.worker_pids()
     machine_id = await client.deploy(source, name="long-map")
     for _ in range(3):
         assert (await client.http.post(f"/{machine_id}/s", json={"type": "X"})).json()["code"] == "machine_error"
-    assert worker_pids(client) == before
+    assert client.worker_pids() == before
 
 
 async def test_a_timer_that_failed_is_tried_again(client: Client) -> None:
@@ -264,7 +260,7 @@ async def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path, mo
             await start(self, **options)
 
         monkeypatch.setattr(Worker, "start", fail_twice)
-        os.kill(worker_pids(client)[0], signal.SIGKILL)
+        os.kill(client.worker_pids()[0], signal.SIGKILL)
         answer = await client.http.post(f"/{machine_id}/s", json={"type": "increment"})
         assert answer.json()["snapshot"]["context"] == {"count": 2}
         assert len(failures) == 2

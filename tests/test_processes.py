@@ -14,16 +14,12 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.support import CACHE, COUNTER, Client, free_port, running_hub
+from tests.support import CACHE, COUNTER, free_port, running_hub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 POISON = 'import { assign, createMachine } from "xstate"; export default createMachine({ context: { n: 0 }, on: { INC: { actions: assign({ n: ({ context }) => context.n + 1 }) } } });'
-
-
-def pids(client: Client) -> list[int]:
-    return [worker.process.pid for worker in client.hub.pool.workers if worker.process is not None and worker.ready.is_set() and not worker.lost]
 
 
 async def test_killing_workers_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
@@ -43,7 +39,7 @@ async def test_killing_workers_loses_nothing_that_was_acknowledged(tmp_path: Pat
         counting = [asyncio.create_task(count(f"s{number}")) for number in range(4)]
         for round_ in range(6):
             await asyncio.sleep(0.4)
-            while len(living := pids(client)) < 2:
+            while len(living := client.worker_pids()) < 2:
                 await asyncio.sleep(0.05)
             os.kill(living[round_ % 2], signal.SIGKILL)
         await asyncio.sleep(0.5)
@@ -62,7 +58,7 @@ async def test_timers_and_promises_survive_a_worker(tmp_path: Path) -> None:
         )
         async with client.socket(f"{machine}/s") as socket:
             await socket.until("snapshot")
-            os.kill(pids(client)[0], signal.SIGKILL)
+            os.kill(client.worker_pids()[0], signal.SIGKILL)
             assert (await socket.until("update"))["snapshot"]["value"] == "b"
             assert (await socket.until("update"))["snapshot"]["value"] == "c"
 
@@ -73,10 +69,10 @@ async def test_a_silent_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.M
         machine = await client.deploy(COUNTER)
         async with client.socket(f"{machine}/s") as socket:
             await socket.event("increment")
-            zombie = pids(client)[0]
+            zombie = client.worker_pids()[0]
             os.kill(zombie, signal.SIGSTOP)
             assert (await socket.event("increment"))["seq"] == 3
-            assert zombie not in pids(client)
+            assert zombie not in client.worker_pids()
 
 
 async def test_an_idle_session_leaves_its_worker_and_comes_back(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from machinehub.api.openapi import openapi_document
 from machinehub.api.problem import Json
 from machinehub.api.requests import decode, page, page_of, read_body
 from machinehub.catalog import NAME, Upload
+from machinehub.clock import timestamp
 from machinehub.errors import BadRequest, HubError, NotFound
 
 if TYPE_CHECKING:
@@ -279,8 +279,3 @@ def _session(session: LiveSession) -> dict[str, Any]:
         "id": session.session_id, "version": session.version, "seq": session.seq, "finished": session.finished,
         "created_at": timestamp(session.created_at_ms), "connections": len(session.connections), "live": session.worker is not None,
     }  # fmt: skip
-
-
-def timestamp(ms: int) -> str:
-    """RFC 3339, in UTC, to the millisecond."""
-    return datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

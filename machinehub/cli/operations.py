@@ -38,19 +38,24 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
-def _with_store(data: Path | None, work: Callable[[Store], Awaitable[Any]]) -> Any:
+def _migrated(data: Path | None, work: Callable[[Store, str | None], Awaitable[Any]]) -> Any:
+    """Brings the hub's database up to date, and hands `work` the store and the revision that was found."""
     from machinehub.store.migrate import migrate, open_engine
     from machinehub.store.store import Store
 
     async def run() -> Any:
         engine = open_engine(from_environment(os.environ, data=data).sqlalchemy_url)
         try:
-            await migrate(engine)
-            return await work(Store(engine))
+            before = await migrate(engine)
+            return await work(Store(engine), before)
         finally:
             await engine.dispose()
 
     return asyncio.run(run())
+
+
+def _with_store(data: Path | None, work: Callable[[Store], Awaitable[Any]]) -> Any:
+    return _migrated(data, lambda store, _before: work(store))
 
 
 def create_token(name: Annotated[str, typer.Option("--name", help="What it is for.")] = "", data: Data = None) -> None:
@@ -77,18 +82,12 @@ def revoke_token(token_id: Annotated[int, typer.Argument(metavar="ID", min=1, ma
 
 def upgrade(data: Data = None) -> None:
     """Bring the database to the newest schema. A hub does this when it starts, too."""
+    from machinehub.store.migrate import newest_revision
 
-    from machinehub.store.migrate import migrate, newest_revision, open_engine
+    async def found(_store: Store, before: str | None) -> str | None:
+        return before
 
-    async def run() -> str | None:
-        engine = open_engine(from_environment(os.environ, data=data).sqlalchemy_url)
-        try:
-            return await migrate(engine)
-        finally:
-            await engine.dispose()
-
-    before = asyncio.run(run())
-    progress.print(f"schema {before or 'none'} -> {newest_revision()}", markup=False)
+    progress.print(f"schema {_migrated(data, found) or 'none'} -> {newest_revision()}", markup=False)
 
 
 def doctor(data: Data = None, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:

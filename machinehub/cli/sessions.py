@@ -32,7 +32,6 @@ from machinehub.cli.common import (
 if TYPE_CHECKING:
     from websockets.exceptions import ConnectionClosed
 
-SUBPROTOCOL = "machinehub.v1"
 
 
 def register(app: typer.Typer) -> None:
@@ -74,6 +73,8 @@ def watch(session: SessionArgument, as_json: AsJson = False, server: Server = DE
     """Print a session's snapshots as they change, and what it emits. Ends with Ctrl-C."""
     from websockets.exceptions import ConnectionClosed, InvalidHandshake
     from websockets.sync.client import connect
+
+    from machinehub.session.frames import SUBPROTOCOL
 
     hub = Hub(server, token)
     url = server.rstrip("/").replace("http", "ws", 1) + hub.session_path(session)

@@ -13,14 +13,14 @@ from starlette.responses import Response, StreamingResponse
 
 from machinehub.api.problem import on_unexpected, problem
 from machinehub.api.requests import decode, read_body
-from machinehub.api.routes import timestamp
+from machinehub.clock import timestamp
 from machinehub.errors import BadRequest, HubError, MethodNotAllowed, NotFound, WaitTimeout, error_of
 from machinehub.router.paths import Address, read_address
+from machinehub.router.sessions import open_session
 from machinehub.router.sse import SseConnection
-from machinehub.router.websocket import EVENT_ID_CHARS_MAX
 from machinehub.session import frames
 from machinehub.session.conditions import read_condition
-from machinehub.session.event import check_event, check_input
+from machinehub.session.event import EVENT_ID_CHARS_MAX, check_event, check_input
 from machinehub.web.page import machine_page
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from machinehub.catalog import Catalog, Target
+    from machinehub.catalog import Catalog
     from machinehub.clock import Clock
     from machinehub.limits import Limits
     from machinehub.metrics import Metrics
@@ -175,7 +175,7 @@ class MachineRouter:
         input_json = bytes(given.input) or None
         if input_json is not None:
             check_input(input_json, bytes_max=self._limits.input_bytes, depth_max=self._limits.event_depth)
-        target = await self._target(address)
+        target = await self._catalog.target(address.machine, address.version)
         assert address.session is not None
         session = await self._host.create(address.machine, address.session, target, input_json=input_json)
         return _json(self._host.snapshot_frame(session).json, etag=f'"{session.seq}"', status=201)
@@ -204,15 +204,7 @@ class MachineRouter:
     # --- words -------------------------------------------------------------------------------------------------
 
     async def _open(self, address: Address) -> LiveSession:
-        """The session; created when it is new. A version that is named must exist, whether or not the session does."""
-        assert address.session is not None
-        session = self._host.find(address.machine, address.session)
-        if session is not None and session.started and address.version is None:
-            return session
-        return await self._host.open(address.machine, address.session, await self._target(address))
-
-    async def _target(self, address: Address) -> Target:
-        return await self._catalog.target(address.machine, address.version)
+        return await open_session(self._catalog, self._host, address)
 
 
 def wants(request: Request, media_type: str) -> bool:
@@ -246,5 +238,3 @@ def _json(content: bytes | dict[str, Any], *, etag: str | None = None, status: i
     body = content if isinstance(content, bytes) else msgspec.json.encode(content)
     return Response(body, status, {"ETag": etag} if etag else None, "application/json")
 
-
-__all__ = ["METHODS", "MachineRouter"]

@@ -13,13 +13,14 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from machinehub.api.routes import timestamp
+from machinehub.clock import timestamp
 from machinehub.errors import CallerError, HubError, NotFound, RateLimited, Unavailable
 from machinehub.router.paths import read_address
 from machinehub.router.rates import Rate
+from machinehub.router.sessions import open_session
 from machinehub.router.socket import EXTENSION, HubSocket
 from machinehub.session import frames
-from machinehub.session.event import check_event, check_input
+from machinehub.session.event import EVENT_ID_CHARS_MAX, check_event, check_input
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from machinehub.session.host import SessionHost
     from machinehub.session.live import LiveSession
 
-SUBPROTOCOL = "machinehub.v1"
-EVENT_ID_CHARS_MAX = 256
 
 
 class ClientFrame(msgspec.Struct):
@@ -156,7 +155,7 @@ class WebSocketRouter:
         self, scope: MutableMapping[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Callable[[dict[str, Any]], Awaitable[None]]
     ) -> None:
         await receive()  # websocket.connect
-        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None})
+        await send({"type": "websocket.accept", "subprotocol": frames.SUBPROTOCOL if frames.SUBPROTOCOL in scope["subprotocols"] else None})
         socket = scope["extensions"][EXTENSION]
         assert isinstance(socket, HubSocket)
         try:
@@ -186,11 +185,7 @@ class WebSocketRouter:
         input_json = query["input"][0].encode() if "input" in query else None
         if input_json is not None:
             check_input(input_json, bytes_max=self._limits.input_bytes, depth_max=self._limits.event_depth)
-        session = self._host.find(address.machine, address.session)
-        if session is not None and session.started and address.version is None:
-            return session
-        target = await self._catalog.target(address.machine, address.version)
-        return await self._host.open(address.machine, address.session, target, input_json=input_json)
+        return await open_session(self._catalog, self._host, address, input_json=input_json)
 
 
 def close_code(error: HubError) -> int:
@@ -206,5 +201,3 @@ def close_code(error: HubError) -> int:
             return {401: 4001, 403: 4003}.get(error.status, 1008)
     return 1008
 
-
-__all__ = ["SUBPROTOCOL", "SocketConnection", "WebSocketRouter", "close_code"]

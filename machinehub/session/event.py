@@ -13,6 +13,7 @@ from machinehub.errors import BadRequest, CallerError, InvalidEvent, TooLarge
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _RESERVED = ("xstate.", "presence.")
+EVENT_ID_CHARS_MAX = 256
 
 
 class _Head(msgspec.Struct):

@@ -7,8 +7,11 @@ text message (RFC 6455, section 5.2), which is the same for every client and so 
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 import msgspec
+
+SUBPROTOCOL: Final = "machinehub.v1"
 
 
 class Frame:

@@ -1,8 +1,7 @@
 """The session host: carries words between sessions, sandbox workers, timers and connections.
 
 The thin shell around `core.py`. Decides: which worker a session lives on, when it is thawed and put to sleep, and that
-results are spoken only here, after they are settled (`_speak` is where a journal's commit will stand before). Does not
-know: HTTP, WebSockets, SQL.
+results are spoken only here, after they are settled. Does not know: HTTP, WebSockets, SQL.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ HIBERNATE_AFTER_MS: Final = 60_000
 SWEEP_S: Final = 5.0
 COPIES_WAITING_MAX: Final = 64
 """Copies of one event that may wait for its answer."""
+
 
 class SessionHost:
     def __init__(
