@@ -29,8 +29,11 @@ from machinehub.router.http import MachineRouter
 from machinehub.router.socket import HubSocket
 from machinehub.router.websocket import WebSocketRouter
 from machinehub.session.host import SessionHost
+from machinehub.session.housekeeping import Housekeeper
 from machinehub.settings import Settings, check_can_listen
+from machinehub.store.database import Database
 from machinehub.store.migrate import migrate, open_engine
+from machinehub.store.sessions import SessionStore
 from machinehub.store.store import Store
 from machinehub.web.page import asset, welcome
 from machinehub.workers import WorkerPool
@@ -67,13 +70,16 @@ class Hub:
         self.store = Store(self._engine)
         self.pool = WorkerPool(count=settings.worker_count, cache=settings.cache, on_progress=on_progress)
         self.catalog = Catalog(self.store, self.pool, clock, entropy, limits)
-        self.host = SessionHost(self.pool, self.catalog, clock, entropy, limits, logs=self.logs, metrics=self.metrics)
+        self._database = Database(self._engine)
+        self.sessions = SessionStore(self._database, settings.retention)
+        self.host = SessionHost(self.pool, self.catalog, self.sessions, clock, entropy, limits, logs=self.logs, metrics=self.metrics)
+        self.housekeeper = Housekeeper(self.host, self.sessions, clock, limits, expire_after_ms=settings.expire_finished_s * 1000)
         self._tokens = Tokens(settings, self.store)
         self.api = DeployApi(
-            self.catalog, self.store, self.host, self.pool, self._tokens, self.logs, self.metrics,
-            limits=limits, base_url=settings.base_url,
+            self.catalog, self.store, self.sessions, self.host, self.pool, self._tokens, self.logs, self.metrics,
+            entropy=entropy, limits=limits, base_url=settings.base_url,
         )  # fmt: skip
-        self._machines = MachineRouter(self.catalog, self.host, clock, limits, self.metrics, base_url=settings.base_url)
+        self._machines = MachineRouter(self.catalog, self.sessions, self.host, clock, limits, self.metrics, base_url=settings.base_url)
         self._websockets = WebSocketRouter(self.catalog, self.host, clock, limits, self.metrics, rate_limited=lambda: not self._tokens.is_open)
         self._http = Starlette(
             routes=[
@@ -90,11 +96,16 @@ class Hub:
         check_can_listen(self.settings, has_tokens=bool(await self.store.valid_token_hashes()))
         await self._tokens.start()
         await self.pool.start(self.host)
-        self.host.start()
+        await self.catalog.keep_engine()
+        await self.host.start()
+        self.housekeeper.start()
 
     async def stop(self) -> None:
+        self.housekeeper.stop()
+        await self.housekeeper.freeze_all()
         await self.host.stop()
         await self.pool.stop()
+        await self._database.close()
         await self.store.close()
 
     async def asgi(self, scope: MutableMapping[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:

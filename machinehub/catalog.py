@@ -12,12 +12,13 @@ import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from machinehub.errors import BadRequest, Conflict, NotFound, TooLarge
+from machinehub.model import Image
 from machinehub.store.store import pack_files
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ IMAGES_REMEMBERED: Final = 64
 """Compressed images in memory, about 400 KiB each; the rest are read from the database when a session needs them."""
 
 
+class MachineSettings(msgspec.Struct, frozen=True):
+    """What belongs to a version besides its files: the table `[machine]` of machinehub.toml."""
+
+    on_error: Literal["reject", "stop"] = "reject"
+    """What an action that throws does: undo its turn, or end the session in an error as XState does."""
+
+
 class Upload(msgspec.Struct, kw_only=True):
     """The body of `POST /api/v1/deployments`."""
 
@@ -43,6 +51,7 @@ class Upload(msgspec.Struct, kw_only=True):
     files: dict[str, str]
     message: str = ""
     activate: bool = True
+    machine: MachineSettings = MachineSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +84,7 @@ class Catalog:
         self._entropy = entropy
         self._limits = limits
         self._targets: dict[tuple[str, int | None], tuple[float, Target]] = {}
-        self._images: OrderedDict[str, bytes] = OrderedDict()
+        self._images: OrderedDict[str, Image] = OrderedDict()
         self._deploying: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- deploying ---------------------------------------------------------------------------------------------
@@ -85,7 +94,7 @@ class Catalog:
         started = time.perf_counter_ns()
         check_upload(upload, self._limits)
         engine, base = self._pool.engine_and_base
-        digest = content_digest(upload.entry, upload.files, engine, base)
+        digest = content_digest(upload, engine, base)
         built = None if await self._store.has_image(digest) else await self._build(upload, digest)
         # Deployments of one name take turns: two at once would only find out from the database that they must.
         async with self._deploying.setdefault(upload.name, asyncio.Lock()):
@@ -105,7 +114,7 @@ class Catalog:
 
     async def _build(self, upload: Upload, digest: str) -> Built:
         built = await build(self._pool, upload, self._limits)
-        self._remember_image(digest, built.image)
+        self._remember_image(digest, Image(image=built.image, engine=self._pool.engine_and_base[0]))
         return built
 
     async def _store_version(self, upload: Upload, digest: str, engine: str, built: Built | None) -> tuple[Machine, int, bool] | None:
@@ -139,19 +148,28 @@ class Catalog:
         self._targets[machine_id, number] = (time.monotonic(), target)
         return target
 
-    async def image(self, digest: str) -> bytes:
+    async def image(self, digest: str) -> Image:
+        """Raises `NotFound`, `Unavailable`."""
         image = self._images.get(digest)
         if image is None:
             image = await self._store.image(digest)
+            if image.engine != self._pool.engine_and_base[0]:
+                image = msgspec.structs.replace(image, engine_code=await self._store.engine_code(image.engine))
             self._remember_image(digest, image)
         return image
+
+    async def keep_engine(self) -> None:
+        """Stores the engine that new images are frozen under: sessions stay on theirs when the hub gets another."""
+        digest, _ = self._pool.engine_and_base
+        if not await self._store.has_engine(digest):
+            await self._store.add_engine(digest, await self._pool.engine_code())
 
     def forget(self, machine_id: str) -> None:
         """Something about the machine changed: the next lookup asks the database."""
         for key in [key for key in self._targets if key[0] == machine_id]:
             del self._targets[key]
 
-    def _remember_image(self, digest: str, image: bytes) -> None:
+    def _remember_image(self, digest: str, image: Image) -> None:
         self._images[digest] = image
         if len(self._images) > IMAGES_REMEMBERED:
             self._images.popitem(last=False)
@@ -177,11 +195,11 @@ async def build(pool: WorkerPool, upload: Upload, limits: Limits) -> Built:
     """Bundles and freezes, storing nothing. Raises `BuildFailed`."""
     return await pool.build(
         entry=upload.entry, files=upload.files, cpu_ms=limits.build_cpu_ms,
-        memory_bytes_max=limits.memory_bytes, bundle_bytes_max=limits.bundle_bytes,
+        memory_bytes_max=limits.memory_bytes, bundle_bytes_max=limits.bundle_bytes, on_error=upload.machine.on_error,
     )  # fmt: skip
 
 
-def content_digest(entry: str, files: dict[str, str], engine: str, base: str) -> str:
+def content_digest(upload: Upload, engine: str, base: str) -> str:
     """The name of a version's content: what is uploaded, and what it is built with."""
-    parts = msgspec.msgpack.encode([engine, base, entry, sorted(files.items())])
+    parts = msgspec.msgpack.encode([engine, base, upload.entry, sorted(upload.files.items()), upload.machine])
     return hashlib.sha256(parts).hexdigest()[:32]

@@ -58,6 +58,7 @@ class Entropy:
         self._random = random.SystemRandom() if seed is None else random.Random(seed)
         # Turn seeds are drawn for every event; the operating system would cost a system call each.
         self._turns = random.Random(self._random.getrandbits(128))
+        self._last_key = 0
 
     def turn_seed(self) -> int:
         """A whole number in 1..2^53-1: what one turn's randomness is drawn from."""
@@ -67,6 +68,11 @@ class Entropy:
         while (candidate := "".join(self._random.choices(BASE62, k=MACHINE_ID_CHARS))) in RESERVED_IDS:
             pass
         return candidate
+
+    def session_key(self, now_ms: int) -> int:
+        """63 bits that no other session has. They grow with time, so that new sessions lie together in the database."""
+        self._last_key = max((now_ms << 21 | self._turns.getrandbits(21)) & (2**63 - 1), self._last_key + 1)
+        return self._last_key
 
     def connection_id(self) -> str:
         return "".join(self._random.choices(BASE62, k=12))

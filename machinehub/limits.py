@@ -59,7 +59,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     event_burst_bytes: int = 64 * 1024
     """Bytes of events of one connection in any one second, on the same hubs."""
     ids_remembered: int = 4_096
-    """Event ids a session remembers to answer a second copy with the first one's ack."""
+    """Event ids a session keeps in memory, to answer a second copy with the first one's ack. Older ones are found in the journal, more slowly."""
     wait_timeout_ms: int = 60_000
     """The longest that `POST .../wait` waits."""
     page_items: int = 500

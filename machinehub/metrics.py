@@ -14,6 +14,13 @@ class Metrics:
         self.rejected = Counter("machinehub_rejected", "Events that were undone or refused, by code", ["code"], registry=self.registry)
         self.sessions_opened = Counter("machinehub_sessions_opened", "Sessions that were started", registry=self.registry)
         self.worker_crashes = Counter("machinehub_worker_crashes", "Sandbox workers that ended unasked", registry=self.registry)
+        self._commits, self._lines, self._commit_s = 0, 0, 0.0
+        for name, text, read in (
+            ("machinehub_journal_commits_total", "Commits of the journal", lambda: self._commits),
+            ("machinehub_journal_lines_total", "What was committed: inputs, checkpoints, deletions", lambda: self._lines),
+            ("machinehub_journal_commit_seconds_total", "Time that commits took", lambda: self._commit_s),
+        ):
+            Gauge(name, text, registry=self.registry).set_function(read)
         self.deployments = Counter("machinehub_deployments", "Deployments, by outcome", ["outcome"], registry=self.registry)
         self.connections = Gauge("machinehub_connections", "Open WebSocket and SSE connections", registry=self.registry)
         self.sessions = Gauge("machinehub_sessions", "Sessions that the hub holds", registry=self.registry)
@@ -21,6 +28,11 @@ class Metrics:
     def count_turn(self) -> None:
         """A plain addition: this stands in the path of every event."""
         self._turns += 1
+
+    def count_commit(self, lines: int, seconds: float) -> None:
+        self._commits += 1
+        self._lines += lines
+        self._commit_s += seconds
 
     def expose(self) -> bytes:
         return generate_latest(self.registry)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machinehub.limits import Limits
+from machinehub.model import Retention
 from machinehub.paths import cache_folder
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 PREFIX = "MACHINEHUB_"
 LIMIT_PREFIX = PREFIX + "LIMIT_"
+KEEPING = ("keep_checkpoints", "keep_checkpoint_every", "keep_journal", "expire_finished_s")
 
 
 class BadSettings(Exception):
@@ -40,6 +42,14 @@ class Settings:
     """What URLs in answers begin with; empty for the address that the hub listens on."""
     cache: Path = field(default_factory=cache_folder)
     """Where compiled modules are kept. Workers run in a folder of their own, so the path must be absolute."""
+    keep_checkpoints: int = 3
+    """The newest checkpoints of a session that are kept."""
+    keep_checkpoint_every: int = 1_000
+    """Besides, one checkpoint for every so many inputs; 0 for none."""
+    keep_journal: int = 0
+    """Inputs of a session whose journal is kept; 0 for all."""
+    expire_finished_s: int = 0
+    """Sessions that finished so many seconds ago are deleted; 0 for never."""
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -56,6 +66,10 @@ class Settings:
         return self.workers or max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2)
 
     @property
+    def retention(self) -> Retention:
+        return Retention(checkpoints=self.keep_checkpoints, checkpoint_every=self.keep_checkpoint_every, journal=self.keep_journal)
+
+    @property
     def sqlalchemy_url(self) -> str:
         return normalise_database_url(self.database_url) if self.database_url else f"sqlite+aiosqlite:///{self.data / 'hub.db'}"
 
@@ -65,7 +79,7 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
     values: dict[str, object] = {}
     for name, convert in (
         ("host", str), ("port", int), ("data", Path), ("database_url", str), ("token", str), ("workers", int),
-        ("public_url", str),
+        ("public_url", str), *((name, int) for name in KEEPING),
     ):  # fmt: skip
         text = environment.get(PREFIX + name.upper())
         if text:
@@ -82,7 +96,7 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
     if unknown:
         raise BadSettings(f"{', '.join(sorted(unknown))}: no such limit")
     values |= {key: value for key, value in chosen.items() if value is not None}
-    for name, lowest, highest in (("port", 1, 65535), ("workers", 0, 256)):
+    for name, lowest, highest in (("port", 1, 65535), ("workers", 0, 256), ("keep_checkpoints", 1, 1000), *((name, 0, 2**31) for name in KEEPING[1:])):
         if name in values and not lowest <= int(str(values[name])) <= highest:
             raise BadSettings(f"{PREFIX}{name.upper()}: {values[name]} is not between {lowest} and {highest}")
     return Settings(**values, limits=Limits(**limits))  # type: ignore[arg-type]

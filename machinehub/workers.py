@@ -19,10 +19,26 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from machinehub.errors import BuildFailed as BuildFailedError
 from machinehub.errors import Unavailable
 from sandbox import protocol
-from sandbox.protocol import Build, BuildFailed, Built, Forget, Frozen, Inputs, InputsFound, LoadImage, Progress, Ready
+from sandbox.protocol import (
+    Build,
+    BuildFailed,
+    Built,
+    EngineGiven,
+    Forget,
+    Frozen,
+    GiveEngine,
+    Inputs,
+    InputsFound,
+    LoadEngine,
+    LoadImage,
+    Progress,
+    Ready,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+    from machinehub.model import Image
 
 log = logging.getLogger("machinehub.workers")
 
@@ -42,9 +58,9 @@ START_TRIES: Final = 5
 class Listener(Protocol):
     """Who hears of the sessions' answers."""
 
-    def worker_answered(self, worker: Worker, messages: list[protocol.ToHub]) -> None: ...
+    def worker_answered(self, worker: Worker, messages: list[protocol.ToHub], /) -> None: ...
 
-    def worker_lost(self, worker: Worker) -> None: ...
+    def worker_lost(self, worker: Worker, /) -> None: ...
 
 
 class Worker(asyncio.Protocol):
@@ -59,6 +75,7 @@ class Worker(asyncio.Protocol):
         self.heard_at = 0.0
         self.started_at = 0.0
         self._images: Counter[str] = Counter()
+        self._engines: set[str] = set()
         self._owed: deque[int] = deque()
         self.process: asyncio.subprocess.Process | None = None
         self._on_messages = on_messages
@@ -145,10 +162,13 @@ class Worker(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._outgoing.append(message)
 
-    def take(self, digest: str, image: bytes) -> None:
-        """Another session of this image comes to live here; the image is sent along with the first."""
+    def take(self, digest: str, image: Image) -> None:
+        """Another session of this image comes to live here; the image is sent along with the first, and its engine if it is an old one."""
         if not self._images[digest]:
-            self.tell(LoadImage(digest, image))
+            if image.engine_code and image.engine not in self._engines:
+                self._engines.add(image.engine)
+                self.tell(LoadEngine(image.engine, image.engine_code))
+            self.tell(LoadImage(digest, image.image))
         self._images[digest] += 1
 
     def leave(self, digest: str) -> None:
@@ -260,11 +280,17 @@ class WorkerPool:
         except TimeoutError:
             raise Unavailable("unavailable", "no sandbox worker can be started; try again later") from None
 
-    async def build(self, *, entry: str, files: dict[str, str], cpu_ms: int, memory_bytes_max: int, bundle_bytes_max: int) -> Built:
+    async def build(self, *, entry: str, files: dict[str, str], cpu_ms: int, memory_bytes_max: int, bundle_bytes_max: int, on_error: str) -> Built:
         """Bundles and freezes an upload. Raises `errors.BuildFailed` for what is wrong with it, `Unavailable` for us."""
-        answer = await self._ask(lambda ticket: Build(ticket, entry, files, cpu_ms, memory_bytes_max, bundle_bytes_max))
+        answer = await self._ask(lambda ticket: Build(ticket, entry, files, on_error, cpu_ms, memory_bytes_max, bundle_bytes_max))
         assert isinstance(answer, Built)
         return answer
+
+    async def engine_code(self) -> bytes:
+        """The engine of new images, zstd-compressed."""
+        answer = await self._ask(GiveEngine)
+        assert isinstance(answer, EngineGiven)
+        return answer.engine
 
     async def inputs(self, *, root: str, entry: str) -> list[str]:
         """The files below `root` that `entry` needs, relative to it."""
@@ -325,7 +351,7 @@ class WorkerPool:
                     self._digests = (message.engine, message.base)
                     worker.ready.set()
                     self._worker_ready.set()
-                case Built() | BuildFailed() | InputsFound():
+                case Built() | BuildFailed() | InputsFound() | EngineGiven():
                     if self._answer is not None and not self._answer.done() and message.ticket == self._tickets:
                         self._answer.set_result(message)
 

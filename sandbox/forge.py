@@ -55,6 +55,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     events: list[str]
     root: dict[str, Any]
     description: str | None = None
+    on_error: str | None = None
+    """"stop" when the version was deployed so."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -123,11 +125,12 @@ def forge_base(engine: Engine, engine_wasm: bytes, genesis_wasm: bytes, scripts:
 
 
 def forge_image(
-    engine: Engine, guest: Guest, bundle: str, *, source_map: SourceMap | None, cpu_s: float, memory_bytes_max: int
+    engine: Engine, guest: Guest, bundle: str, *, source_map: SourceMap | None, cpu_s: float, memory_bytes_max: int, on_error: str = "reject"
 ) -> tuple[bytes, Definition, list[str]]:
     """The image of the machine in `bundle` (a CommonJS script), the machine's definition, and warnings.
 
-    `source_map` leads from the bundle to the user's own files, for errors now and later. Raises `BuildError`.
+    `source_map` leads from the bundle to the user's own files, for errors now and later. `on_error` says what an action that
+    throws does: "reject" undoes the turn, "stop" ends the session in an error as XState does. Raises `BuildError`.
     """
     instance = engine.thaw(guest.base, guest.engine, memory_bytes_max=memory_bytes_max)
     handles = guest.handles
@@ -135,7 +138,8 @@ def forge_image(
     try:
         instance.call("set_clock", EPOCH_NS)
         # The wrapper stands on the bundle's first line, so that line numbers stay.
-        function = _evaluate(instance, f"(function(module,exports,require){{{bundle}\n}})", _BUNDLE_NAME)
+        wrapped = f"(function(module,exports,require){{{bundle}\n}})"
+        function = _evaluate(instance, f'Object.assign({wrapped},{{onError:"stop"}})' if on_error == "stop" else wrapped, _BUNDLE_NAME)
         if function < 0:
             raise _build_error(msgspec.json.decode(_call_text(instance, handles.explain, -function, handles), type=Thrown), source_map)
         report = msgspec.json.decode(_call_text(instance, handles.load, function, handles), type=Report)
@@ -154,7 +158,8 @@ def forge_image(
     instance.close()
     if report.definition is None:
         raise BuildError("machine_throws", [BuildMessage("the file changed the built-in objects that describe a machine")])
-    return frozen, report.definition, report.warnings[:20]
+    definition = msgspec.structs.replace(report.definition, on_error="stop" if on_error == "stop" else None)
+    return frozen, definition, report.warnings[:20]
 
 
 def _freeze(instance: Instance, handles: Handles, *, memory_bytes_max: int) -> bytes:

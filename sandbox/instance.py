@@ -17,14 +17,17 @@ from sandbox.engine import Trap
 from sandbox.protocol import decode_outbox
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sandbox.engine import Engine, Instance, Module
-    from sandbox.forge import Guest
     from sandbox.image import Handles
 
 CHECKPOINT_INPUTS: Final = 256
 """A checkpoint costs what 10 to 20 events cost; replaying this many inputs takes about 25 ms."""
 CHECKPOINT_CPU_NS: Final = 100_000_000
 """Inputs may be heavy: this bounds what undoing a turn, and thawing elsewhere, can cost everybody on the worker."""
+CHECKPOINT_BYTES: Final = 1024 * 1024
+"""Inputs are kept, here and in the hub, until the next checkpoint."""
 REPLAY_CPU_S: Final = 5.0
 """CPU budget for a replay: ten times what the two bounds above let come together, for a slower hour."""
 _REJECTED: Final = b"[0,"
@@ -53,37 +56,42 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class LoadedImage:
-    """An image, compiled, with a pristine copy of its memory to take differences against."""
+    """An image, compiled, with the engine it runs under and a pristine copy of its memory to take differences against."""
 
+    code: Module
     module: Module
     handles: Handles
     memory: bytes
 
 
-def load_image(engine: Engine, guest: Guest, image: bytes, *, memory_bytes_max: int) -> LoadedImage:
-    """Raises `ValueError` for what is no image, or one of another engine: its memory would mean something else here."""
+def load_image(engine: Engine, codes: Mapping[str, Module], image: bytes, *, memory_bytes_max: int) -> LoadedImage:
+    """Compiles an image. `codes` are engine modules by digest: under another than its own, a memory would mean something else.
+
+    Raises `ValueError` for what is no image, or one of an engine that is not there.
+    """
     handles = images.read_handles(image)
-    if handles.engine != guest.engine_digest:
+    code = codes.get(handles.engine)
+    if code is None:
         raise ValueError("the image belongs to another engine")
     module = engine.compile(image)
-    pristine = engine.thaw(module, guest.engine, memory_bytes_max=memory_bytes_max)
+    pristine = engine.thaw(module, code, memory_bytes_max=memory_bytes_max)
     memory = bytes(pristine.view())
     pristine.close()
-    return LoadedImage(module, handles, memory)
+    return LoadedImage(code, module, handles, memory)
 
 
 class LiveMachine:
     """A thawed session. `apply` is the only way to change it."""
 
-    __slots__ = ("_checkpoint", "_code", "_engine", "_image", "_instance", "_sizes", "_tail", "_tail_cpu_ns")
+    __slots__ = ("_checkpoint", "_engine", "_image", "_instance", "_sizes", "_tail", "_tail_bytes", "_tail_cpu_ns")
 
-    def __init__(self, engine: Engine, code: Module, image: LoadedImage, sizes: Sizes, *, checkpoint: bytes | None = None) -> None:
+    def __init__(self, engine: Engine, image: LoadedImage, sizes: Sizes, *, checkpoint: bytes | None = None) -> None:
         self._engine = engine
-        self._code = code
         self._image = image
         self._sizes = sizes
         self._checkpoint = checkpoint
         self._tail: list[tuple[bytes, int]] = []
+        self._tail_bytes = 0
         self._tail_cpu_ns = 0
         self._instance: Instance | None = None
         self._thaw()
@@ -109,24 +117,33 @@ class LiveMachine:
             self._undo()
             return fault
         self._tail.append((data, now_ms))
+        self._tail_bytes += len(data)
         self._tail_cpu_ns += cpu_ns
         return outbox
 
     @property
     def wants_checkpoint(self) -> bool:
         """Whether replaying what came since the last checkpoint would take too long."""
-        return len(self._tail) >= CHECKPOINT_INPUTS or self._tail_cpu_ns >= CHECKPOINT_CPU_NS
+        return len(self._tail) >= CHECKPOINT_INPUTS or self._tail_cpu_ns >= CHECKPOINT_CPU_NS or self._tail_bytes >= CHECKPOINT_BYTES
 
-    def replay(self, tail: list[tuple[bytes, int]]) -> None:
-        """Applies inputs that were accepted before. Raises `Trap` when one is not accepted now."""
+    def replay(self, tail: list[tuple[bytes, int]]) -> tuple[list[bytes], int]:
+        """Applies inputs that were accepted before; their outboxes, and the CPU it took in nanoseconds.
+
+        Raises `Trap` when one is not accepted now: the session is of no use then.
+        """
+        outboxes: list[bytes] = []
         self._engine.watchdog.start(REPLAY_CPU_S)
         try:
             for data, now_ms in tail:
-                if self._step(data, now_ms).startswith(_REJECTED):
+                outboxes.append(self._step(data, now_ms))
+                if outboxes[-1].startswith(_REJECTED):
                     raise Trap("machine_error", "an accepted input was rejected when it was replayed")
         finally:
-            self._tail_cpu_ns += self._engine.watchdog.stop()
+            cpu_ns = self._engine.watchdog.stop()
         self._tail += tail
+        self._tail_bytes += sum(len(data) for data, _ in tail)
+        self._tail_cpu_ns += cpu_ns
+        return outboxes, cpu_ns
 
     def checkpoint(self) -> bytes:
         """Freezes the session as it is now; what comes later is replayed on top of this."""
@@ -135,8 +152,7 @@ class LiveMachine:
         self._checkpoint = images.encode_checkpoint(
             memoryview(self._image.memory), self._instance.view(), skip=range(handles.io, handles.io + handles.io_bytes)
         )
-        self._tail.clear()
-        self._tail_cpu_ns = 0
+        self._forget_tail()
         return self._checkpoint
 
     def memory(self) -> bytes:
@@ -163,8 +179,12 @@ class LiveMachine:
         )  # fmt: skip
         return instance.read_io(handles.io, length)
 
+    def _forget_tail(self) -> list[tuple[bytes, int]]:
+        tail, self._tail, self._tail_bytes, self._tail_cpu_ns = self._tail, [], 0, 0
+        return tail
+
     def _thaw(self) -> None:
-        self._instance = instance = self._engine.thaw(self._image.module, self._code, memory_bytes_max=self._sizes.memory_bytes_max)
+        self._instance = instance = self._engine.thaw(self._image.module, self._image.code, memory_bytes_max=self._sizes.memory_bytes_max)
         if self._checkpoint is not None:
             size, pages = images.apply_checkpoint(self._checkpoint, memoryview(self._image.memory))
             instance.grow_to(size)
@@ -172,8 +192,7 @@ class LiveMachine:
                 instance.write(at, content)
 
     def _undo(self) -> None:
-        tail, self._tail = self._tail, []
-        self._tail_cpu_ns = 0
+        tail = self._forget_tail()
         self.close()
         try:
             self._thaw()

@@ -48,7 +48,7 @@ class LoadImage(Message, tag=0, frozen=True):
 
 
 class Open(Message, tag=1, frozen=True):
-    """Thaw a session: image, then checkpoint if there is one, then the accepted inputs since, as (input, now_ms)."""
+    """Thaw a session: image, then checkpoint if there is one. `Replay` brings it on from there."""
 
     session: int
     ticket: int
@@ -57,7 +57,6 @@ class Open(Message, tag=1, frozen=True):
     snapshot_bytes_max: int
     emitted_bytes_max: int
     checkpoint: bytes | None
-    tail: list[tuple[bytes, int]]
 
 
 class Step(Message, tag=2, frozen=True):
@@ -80,11 +79,12 @@ class Close(Message, tag=4, frozen=True):
 
 
 class Build(Message, tag=5, frozen=True):
-    """Bundle and freeze an upload."""
+    """Bundle and freeze an upload. `on_error` is "reject" or "stop": what an action that throws does."""
 
     ticket: int
     entry: str
     files: dict[str, str]
+    on_error: str
     cpu_ms: int
     memory_bytes_max: int
     bundle_bytes_max: int
@@ -102,6 +102,27 @@ class Forget(Message, tag=7, frozen=True):
     """Drop an image that no session here needs."""
 
     digest: str
+
+
+class Replay(Message, tag=8, frozen=True):
+    """Inputs that were accepted before, as (input, now_ms): the session goes through them again, and nobody is told."""
+
+    session: int
+    ticket: int
+    inputs: list[tuple[bytes, int]]
+
+
+class LoadEngine(Message, tag=9, frozen=True):
+    """An engine (zstd-compressed WASM) other than the worker's own, for images that were frozen under it."""
+
+    digest: str
+    engine: bytes
+
+
+class GiveEngine(Message, tag=10, frozen=True):
+    """Which engine is new images' own? The hub keeps each for as long as there are images of it."""
+
+    ticket: int
 
 
 # --- worker to hub ---------------------------------------------------------------------------------------------------
@@ -147,6 +168,25 @@ class Frozen(Message, tag=39, frozen=True):
     checkpoint: bytes
 
 
+class Replayed(Message, tag=40, frozen=True):
+    """What a `Replay` came to. `snapshot` is JSON, null when none of the inputs changed it."""
+
+    session: int
+    ticket: int
+    snapshot: bytes
+    finished: bool
+    timers: list[tuple[int, list[tuple[int, int]], list[int]]]
+    """(position of the input, timers_set, timers_cancelled), where there were any"""
+    cpu_us: int
+
+
+class EngineGiven(Message, tag=41, frozen=True):
+    ticket: int
+    digest: str
+    engine: bytes
+    """zstd-compressed"""
+
+
 class BuildMessage(msgspec.Struct, frozen=True):
     message: str
     file: str | None = None
@@ -176,8 +216,8 @@ class InputsFound(Message, tag=38, frozen=True):
     files: list[str]
 
 
-ToWorker = LoadImage | Open | Step | Checkpoint | Close | Build | Inputs | Forget
-ToHub = Ready | Progress | Done | Failed | Frozen | Built | BuildFailed | InputsFound
+ToWorker = LoadImage | LoadEngine | Open | Replay | Step | Checkpoint | Close | Build | Inputs | Forget | GiveEngine
+ToHub = Ready | Progress | Done | Failed | Frozen | Replayed | Built | BuildFailed | InputsFound | EngineGiven
 
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ import zstandard
 
 from sandbox import bundler, protocol
 from sandbox.engine import Engine, Module, Trap
-from sandbox.forge import BuildError, Guest, forge_image, load_guest
+from sandbox.forge import BuildError, Guest, digest_of, forge_image, load_guest
 from sandbox.image import DamagedCheckpoint
 from sandbox.instance import LiveMachine, LoadedImage, LostSession, Sizes, load_image
 from sandbox.protocol import (
@@ -33,16 +33,22 @@ from sandbox.protocol import (
     Checkpoint,
     Close,
     Done,
+    EngineGiven,
     Failed,
     Forget,
     Frozen,
+    GiveEngine,
     Inputs,
     InputsFound,
+    LoadEngine,
     LoadImage,
     Open,
     Progress,
     Ready,
+    Replay,
+    Replayed,
     Step,
+    decode_outbox,
 )
 
 GUEST: Final = Path(__file__).parent / "guest" / "dist"
@@ -59,6 +65,7 @@ class Worker:
     def __init__(self, engine: Engine, guest: Guest) -> None:
         self._engine = engine
         self._guest = guest
+        self._engines = {guest.engine_digest: guest.engine}
         self._esbuild: Module | None = None
         self._images: dict[str, LoadedImage] = {}
         self._sessions: dict[int, LiveMachine] = {}
@@ -70,6 +77,8 @@ class Worker:
                 self._step(message, answers)
             case Open():
                 answers.append(self._open(message))
+            case Replay():
+                answers.append(self._replay(message))
             case Checkpoint():
                 machine = self._sessions.get(message.session)
                 answers.append(Done(message.session, message.ticket, machine.checkpoint()) if machine else _lost(message))
@@ -78,6 +87,10 @@ class Worker:
                     machine.close()
             case LoadImage():
                 self._load(message)
+            case LoadEngine():
+                self._load_engine(message)
+            case GiveEngine():
+                answers.append(EngineGiven(message.ticket, self._guest.engine_digest, _pack((GUEST / "engine.wasm").read_bytes())))
             case Forget():
                 self._images.pop(message.digest, None)
             case Build():
@@ -107,8 +120,7 @@ class Worker:
         try:
             image = self._images[request.digest]
             sizes = Sizes(request.memory_bytes_max, request.snapshot_bytes_max, request.emitted_bytes_max)
-            machine = LiveMachine(self._engine, self._guest.engine, image, sizes, checkpoint=request.checkpoint)
-            machine.replay(request.tail)
+            machine = LiveMachine(self._engine, image, sizes, checkpoint=request.checkpoint)
         except KeyError:
             return Failed(request.session, request.ticket, "image_damaged", "the image could not be loaded", None)
         except (DamagedCheckpoint, Trap) as error:
@@ -116,13 +128,40 @@ class Worker:
         self._sessions[request.session] = machine
         return Done(request.session, request.ticket, b"")
 
+    def _replay(self, request: Replay) -> protocol.ToHub:
+        machine = self._sessions.get(request.session)
+        if machine is None:
+            return _lost(request)
+        try:
+            outboxes, cpu_ns = machine.replay(request.inputs)
+        except Trap as error:
+            self._sessions.pop(request.session).close()
+            return Failed(request.session, request.ticket, "session_damaged", str(error), None)
+        snapshot, finished = b"null", False
+        timers: list[tuple[int, list[tuple[int, int]], list[int]]] = []
+        for position, outbox in enumerate(map(decode_outbox, outboxes)):
+            snapshot = bytes(outbox.snapshot) if bytes(outbox.snapshot) != b"null" else snapshot
+            finished = bool(outbox.finished)
+            if outbox.timers_set or outbox.timers_cancelled:
+                timers.append((position, outbox.timers_set, outbox.timers_cancelled))
+        return Replayed(request.session, request.ticket, snapshot, finished, timers, cpu_ns // 1000)
+
     def _load(self, request: LoadImage) -> None:
         """A damaged image is noticed by the first `Open` that asks for it."""
         if request.digest in self._images:
             return
         with contextlib.suppress(zstandard.ZstdError, ValueError, Trap):
             wasm = zstandard.ZstdDecompressor().decompress(request.image, max_output_size=IMAGE_MEMORY_BYTES_MAX)
-            self._images[request.digest] = load_image(self._engine, self._guest, wasm, memory_bytes_max=IMAGE_MEMORY_BYTES_MAX)
+            self._images[request.digest] = load_image(self._engine, self._engines, wasm, memory_bytes_max=IMAGE_MEMORY_BYTES_MAX)
+
+    def _load_engine(self, request: LoadEngine) -> None:
+        """Compiles an older engine, or maps it from the cache. A damaged one is noticed as its images are."""
+        if request.digest in self._engines:
+            return
+        with contextlib.suppress(zstandard.ZstdError, ValueError):
+            wasm = zstandard.ZstdDecompressor().decompress(request.engine, max_output_size=IMAGE_MEMORY_BYTES_MAX)
+            if digest_of(wasm) == request.digest:
+                self._engines[request.digest] = self._engine.compile_cached(wasm, name="engine")
 
     def _build(self, build: Build) -> protocol.ToHub:
         started = time.perf_counter_ns()
@@ -133,13 +172,13 @@ class Worker:
             bundled = time.perf_counter_ns()
             image, definition, more = forge_image(
                 self._engine, self._guest, bundle.script, source_map=bundle.source_map,
-                cpu_s=build.cpu_ms / 1000, memory_bytes_max=build.memory_bytes_max,
+                cpu_s=build.cpu_ms / 1000, memory_bytes_max=build.memory_bytes_max, on_error=build.on_error,
             )  # fmt: skip
         except BuildError as error:
             return BuildFailed(build.ticket, error.code, error.errors)
         except Exception as error:  # a stranger's file must not end the forge, whatever we forgot
             return BuildFailed(build.ticket, "machine_throws", [protocol.BuildMessage(f"the file cannot be built ({type(error).__name__})")])
-        packed = zstandard.ZstdCompressor(level=1).compress(image)
+        packed = _pack(image)
         frozen = time.perf_counter_ns()
         return Built(build.ticket, packed, msgspec.json.encode(definition), bundle.warnings + more, (bundled - started) // 1000, (frozen - bundled) // 1000)
 
@@ -155,7 +194,11 @@ class Worker:
         return self._esbuild
 
 
-def _lost(message: Step | Checkpoint) -> Failed:
+def _pack(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=1).compress(data)
+
+
+def _lost(message: Step | Checkpoint | Replay) -> Failed:
     return Failed(message.session, message.ticket, "session_lost", "the session is not on this worker", None)
 
 

@@ -312,7 +312,7 @@ async def test_a_conditional_event_wakes_a_session_that_falls_asleep(client: Cli
     """It waited for a checkpoint that told nobody that it was done."""
     machine_id = await client.deploy(COUNTER, name="sleepy")
     await client.http.get(f"/{machine_id}/s")
-    client.hub.host.hibernate_idle(2**53)
+    client.hub.housekeeper.hibernate()
     answer = await asyncio.wait_for(client.http.post(f"/{machine_id}/s", json={"type": "increment"}, headers={"If-Match": '"1"'}), 5)
     assert answer.json()["seq"] == 2
 
@@ -323,7 +323,7 @@ async def test_a_session_that_cannot_be_thawed_says_so_and_can_be_tried_again(cl
 
     machine_id = await client.deploy(COUNTER, name="thaw")
     await client.http.get(f"/{machine_id}/s")
-    client.hub.host.hibernate_idle(2**53)
+    client.hub.housekeeper.hibernate()
     session = client.hub.host.find(machine_id, "s")
     assert session is not None
     while session.worker is not None:
@@ -362,7 +362,7 @@ async def test_hostile_sessions_hold_up_their_neighbours_only_a_little(tmp_path:
                     await hostile.send_raw({"type": "event", "event": {"type": "X"}})
             for _ in range(5):
                 assert (await client.http.post(f"/{machine_id}/innocent", json={"type": "OK"})).status_code == 200
-            waiting = [session for session in client.hub.host.sessions_of(machine_id) if session.session_id.startswith("hostile")]
+            waiting = [session for session in client.hub.host.sessions if session.session_id.startswith("hostile")]
             assert sum(len(session.pending) for session in waiting) > 700
 
 

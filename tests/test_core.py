@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,23 +11,57 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machinehub.errors import BadRequest, CallerError, NotFound, TooLarge
+from machinehub.model import SavedCheckpoint, SessionRecord, StoredSession
 from machinehub.router.paths import Address, read_address
 from machinehub.router.rates import Rate
 from machinehub.session import frames
 from machinehub.session.conditions import matches, read_condition
-from machinehub.session.core import CRASHES_BEFORE_QUARANTINE, BrokenWorker, Kind, Session
+from machinehub.session.core import CRASHES_BEFORE_QUARANTINE, BrokenWorker, Kind, Pending, Receipt, Session, Turn
 from machinehub.session.event import check_event, check_input, depth_of, event_input, sender_json
 from machinehub.session.timers import TimerQueue
 from machinehub.session.window import SendWindow
+from machinehub.store.sessions import superfluous
 
 pytestmark = pytest.mark.core
 
 
+RECORD = SessionRecord(key=7, machine_id="m", session_id="s", version=1, digest="d", hears_presence=False, created_at_ms=0)
+
+
+def unloaded_session() -> Session:
+    return Session(RECORD, number=1, timers_max=1000, ids_max=8)
+
+
 def new_session() -> Session:
-    session = Session("m", "s", number=1, version=1, digest="d", created_at_ms=0, timers_max=1000, ids_max=8)
+    session = unloaded_session()
+    session.start_anew()
     start = session.offer(Kind.START, b"[0,1]", 0)
-    session.done(start.ticket, b'[1,0,{"value":"a"}]')
+    session.committed(session.done(start.ticket, b'[1,0,{"value":"a"}]'))
     return session
+
+
+def do(session: Session, outbox: bytes, **offered: Any) -> Turn:
+    """An event, decided and committed."""
+    turn = session.done(session.offer(offered.pop("kind", Kind.EVENT), b"x", 0, **offered).ticket, outbox)
+    session.committed(turn)
+    return turn
+
+
+def send(session: Session, event_id: str) -> tuple[Receipt, Pending]:
+    receipt, is_new = session.receipt_of(event_id)
+    assert is_new
+    return receipt, session.offer(Kind.EVENT, b"x", 0, receipt, event_id=event_id)
+
+
+def stored(session: Session, *turns: Turn, **more: Any) -> StoredSession:
+    """What the database has after these turns."""
+    entries = [turn.settled.entry for turn in turns if turn.settled is not None]
+    applied = [entry for entry in entries if entry.attempt == 0]
+    values = {
+        "record": session.record, "seq": 1 + len(applied), "attempts": 0, "checkpoint": SavedCheckpoint(seq=1, data=b"cp", snapshot=b'{"value":"a"}', finished=False, timers={}, at_ms=0),
+        "tail": applied, "timers": {}, "receipts": [entry for entry in entries if entry.event_id is not None],
+    }  # fmt: skip
+    return StoredSession(**values | more)
 
 
 # --- sessions
@@ -35,36 +70,57 @@ def new_session() -> Session:
 def test_inputs_are_numbered_in_order() -> None:
     session = new_session()
     for number in range(2, 6):
-        pending = session.offer(Kind.EVENT, b"x", 0)
-        turn = session.done(pending.ticket, b'[1,0,{"n":%d}]' % number)
-        assert turn is not None
+        turn = do(session, b'[1,0,{"n":%d}]' % number)
         assert turn.seq == session.seq == number
-        assert turn.changed
+        assert turn.snapshot == b'{"n":%d}' % number
     assert session.snapshot == b'{"n":5}'
 
 
 def test_an_event_that_changes_nothing_keeps_the_snapshot() -> None:
     session = new_session()
-    turn = session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b"[1,0,null]")
-    assert turn is not None
-    assert (turn.seq, turn.changed, session.snapshot) == (2, False, b'{"value":"a"}')
+    turn = do(session, b"[1,0,null]")
+    assert (turn.seq, turn.snapshot, session.snapshot) == (2, None, b'{"value":"a"}')
 
 
-def test_a_refused_input_leaves_no_trace() -> None:
+def test_nothing_can_be_read_before_it_is_committed() -> None:
+    session = new_session()
+    receipt, pending = send(session, "e")
+    turn = session.done(pending.ticket, b'[1,1,{"n":1},[],[[4,9]]]')
+    assert (session.seq, session.snapshot, session.finished, receipt.settled, session.waiting) == (1, b'{"value":"a"}', False, False, 1)
+    session.committed(turn)
+    assert (session.seq, session.snapshot, session.finished, receipt.settled, session.waiting) == (2, b'{"n":1}', True, True, 0)
+
+
+def test_a_refused_input_leaves_no_trace_but_its_entry() -> None:
     session = new_session()
     tail = list(session.tail)
-    turn = session.failed(session.offer(Kind.EVENT, b"x", 0).ticket, "cpu_exceeded", "too long", None)
-    assert turn.error == ("cpu_exceeded", "too long")
+    for attempt in (1, 2):
+        turn = session.failed(session.offer(Kind.EVENT, b"x", 0).ticket, "cpu_exceeded", "too long", None)
+        session.committed(turn)
+        assert turn.error == ("cpu_exceeded", "too long")
+        assert turn.settled is not None
+        assert (turn.settled.entry.seq, turn.settled.entry.attempt, turn.settled.entry.error) == (1, attempt, turn.error)
     assert (session.seq, session.snapshot, session.tail) == (1, b'{"value":"a"}', tail)
+    turn = do(session, b"[1,0,null]")
+    assert turn.settled is not None
+    assert (turn.settled.entry.seq, turn.settled.entry.attempt) == (2, 0)
+
+
+def test_a_session_that_cannot_start_leaves_nothing_at_all() -> None:
+    session = unloaded_session()
+    session.start_anew()
+    turn = session.failed(session.offer(Kind.START, b"[0,1]", 0).ticket, "machine_error", "boom", "m.ts:1:2")
+    assert turn.settled is None
+    assert turn.error == ("machine_error", "boom (m.ts:1:2)")
 
 
 def test_a_second_copy_of_an_event_finds_the_first_ones_receipt() -> None:
     session = new_session()
-    receipt, is_new = session.receipt_of("e1")
+    receipt, pending = send(session, "e1")
     again, again_new = session.receipt_of("e1")
     assert receipt is again
-    assert (is_new, again_new) == (True, False)
-    session.done(session.offer(Kind.EVENT, b"x", 0, receipt).ticket, b'[1,0,{"n":1}]')
+    assert not again_new
+    session.committed(session.done(pending.ticket, b'[1,0,{"n":1}]'))
     assert (again.settled, again.seq, again.changed) == (True, 2, True)
 
 
@@ -76,12 +132,15 @@ def test_only_so_many_ids_are_remembered() -> None:
     assert session.receipt_of("e0")[1] is True
 
 
-@pytest.mark.parametrize("outbox", [b"", b"{}", b"[1]", b'["x",0,null]', b'[1,0,{"a":]', b"[1,0,null,[],[[1]]]", b"[" * 5000])
+@pytest.mark.parametrize(
+    "outbox", [b"", b"{}", b"[1]", b'["x",0,null]', b'[1,0,{"a":]', b"[1,0,null,[],[[1]]]", b"[" * 5000, b"[1,0,null,[],[[1,1e300]]]", b"[1,0,null,[],[[9007199254740993,1]]]", b"[1,0,null,[],[[-1,1]]]"]
+)
 def test_a_worker_that_lies_about_the_form_is_found_out(outbox: bytes) -> None:
     session = new_session()
     pending = session.offer(Kind.EVENT, b"x", 0)
     with pytest.raises(BrokenWorker):
         session.done(pending.ticket, outbox)
+    assert list(session.pending) == [pending]  # it is tried elsewhere
 
 
 def test_a_worker_that_answers_out_of_turn_is_found_out() -> None:
@@ -89,69 +148,69 @@ def test_a_worker_that_answers_out_of_turn_is_found_out() -> None:
     first, second = session.offer(Kind.EVENT, b"x", 0), session.offer(Kind.EVENT, b"y", 0)
     with pytest.raises(BrokenWorker):
         session.done(second.ticket, b"[1,0,null]")
+    with pytest.raises(BrokenWorker):
+        session.asleep(first.ticket)
     session.done(first.ticket, b"[1,0,null]")
 
 
 def test_timers_are_kept_until_they_fire_or_are_cancelled() -> None:
     session = new_session()
-    session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b"[1,0,null,[],[[1,50],[2,60],[3,70]],[2]]")
+    do(session, b"[1,0,null,[],[[1,50],[2,60],[3,70]],[2]]")
     assert session.timers == {1: 50, 3: 70}
     assert session.timer_due(1, 50)
     assert not session.timer_due(1, 50)
     assert not session.timer_due(2, 60)
     assert not session.timer_due(3, 71)
+    turn = do(session, b"[1,0,null]", kind=Kind.TIMER, timer=1)
+    assert turn.settled is not None
+    assert turn.settled.timers_gone == [1]
+
+
+def test_an_interval_is_set_again_as_it_fires() -> None:
+    session = new_session()
+    do(session, b"[1,0,null,[],[[1,50]]]")
+    assert session.timer_due(1, 50)
+    turn = do(session, b"[1,0,null,[],[[1,100]]]", kind=Kind.TIMER, timer=1)
+    assert turn.settled is not None
+    assert (turn.settled.timers_set, turn.settled.timers_gone, session.timers) == ([(1, 100)], [], {1: 100})
 
 
 def test_a_finished_session_forgets_its_timers() -> None:
     session = new_session()
-    turn = session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b'[1,1,{"status":"done"},[],[[1,50]]]')
-    assert turn is not None
-    assert turn.finished_now
-    assert session.finished
-    assert session.timers == {}
+    turn = do(session, b'[1,1,{"status":"done"},[],[[1,50]]]')
+    assert turn.settled is not None
+    assert turn.settled.finished
+    assert (session.finished, session.timers, turn.timers_set) == (True, {}, [])
 
 
 def test_checkpoints_cut_the_tail() -> None:
     session = new_session()
-    session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b"[1,0,null]")
+    do(session, b'[1,0,{"n":1},[],[[1,50]]]')
     assert len(session.tail) == 2
-    session.frozen(b"by itself")
+    saved = session.frozen(b"by itself", 9)
+    assert saved == SavedCheckpoint(seq=2, data=b"by itself", snapshot=b'{"n":1}', finished=False, timers={1: 50}, at_ms=9)
     assert (session.checkpoint, session.tail) == (b"by itself", [])
-    session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b"[1,0,null]")
+    assert session.frozen(b"again", 9) is None  # nothing happened since
+    do(session, b"[1,0,null]")
     asked = session.offer(Kind.CHECKPOINT, b"", 0)
-    assert session.done(asked.ticket, b"asked for") is None
-    assert (session.checkpoint, session.tail, session.seq) == (b"asked for", [], 3)
-
-
-def test_a_bad_answer_leaves_the_input_to_be_tried_elsewhere() -> None:
-    session = new_session()
-    pending = session.offer(Kind.EVENT, b"x", 0)
-    with pytest.raises(BrokenWorker):
-        session.done(pending.ticket, b"nonsense")
-    assert list(session.pending) == [pending]
+    assert session.waiting == 0
+    session.asleep(asked.ticket)
+    assert not session.pending
 
 
 def test_a_timer_whose_turn_was_undone_is_tried_again_but_not_for_ever() -> None:
     session = new_session()
-    session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b"[1,0,null,[],[[7,50]]]")
+    do(session, b"[1,0,null,[],[[7,50]]]")
     waits = []
     now_ms = 50
     while session.timers:
         assert session.timer_due(7, session.timers[7])
         turn = session.failed(session.offer(Kind.TIMER, b"t", now_ms, timer=7).ticket, "machine_error", "boom", None)
         waits += [due_at_ms - now_ms for _, due_at_ms in turn.timers_set]
+        assert turn.settled is not None
+        assert (turn.settled.timers_set, turn.settled.timers_gone) == (turn.timers_set, [] if session.timers else [7])
         now_ms = session.timers.get(7, now_ms)
     assert waits == [1000, 2000, 4000, 8000, 16000]
-
-
-def test_a_timer_waits_for_as_long_as_it_is_our_fault() -> None:
-    session = new_session()
-    session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b"[1,0,null,[],[[7,50]]]")
-    for now_ms in range(50, 50 + 1000 * 20, 1000):
-        assert session.timer_due(7, now_ms)
-        session.offer(Kind.TIMER, b"t", now_ms, timer=7)
-        (turn,) = session.refuse_pending("unavailable", "the database is away")
-        assert turn.timers_set == [(7, now_ms + 1000)]
 
 
 def test_events_behind_the_one_that_ends_the_session_are_told_so() -> None:
@@ -159,22 +218,105 @@ def test_events_behind_the_one_that_ends_the_session_are_told_so() -> None:
     first, second = session.offer(Kind.EVENT, b"x", 0), session.offer(Kind.EVENT, b"y", 0)
     session.done(first.ticket, b'[1,1,{"status":"done"}]')
     turn = session.done(second.ticket, b"[1,1,null]")
-    assert turn is not None
     assert turn.error == ("session_finished", "the session has ended and takes no more events")
 
 
 def test_an_input_that_kills_workers_is_refused_at_last() -> None:
     session = new_session()
-    receipt, _ = session.receipt_of("poison")
-    session.offer(Kind.EVENT, b"x", 0, receipt)
+    _, poison = send(session, "poison")
     innocent = session.offer(Kind.EVENT, b"y", 0)
     for _ in range(CRASHES_BEFORE_QUARANTINE - 1):
         assert session.crashed() is None
     turn = session.crashed()
     assert turn is not None
     assert turn.error is not None
-    assert turn.error[0] == "worker_crashed"
+    assert (turn.error[0], turn.pending) == ("worker_crashed", poison)
     assert list(session.pending) == [innocent]
+
+
+# --- when the database says otherwise
+
+
+def test_what_was_not_committed_waits_again_after_a_rewind() -> None:
+    session = new_session()
+    first, second, third = send(session, "1"), send(session, "2"), send(session, "3")
+    decided = session.done(first[1].ticket, b'[1,0,{"n":1},[],[[1,50]]]')
+    session.done(second[1].ticket, b'[1,1,{"n":2}]')
+    session.rewind()
+    assert [pending.event_id for pending in session.pending] == ["1", "2", "3"]
+    assert session.in_doubt
+    assert session.restore(stored(session, decided, timers={1: 50})) == [first[0]]  # the first had been committed after all
+    assert (session.seq, session.finished, session.timers, session.snapshot_is_old) == (2, False, {1: 50}, True)
+    assert [pending.event_id for pending in session.pending] == ["2", "3"]
+    assert (first[0].settled, first[0].seq, second[0].settled) == (True, 2, False)
+    session.replayed(b'{"n":1}')
+    assert session.snapshot == b'{"n":1}'
+    turn = session.done(second[1].ticket, b'[1,0,{"n":2}]')
+    assert turn.seq == 3
+    assert session.pending[0] is third[1]
+
+
+def test_timers_and_starts_that_waited_are_the_databases_after_a_rewind() -> None:
+    session = new_session()
+    do(session, b"[1,0,null,[],[[1,50]]]")
+    assert session.timer_due(1, 50)
+    session.offer(Kind.TIMER, b"t", 50, timer=1)
+    session.rewind()
+    session.restore(stored(session, timers={1: 50}))
+    assert (list(session.pending), session.timers) == ([], {1: 50})
+    new = unloaded_session()
+    new.start_anew()
+    new.offer(Kind.START, b"[0,1]", 0)
+    new.rewind()
+    new.restore(stored(new))
+    assert not new.pending
+
+
+def test_what_is_refused_can_be_tried_again_under_its_id() -> None:
+    session = new_session()
+    receipt, pending = send(session, "1")
+    session.done(pending.ticket, b"[1,0,null]")
+    send(session, "2")
+    turns = session.refuse_all("unavailable", "the database is away")
+    assert [turn.error for turn in turns] == [("unavailable", "the database is away")] * 2
+    assert [session.receipt_of(event_id)[1] for event_id in "12"] == [True, True]
+    for turn in turns:
+        session.committed(turn)
+    assert receipt.error == ("unavailable", "the database is away")
+    assert not session.loaded
+    assert session.in_doubt
+
+
+def test_a_reload_answers_events_that_came_meanwhile() -> None:
+    session = new_session()
+    first = send(session, "1")
+    turn = session.done(first[1].ticket, b"[1,0,null]")
+    session.committed(turn)
+    session.unload()
+    again = send(session, "1")
+    fresh = send(session, "2")
+    assert session.restore(stored(session, turn)) == [again[0]]
+    assert (again[0].seq, again[0].settled) == (2, True)
+    assert list(session.pending) == [fresh[1]]
+
+
+def test_a_worker_cannot_make_up_a_snapshot_that_is_not_json() -> None:
+    session = new_session()
+    turn = session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b'[1,0,{"n":1}]')
+    session.rewind()
+    session.restore(stored(session, turn))
+    with pytest.raises(BrokenWorker):
+        session.replayed(b'{"n":')
+
+
+@given(st.lists(st.integers(1, 4000), max_size=40, unique=True), st.integers(1, 5), st.integers(0, 1500))
+def test_which_checkpoints_are_kept(seqs: list[int], newest: int, every: int) -> None:
+    seqs = sorted(seqs)
+    kept = [seq for seq in seqs if seq not in superfluous(seqs, newest=newest, every=every)]
+    assert kept[-newest:] == seqs[-newest:]
+    if every:
+        assert len({seq // every for seq in seqs} - {0}) <= len({seq // every for seq in kept})
+    assert superfluous(kept, newest=newest, every=every) == []
 
 
 # --- timers

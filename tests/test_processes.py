@@ -83,7 +83,7 @@ async def test_an_idle_session_leaves_its_worker_and_comes_back(tmp_path: Path) 
                 await socket.event("increment")
             session = client.hub.host.find(machine, "s")
             assert session is not None
-            assert client.hub.host.hibernate_idle(2**53) == 1
+            assert client.hub.housekeeper.hibernate() == 1
             while session.worker is not None:
                 await asyncio.sleep(0.01)
             assert session.checkpoint is not None

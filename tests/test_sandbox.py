@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from typing import Any
 
@@ -32,10 +31,13 @@ class Sandbox:
     def image(self, expression: str) -> LoadedImage:
         script = f'const {{assign,createMachine,createActor,fromPromise,fromCallback,raise,emit,spawnChild,setup}}=require("xstate");module.exports={{default:{expression}}};'
         wasm, _, _ = forge_image(self.engine, self.guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
-        return load_image(self.engine, self.guest, wasm, memory_bytes_max=MEMORY)
+        return self.load(wasm)
+
+    def load(self, wasm: bytes) -> LoadedImage:
+        return load_image(self.engine, {self.guest.engine_digest: self.guest.engine}, wasm, memory_bytes_max=MEMORY)
 
     def thaw(self, image: LoadedImage, checkpoint: bytes | None = None) -> LiveMachine:
-        return LiveMachine(self.engine, self.guest.engine, image, Sizes(MEMORY, 256 * 1024, 256 * 1024), checkpoint=checkpoint)
+        return LiveMachine(self.engine, image, Sizes(MEMORY, 256 * 1024, 256 * 1024), checkpoint=checkpoint)
 
     def start(self, expression: str) -> LiveMachine:
         machine = self.thaw(self.image(expression))
@@ -99,7 +101,7 @@ def test_restoring_and_replaying_gives_the_same_bytes(sandbox: Sandbox, path: An
     esbuild = forge.compile_cached((GUEST / "esbuild.wasm").read_bytes(), name="esbuild")
     script = bundle(forge, esbuild, path.name, {path.name: path.read_text()}).script
     wasm, definition, _ = forge_image(sandbox.engine, sandbox.guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
-    image = load_image(sandbox.engine, sandbox.guest, wasm, memory_bytes_max=MEMORY)
+    image = sandbox.load(wasm)
     chooser = random.Random(4)
     inputs = [(b"[0,9]", NOW_MS)]
     for number in range(60):
@@ -142,7 +144,7 @@ def test_an_image_of_another_engine_is_refused(sandbox: Sandbox) -> None:
     """Old memory under new code would mean something else."""
     wasm, _, _ = forge_image(sandbox.engine, sandbox.guest, 'module.exports={machine:require("xstate").createMachine({})}', source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
     with pytest.raises(ValueError, match="another engine"):
-        load_image(sandbox.engine, dataclasses.replace(sandbox.guest, engine_digest="other"), wasm, memory_bytes_max=MEMORY)
+        load_image(sandbox.engine, {"other": sandbox.guest.engine}, wasm, memory_bytes_max=MEMORY)
 
 
 # --- turns that must not have happened

@@ -75,7 +75,7 @@ async def test_versions_are_numbered_and_immutable(store: Store) -> None:
     version = await store.version("Aaaaaa", 1)
     assert (version.digest, version.engine, version.message, version.definition) == ("d1", "e1", "it's \"new\"", {"events": ["A"]})
     assert await store.files("Aaaaaa", 1) == {"m.ts": "é\0'"}
-    assert await store.image("d1") == b"\0image"
+    assert (await store.image("d1")).image == b"\0image"
     assert [v.number for v in await store.version_list("Aaaaaa", before=None, limit=10)] == [2, 1]
     assert [v.number for v in await store.version_list("Aaaaaa", before=2, limit=10)] == [1]
 

@@ -38,6 +38,8 @@ _PAGE = [
     {"name": "cursor", "in": "query", "schema": {"type": "string"}},
 ]
 
+_AT = [{"name": "at", "in": "query", "schema": {"type": "integer", "minimum": 1}, "description": "the seq of the input after which to look"}]
+
 
 def _list(of: str) -> dict[str, Any]:
     return {"type": "object", "required": ["data", "next"], "properties": {"data": {"type": "array", "items": _ref(of)}, "next": {"type": ["string", "null"]}}}
@@ -55,7 +57,7 @@ _ANY: dict[str, Any] = {}
 SCHEMAS: dict[str, Any] = {
     "Problem": _object("type title status detail code", type=_TEXT, title=_TEXT, status=_NUMBER, detail=_TEXT, code=_TEXT, errors={"type": "array", "items": _ref("BuildMessage")}),
     "BuildMessage": _object("message", message=_TEXT, file={"type": ["string", "null"]}, line={"type": ["integer", "null"]}, column={"type": ["integer", "null"]}),
-    "Upload": _object("name entry files", name=_TEXT, entry=_TEXT, files={"type": "object", "additionalProperties": _TEXT}, message=_TEXT, activate=_FLAG),
+    "Upload": _object("name entry files", name=_TEXT, entry=_TEXT, files={"type": "object", "additionalProperties": _TEXT}, message=_TEXT, activate=_FLAG, machine={"type": "object", "properties": {"on_error": {"enum": ["reject", "stop"]}}}),
     "Deployment": _object(
         "machine version created timings_ms warnings",
         machine=_object("id name url", id=_TEXT, name=_TEXT, url=_TEXT), version=_object("number digest engine", number=_NUMBER, digest=_TEXT, engine=_TEXT),
@@ -66,7 +68,19 @@ SCHEMAS: dict[str, Any] = {
     "MachinePatch": _object("name", name=_TEXT),
     "Version": _object("number digest engine entry message created_at", number=_NUMBER, digest=_TEXT, engine=_TEXT, entry=_TEXT, message=_TEXT, created_at=_TEXT, active=_FLAG, definition=_ANY),
     "Files": _object("entry files", entry=_TEXT, files={"type": "object", "additionalProperties": _TEXT}),
-    "Session": _object("id version seq finished created_at connections live", id=_TEXT, version=_NUMBER, seq=_NUMBER, finished=_FLAG, created_at=_TEXT, connections=_NUMBER, live=_FLAG, snapshot=_ANY),
+    "Session": _object(
+        "id version seq finished created_at connections live parent", id=_TEXT, version=_NUMBER, seq=_NUMBER, finished=_FLAG, created_at=_TEXT, connections=_NUMBER,
+        live=_FLAG, parent={"type": ["object", "null"], "properties": {"id": _TEXT, "at": _NUMBER}}, snapshot=_ANY,
+    ),
+    "Entry": _object(
+        "seq kind at seed outcome changed", seq=_NUMBER, kind={"enum": ["start", "event", "presence", "timer"]}, at=_TEXT, seed=_NUMBER, outcome={"enum": ["accepted", "rejected"]},
+        changed=_FLAG, id={"type": ["string", "null"]}, event=_ANY, sender=_ANY, input=_ANY, timer=_NUMBER, error=_object("code detail", code=_TEXT, detail=_TEXT),
+    ),
+    "Fork": _object("", at={"type": ["integer", "null"]}, session={"type": ["string", "null"]}) | {"required": []},
+    "Replay": _object(
+        "seq inputs ms digest snapshot checkpoints verified", seq=_NUMBER, inputs=_NUMBER, ms={"type": "number"}, digest=_TEXT, snapshot=_ANY, verified=_FLAG,
+        checkpoints={"type": "array", "items": _object("seq stored recomputed", seq=_NUMBER, stored=_TEXT, recomputed=_TEXT)},
+    ),
     "LogLine": _object("at_ms session level text", at_ms=_NUMBER, session=_TEXT, level=_TEXT, text=_TEXT),
     "Event": {"type": "object", "required": ["type"], "properties": {"type": _TEXT}},
     "Snapshot": _object("type seq version snapshot", type=_TEXT, seq=_NUMBER, version=_NUMBER, snapshot=_ANY),
@@ -102,14 +116,17 @@ def openapi_document(base_url: str) -> dict[str, Any]:
             "/api/v1/machines/{machine}/sessions": {"parameters": machine, "get": _call("List sessions by id", {"200": _answer("A page", _list("Session"))}, parameters=_PAGE)},
             "/api/v1/machines/{machine}/sessions/{session}": {
                 "parameters": session,
-                "get": _call("Read a session", {"200": _answer("The session", _ref("Session"))}),
-                "delete": _call("Delete a session", {"204": _answer("It is gone")}),
+                "get": _call("Read a session, as it is or as it was at an input", {"200": _answer("The session", _ref("Session"))}, parameters=_AT),
+                "delete": _call("Delete a session and all that is kept of it", {"204": _answer("It is gone")}),
             },
+            "/api/v1/machines/{machine}/sessions/{session}/journal": {"parameters": session, "get": _call("List the session's inputs, oldest first", {"200": _answer("A page", _list("Entry"))}, parameters=_PAGE)},
+            "/api/v1/machines/{machine}/sessions/{session}/fork": {"parameters": session, "post": _call("A new session that goes on from an input of this one", {"201": _answer("The new session", _ref("Session"))}, body=_ref("Fork"))},
+            "/api/v1/machines/{machine}/sessions/{session}/replay": {"parameters": session, "post": _call("Recompute from the journal, comparing with the checkpoints", {"200": _answer("What came of it", _ref("Replay"))}, parameters=_AT)},
             "/api/v1/machines/{machine}/logs": {"parameters": machine, "get": _call("The last log lines; text/event-stream follows", {"200": _answer("The lines", _list("LogLine"))})},
             "/{machine}": {"parameters": machine, "get": _call("The machine's page or definition", {"200": _answer("By Accept", _ANY)}, open_to_all=True)},
             "/{machine}/{session}": {
                 "parameters": session,
-                "get": _call("The snapshot, a page, or a stream; WebSocket by upgrade", {"200": _answer("By Accept", _ref("Snapshot"))}, open_to_all=True),
+                "get": _call("The snapshot, a page, or a stream; WebSocket by upgrade", {"200": _answer("By Accept", _ref("Snapshot"))}, parameters=_AT, open_to_all=True),
                 "post": _call("Send an event", {"200": _answer("It was accepted", _ref("Accepted"))}, body=_ref("Event"), open_to_all=True),
                 "put": _call("Create the session with an input", {"201": _answer("It was created", _ref("Snapshot"))}, body=_object("", input=_ANY) | {"required": []}, open_to_all=True),
             },

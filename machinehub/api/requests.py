@@ -64,3 +64,13 @@ def page(items: list[dict[str, Any]], *, limit: int, key: str) -> dict[str, Any]
     more = len(items) > limit
     shown = items[:limit]
     return {"data": shown, "next": base64.urlsafe_b64encode(str(shown[-1][key]).encode()).decode() if more else None}
+
+
+def seq_of(request: Request, name: str) -> int | None:
+    """A seq in the query. Raises `BadRequest`."""
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise BadRequest("invalid_seq", f"{name} is the number of an input, from 1")
+    return int(text)

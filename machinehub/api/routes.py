@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from machinehub.api.openapi import openapi_document
 from machinehub.api.problem import Json
 from machinehub.api.requests import decode, page, page_of, read_body
+from machinehub.api.sessions import SessionApi
 from machinehub.catalog import NAME, Upload
 from machinehub.clock import timestamp
 from machinehub.errors import BadRequest, HubError, NotFound
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 
     from machinehub.api.auth import Tokens
     from machinehub.catalog import Catalog
+    from machinehub.clock import Entropy
     from machinehub.limits import Limits
     from machinehub.logs import LogLine, MachineLogs
     from machinehub.metrics import Metrics
     from machinehub.model import Machine, Version
     from machinehub.session.host import SessionHost
-    from machinehub.session.live import LiveSession
+    from machinehub.store.sessions import SessionStore
     from machinehub.store.store import Store
     from machinehub.workers import WorkerPool
 
@@ -49,12 +51,13 @@ class MachinePatch(msgspec.Struct):
 
 class DeployApi:
     def __init__(
-        self, catalog: Catalog, store: Store, host: SessionHost, pool: WorkerPool, tokens: Tokens, logs: MachineLogs, metrics: Metrics,
-        *, limits: Limits, base_url: str,
+        self, catalog: Catalog, store: Store, sessions: SessionStore, host: SessionHost, pool: WorkerPool, tokens: Tokens, logs: MachineLogs, metrics: Metrics,
+        *, entropy: Entropy, limits: Limits, base_url: str,
     ) -> None:  # fmt: skip
         self._catalog = catalog
         self._store = store
         self._host = host
+        self._sessions = SessionApi(store, sessions, host, entropy, limits)
         self._pool = pool
         self._tokens = tokens
         self._logs = logs
@@ -75,9 +78,13 @@ class DeployApi:
             ("GET", version, self.version_read),
             ("GET", version + "/files", self.version_files),
             ("POST", version + "/activate", self.version_activate),
-            ("GET", machine + "/sessions", self.session_list),
-            ("GET", session, self.session_read),
-            ("DELETE", session, self.session_delete),
+            ("GET", machine + "/sessions", self._sessions.list),
+            # One call for all of these: what is the session's id, which may hold slashes, is seen in the raw path only.
+            ("GET", session + "/journal", self._sessions.any),
+            ("POST", session + "/fork", self._sessions.any),
+            ("POST", session + "/replay", self._sessions.any),
+            ("GET", session, self._sessions.any),
+            ("DELETE", session, self._sessions.any),
             ("GET", machine + "/logs", self.logs),
         )
         return [
@@ -163,9 +170,9 @@ class DeployApi:
 
     async def machine_delete(self, request: Request) -> Response:
         machine = await self._find(request)
+        await self._host.delete_machine(machine.id)
         await self._store.delete_machine(machine.id)
         self._catalog.forget(machine.id)
-        self._host.delete_machine(machine.id)
         self._logs.forget(machine.id)
         return Response(status_code=204)
 
@@ -193,21 +200,7 @@ class DeployApi:
         self._catalog.forget(machine.id)
         return Json(self._machine(activated))
 
-    # --- sessions and logs -------------------------------------------------------------------------------------
-
-    async def session_list(self, request: Request) -> Response:
-        machine = await self._find(request)
-        limit, after = page_of(request, limit_max=self._limits.page_items)
-        found = sorted((s for s in self._host.sessions_of(machine.id) if after is None or s.session_id > after), key=lambda s: s.session_id)
-        return Json(page([_session(session) for session in found[: limit + 1]], limit=limit, key="id"))
-
-    async def session_read(self, request: Request) -> Response:
-        session = await self._find_session(request)
-        return Json(_session(session) | {"snapshot": msgspec.Raw(session.snapshot)})
-
-    async def session_delete(self, request: Request) -> Response:
-        self._host.delete(await self._find_session(request))
-        return Response(status_code=204)
+    # --- logs --------------------------------------------------------------------------------------------------
 
     async def logs(self, request: Request) -> Response:
         machine = await self._find(request)
@@ -243,13 +236,6 @@ class DeployApi:
     async def _find(self, request: Request) -> Machine:
         return await self._store.machine(request.path_params["machine"])
 
-    async def _find_session(self, request: Request) -> LiveSession:
-        machine = await self._find(request)
-        session = self._host.find(machine.id, request.path_params["session"])
-        if session is None or not session.started:
-            raise NotFound("no_such_session", "the machine has no session of this name")
-        return session
-
     def _machine(self, machine: Machine) -> dict[str, Any]:
         return {
             "id": machine.id, "name": machine.name, "url": self._url(machine), "created_at": timestamp(machine.created_at_ms),
@@ -273,9 +259,3 @@ def _version(version: Version) -> dict[str, Any]:
         "message": version.message, "created_at": timestamp(version.created_at_ms),
     }  # fmt: skip
 
-
-def _session(session: LiveSession) -> dict[str, Any]:
-    return {
-        "id": session.session_id, "version": session.version, "seq": session.seq, "finished": session.finished,
-        "created_at": timestamp(session.created_at_ms), "connections": len(session.connections), "live": session.worker is not None,
-    }  # fmt: skip

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from machinehub.api.problem import on_unexpected, problem
-from machinehub.api.requests import decode, read_body
+from machinehub.api.requests import decode, read_body, seq_of
 from machinehub.clock import timestamp
 from machinehub.errors import BadRequest, HubError, MethodNotAllowed, NotFound, WaitTimeout, error_of
 from machinehub.router.paths import Address, read_address
@@ -21,6 +21,7 @@ from machinehub.router.sse import SseConnection
 from machinehub.session import frames
 from machinehub.session.conditions import read_condition
 from machinehub.session.event import EVENT_ID_CHARS_MAX, check_event, check_input
+from machinehub.session.publish import snapshot_frame
 from machinehub.web.page import machine_page
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from machinehub.session.core import Receipt
     from machinehub.session.host import SessionHost
     from machinehub.session.live import LiveSession
+    from machinehub.store.sessions import SessionStore
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 _ETAG: Final = re.compile(r'(?:W/)?"(\d{1,18})"')
@@ -63,8 +65,9 @@ class CreateBody(msgspec.Struct):
 
 
 class MachineRouter:
-    def __init__(self, catalog: Catalog, host: SessionHost, clock: Clock, limits: Limits, metrics: Metrics, *, base_url: str) -> None:
+    def __init__(self, catalog: Catalog, sessions: SessionStore, host: SessionHost, clock: Clock, limits: Limits, metrics: Metrics, *, base_url: str) -> None:
         self._catalog = catalog
+        self._sessions = sessions
         self._host = host
         self._clock = clock
         self._limits = limits
@@ -122,7 +125,7 @@ class MachineRouter:
         if wants(request, "text/event-stream") and request.method == "GET":
             session = await self._open(address)
             connection = SseConnection(self._host, self._limits, joined_at=timestamp(self._clock.now_ms()))
-            self._host.attach(session, connection)
+            self._host.people.attach(session, connection)
             last_id = request.headers.get("last-event-id", "")
             if re.fullmatch("[0-9]{1,18}", last_id):
                 for frame in session.emitted.since(int(last_id)):
@@ -131,11 +134,21 @@ class MachineRouter:
         if wants(request, "text/html"):
             await self._catalog.target(address.machine, address.version)
             return machine_page()
+        at = seq_of(request, "at")
+        if at is not None:
+            return await self._session_at(address, at)
         session = await self._open(address)
         etag = f'"{session.seq}"'
         if _matches(request.headers.get("if-none-match"), etag):
             return Response(status_code=304, headers={"ETag": etag})
-        return _json(self._host.snapshot_frame(session).json, etag=etag)
+        return _json(snapshot_frame(session).json, etag=etag)
+
+    async def _session_at(self, address: Address, seq: int) -> Response:
+        """The session as it was; one that does not exist is not created."""
+        assert address.session is not None
+        record = await self._sessions.record(address.machine, address.session)
+        snapshot = await self._host.past.snapshot_at(record, seq)
+        return _json(frames.snapshot_frame(seq=seq, version=record.version, snapshot=snapshot, connection_id=None, count=0).json, etag=f'"{seq}"')
 
     async def _count(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         self._metrics.connections.inc()
@@ -162,7 +175,7 @@ class MachineRouter:
         event_id = request.headers.get("idempotency-key")
         if event_id is not None and not 1 <= len(event_id) <= EVENT_ID_CHARS_MAX:
             raise BadRequest("invalid_idempotency_key", f"an Idempotency-Key has 1 to {EVENT_ID_CHARS_MAX} characters")
-        _, sender = self._host.sender()
+        _, sender = self._host.people.sender()
         receipt, snapshot = await self._host.send_and_wait(session, event, sender, event_id=event_id, if_match=_if_match(request))
         if receipt.error is not None:
             code, detail = receipt.error
@@ -178,7 +191,7 @@ class MachineRouter:
         target = await self._catalog.target(address.machine, address.version)
         assert address.session is not None
         session = await self._host.create(address.machine, address.session, target, input_json=input_json)
-        return _json(self._host.snapshot_frame(session).json, etag=f'"{session.seq}"', status=201)
+        return _json(snapshot_frame(session).json, etag=f'"{session.seq}"', status=201)
 
     async def _wait(self, request: Request, address: Address) -> Response:
         body = await read_body(request, bytes_max=self._limits.event_bytes + 4096)
@@ -195,8 +208,8 @@ class MachineRouter:
                 if event:
                     receipt, snapshot = await self._send(request, session, event)
                     if condition.holds(snapshot):
-                        return _json(frames.snapshot_frame(seq=receipt.seq, version=session.version, snapshot=snapshot, connection_id=None, count=0).json)
-                frame = await self._host.wait_until(session, condition.holds)
+                        return _json(frames.snapshot_frame(seq=receipt.seq, version=session.record.version, snapshot=snapshot, connection_id=None, count=0).json)
+                frame = await self._host.waits.until(session, condition.holds)
         except TimeoutError:
             raise WaitTimeout("wait_timeout", f"the condition did not hold within {wanted.timeout_ms} ms") from None
         return _json(frame.json)

@@ -26,19 +26,20 @@ class Address:
 def read_address(raw_path: bytes, *, session_chars_max: int) -> Address:
     """Raises `NotFound` for a path that names no machine, `BadRequest` for a session id that cannot be."""
     parts = raw_path.split(b"/")[1:]
-    found = _MACHINE.fullmatch(_decode(parts[0]))
+    found = _MACHINE.fullmatch(decode_part(parts[0]))
     if found is None or len(parts) > 3:
         raise NotFound("no_such_machine", "no machine has this URL")
     version = int(found[2]) if found[2] else None
     if len(parts) == 1:
         return Address(found[1], version)
-    session = _decode(parts[1])
+    session = decode_part(parts[1])
     if not 1 <= len(session) <= session_chars_max:
         raise BadRequest("invalid_session_id", f"a session id is 1 to {session_chars_max} characters of any text, percent-encoded")
-    return Address(found[1], version, session, _decode(parts[2]) if len(parts) == 3 else None)
+    return Address(found[1], version, session,decode_part(parts[2]) if len(parts) == 3 else None)
 
 
-def _decode(part: bytes) -> str:
+def decode_part(part: bytes) -> str:
+    """One segment of a raw path. Raises `BadRequest`."""
     try:
         return unquote_to_bytes(part).decode()
     except UnicodeDecodeError:

@@ -19,6 +19,6 @@ async def open_session(catalog: Catalog, host: SessionHost, address: Address, *,
     assert address.session is not None
     session = host.find(address.machine, address.session)
     if session is not None and session.started and address.version is None:
-        return session
+        return await host.open(address.machine, address.session, None)
     target = await catalog.target(address.machine, address.version)
     return await host.open(address.machine, address.session, target, input_json=input_json)

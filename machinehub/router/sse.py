@@ -22,7 +22,7 @@ class SseConnection:
     """One reader. What it has not read yet waits here, within the same bounds as a WebSocket's."""
 
     def __init__(self, host: SessionHost, limits: Limits, *, joined_at: str) -> None:
-        self.id, self.sender = host.sender()
+        self.id, self.sender = host.people.sender()
         self.user: str | None = None
         self.joined_at = joined_at
         self._limits = limits
@@ -79,7 +79,7 @@ class SseConnection:
                     yield b": keep-alive\n\n"
         finally:
             self._task = None
-            host.detach(session, self)
+            host.people.detach(session, self)
 
 
 def _id_line(json: bytes) -> bytes:

@@ -51,7 +51,7 @@ class SocketConnection:
     def __init__(
         self, socket: HubSocket, host: SessionHost, session: LiveSession, limits: Limits, *, joined_at: str, rate_limited: bool
     ) -> None:
-        self.id, self.sender = host.sender()
+        self.id, self.sender = host.people.sender()
         self.user: str | None = None
         self.joined_at = joined_at
         self._socket = socket
@@ -163,7 +163,7 @@ class WebSocketRouter:
             connection = SocketConnection(
                 socket, self._host, session, self._limits, joined_at=timestamp(self._clock.now_ms()), rate_limited=self._rate_limited()
             )
-            self._host.attach(session, connection)
+            self._host.people.attach(session, connection)
         except HubError as error:
             socket.write_frame(frames.error_frame(error.code, error.detail).wire)
             socket.close(close_code(error), error.detail)
@@ -175,7 +175,7 @@ class WebSocketRouter:
                 pass
         finally:
             self._metrics.connections.dec()
-            self._host.detach(session, connection)
+            self._host.people.detach(session, connection)
 
     async def _open(self, scope: MutableMapping[str, Any]) -> LiveSession:
         address = read_address(scope["raw_path"], session_chars_max=self._limits.session_id_chars)

@@ -1,45 +1,83 @@
 """The alarm: wakes sessions when their timers come due. The shell around `timers.py`.
 
-One entry of the event loop stands for the earliest timer of all sessions. A clock that does not tick by itself is fired by
-whoever moves it.
+Timers are rows of the database; here are those that come due soon, whether their sessions are in memory or not. One entry
+of the event loop stands for the earliest. A clock that does not tick by itself is fired by whoever moves it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Final
 
+from machinehub.errors import Unavailable
 from machinehub.session.timers import TimerQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from machinehub.clock import Clock
-    from machinehub.session.live import LiveSession
+    from machinehub.store.sessions import SessionStore
+
+log = logging.getLogger("machinehub.session")
 
 PRUNE_AT: Final = 4096
 """Entries at which cancelled timers are first looked for; then at twice what was left."""
-SLEEP_S_MAX: Final = 3600.0
-"""The event loop's own clock may drift from the hub's: it is asked at least this often."""
+HORIZON_MS: Final = 10 * 60_000
+"""How far ahead timers are kept in memory."""
+EXTEND_S: Final = 60.0
+RETRY_MS: Final = 1000
+_ALWAYS: Final = -(2**62)
+_NEVER: Final = 2**62
 
 
 class Alarm:
-    def __init__(self, clock: Clock, due: Callable[[LiveSession, int], None]) -> None:
+    """`due(key, timer, due_at_ms)` hears of every timer whose time has come, `pending` says whether one still stands, as far as is known."""
+
+    def __init__(self, clock: Clock, store: SessionStore, due: Callable[[int, int, int], None], pending: Callable[[int, int, int], bool]) -> None:
         self._clock = clock
+        self._store = store
         self._due = due
-        self._queue: TimerQueue[LiveSession] = TimerQueue()
+        self._pending = pending
+        self._queue: TimerQueue[int] = TimerQueue()
         self._prune_at = PRUNE_AT
+        self._horizon_ms = _ALWAYS
         self._handle: asyncio.TimerHandle | None = None
         self._handle_at_ms: int | None = None
+        self._extending: asyncio.Task[None] | None = None
 
-    def set(self, session: LiveSession, timers: list[tuple[int, int]]) -> None:
+    async def start(self) -> None:
+        """Takes up what comes due soon, or came due while no hub ran. Raises `Unavailable`."""
+        await self._extend()
+        if self._clock.ticks:
+            self._extending = asyncio.ensure_future(self._extend_on())
+
+    def stop(self) -> None:
+        for pending in (self._handle, self._extending):
+            if pending is not None:
+                pending.cancel()
+
+    def set(self, key: int, timers: list[tuple[int, int]]) -> None:
         """Takes up (timer, due_at_ms) pairs of a session. Cancelling is the session's own business (`Session.timers`)."""
         for timer, due_at_ms in timers:
-            self._queue.add(session, timer, due_at_ms)
+            if due_at_ms <= self._horizon_ms:
+                self._queue.add(key, timer, due_at_ms)
         if len(self._queue) > self._prune_at:
-            self._queue.prune(lambda owner, timer, due_at_ms: not owner.gone and owner.timers.get(timer) == due_at_ms)
+            self._queue.prune(self._pending)
             self._prune_at = max(PRUNE_AT, 2 * len(self._queue))
         self._arm()
+
+    def again_soon(self, key: int) -> None:
+        """The session could not be woken: another try, by whatever timer of it is due then."""
+        self.set(key, [(0, self._clock.now_ms() + RETRY_MS)])
+
+    async def reload(self) -> None:
+        """Takes up once more what the database has: some timers may have fired in vain."""
+        try:
+            self._take(await self._store.timers_due(after_ms=_ALWAYS, until_ms=self._horizon_ms))
+        except Unavailable as error:
+            log.warning("timers will be looked for later: %s", error.detail)
+            asyncio.get_running_loop().call_later(RETRY_MS / 1000, lambda: asyncio.ensure_future(self.reload()))
 
     def next_due_at_ms(self) -> int | None:
         """When the next timer may be due (it may turn out to be cancelled)."""
@@ -48,20 +86,39 @@ class Alarm:
     def fire(self) -> None:
         """Fires what is due, in order."""
         self._handle_at_ms = None
-        for session, timer, due_at_ms in self._queue.pop_due(self._clock.now_ms()):
-            if not session.gone and session.timer_due(timer, due_at_ms):
-                self._due(session, timer)
+        for key, timer, due_at_ms in self._queue.pop_due(self._clock.now_ms()):
+            self._due(key, timer, due_at_ms)
         self._arm()
 
-    def stop(self) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
+    async def _extend_on(self) -> None:
+        while True:
+            await asyncio.sleep(EXTEND_S)
+            try:
+                await self._extend()
+            except Unavailable as error:
+                log.warning("timers will be looked for later: %s", error.detail)
+
+    async def _extend(self) -> None:
+        before_ms = self._horizon_ms
+        until_ms = self._clock.now_ms() + HORIZON_MS if self._clock.ticks else _NEVER
+        self._horizon_ms = until_ms  # first, so that what is set while the database is read is not missed
+        try:
+            self._take(await self._store.timers_due(after_ms=before_ms, until_ms=until_ms))
+        except Unavailable:
+            self._horizon_ms = before_ms
+            raise
+
+    def _take(self, timers: list[tuple[int, int, int]]) -> None:
+        for key, timer, due_at_ms in timers:
+            self._queue.add(key, timer, due_at_ms)
+        self._arm()
 
     def _arm(self) -> None:
         due_at_ms = self._queue.next_due_at_ms()
         if not self._clock.ticks or due_at_ms is None or (self._handle_at_ms is not None and self._handle_at_ms <= due_at_ms):
             return
-        self.stop()
+        if self._handle is not None:
+            self._handle.cancel()
         self._handle_at_ms = due_at_ms
         wait_s = max(0, due_at_ms - self._clock.now_ms()) / 1000
-        self._handle = asyncio.get_running_loop().call_later(min(wait_s, SLEEP_S_MAX), self.fire)
+        self._handle = asyncio.get_running_loop().call_later(min(wait_s, EXTEND_S), self.fire)

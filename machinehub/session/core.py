@@ -1,12 +1,16 @@
 """One session, without I/O: inputs are offered, results come back in order, and each result says what changed.
 
-Decides: the order of inputs, `seq`, that an event id counts once, which timers are pending, when a
-finished session refuses, when a timer is tried again. Does not know: sockets, workers, clocks or tasks; `host.py` carries its words around.
+Decides: the order of inputs, `seq`, that an event id counts once, which timers are pending, when a finished session
+refuses, when a timer is tried again, and that nothing of a result can be read before it was committed. Does not know:
+sockets, workers, databases, clocks or tasks; the shells around it carry its words.
+
+A result is *decided* when it comes back (`done`, `failed`), and *committed* when the journal has it (`committed`). What
+others may read (`seq`, `snapshot`, `finished`, receipts) is what was committed; the next input is numbered by what was decided.
 
 A session's life:
 
-    opening --started--> live --status done/error--> finished
-       \\--refused--> gone          \\--deleted--> gone
+    unloaded --stored there--> loaded --started--> live --status done/error--> finished
+       \\--not there: START--/    ^---- `rewind`: what was decided did not come about ---/
 """
 
 from __future__ import annotations
@@ -18,21 +22,27 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from machinehub.model import Entry, SavedCheckpoint, Settled
 from sandbox.protocol import Outbox, decode_outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from machinehub.model import SessionRecord, StoredSession
 
 TIMER_TRIES: Final = 6
 TIMER_RETRY_MS: Final = 1000
 """A timer whose turn was undone is still pending in the machine: it is tried again after 1, 2, 4 ... seconds, then given up."""
 CRASHES_BEFORE_QUARANTINE: Final = 3
 """An input whose worker died this often while it was the next to be done is refused, so that it cannot kill them all."""
+NUMBER_MAX: Final = 2**53
+"""Above it a guest's numbers are not whole ones, and a database may not take them."""
 
 
 class Kind(Enum):
     START = "start"
     EVENT = "event"
+    PRESENCE = "presence"
     TIMER = "timer"
     CHECKPOINT = "checkpoint"
 
@@ -57,23 +67,26 @@ class Pending:
     input: bytes
     now_ms: int
     receipt: Receipt | None = None
+    event_id: str | None = None
     timer: int = 0
     crashes: int = 0
 
 
 @dataclass(slots=True)
 class Turn:
-    """One settled input: everything that may now be told."""
+    """One settled input: everything that may be told, once `settled` is in the journal (at once, when that is None)."""
 
     seq: int
-    changed: bool
-    receipt: Receipt | None = None
+    pending: Pending
+    snapshot: bytes | None = None
+    """The new public snapshot, when it changed."""
+    settled: Settled | None = None
     emitted: list[msgspec.Raw] = field(default_factory=list)
-    timers_set: list[tuple[int, int]] = field(default_factory=list)
     logs: list[tuple[str, str]] = field(default_factory=list)
+    timers_set: list[tuple[int, int]] = field(default_factory=list)
     error: tuple[str, str] | None = None
-    started: bool = False
-    finished_now: bool = False
+    finished: bool = False
+    """Whether the session had ended by then."""
 
 
 OUR_FAULTS: Final = frozenset({"unavailable", "session_damaged", "image_damaged"})
@@ -85,38 +98,54 @@ class BrokenWorker(Exception):
 
 
 _UNCHANGED: Final = b"null"
+_check_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class Session:
-    """See the module. `number` is what workers call it; `digest` names its image, which never changes."""
+    """See the module. `number` is what workers call it; `record` names its image, which never changes."""
 
-    def __init__(self, machine_id: str, session_id: str, *, number: int, version: int, digest: str, created_at_ms: int, timers_max: int, ids_max: int) -> None:
-        self.machine_id = machine_id
-        self.session_id = session_id
+    def __init__(self, record: SessionRecord, *, number: int, timers_max: int, ids_max: int) -> None:
+        self.record = record
+        self.machine_id, self.session_id = record.machine_id, record.session_id
         self.number = number
-        self.version = version
-        self.digest = digest
-        self.created_at_ms = created_at_ms
-        self.seq = 0
-        self.snapshot = b"null"
-        self.started = False
-        self.finished = False
+        self.loaded = False
+        self.in_doubt = False
+        """Whether the database may know more than is read here: the answer to a commit was lost."""
         self.gone = False
-        self.pending: deque[Pending] = deque()
-        self.pending_bytes = 0
+        # What was committed.
+        self.started = False
+        self.seq = 0
+        self.snapshot = _UNCHANGED
+        self.finished = False
+        # What was decided, and not committed yet.
+        self._seq = 0
+        self._attempts = 0
+        self._snapshot = _UNCHANGED
+        self._finished = False
+        self._decided: deque[Turn] = deque()
         self.timers: dict[int, int] = {}
         self._timer_tries: dict[int, int] = {}
         self.checkpoint: bytes | None = None
         self.tail: list[tuple[bytes, int]] = []
+        self.snapshot_is_old = False
+        # What waits to be decided.
+        self.pending: deque[Pending] = deque()
+        self.pending_bytes = 0
         self._tickets = 0
         self._receipts: OrderedDict[str, Receipt] = OrderedDict()
         self._timers_max = timers_max
         self._ids_max = ids_max
 
+    @property
+    def waiting(self) -> int:
+        """Inputs that are not committed."""
+        asleep_soon = bool(self.pending) and self.pending[-1].kind is Kind.CHECKPOINT
+        return len(self.pending) + len(self._decided) - asleep_soon
+
     # --- what goes in ------------------------------------------------------------------------------------------
 
     def receipt_of(self, event_id: str | None) -> tuple[Receipt, bool]:
-        """The receipt for an event with this id, and whether the event is new."""
+        """The receipt for an event with this id, and whether the event is new as far as is known here."""
         if event_id is None:
             return Receipt(), True
         known = self._receipts.get(event_id)
@@ -135,61 +164,47 @@ class Session:
         if event_id is not None:
             self._receipts.pop(event_id, None)
 
-    def forget_unsettled(self) -> None:
-        """What waits will be refused through no fault of its own: the same ids may be tried again."""
-        for event_id in [event_id for event_id, receipt in self._receipts.items() if not receipt.settled]:
-            del self._receipts[event_id]
-
-    def offer(self, kind: Kind, data: bytes, now_ms: int, receipt: Receipt | None = None, *, timer: int = 0) -> Pending:
+    def offer(self, kind: Kind, data: bytes, now_ms: int, receipt: Receipt | None = None, *, event_id: str | None = None, timer: int = 0) -> Pending:
         self._tickets += 1
-        pending = Pending(self._tickets, kind, data, now_ms, receipt, timer)
+        pending = Pending(self._tickets, kind, data, now_ms, receipt, event_id, timer)
         self.pending_bytes += len(data)
         self.pending.append(pending)
         return pending
 
     # --- what comes back ---------------------------------------------------------------------------------------
 
-    def done(self, ticket: int, result: bytes) -> Turn | None:
-        """The result of the oldest pending input; None for a checkpoint.
+    def done(self, ticket: int, result: bytes) -> Turn:
+        """The result of the oldest pending input, decided.
 
         Raises `BrokenWorker`, which leaves the input where it was: it is tried again elsewhere.
         """
         pending = self._next(ticket)
-        if pending.kind is Kind.CHECKPOINT:
-            self._take()
-            self.frozen(result)
-            return None
         try:
             outbox = decode_outbox(result)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise BrokenWorker(str(error)) from error
         self._check_timers(outbox)
         self._take()
-        self.seq += 1
+        self._seq += 1
+        self._attempts = 0
         self.tail.append((pending.input, pending.now_ms))
         snapshot = bytes(outbox.snapshot)
-        changed = snapshot != _UNCHANGED
-        late = self.finished and pending.kind is Kind.EVENT
-        if changed:
-            self.snapshot = snapshot
-        turn = Turn(self.seq, changed, pending.receipt, outbox.emitted, outbox.timers_set, outbox.logs)
-        if late:  # it was on its way when the session ended: the answer is the one that a later event gets
-            turn.error = SESSION_FINISHED
-        turn.started = pending.kind is Kind.START
-        if pending.timer:
-            self._timer_tries.pop(pending.timer, None)
+        if snapshot != _UNCHANGED:
+            self._snapshot = snapshot
+        # It was on its way when the session ended: the answer is the one that a later event gets.
+        late = self._finished and pending.kind is Kind.EVENT
+        finished_now = bool(outbox.finished) and not self._finished
+        self._finished = self._finished or finished_now
         self._keep_timers(outbox)
-        self.started = True
-        if outbox.finished and not self.finished:
-            self.finished = turn.finished_now = True
-            self.timers.clear()
-        self._settle(pending, turn)
-        return turn
-
-    def frozen(self, checkpoint: bytes) -> None:
-        """The session as it is now was frozen: what came before need not be replayed any more."""
-        self.checkpoint = checkpoint
-        self.tail = []
+        gone = list(outbox.timers_cancelled)
+        if pending.timer and pending.timer not in dict(outbox.timers_set):  # an interval is set again as it fires
+            gone.append(pending.timer)
+        self._timer_tries.pop(pending.timer, None)
+        turn = Turn(
+            self._seq, pending, snapshot if snapshot != _UNCHANGED else None, None, outbox.emitted, outbox.logs,
+            [] if self._finished else outbox.timers_set, SESSION_FINISHED if late else None, self._finished,
+        )  # fmt: skip
+        return self._decide(turn, timers_gone=gone, finished_now=finished_now)
 
     def failed(self, ticket: int, code: str, message: str, at: str | None) -> Turn:
         """The oldest pending input was undone; the session is as it was before it."""
@@ -208,19 +223,153 @@ class Session:
         self._take()
         return self._refuse(head, "worker_crashed", "the sandbox died of this event, again and again")
 
-    def refuse_pending(self, code: str, message: str) -> list[Turn]:
-        """Everything that waits is refused: the session was deleted, or cannot be restored."""
-        turns = [self._refuse(pending, code, message) for pending in self.pending]
-        self.pending.clear()
-        self.pending_bytes = 0
-        return turns
+    def frozen(self, checkpoint: bytes, at_ms: int) -> SavedCheckpoint | None:
+        """The session as it was decided so far was frozen: what came before need not be replayed any more."""
+        if not self.tail:
+            return None
+        self.checkpoint = checkpoint
+        self.tail = []
+        return SavedCheckpoint(seq=self._seq, data=checkpoint, snapshot=self._snapshot, finished=self._finished, timers=dict(self.timers), at_ms=at_ms)
+
+    def wake(self) -> None:
+        """It is needed after all, or its worker is gone: the checkpoint that was asked for may be asked for again."""
+        self.pending = deque(pending for pending in self.pending if pending.kind is not Kind.CHECKPOINT)
+
+    def asleep(self, ticket: int) -> None:
+        """The checkpoint that was asked for is there (`frozen` had it)."""
+        if self._next(ticket).kind is not Kind.CHECKPOINT:
+            raise BrokenWorker("a checkpoint that nobody asked for")
+        self._take()
 
     def timer_due(self, timer: int, due_at_ms: int) -> bool:
         """Takes a timer off the list, if it still stands there with this time."""
         if self.timers.get(timer) != due_at_ms:
             return False
         del self.timers[timer]
-        return not self.finished
+        return not self._finished
+
+    # --- what the journal says ---------------------------------------------------------------------------------
+
+    def committed(self, turn: Turn) -> None:
+        """The turn is in the journal, or leaves nothing there: from now on everybody may read of it. In the order of deciding."""
+        if turn.settled is not None:
+            assert self._decided[0] is turn
+            self._decided.popleft()
+            self.started = True
+            self.seq = turn.seq
+            if turn.snapshot is not None:
+                self.snapshot = turn.snapshot
+            self.finished = turn.finished
+        receipt = turn.pending.receipt
+        if receipt is not None:
+            receipt.seq, receipt.changed, receipt.error, receipt.settled = turn.seq, turn.snapshot is not None, turn.error, True
+
+    def rewind(self) -> None:
+        """What was decided will not be committed as it stands: all of it waits again, and the session has to be restored first."""
+        self.pending = deque(self._take_all())
+        self.pending_bytes = sum(len(pending.input) for pending in self.pending)
+        self.unload()
+
+    def unload(self) -> None:
+        """Forgets what `restore` brings back."""
+        self.loaded = False
+        self.checkpoint = None
+        self.tail = []
+        self.timers = {}
+        self._timer_tries = {}
+        waiting = {pending.event_id for pending in self.pending}
+        self._receipts = OrderedDict((event_id, receipt) for event_id, receipt in self._receipts.items() if event_id in waiting)
+
+    def restore(self, stored: StoredSession) -> list[Receipt]:
+        """Takes up what the database knows. Returns receipts that it settles: of events that had been committed after all.
+
+        Timers that waited for their turn are among the stored ones again: the alarm has to be set for `timers`.
+        """
+        checkpoint = stored.checkpoint
+        self.record = stored.record
+        self.loaded = self.started = True
+        self.in_doubt = False
+        self.seq = self._seq = stored.seq
+        self._attempts = stored.attempts
+        self.checkpoint = checkpoint.data if checkpoint else None
+        self.tail = [(entry.input, entry.now_ms) for entry in stored.tail]
+        # The tail's own snapshots are not stored; `replayed` has the last of them.
+        self.snapshot_is_old = any(entry.changed for entry in stored.tail)
+        self.snapshot = self._snapshot = checkpoint.snapshot if checkpoint else _UNCHANGED
+        self.finished = self._finished = stored.record.finished_at_ms is not None
+        self.timers = dict(stored.timers)
+        return self._recognise(stored.receipts)
+
+    def start_anew(self) -> None:
+        """The database knows no such session: START is the first that happens to it."""
+        self.loaded = True
+
+    def replayed(self, snapshot: bytes) -> None:
+        """The tail was replayed, after which the public snapshot is this one (null: as before)."""
+        if not self.snapshot_is_old:
+            return
+        try:
+            _check_json(snapshot)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise BrokenWorker(str(error)) from error
+        self.snapshot_is_old = False
+        if snapshot != _UNCHANGED:
+            self.snapshot = self._snapshot = snapshot
+
+    def _recognise(self, entries: list[Entry]) -> list[Receipt]:
+        """Pending events whose ids the journal has are settled by it; START, timers and checkpoints are decided anew."""
+        receipts: OrderedDict[str, Receipt] = OrderedDict()
+        settled: list[Receipt] = []
+        for entry in entries:
+            assert entry.event_id is not None
+            receipt = self._receipts.pop(entry.event_id, None)
+            if receipt is not None and not receipt.settled:
+                settled.append(receipt)
+            receipts[entry.event_id] = receipt = receipt or Receipt()
+            receipt.seq, receipt.changed, receipt.error, receipt.settled = entry.seq, entry.changed, entry.error, True
+        self._receipts = OrderedDict([*receipts.items(), *self._receipts.items()])
+        self.pending = deque(p for p in self.pending if p.kind in (Kind.EVENT, Kind.PRESENCE) and p.event_id not in receipts)
+        self.pending_bytes = sum(len(pending.input) for pending in self.pending)
+        return settled
+
+    # --- refusing ----------------------------------------------------------------------------------------------
+
+    def refuse_all(self, code: str, message: str) -> list[Turn]:
+        """Everything that is not committed is refused, through no fault of its own: the same ids may be tried again.
+
+        A session of which something had been decided has to be restored afterwards; one that had not started never was.
+        """
+        again = self._take_all()
+        self.unload()
+        return [Turn(self.seq, pending, error=(code, message)) for pending in again if pending.kind is not Kind.CHECKPOINT]
+
+    def _take_all(self) -> list[Pending]:
+        """All that is not committed, in order."""
+        again = [turn.pending for turn in self._decided] + list(self.pending)
+        self.in_doubt = self.in_doubt or bool(self._decided)
+        self._decided.clear()
+        self.pending.clear()
+        self.pending_bytes = 0
+        return again
+
+    def _refuse(self, pending: Pending, code: str, message: str) -> Turn:
+        turn = Turn(self._seq, pending, error=(code, message), finished=self._finished)
+        if pending.kind is Kind.TIMER:
+            turn.timers_set = self._try_timer_again(pending, counts=code not in OUR_FAULTS)
+        if pending.kind is Kind.START:
+            return turn  # a session that cannot start never was
+        self._attempts += 1
+        return self._decide(turn, timers_gone=[] if turn.timers_set or not pending.timer else [pending.timer], finished_now=False)
+
+    def _decide(self, turn: Turn, *, timers_gone: list[int], finished_now: bool) -> Turn:
+        pending = turn.pending
+        entry = Entry(turn.seq, self._attempts, pending.kind.value, pending.input, pending.now_ms, pending.event_id, turn.snapshot is not None, turn.error)
+        turn.settled = Settled(
+            key=self.record.key, entry=entry, created=self.record if pending.kind is Kind.START else None,
+            timers_set=turn.timers_set, timers_gone=timers_gone, finished=finished_now,
+        )  # fmt: skip
+        self._decided.append(turn)
+        return turn
 
     def _next(self, ticket: int) -> Pending:
         if not self.pending or self.pending[0].ticket != ticket:
@@ -230,35 +379,29 @@ class Session:
     def _take(self) -> None:
         self.pending_bytes -= len(self.pending.popleft().input)
 
+    # --- timers ------------------------------------------------------------------------------------------------
+
     def _check_timers(self, outbox: Outbox) -> None:
         if len(self.timers) + len(outbox.timers_set) - len(outbox.timers_cancelled) > self._timers_max * 2:
             raise BrokenWorker("more timers than a guest can set")
+        numbers = [*outbox.timers_cancelled, *(number for pair in outbox.timers_set for number in pair)]
+        if numbers and not 0 <= min(numbers) <= max(numbers) <= NUMBER_MAX:
+            raise BrokenWorker("a timer with a number that a guest cannot count to")
 
     def _keep_timers(self, outbox: Outbox) -> None:
         for timer, due_at_ms in outbox.timers_set:
             self.timers[timer] = due_at_ms
         for timer in outbox.timers_cancelled:  # after the set ones: ids are never used twice, so the cancelling came later
             self.timers.pop(timer, None)
-
-    def _refuse(self, pending: Pending, code: str, message: str) -> Turn:
-        turn = Turn(self.seq, False, pending.receipt, error=(code, message), started=pending.kind is Kind.START)
-        if pending.kind is Kind.TIMER:
-            turn.timers_set = self._try_timer_again(pending, counts=code not in OUR_FAULTS)
-        self._settle(pending, turn)
-        return turn
+        if self._finished:
+            self.timers.clear()
 
     def _try_timer_again(self, pending: Pending, *, counts: bool) -> list[tuple[int, int]]:
         """What we could not do is tried for ever; what the machine cannot do, a few times."""
         tries = self._timer_tries[pending.timer] = self._timer_tries.get(pending.timer, 0) + counts
-        if tries >= TIMER_TRIES or self.finished:
+        if tries >= TIMER_TRIES or self._finished:
             del self._timer_tries[pending.timer]
             return []
         due_at_ms = pending.now_ms + TIMER_RETRY_MS * 2 ** max(0, tries - 1)
         self.timers[pending.timer] = due_at_ms
         return [(pending.timer, due_at_ms)]
-
-    @staticmethod
-    def _settle(pending: Pending, turn: Turn) -> None:
-        receipt = pending.receipt
-        if receipt is not None:
-            receipt.seq, receipt.changed, receipt.error, receipt.settled = turn.seq, turn.changed, turn.error, True

@@ -1,23 +1,28 @@
-"""The session host: carries words between sessions, sandbox workers, timers and connections.
+"""The session host: who is there, what they send, and what they hear.
 
-The thin shell around `core.py`. Decides: which worker a session lives on, when it is thawed and put to sleep, and that
-results are spoken only here, after they are settled. Does not know: HTTP, WebSockets, SQL.
+The shell around `core.py`. Decides: when a session is loaded, created, put to sleep, forgotten, and who may be told what and
+when. Does not know: HTTP, WebSockets, SQL; `placement.py` knows workers, `journal.py` what is committed, `publish.py` how it is told.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from machinehub.errors import Conflict, HubError, NotFound, PreconditionFailed, Unavailable, error_of
-from machinehub.session import frames, presence
+from machinehub.model import SessionRecord
 from machinehub.session.alarm import Alarm
-from machinehub.session.core import BrokenWorker, Kind, Receipt, Session, Turn
-from machinehub.session.event import event_input, sender_json, start_input, timer_input
+from machinehub.session.core import Kind, Receipt, Turn
+from machinehub.session.event import event_input, start_input, timer_input
+from machinehub.session.journal import Journal
 from machinehub.session.live import LiveSession
-from sandbox.protocol import Checkpoint, Close, Done, Failed, Frozen, Open, Step
+from machinehub.session.past import Past
+from machinehub.session.placement import Placement
+from machinehub.session.presence import People
+from machinehub.session.publish import Publisher, answer, notify, update_all
+from machinehub.session.waits import Waits
+from machinehub.store.sessions import Deletion, MachineDeletion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -26,122 +31,229 @@ if TYPE_CHECKING:
     from machinehub.limits import Limits
     from machinehub.logs import MachineLogs
     from machinehub.metrics import Metrics
-    from machinehub.session.frames import Frame
-    from machinehub.session.live import Connection, Images, VersionRef
-    from machinehub.workers import Worker, WorkerPool
-    from sandbox.protocol import ToHub
+    from machinehub.model import SavedCheckpoint
+    from machinehub.session.live import Images, SandboxWorker, SandboxWorkers, VersionRef
+    from machinehub.store.sessions import SessionStore
+    from sandbox.protocol import Done, Failed, Replayed, ToHub
 
 log = logging.getLogger("machinehub.session")
 
-HIBERNATE_AFTER_MS: Final = 60_000
-"""A session without input for this long is frozen and leaves its worker; its sockets stay open."""
-SWEEP_S: Final = 5.0
 COPIES_WAITING_MAX: Final = 64
 """Copies of one event that may wait for its answer."""
+NO_SESSION: Final = "the machine has no session of this name"
 
 
 class SessionHost:
     def __init__(
-        self, pool: WorkerPool, images: Images, clock: Clock, entropy: Entropy, limits: Limits, *, logs: MachineLogs, metrics: Metrics
+        self, pool: SandboxWorkers, images: Images, store: SessionStore, clock: Clock, entropy: Entropy, limits: Limits, *, logs: MachineLogs, metrics: Metrics
     ) -> None:
-        self._pool = pool
-        self._images = images
+        self._store = store
         self._clock = clock
         self._entropy = entropy
         self._limits = limits
-        self._logs = logs
         self._metrics = metrics
         self._sessions: dict[tuple[str, str], LiveSession] = {}
-        self._by_number: dict[int, LiveSession] = {}
-        self._numbers = 0
-        self.alarm = Alarm(clock, self._timer_due)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._waits: set[asyncio.Future[Any]] = set()
+        self._by_key: dict[int, LiveSession] = {}
+        self._deleting: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._deleted: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._publisher = Publisher(clock, logs, metrics)
+        self.people = People(self.send, entropy, limits)
+        self.waits = Waits()
+        self.alarm = Alarm(clock, store, self._timer_due, self._timer_pending)
+        self.journal = Journal(store, self, metrics)
+        self.placement = Placement(pool, images, clock, limits, self)
+        self.past = Past(store, pool, images, self.placement, clock, entropy)
 
-    def start(self) -> None:
-        self._spawn(self._sweep())
+    async def start(self) -> None:
+        """Takes up the timers that the database has. Raises `Unavailable`."""
+        self.journal.start()
+        await self.alarm.start()
 
     async def stop(self) -> None:
         for task in list(self._tasks):
             task.cancel()
+        self.placement.stop()
+        self.journal.stop()
         self.alarm.stop()
 
-    # --- opening and closing -----------------------------------------------------------------------------------
+    # --- finding and opening -----------------------------------------------------------------------------------
 
     def find(self, machine_id: str, session_id: str) -> LiveSession | None:
+        """A session that is in memory."""
         return self._sessions.get((machine_id, session_id))
-
-    def sessions_of(self, machine_id: str) -> list[LiveSession]:
-        return [session for session in self._sessions.values() if session.machine_id == machine_id and session.started]
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    async def open(self, machine_id: str, session_id: str, version: VersionRef, *, input_json: bytes | None = None) -> LiveSession:
-        """The session, created on `version` when it is new. Raises `Rejected` when its machine cannot start."""
-        session = self.find(machine_id, session_id) or self._create(machine_id, session_id, version, input_json)
-        if not session.started:
+    @property
+    def sessions(self) -> list[LiveSession]:
+        return list(self._sessions.values())
+
+    async def open(self, machine_id: str, session_id: str, version: VersionRef | None, *, input_json: bytes | None = None) -> LiveSession:
+        """The session; created on `version` when it is new. Raises `NotFound` (with no version), and what its machine's start raises."""
+        session = self.find(machine_id, session_id) or self._admit(machine_id, session_id, version, input_json)
+        session.last_input_ms = max(session.last_input_ms, self._clock.now_ms())
+        if not session.opened.done() or session.opened.exception():
             await asyncio.shield(session.opened)
+        if session.in_doubt:
+            await self.restore(session)
         return session
 
     async def create(self, machine_id: str, session_id: str, version: VersionRef, *, input_json: bytes | None) -> LiveSession:
         """A new session. Raises `Conflict` when there is one of this name."""
+        exists = Conflict("session_exists", "there is a session of this name; its input was given when it began")
         if self.find(machine_id, session_id) is not None:
-            raise Conflict("session_exists", "there is a session of this name; its input was given when it began")
-        return await self.open(machine_id, session_id, version, input_json=input_json)
-
-    def _create(self, machine_id: str, session_id: str, version: VersionRef, input_json: bytes | None) -> LiveSession:
-        if machine_id in self._deleted:  # it was found just before; ids are never used twice
-            raise NotFound("no_such_machine", f"there is no machine {machine_id!r}")
-        self._numbers += 1
-        now_ms = self._clock.now_ms()
-        session = LiveSession(machine_id, session_id, version, number=self._numbers, now_ms=now_ms, limits=self._limits)
-        self._sessions[machine_id, session_id] = session
-        self._by_number[session.number] = session
-        self._offer(session, Kind.START, start_input(self._entropy.turn_seed(), input_json))
+            raise exists
+        session = self._admit(machine_id, session_id, version, input_json)
+        if not await asyncio.shield(session.opened):
+            raise exists
         return session
 
-    def delete(self, session: LiveSession, *, code: int = 4004, reason: str = "the session was deleted") -> None:
-        """Forgets a session; whoever is connected is told and closed."""
-        session.gone = True
+    def _admit(self, machine_id: str, session_id: str, version: VersionRef | None, input_json: bytes | None) -> LiveSession:
+        if machine_id in self._deleted:  # it was found just before; ids are never used twice
+            raise NotFound("no_such_machine", f"there is no machine {machine_id!r}")
+        now_ms = self._clock.now_ms()
+        record = SessionRecord(
+            key=self._entropy.session_key(now_ms), machine_id=machine_id, session_id=session_id, version=version.number if version else 0,
+            digest=version.digest if version else "", hears_presence=version.hears_presence if version else False, created_at_ms=now_ms,
+        )  # fmt: skip
+        session = self._keep_in_memory(record)
+        start = start_input(self._entropy.turn_seed(), input_json) if version else None
+        self._spawn(self._bring_in(session, start))
+        return session
+
+    def _keep_in_memory(self, record: SessionRecord) -> LiveSession:
+        session = LiveSession(record, number=self.placement.new_number(), now_ms=self._clock.now_ms(), limits=self._limits)
+        self._sessions[record.machine_id, record.session_id] = session
+        self._by_key[record.key] = session
+        return session
+
+    async def _bring_in(self, session: LiveSession, start: bytes | None) -> None:
+        """From the database, or else, with `start`, into being."""
+        try:
+            if deleting := self._deleting.get((session.machine_id, session.session_id)):
+                await asyncio.wait([deleting])
+            await self.restore(session, absent_is_new=start is not None)
+        except HubError as error:
+            self._forget(session, error)
+            return
+        if session.gone:
+            return
+        if not session.started:
+            assert start is not None
+            self._offer(session, Kind.START, start)
+        elif session.snapshot_is_old:
+            self.placement.place(session)
+        elif not session.opened.done():
+            session.opened.set_result(False)
+
+    # --- what is loaded, and what is forgotten -------------------------------------------------------------------
+
+    async def restore(self, session: LiveSession, *, absent_is_new: bool = False) -> None:
+        """Loads what the database knows. Raises `NotFound`, unless one that is absent is new, and `Unavailable`."""
+        if session.restoring is None:
+            session.restoring = asyncio.ensure_future(self._restore(session, absent_is_new=absent_is_new))
+            session.restoring.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be waiting
+        await asyncio.shield(session.restoring)
+
+    async def _restore(self, session: LiveSession, *, absent_is_new: bool) -> None:
+        try:
+            stored = await self._store.load(session.machine_id, session.session_id)
+            if session.gone:
+                return
+            if stored is None:
+                if not absent_is_new and session.started:
+                    self._forget(session, NotFound("no_such_session", "the session was deleted"))
+                if not absent_is_new:
+                    raise NotFound("no_such_session", NO_SESSION)
+                session.start_anew()
+                return
+            self._by_key.pop(session.record.key, None)
+            self._by_key[stored.record.key] = session
+            before = session.seq
+            receipts = session.restore(stored)
+        finally:
+            session.restoring = None
+        for receipt in receipts:
+            answer(receipt)
+        self.alarm.set(stored.record.key, list(stored.timers.items()))
+        if session.snapshot_is_old:
+            self.placement.place(session)
+        elif session.seq != before:
+            update_all(session)
+
+    def let_go(self, session: LiveSession) -> None:
+        """Lets go of a session at rest: the database has it. Its sockets may stay."""
+        if not session.at_rest or session.gone or session.in_doubt:
+            return
+        if session.worker is not None:
+            self.placement.freeze(session)
+        elif session.connections or session.watchers:
+            session.unload()
+        else:
+            self._drop(session)
+
+    def _drop(self, session: LiveSession) -> None:
         self._sessions.pop((session.machine_id, session.session_id), None)
-        self._by_number.pop(session.number, None)
-        self._leave_worker(session)
-        for turn in session.refuse_pending("session_deleted", reason):
-            self._answer(turn.receipt)
+        self._by_key.pop(session.record.key, None)
+        self.placement.leave(session)
+
+    def _forget(self, session: LiveSession, error: HubError, *, code: int = 4004) -> None:
+        """The session is no more, or never was: whoever is connected is told and closed."""
+        session.gone = True
+        self._drop(session)
+        for turn in session.refuse_all("session_deleted" if isinstance(error, NotFound) else error.code, error.detail):
+            session.committed(turn)
+            if turn.pending.receipt is not None:
+                answer(turn.pending.receipt)
         for connection in list(session.connections.values()):
-            connection.close(code, reason)
+            connection.close(code, error.detail)
         if not session.opened.done():
-            session.opened.set_exception(NotFound("no_such_session", reason))
-            session.opened.exception()
-        self._notify(session)
+            session.opened.set_exception(error)
+            session.opened.exception()  # nobody may be waiting any more
+        notify(session)
 
-    def delete_machine(self, machine_id: str) -> None:
+    async def delete(self, machine_id: str, session_id: str) -> None:
+        """Deletes a session and everything that is kept of it. Raises `NotFound`, `Unavailable`."""
+        name = machine_id, session_id
+        session = self.find(machine_id, session_id)
+        key = session.record.key if session and session.started else (await self._store.record(machine_id, session_id)).key
+        deleting = self._deleting[name] = asyncio.ensure_future(self.journal.delete(Deletion(key)))
+        session = self.find(machine_id, session_id)
+        if session is not None:
+            self._forget(session, NotFound("no_such_session", "the session was deleted"))
+        try:
+            await asyncio.shield(deleting)
+        finally:
+            if self._deleting.get(name) is deleting:
+                del self._deleting[name]
+
+    async def delete_machine(self, machine_id: str) -> None:
+        """Deletes all its sessions, and lets no new one begin."""
         self._deleted.add(machine_id)
-        for session in [s for s in self._sessions.values() if s.machine_id == machine_id]:
-            self.delete(session, reason="the machine was deleted")
+        for session in [session for session in self.sessions if session.machine_id == machine_id]:
+            self._forget(session, NotFound("no_such_session", "the machine was deleted"))
+        try:
+            await self.journal.delete(MachineDeletion(machine_id))
+        except Unavailable:
+            self._deleted.discard(machine_id)
+            raise
 
-    def _new_wait(self) -> asyncio.Future[Any]:
-        """A future that also ends when the hub goes away."""
-        wait: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waits.add(wait)
-        wait.add_done_callback(self._waits.discard)
-        return wait
-
-    def say_goodbye(self, code: int, reason: str) -> None:
-        """Closes every connection, and ends every request that waits for something."""
-        for wait in [*self._waits, *(session.opened for session in self._sessions.values())]:
-            if not wait.done():
-                wait.set_exception(Unavailable("unavailable", reason))
-                wait.exception()  # nobody may be waiting
-        for session in self._sessions.values():
-            for connection in list(session.connections.values()):
-                connection.close(code, reason)
+    async def fork(self, record: SessionRecord, seq: int | None, session_id: str) -> SessionRecord:
+        """A new session that goes on from input `seq` of another. Raises `NotFound`, `Conflict`, `Unavailable`."""
+        if self.find(record.machine_id, session_id) is not None:
+            raise Conflict("session_exists", "there is a session of this name")
+        child = await self.past.fork(record, seq, session_id)
+        if timers := (await self._store.timers_of(child.key)):
+            self.alarm.set(child.key, timers)
+        return child
 
     # --- events ------------------------------------------------------------------------------------------------
 
-    def send(self, session: LiveSession, event: bytes, sender: bytes, *, event_id: str | None, then: Callable[[Receipt], None] | None) -> None:
+    def send(
+        self, session: LiveSession, event: bytes, sender: bytes, *, event_id: str | None, then: Callable[[Receipt], None] | None, kind: Kind = Kind.EVENT
+    ) -> None:
         """Hands a checked event to the session; `then` hears what became of it, at once when the id is known.
 
         Raises `Conflict` when the session is finished and `Unavailable` when too much waits.
@@ -162,7 +274,7 @@ class SessionHost:
             raise error
         if then is not None:
             receipt.waiting.append(then)
-        self._offer(session, Kind.EVENT, event_input(self._entropy.turn_seed(), event, sender), receipt)
+        self._offer(session, kind, event_input(self._entropy.turn_seed(), event, sender), receipt, event_id=event_id)
 
     async def send_and_wait(
         self, session: LiveSession, event: bytes, sender: bytes, *, event_id: str | None = None, if_match: int | None = None
@@ -171,12 +283,14 @@ class SessionHost:
 
         With `if_match` the event is sent only while the session's seq is that number. Raises `PreconditionFailed`.
         """
+        if (event_id is not None or if_match is not None) and not session.loaded:
+            await self.restore(session)  # what a second copy of the event is answered
         if if_match is not None and not session.knows(event_id):
-            while session.pending:  # what is under way may move the seq
-                await self.next_turn(session)
+            while session.waiting:  # what is under way may move the seq
+                await self.waits.next_turn(session)
             if session.seq != if_match and not session.knows(event_id):
                 raise PreconditionFailed("seq_moved", f"the session is at {session.seq}, not at {if_match}")
-        answered: asyncio.Future[tuple[Receipt, bytes]] = self._new_wait()
+        answered: asyncio.Future[tuple[Receipt, bytes]] = self.waits.new()
 
         def settle(receipt: Receipt) -> None:
             if not answered.done():
@@ -185,297 +299,129 @@ class SessionHost:
         self.send(session, event, sender, event_id=event_id, then=settle)
         return await answered
 
-    async def wait_until(self, session: LiveSession, holds: Callable[[bytes], bool]) -> Frame:
-        """The first snapshot frame, from now on, on which `holds`. Raises `PreconditionFailed` when the session ends without it."""
-        found: asyncio.Future[Frame] = self._new_wait()
-
-        def look(_: Session) -> None:
-            # Looked at as each turn settles, not when a task wakes up: later turns may have come by then.
-            if found.done():
-                return
-            if holds(session.snapshot):
-                found.set_result(self.snapshot_frame(session))
-            elif session.finished or session.gone:
-                found.set_exception(PreconditionFailed("session_ended", "the session ended without it"))
-
-        session.watchers.add(look)
-        try:
-            look(session)
-            return await found
-        finally:
-            session.watchers.discard(look)
-
-    async def next_turn(self, session: LiveSession) -> None:
-        """Returns after something about the session settled."""
-        happened: asyncio.Future[None] = self._new_wait()
-
-        def notice(_: Session) -> None:
-            if not happened.done():
-                happened.set_result(None)
-
-        session.watchers.add(notice)
-        try:
-            await happened
-        finally:
-            session.watchers.discard(notice)
-
     def _refusal(self, session: LiveSession) -> HubError | None:
         if session.gone:
             return NotFound("no_such_session", "the session was deleted")
         if session.finished:
             return Conflict("session_finished", "the session has ended and takes no more events")
-        if len(session.pending) >= self._limits.pending_per_session or session.pending_bytes >= self._limits.pending_bytes:
+        if session.waiting >= self._limits.pending_per_session or session.pending_bytes >= self._limits.pending_bytes:
             return Unavailable("unavailable", "too many events of this session wait for their turn")
-        return None
+        return self.journal.refusal()
 
-    def _offer(self, session: LiveSession, kind: Kind, data: bytes, receipt: Receipt | None = None, *, timer: int = 0) -> None:
+    def _offer(self, session: LiveSession, kind: Kind, data: bytes, receipt: Receipt | None = None, *, event_id: str | None = None, timer: int = 0) -> None:
         now_ms = session.last_input_ms = self._clock.now_ms()
-        session.offer(kind, data, now_ms, receipt, timer=timer)
-        if session.worker is not None:
-            self._send_steps(session)
-        else:
-            self._place(session)
+        session.offer(kind, data, now_ms, receipt, event_id=event_id, timer=timer)
+        self.placement.offered(session)
 
-    def _send_steps(self, session: LiveSession) -> None:
-        """Hands over what fits into the session's window."""
-        worker = session.worker
-        while worker is not None and (index := session.window.next(len(session.pending))) is not None:
-            pending = session.pending[index]
-            if pending.kind is Kind.CHECKPOINT:
-                worker.ask(session.number, Checkpoint(session.number, pending.ticket))
-            else:
-                worker.ask(session.number, Step(session.number, pending.ticket, pending.input, pending.now_ms, self._cpu_ms(pending.kind)))
+    def _timer_due(self, key: int, timer: int, due_at_ms: int) -> None:
+        session = self._by_key.get(key)
+        if session is None or not session.loaded:
+            self._spawn(self._wake(key))
+        elif session.timer_due(timer, due_at_ms):
+            self._offer(session, Kind.TIMER, timer_input(self._entropy.turn_seed(), timer), timer=timer)
 
-    def _step_settled(self, session: LiveSession, *, overran: bool) -> None:
-        pause_s = session.window.settled(overran=overran)
-        if pause_s:
-            asyncio.get_running_loop().call_later(pause_s, self._resume, session)
-        else:
-            self._send_steps(session)
+    def _timer_pending(self, key: int, timer: int, due_at_ms: int) -> bool:
+        session = self._by_key.get(key)
+        return session is None or not session.loaded or session.timers.get(timer) == due_at_ms
 
-    def _resume(self, session: LiveSession) -> None:
-        session.window.resume()
-        self._send_steps(session)
-
-    def _timer_due(self, session: LiveSession, timer: int) -> None:
-        self._offer(session, Kind.TIMER, timer_input(self._entropy.turn_seed(), timer), timer=timer)
-
-    def _cpu_ms(self, kind: Kind) -> int:
-        return self._limits.start_cpu_ms if kind is Kind.START else self._limits.event_cpu_ms
-
-    # --- where sessions live -----------------------------------------------------------------------------------
-
-    def _place(self, session: LiveSession) -> None:
-        if not session.placing:
-            session.placing = True
-            self._spawn(self._place_soon(session))
-
-    async def _place_soon(self, session: LiveSession) -> None:
+    async def _wake(self, key: int) -> None:
+        """A session's timer came due while it was not loaded: the alarm goes again once it is."""
         try:
-            image = await self._images.image(session.digest)
-            worker = await self._pool.wait_for_worker()
-        except HubError as error:
-            self._lose(session, error.code, error.detail)
-            return
-        finally:
-            session.placing = False
-        if session.gone:
-            return
-        # A new number each time: what an earlier worker, or an earlier stay on this one, still has to say is nobody's.
-        self._by_number.pop(session.number, None)
-        self._numbers += 1
-        session.number = self._numbers
-        self._by_number[session.number] = session
-        worker.take(session.digest, image)
-        session.worker = worker
-        limits = self._limits
-        worker.ask(
-            session.number,
-            Open(session.number, 0, session.digest, limits.memory_bytes, limits.snapshot_bytes, limits.emitted_bytes, session.checkpoint, session.tail),
-        )
-        session.window.restart()
-        self._send_steps(session)
+            session = self._by_key.get(key)
+            if session is None:
+                record = await self._store.record_of(key)
+                session = None if record is None else self.find(record.machine_id, record.session_id) or self._keep_in_memory(record)
+                if record is None or session is None:
+                    return  # deleted meanwhile
+            if session.opened.done():
+                await self.restore(session)
+            else:
+                await self._bring_in(session, None)
+        except HubError:
+            self.alarm.again_soon(key)
 
-    def _leave_worker(self, session: LiveSession) -> None:
-        worker, session.worker = session.worker, None
-        if worker is not None and not worker.lost:
-            worker.tell(Close(session.number))
-            worker.leave(session.digest)
+    # --- what placement and the journal say --------------------------------------------------------------------
 
-    def worker_lost(self, worker: Worker) -> None:
-        """Every session that lived there is thawed elsewhere, from its checkpoint and the inputs since.
+    def worker_answered(self, worker: SandboxWorker, messages: list[ToHub]) -> None:
+        self.placement.worker_answered(worker, messages)
 
-        The one whose answer was due next is held to blame: a worker does its work in order.
-        """
+    def worker_lost(self, worker: SandboxWorker) -> None:
         self._metrics.worker_crashes.inc()
-        for session in [s for s in self._sessions.values() if s.worker is worker]:
-            session.worker = None
-            self._move(session, blamed=session.number == worker.suspect)
+        self.past.worker_lost(worker)
+        self.placement.worker_lost(worker)
 
-    def _move(self, session: LiveSession, *, blamed: bool) -> None:
-        turn = session.crashed() if blamed else None
-        if turn is not None:
-            self._speak(session, turn)
-        if session.pending and not session.gone:
-            self._place(session)
+    def stranger(self, worker: SandboxWorker, message: Done | Failed | Replayed) -> None:
+        self.past.answered(worker, message)
 
-    def _lose(self, session: LiveSession, code: str, message: str) -> None:
+    def decided(self, session: LiveSession, turn: Turn) -> None:
+        if turn.settled is not None:
+            self.journal.add_turn(session, turn)
+        else:
+            self.committed(session, turn, waited=False)
+
+    def frozen(self, session: LiveSession, checkpoint: SavedCheckpoint) -> None:
+        self.journal.add_checkpoint(session, checkpoint)
+
+    def replayed(self, session: LiveSession, snapshot: bytes) -> None:
+        was_old = session.snapshot_is_old
+        session.replayed(snapshot)
+        if not session.opened.done():
+            session.opened.set_result(False)
+        if was_old:
+            update_all(session)
+
+    def lost(self, session: LiveSession, code: str, message: str) -> None:
         """The session cannot be thawed: say so, rather than go on from a guess."""
         log.error("session %s/%s cannot be restored: %s", session.machine_id, session.session_id, message)
-        session.forget_unsettled()
-        for turn in session.refuse_pending(code, message):
-            self._speak(session, turn)
+        self.refused(session, Unavailable(code, message))
 
-    async def _sweep(self) -> None:
-        """Puts idle sessions to sleep."""
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            before_ms = self._clock.now_ms() - HIBERNATE_AFTER_MS
-            live = sorted(session.last_input_ms for session in self._sessions.values() if session.worker is not None)
-            if len(live) > self._limits.live_sessions:  # too many to wait for: those that were idle longest go now
-                before_ms = max(before_ms, live[len(live) - self._limits.live_sessions])
-            self.hibernate_idle(before_ms)
-
-    def hibernate_idle(self, before_ms: int) -> int:
-        """Freezes every session without input since `before_ms`; returns how many it asked for."""
-        asked = 0
-        for session in self._by_number.values():
-            if session.worker is not None and session.started and not session.pending and session.last_input_ms <= before_ms:
-                self._checkpoint(session)
-                asked += 1
-        return asked
-
-    def _checkpoint(self, session: LiveSession) -> None:
-        session.offer(Kind.CHECKPOINT, b"", self._clock.now_ms())
-        self._send_steps(session)
-
-    # --- what workers answer -----------------------------------------------------------------------------------
-
-    def worker_answered(self, worker: Worker, messages: list[ToHub]) -> None:
-        for message in messages:
-            if not isinstance(message, Done | Failed | Frozen):
-                worker.kill("it said what a session worker never says")
-                return
-            session = self._by_number.get(message.session)
-            if session is None or session.worker is not worker:
-                continue  # deleted or moved meanwhile; a worker may not speak for what it does not hold
-            try:
-                if isinstance(message, Frozen):
-                    session.frozen(message.checkpoint)
-                else:
-                    self._settle(session, message)
-            except BrokenWorker as error:
-                worker.kill(str(error), suspect=session.number)
-                return
-
-    def _settle(self, session: LiveSession, message: Done | Failed) -> None:
-        if message.ticket == 0:  # Open
-            if isinstance(message, Failed):
-                self._leave_worker(session)
-                self._lose(session, message.code, message.message)
+    def committed(self, session: LiveSession, turn: Turn | None, *, waited: bool = True) -> None:
+        if turn is None or (session.gone and waited):
             return
-        if isinstance(message, Done):
-            turn = session.done(message.ticket, message.result)
-            self._step_settled(session, overran=False)
-            if turn is None:  # it was put to sleep; unless something came meanwhile, it leaves
-                if not session.pending:
-                    self._leave_worker(session)
-                self._notify(session)
-                return
-        elif message.code == "session_lost":
-            self._leave_worker(session)
-            self._move(session, blamed=True)
-            return
-        else:
-            turn = session.failed(message.ticket, message.code, message.message, message.at)
-            self._step_settled(session, overran=message.code == "cpu_exceeded")
-        self._speak(session, turn)
-
-    def _speak(self, session: LiveSession, turn: Turn) -> None:
-        """Tells everybody what a settled turn changed: nothing of it was visible before."""
+        session.committed(turn)
         if turn.timers_set:
-            self.alarm.set(session, turn.timers_set)
-        if turn.error is not None:
-            self._metrics.rejected.labels(code=turn.error[0]).inc()
-            self._logs.add(session.machine_id, session.session_id, "error", f"{turn.error[0]}: {turn.error[1]}", self._clock.now_ms())
-        else:
-            self._metrics.count_turn()
-        for level, text in turn.logs:
-            self._logs.add(session.machine_id, session.session_id, level, text, self._clock.now_ms())
-        if turn.started:
+            self.alarm.set(session.record.key, turn.timers_set)
+        self._publisher.speak(session, turn)
+        if turn.pending.kind is Kind.START:
             self._opened(session, turn)
-        if turn.changed and session.connections:
-            update = frames.update_frame(turn.seq, session.snapshot)
-            for connection in list(session.connections.values()):
-                connection.send_update(update)
-        for event in turn.emitted:
-            emitted = frames.emitted_frame(turn.seq, event)
-            session.emitted.add(turn.seq, emitted)
-            for connection in list(session.connections.values()):
-                connection.send(emitted)
-        self._answer(turn.receipt)
-        if session.watchers:
-            self._notify(session)
 
     def _opened(self, session: LiveSession, turn: Turn) -> None:
-        if turn.error is None:
-            self._metrics.sessions_opened.inc()
+        if turn.error is not None:  # a session that cannot start never was: the name is free again
             if not session.opened.done():
-                session.opened.set_result(None)
+                session.opened.set_exception(error_of(*turn.error))
+                session.opened.exception()
+            self._forget(session, NotFound("no_such_session", "the session could not start"))
             return
-        # A session that cannot start never was: the name is free again.
+        self._metrics.sessions_opened.inc()
         if not session.opened.done():
-            session.opened.set_exception(error_of(*turn.error))
-            session.opened.exception()  # nobody may be waiting any more
-        self.delete(session, reason="the session could not start")
+            session.opened.set_result(True)
 
-    @staticmethod
-    def _answer(receipt: Receipt | None) -> None:
-        if receipt is not None:
-            waiting, receipt.waiting = receipt.waiting, []
-            for then in waiting:
-                then(receipt)
-
-    @staticmethod
-    def _notify(session: LiveSession) -> None:
-        for notice in list(session.watchers):
-            notice(session)
-
-    # --- people ------------------------------------------------------------------------------------------------
-
-    def attach(self, session: LiveSession, connection: Connection) -> None:
-        """Adds a watcher: it gets the snapshot first, then everything that follows. Raises `Unavailable` when full."""
-        if session.gone:
-            raise NotFound("no_such_session", "the session was deleted")
-        if len(session.connections) >= self._limits.connections_per_session:
-            raise Unavailable("connections_exceeded", f"a session has at most {self._limits.connections_per_session} connections")
-        session.connections[connection.id] = connection
-        connection.send(self.snapshot_frame(session, connection.id))
-        self._presence(session, b"presence.joined", connection)
-
-    def detach(self, session: LiveSession, connection: Connection) -> None:
-        if session.connections.pop(connection.id, None) is not None:
-            self._presence(session, b"presence.left", connection)
-
-    @staticmethod
-    def snapshot_frame(session: LiveSession, connection_id: str | None = None) -> Frame:
-        return frames.snapshot_frame(
-            seq=session.seq, version=session.version, snapshot=session.snapshot, connection_id=connection_id, count=len(session.connections)
-        )
-
-    def _presence(self, session: LiveSession, kind: bytes, connection: Connection) -> None:
+    def superseded(self, session: LiveSession) -> None:
         if session.gone:
             return
-        if session.hears_presence and not session.finished:
-            event = b'{"type":"%b","count":%d}' % (kind, len(session.connections))
-            with contextlib.suppress(HubError):
-                self.send(session, event, connection.sender, event_id=None, then=None)
-        presence.tell_soon(session)
+        self.placement.leave(session)
+        session.rewind()
+        self.placement.place(session)
 
-    def sender(self, user: str | None = None) -> tuple[str, bytes]:
-        """A new connection's id, and its `sender` as JSON."""
-        connection_id = self._entropy.connection_id()
-        return connection_id, sender_json(connection_id, user)
+    def refused(self, session: LiveSession, error: Unavailable) -> None:
+        if session.gone:
+            return
+        self.placement.leave(session)
+        for turn in session.refuse_all(error.code, error.detail):
+            self.committed(session, turn)
+        if not session.opened.done():
+            self._forget(session, error, code=1013)
+        notify(session)
+
+    def recovered(self) -> None:
+        self._spawn(self.alarm.reload())
+
+    def say_goodbye(self, code: int, reason: str) -> None:
+        """Closes every connection, and ends every request that waits for something."""
+        self.waits.end(reason, [session.opened for session in self.sessions])
+        for session in self.sessions:
+            for connection in list(session.connections.values()):
+                connection.close(code, reason)
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(coroutine)

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from machinehub.limits import Limits
+    from machinehub.model import Image, SessionRecord
     from machinehub.session.frames import Frame
-    from machinehub.workers import Worker
+    from sandbox.protocol import ToWorker
 
 
 class Connection(Protocol):
@@ -34,7 +35,24 @@ class Connection(Protocol):
 
 
 class Images(Protocol):
-    async def image(self, digest: str) -> bytes: ...
+    async def image(self, digest: str) -> Image: ...
+
+
+class SandboxWorker(Protocol):
+    """What a session needs of the worker that it lives on (`workers.Worker`)."""
+
+    suspect: int | None
+    lost: bool
+
+    def ask(self, about: int, message: ToWorker) -> None: ...
+    def tell(self, message: ToWorker) -> None: ...
+    def take(self, digest: str, image: Image) -> None: ...
+    def leave(self, digest: str) -> None: ...
+    def kill(self, why: str, *, suspect: int | None = None) -> None: ...
+
+
+class SandboxWorkers(Protocol):
+    async def wait_for_worker(self) -> SandboxWorker: ...
 
 
 class VersionRef(Protocol):
@@ -51,18 +69,23 @@ class VersionRef(Protocol):
 class LiveSession(Session):
     """A session with the people and the worker around it."""
 
-    def __init__(self, machine_id: str, session_id: str, version: VersionRef, *, number: int, now_ms: int, limits: Limits) -> None:
-        super().__init__(
-            machine_id, session_id, number=number, version=version.number, digest=version.digest, created_at_ms=now_ms,
-            timers_max=limits.timers, ids_max=limits.ids_remembered,
-        )  # fmt: skip
-        self.hears_presence = version.hears_presence
+    def __init__(self, record: SessionRecord, *, number: int, now_ms: int, limits: Limits) -> None:
+        super().__init__(record, number=number, timers_max=limits.timers, ids_max=limits.ids_remembered)
         self.last_input_ms = now_ms
-        self.worker: Worker | None = None
+        self.worker: SandboxWorker | None = None
         self.placing = False
         self.window = SendWindow()
         self.connections: dict[str, Connection] = {}
         self.emitted = RecentFrames(limits.emitted_kept_bytes)
         self.presence_due: asyncio.TimerHandle | None = None
         self.watchers: set[Callable[[Session], None]] = set()
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.in_journal = 0
+        """Lines of it that are on their way into the database."""
+        self.restoring: asyncio.Task[None] | None = None
+        self.opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """Done when the session can be read; says whether it was created then."""
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing about it is under way."""
+        return self.opened.done() and not self.pending and not self.waiting and not self.in_journal and not self.placing and self.restoring is None

@@ -16,8 +16,8 @@ import zstandard
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from machinehub.errors import Conflict, NotFound, Unavailable
-from machinehub.model import Machine, Token, Version
-from machinehub.store.tables import images, machines, tokens, versions
+from machinehub.model import Image, Machine, Token, Version
+from machinehub.store.tables import engines, images, machines, tokens, versions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -166,13 +166,33 @@ class Store:
             await connection.execute(machines.update().where(machines.c.id == machine_id).values(active_version=number))
             return await _machine(connection, machine_id)
 
-    async def image(self, digest: str) -> bytes:
-        """The zstd-compressed image. Raises `NotFound` when its machine was deleted."""
+    async def image(self, digest: str) -> Image:
+        """Raises `NotFound` when its machine was deleted."""
         async with self._transaction() as connection:
-            image: bytes | None = (await connection.execute(sa.select(images.c.image).where(images.c.digest == digest))).scalar()
-        if image is None:
+            row = (await connection.execute(sa.select(images.c.image, images.c.engine).where(images.c.digest == digest))).first()
+        if row is None:
             raise NotFound("no_such_version", "the version's image is gone")
-        return image
+        return Image(image=row.image, engine=row.engine)
+
+    # --- engines -----------------------------------------------------------------------------------------------
+
+    async def has_engine(self, digest: str) -> bool:
+        async with self._transaction() as connection:
+            return (await connection.execute(sa.select(engines.c.digest).where(engines.c.digest == digest))).scalar() is not None
+
+    async def add_engine(self, digest: str, code: bytes) -> None:
+        """Keeps an engine (zstd-compressed WASM) for as long as there may be images of it. One that is there stays as it is."""
+        with contextlib.suppress(IntegrityError):
+            async with self._transaction() as connection:
+                await connection.execute(engines.insert().values(digest=digest, engine=code))
+
+    async def engine_code(self, digest: str) -> bytes:
+        """Raises `NotFound`."""
+        async with self._transaction() as connection:
+            code: bytes | None = (await connection.execute(sa.select(engines.c.engine).where(engines.c.digest == digest))).scalar()
+        if code is None:
+            raise NotFound("no_such_version", "the engine of this version was not kept")
+        return code
 
     # --- tokens ------------------------------------------------------------------------------------------------
 

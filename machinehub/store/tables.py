@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Integer, LargeBinary, MetaData, String, Table, UniqueConstraint
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, UniqueConstraint, text
 
 metadata = MetaData(
     naming_convention={
@@ -46,4 +46,63 @@ tokens = Table(
     Column("hash", String(64), nullable=False, unique=True),  # SHA-256 of the token: 256 random bits need no salt
     Column("created_at_ms", BigInteger, nullable=False),
     Column("revoked_at_ms", BigInteger, nullable=True),
+)  # fmt: skip
+
+# What strangers named or wrote is kept as bytes: Postgres refuses some Unicode as text, and one such value must not hold up a commit.
+# No foreign keys from here on: they would cost every event a lookup, and every delete goes through one place (sessions.py).
+
+engines = Table(
+    "engines", metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("engine", LargeBinary, nullable=False),  # zstd of the WASM
+)  # fmt: skip
+
+sessions = Table(
+    "sessions", metadata,
+    Column("key", BigInteger, primary_key=True, autoincrement=False),
+    Column("machine_id", String(32), nullable=False),
+    Column("session_id", LargeBinary, nullable=False),  # UTF-8
+    Column("version", Integer, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("hears_presence", Boolean, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("finished_at_ms", BigInteger, nullable=True),
+    Column("parent", LargeBinary, nullable=True),  # UTF-8
+    Column("forked_at", BigInteger, nullable=True),
+    UniqueConstraint("machine_id", "session_id"),
+    Index("ix_sessions_finished_at_ms", "finished_at_ms"),
+)  # fmt: skip
+
+journal = Table(
+    "journal", metadata,
+    Column("key", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(8), nullable=False),
+    Column("input", LargeBinary, nullable=False),
+    Column("now_ms", BigInteger, nullable=False),
+    Column("event_id", LargeBinary, nullable=True),  # UTF-8
+    Column("changed", Boolean, nullable=False),
+    Column("error", LargeBinary, nullable=True),  # JSON [code, detail]
+    Index("uq_journal_key_event_id", "key", "event_id", unique=True, sqlite_where=text("event_id IS NOT NULL"), postgresql_where=text("event_id IS NOT NULL")),
+    sqlite_with_rowid=False,  # clustered by session, since that is how it is read
+)  # fmt: skip
+
+checkpoints = Table(
+    "checkpoints", metadata,
+    Column("key", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("snapshot", LargeBinary, nullable=False),  # JSON
+    Column("finished", Boolean, nullable=False),
+    Column("timers", LargeBinary, nullable=False),  # MessagePack {timer: due_at_ms}
+    Column("at_ms", BigInteger, nullable=False),
+)  # fmt: skip
+
+timers = Table(
+    "timers", metadata,
+    Column("key", BigInteger, primary_key=True, autoincrement=False),
+    Column("timer", BigInteger, primary_key=True, autoincrement=False),
+    Column("due_at_ms", BigInteger, nullable=False, index=True),
+    sqlite_with_rowid=False,
 )  # fmt: skip

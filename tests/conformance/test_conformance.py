@@ -88,8 +88,8 @@ class Rig:
     async def quiet(self, machine_id: str) -> None:
         session = self.client.hub.host.find(machine_id, "s")
         assert session is not None
-        while session.pending:
-            await self.client.hub.host.next_turn(session)
+        while session.waiting:
+            await self.client.hub.host.waits.next_turn(session)
 
     @staticmethod
     def look(socket: Socket, names: dict[str, str]) -> dict[str, Any]:

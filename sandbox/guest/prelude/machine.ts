@@ -13,7 +13,11 @@ export interface Loaded { machine: AnyStateMachine; report: string }
 const isMachine = (value: unknown): value is AnyStateMachine => value instanceof StateMachine;
 
 /** The wrapper that the forge puts around the bundle. */
-export type Bundle = (module: { exports: Record<string, unknown> }, exports: unknown, require: (name: string) => unknown) => void;
+export interface Bundle {
+  (module: { exports: Record<string, unknown> }, exports: unknown, require: (name: string) => unknown): void;
+  /** What an action that throws does: "stop" ends the session in an error, anything else undoes the turn. */
+  onError?: string;
+}
 
 /** Runs the bundle and finds the machine in its exports. Never throws: the report is JSON for the forge. */
 export function loadBundle(bundle: Bundle): { machine: AnyStateMachine | null; report: string } {

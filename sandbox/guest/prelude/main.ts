@@ -15,8 +15,9 @@ installTimers();
 
 /** Loads a bundle into this image; answers the forge's report as JSON. */
 function load(bundle: Bundle): string {
+  const stopsOnError = bundle.onError === "stop"; // read before the bundle runs
   const { machine, report } = loadBundle(bundle);
-  if (machine) setMachine(machine);
+  if (machine) setMachine(machine, stopsOnError);
   return report;
 }
 

@@ -13,9 +13,13 @@ import { clearTurn, faultText, limits, reject, rejectThrown, turn } from "./turn
 
 let machine: AnyStateMachine | null = null;
 let actor: AnyActorRef | null = null;
+let stopsOnError = false;
 let published = "";
 
-export function setMachine(loaded: AnyStateMachine): void { machine = loaded; }
+export function setMachine(loaded: AnyStateMachine, stops: boolean): void {
+  machine = loaded;
+  stopsOnError = stops;
+}
 
 export function step(text: string): void {
   clearTurn();
@@ -52,7 +56,9 @@ function send(event: Record<string, unknown>, sender: unknown): void {
 }
 
 /** The actor ended in an error: by a thrown action, or by a child's error that nobody handled. */
-function failed(error: unknown): void { rejectThrown("machine_error", error); }
+function failed(error: unknown): void {
+  if (!stopsOnError) rejectThrown("machine_error", error);
+}
 
 function emitted(event: unknown): void {
   const text = safe.wellFormed(safe.stringify(event) ?? "null");

@@ -1,0 +1,73 @@
+"""What a committed turn changed, told to everybody: connections, waiting requests, logs, metrics.
+
+Decides: who hears of a turn, and in which order. Nothing of a turn is visible before it comes here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from machinehub.session import frames
+
+if TYPE_CHECKING:
+    from machinehub.clock import Clock
+    from machinehub.logs import MachineLogs
+    from machinehub.metrics import Metrics
+    from machinehub.session.core import Receipt, Turn
+    from machinehub.session.frames import Frame
+    from machinehub.session.live import LiveSession
+
+
+class Publisher:
+    def __init__(self, clock: Clock, logs: MachineLogs, metrics: Metrics) -> None:
+        self._clock = clock
+        self._logs = logs
+        self._metrics = metrics
+
+    def speak(self, session: LiveSession, turn: Turn) -> None:
+        if turn.error is not None:
+            self._metrics.rejected.labels(code=turn.error[0]).inc()
+            self._logs.add(session.machine_id, session.session_id, "error", f"{turn.error[0]}: {turn.error[1]}", self._clock.now_ms())
+        else:
+            self._metrics.count_turn()
+        for level, text in turn.logs:
+            self._logs.add(session.machine_id, session.session_id, level, text, self._clock.now_ms())
+        if turn.snapshot is not None and session.connections:
+            update = frames.update_frame(turn.seq, turn.snapshot)
+            for connection in list(session.connections.values()):
+                connection.send_update(update)
+        for event in turn.emitted:
+            emitted = frames.emitted_frame(turn.seq, event)
+            session.emitted.add(turn.seq, emitted)
+            for connection in list(session.connections.values()):
+                connection.send(emitted)
+        if turn.pending.receipt is not None:
+            answer(turn.pending.receipt)
+        notify(session)
+
+
+def snapshot_frame(session: LiveSession, connection_id: str | None = None) -> Frame:
+    return frames.snapshot_frame(
+        seq=session.seq, version=session.record.version, snapshot=session.snapshot, connection_id=connection_id, count=len(session.connections)
+    )
+
+
+def update_all(session: LiveSession) -> None:
+    """Tells everybody how the session stands, when that was not known here before."""
+    if session.connections:
+        update = frames.update_frame(session.seq, session.snapshot)
+        for connection in list(session.connections.values()):
+            connection.send_update(update)
+    notify(session)
+
+
+def answer(receipt: Receipt) -> None:
+    """Tells whoever waits for what became of an event."""
+    waiting, receipt.waiting = receipt.waiting, []
+    for then in waiting:
+        then(receipt)
+
+
+def notify(session: LiveSession) -> None:
+    for notice in list(session.watchers):
+        notice(session)
