@@ -7,7 +7,7 @@ GUEST := sandbox/guest
 GUEST_SOURCES := $(wildcard $(GUEST)/prelude/*.ts $(GUEST)/build/*.mjs $(GUEST)/engine/*.wat) $(GUEST)/package-lock.json
 FORGE_SOURCES := sandbox/forge.py sandbox/image.py $(GUEST)/__main__.py
 
-.PHONY: setup guest run test browser core check bench lock clean
+.PHONY: setup guest run test browser core check sim chaos bench lock clean
 
 setup: $(VENV)/.installed guest
 
@@ -44,6 +44,14 @@ core: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# One seed of the simulation, or COUNT of them from there on.
+sim: setup
+	$(BIN)/python -m tests.sim $(or $(SEED),1) $(or $(COUNT),1)
+
+# Workers, hubs and databases killed under load; CHAOS_KILLS of them (tests/test_chaos.py).
+chaos: setup
+	CHAOS_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -q tests/test_chaos.py -s
 
 bench: setup
 	$(BIN)/python -m bench

@@ -242,7 +242,7 @@ def test_what_was_not_committed_waits_again_after_a_rewind() -> None:
     first, second, third = send(session, "1"), send(session, "2"), send(session, "3")
     decided = session.done(first[1].ticket, b'[1,0,{"n":1},[],[[1,50]]]')
     session.done(second[1].ticket, b'[1,1,{"n":2}]')
-    session.rewind()
+    session.rewind([])
     assert [pending.event_id for pending in session.pending] == ["1", "2", "3"]
     assert session.in_doubt
     assert session.restore(stored(session, decided, timers={1: 50})) == [first[0]]  # the first had been committed after all
@@ -261,13 +261,13 @@ def test_timers_and_starts_that_waited_are_the_databases_after_a_rewind() -> Non
     do(session, b"[1,0,null,[],[[1,50]]]")
     assert session.timer_due(1, 50)
     session.offer(Kind.TIMER, b"t", 50, timer=1)
-    session.rewind()
+    session.rewind([])
     session.restore(stored(session, timers={1: 50}))
     assert (list(session.pending), session.timers) == ([], {1: 50})
     new = unloaded_session()
     new.start_anew()
     new.offer(Kind.START, b"[0,1]", 0)
-    new.rewind()
+    new.rewind([])
     new.restore(stored(new))
     assert not new.pending
 
@@ -303,7 +303,7 @@ def test_a_reload_answers_events_that_came_meanwhile() -> None:
 def test_a_worker_cannot_make_up_a_snapshot_that_is_not_json() -> None:
     session = new_session()
     turn = session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b'[1,0,{"n":1}]')
-    session.rewind()
+    session.rewind([])
     session.restore(stored(session, turn))
     with pytest.raises(BrokenWorker):
         session.replayed(b'{"n":')

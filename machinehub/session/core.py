@@ -57,6 +57,10 @@ class Receipt:
     settled: bool = False
     waiting: list[Callable[[Receipt], None]] = field(default_factory=list)
 
+    def keep(self, entry: Entry) -> None:
+        """The journal has the answer."""
+        self.seq, self.changed, self.error, self.settled = entry.seq, entry.changed, entry.error, True
+
 
 @dataclass(slots=True)
 class Pending:
@@ -133,6 +137,7 @@ class Session:
         self.pending_bytes = 0
         self._tickets = 0
         self._receipts: OrderedDict[str, Receipt] = OrderedDict()
+        self._recalled: list[Entry] = []
         self._timers_max = timers_max
         self._ids_max = ids_max
 
@@ -264,8 +269,12 @@ class Session:
         if receipt is not None:
             receipt.seq, receipt.changed, receipt.error, receipt.settled = turn.seq, turn.snapshot is not None, turn.error, True
 
-    def rewind(self) -> None:
-        """What was decided will not be committed as it stands: all of it waits again, and the session has to be restored first."""
+    def rewind(self, known: list[Entry]) -> None:
+        """What was decided will not be committed as it stands: all of it waits again, and the session has to be restored first.
+
+        `known` are entries of old whose event ids came again.
+        """
+        self._recalled += known
         self.pending = deque(self._take_all())
         self.pending_bytes = sum(len(pending.input) for pending in self.pending)
         self.unload()
@@ -273,6 +282,8 @@ class Session:
     def unload(self) -> None:
         """Forgets what `restore` brings back."""
         self.loaded = False
+        if self.snapshot_is_old:
+            self.snapshot_is_old, self.in_doubt = False, True
         self.checkpoint = None
         self.tail = []
         self.timers = {}
@@ -289,16 +300,19 @@ class Session:
         self.record = stored.record
         self.loaded = self.started = True
         self.in_doubt = False
-        self.seq = self._seq = stored.seq
+        self._seq = stored.seq
         self._attempts = stored.attempts
         self.checkpoint = checkpoint.data if checkpoint else None
         self.tail = [(entry.input, entry.now_ms) for entry in stored.tail]
-        # The tail's own snapshots are not stored; `replayed` has the last of them.
+        self._snapshot = checkpoint.snapshot if checkpoint else _UNCHANGED
+        self._finished = stored.record.finished_at_ms is not None
+        # The tail's own snapshots are not stored: only when it was replayed is there a new one to be read.
         self.snapshot_is_old = any(entry.changed for entry in stored.tail)
-        self.snapshot = self._snapshot = checkpoint.snapshot if checkpoint else _UNCHANGED
-        self.finished = self._finished = stored.record.finished_at_ms is not None
+        if not self.snapshot_is_old:
+            self._publish()
         self.timers = dict(stored.timers)
-        return self._recognise(stored.receipts)
+        recalled, self._recalled = self._recalled, []
+        return self._recognise(recalled + stored.receipts)
 
     def start_anew(self) -> None:
         """The database knows no such session: START is the first that happens to it."""
@@ -314,7 +328,12 @@ class Session:
             raise BrokenWorker(str(error)) from error
         self.snapshot_is_old = False
         if snapshot != _UNCHANGED:
-            self.snapshot = self._snapshot = snapshot
+            self._snapshot = snapshot
+        self._publish()
+
+    def _publish(self) -> None:
+        """What is restored can be read: seq and snapshot of one moment."""
+        self.seq, self.snapshot, self.finished = self._seq, self._snapshot, self._finished
 
     def _recognise(self, entries: list[Entry]) -> list[Receipt]:
         """Pending events whose ids the journal has are settled by it; START, timers and checkpoints are decided anew."""
@@ -326,7 +345,7 @@ class Session:
             if receipt is not None and not receipt.settled:
                 settled.append(receipt)
             receipts[entry.event_id] = receipt = receipt or Receipt()
-            receipt.seq, receipt.changed, receipt.error, receipt.settled = entry.seq, entry.changed, entry.error, True
+            receipt.keep(entry)
         self._receipts = OrderedDict([*receipts.items(), *self._receipts.items()])
         self.pending = deque(p for p in self.pending if p.kind in (Kind.EVENT, Kind.PRESENCE) and p.event_id not in receipts)
         self.pending_bytes = sum(len(pending.input) for pending in self.pending)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from machinehub.errors import Conflict, HubError, NotFound, PreconditionFailed, Unavailable, error_of
 from machinehub.model import SessionRecord
 from machinehub.session.alarm import Alarm
-from machinehub.session.core import Kind, Receipt, Turn
+from machinehub.session.core import SESSION_FINISHED, Kind, Receipt, Turn
 from machinehub.session.event import event_input, start_input, timer_input
 from machinehub.session.journal import Journal
 from machinehub.session.live import LiveSession
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from machinehub.limits import Limits
     from machinehub.logs import MachineLogs
     from machinehub.metrics import Metrics
-    from machinehub.model import SavedCheckpoint
+    from machinehub.model import Entry, SavedCheckpoint
     from machinehub.session.live import Images, SandboxWorker, SandboxWorkers, VersionRef
     from machinehub.store.sessions import SessionStore
     from sandbox.protocol import Done, Failed, Replayed, ToHub
@@ -98,6 +98,10 @@ class SessionHost:
             await asyncio.shield(session.opened)
         if session.in_doubt:
             await self.restore(session)
+        while session.snapshot_is_old and not session.gone:
+            await self.waits.next_turn(session)
+        if session.in_doubt:
+            raise Unavailable("unavailable", "the session cannot be restored just now; try again")
         return session
 
     async def create(self, machine_id: str, session_id: str, version: VersionRef, *, input_json: bytes | None) -> LiveSession:
@@ -269,12 +273,30 @@ class SessionHost:
                     raise Unavailable("unavailable", "too many copies of this event wait for its answer")
             return
         error = self._refusal(session)
+        if isinstance(error, Conflict) and event_id is not None and then is not None:
+            receipt.waiting.append(then)  # it may be a second copy of an event from before the end
+            self._spawn(self._answer_after_the_end(session, event_id, receipt))
+            return
         if error is not None:
             session.forget_receipt(event_id)
             raise error
         if then is not None:
             receipt.waiting.append(then)
         self._offer(session, kind, event_input(self._entropy.turn_seed(), event, sender), receipt, event_id=event_id)
+
+    async def _answer_after_the_end(self, session: LiveSession, event_id: str, receipt: Receipt) -> None:
+        try:
+            entry = await self._store.entry_of(session.record.key, event_id)
+        except Unavailable as error:
+            entry, receipt.error = None, (error.code, error.detail)
+        else:
+            receipt.error = SESSION_FINISHED
+        if entry is None:
+            receipt.seq = session.seq
+            session.forget_receipt(event_id)
+        else:
+            receipt.keep(entry)
+        answer(receipt)
 
     async def send_and_wait(
         self, session: LiveSession, event: bytes, sender: bytes, *, event_id: str | None = None, if_match: int | None = None
@@ -286,7 +308,7 @@ class SessionHost:
         if (event_id is not None or if_match is not None) and not session.loaded:
             await self.restore(session)  # what a second copy of the event is answered
         if if_match is not None and not session.knows(event_id):
-            while session.waiting:  # what is under way may move the seq
+            while session.waiting or session.snapshot_is_old:  # what is under way may move the seq
                 await self.waits.next_turn(session)
             if session.seq != if_match and not session.knows(event_id):
                 raise PreconditionFailed("seq_moved", f"the session is at {session.seq}, not at {if_match}")
@@ -303,7 +325,7 @@ class SessionHost:
         if session.gone:
             return NotFound("no_such_session", "the session was deleted")
         if session.finished:
-            return Conflict("session_finished", "the session has ended and takes no more events")
+            return Conflict(*SESSION_FINISHED)
         if session.waiting >= self._limits.pending_per_session or session.pending_bytes >= self._limits.pending_bytes:
             return Unavailable("unavailable", "too many events of this session wait for their turn")
         return self.journal.refusal()
@@ -335,10 +357,13 @@ class SessionHost:
                     return  # deleted meanwhile
             if session.opened.done():
                 await self.restore(session)
-            else:
-                await self._bring_in(session, None)
+                return
+            await self._bring_in(session, None)
         except HubError:
             self.alarm.again_soon(key)
+        else:
+            if session.gone:
+                self.alarm.again_soon(key)
 
     # --- what placement and the journal say --------------------------------------------------------------------
 
@@ -354,6 +379,8 @@ class SessionHost:
         self.past.answered(worker, message)
 
     def decided(self, session: LiveSession, turn: Turn) -> None:
+        if turn.timers_set:  # at once: others of the session must not fire before them because a commit takes its time
+            self.alarm.set(session.record.key, turn.timers_set)
         if turn.settled is not None:
             self.journal.add_turn(session, turn)
         else:
@@ -379,8 +406,6 @@ class SessionHost:
         if turn is None or (session.gone and waited):
             return
         session.committed(turn)
-        if turn.timers_set:
-            self.alarm.set(session.record.key, turn.timers_set)
         self._publisher.speak(session, turn)
         if turn.pending.kind is Kind.START:
             self._opened(session, turn)
@@ -396,11 +421,11 @@ class SessionHost:
         if not session.opened.done():
             session.opened.set_result(True)
 
-    def superseded(self, session: LiveSession) -> None:
+    def superseded(self, session: LiveSession, known: list[Entry]) -> None:
         if session.gone:
             return
         self.placement.leave(session)
-        session.rewind()
+        session.rewind(known)
         self.placement.place(session)
 
     def refused(self, session: LiveSession, error: Unavailable) -> None:

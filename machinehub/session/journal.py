@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from machinehub.errors import Unavailable
-from machinehub.model import SavedCheckpoint, Settled
+from machinehub.model import Entry, SavedCheckpoint, Settled
 from machinehub.store.database import Taken
 from machinehub.store.sessions import Deletion, Freeze, MachineDeletion
 
@@ -48,8 +48,8 @@ class Reader(Protocol):
     """Who hears what became of the lines, in their order."""
 
     def committed(self, session: LiveSession, turn: Turn | None) -> None: ...
-    def superseded(self, session: LiveSession) -> None:
-        """The database knows something else of this session, or of one of its events: it has to be restored from there."""
+    def superseded(self, session: LiveSession, known: list[Entry]) -> None:
+        """The database has other lines of this session, or has some of its events already (`known`): it has to be restored from there."""
 
     def refused(self, session: LiveSession, error: Unavailable) -> None: ...
     def recovered(self) -> None:
@@ -171,6 +171,7 @@ class Journal:
         """What is still to be committed of a batch of which something stood in the database already."""
         items = [line.item for line in batch if isinstance(line.item, Settled | Freeze)]
         foreign, all_ours = await self._store.whose(items)
+        self._failing_since_s = None
         if all_ours:  # an earlier attempt did succeed; only its answer was lost
             self._committed(batch)
             return []
@@ -182,7 +183,7 @@ class Journal:
         kept = [line for line in batch if id(line.session) not in sessions]
         self._drop(sessions)
         for session in sessions.values():
-            self._reader.superseded(session)
+            self._reader.superseded(session, foreign[session.record.key])
         return kept
 
     def _committed(self, batch: list[Line]) -> None:

@@ -88,4 +88,4 @@ class LiveSession(Session):
     @property
     def at_rest(self) -> bool:
         """Whether nothing about it is under way."""
-        return self.opened.done() and not self.pending and not self.waiting and not self.in_journal and not self.placing and self.restoring is None
+        return self.opened.done() and not self.pending and not self.waiting and not self.in_journal and not self.placing and self.restoring is None and not self.snapshot_is_old

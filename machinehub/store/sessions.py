@@ -185,6 +185,10 @@ class SessionStore:
         query = query.order_by(journal.c.seq, journal.c.attempt).limit(limit)
         return await self._database.read(lambda connection: [_to_entry(row) for row in connection.execute(query).mappings()])
 
+    async def entry_of(self, key: int, event_id: str) -> Entry | None:
+        """What became of an event."""
+        return await self._database.read(lambda connection: _entry_of(connection, key, event_id))
+
     async def span(self, key: int) -> tuple[int, int]:
         """The first input that is still in the journal (one more than the last, when none is), and the last."""
         applied = sa.select(sa.func.min(journal.c.seq), sa.func.max(journal.c.seq)).where(journal.c.key == key, journal.c.attempt == 0)
@@ -205,19 +209,24 @@ class SessionStore:
         query = sa.select(checkpoints.c.seq).where(checkpoints.c.key == key).order_by(checkpoints.c.seq)
         return await self._database.read(lambda connection: list(connection.execute(query).scalars()))
 
-    async def whose(self, items: Iterable[Settled | Freeze]) -> tuple[set[int], bool]:
-        """After `Taken`: the keys of the sessions of which something of `items` is there already, in other words or under another key,
-        and whether all of `items` were in fact committed (by an attempt whose answer was lost).
+    async def whose(self, items: Iterable[Settled | Freeze]) -> tuple[dict[int, list[Entry]], bool]:
+        """After `Taken`: the keys of the sessions of which something else stands where `items` should, with the entries that have
+        their event ids already; and whether all of `items` were in fact committed (by an attempt whose answer was lost).
         """
 
-        def work(connection: sa.Connection) -> tuple[set[int], bool]:
-            foreign: set[int] = set()
+        def work(connection: sa.Connection) -> tuple[dict[int, list[Entry]], bool]:
+            foreign: dict[int, list[Entry]] = {}
             ours = False
             for item in items:
-                found = _is_there(connection, item)
-                ours = ours or found is True
-                if found is False:
-                    foreign.add(item.key)
+                if isinstance(item, Freeze):
+                    continue  # its session's entries say enough
+                match _in_place_of(connection, item):
+                    case Entry() as other:
+                        foreign.setdefault(item.key, []).extend([other] if other.event_id is not None else [])
+                    case "ours":
+                        ours = True
+                    case "another session":
+                        foreign.setdefault(item.key, [])
             return foreign, ours and not foreign
 
         return await self._database.read(work)
@@ -238,25 +247,20 @@ def _named(machine_id: str, session_id: str) -> tuple[sa.ColumnElement[bool], sa
     return sessions.c.machine_id == machine_id, sessions.c.session_id == session_id.encode()
 
 
-def _is_there(connection: sa.Connection, item: Settled | Freeze) -> bool | None:
-    """True when `item` itself stands in the database, False when something else stands in its place, None when nothing does."""
-    if isinstance(item, Freeze):
-        return None  # its session's entries say enough
+def _in_place_of(connection: sa.Connection, item: Settled) -> Entry | str | None:
+    """What stands in the database where `item` should: another entry, "another session", "ours", nothing."""
     if item.created is not None:
         key = connection.execute(sa.select(sessions.c.key).where(*_named(item.created.machine_id, item.created.session_id))).scalar()
         if key is not None and key != item.key:
-            return False
+            return "another session"
     entry = item.entry
     at = journal.c.key == item.key, journal.c.seq == entry.seq, journal.c.attempt == entry.attempt
     row = connection.execute(sa.select(journal).where(*at)).mappings().first()
-    if row is not None:
-        return _to_entry(row) == entry
-    if entry.event_id is not None and _entry_of_id(connection, item.key, entry.event_id):
-        return False
-    return None
+    there = _to_entry(row) if row else _entry_of(connection, item.key, entry.event_id) if entry.event_id is not None else None
+    return "ours" if there == entry else there
 
 
-def _entry_of_id(connection: sa.Connection, key: int, event_id: str) -> Entry | None:
+def _entry_of(connection: sa.Connection, key: int, event_id: str) -> Entry | None:
     row = connection.execute(sa.select(journal).where(journal.c.key == key, journal.c.event_id == event_id.encode())).mappings().first()
     return _to_entry(row) if row else None
 

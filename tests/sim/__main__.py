@@ -1,0 +1,33 @@
+"""`make sim SEED=n`: plays one seed again. `make sim SEED=n COUNT=m`: that many, from there on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+
+from tests.sim.world import World
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(prog="sim")
+    arguments.add_argument("seed", type=int)
+    arguments.add_argument("count", type=int, nargs="?", default=1)
+    options = arguments.parse_args()
+    began_s, commits, kills = time.perf_counter(), 0, 0
+    for seed in range(options.seed, options.seed + options.count):
+        world = World(seed)
+        try:
+            world.play()
+        except BaseException:
+            traceback.print_exc()
+            print(f"seed {seed} fails: make sim SEED={seed}")
+            return 1
+        commits, kills = commits + world.store.commits, kills + world.kills
+    print(f"{options.count} seeds hold: {commits} commits, {kills} hubs killed, {time.perf_counter() - began_s:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

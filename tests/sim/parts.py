@@ -1,0 +1,347 @@
+"""What the simulated hub stands on: workers that crash, stall and lie, a database that is slow, away, or silent about what it did.
+
+The session host, the journal, placement, the alarm and the housekeeper are the real ones. The machine is a list of tokens:
+whoever knows the journal knows what the state must be (`fold`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from machinehub.errors import Unavailable
+from machinehub.model import Entry, Image
+from machinehub.store.database import Taken
+from sandbox.protocol import Checkpoint, Close, Done, Failed, Frozen, Open, Replay, Replayed, Step
+from tests.twins import MemorySessionStore
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+
+    from tests.sim.loop import VirtualLoop
+
+CHECKPOINT_INPUTS = 6
+
+
+class SimClock:
+    """The computer's clock, as far as the hub can tell."""
+
+    ticks = True
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+
+    def now_ms(self) -> int:
+        return 1_700_000_000_000 + int(self._loop.now_s * 1000)
+
+
+# --- the machine -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class State:
+    tokens: list[str] = field(default_factory=list)
+    timers: dict[int, int] = field(default_factory=dict)
+    last_timer: int = 0
+    finished: bool = False
+    started: bool = False
+
+    def freeze(self) -> bytes:
+        return json.dumps([self.tokens, list(self.timers.items()), self.last_timer, self.finished]).encode()
+
+    @classmethod
+    def thaw(cls, data: bytes) -> State:
+        tokens, timers, last_timer, finished = json.loads(data)
+        return cls(tokens, dict(map(tuple, timers)), last_timer, finished, True)
+
+    def snapshot(self) -> bytes:
+        return json.dumps({"tokens": self.tokens, "status": "done" if self.finished else "active"}).encode()
+
+    def step(self, data: bytes, now_ms: int) -> bytes | str:
+        """One input, as the guest does it: an outbox, or the code of what undid it."""
+        kind, _, *rest = json.loads(data)
+        timers_set: list[list[int]] = []
+        cancelled: list[int] = []
+        if kind == 0:
+            self.tokens.append("start")
+            self.started = True
+        elif kind == 2:
+            timer = rest[0]
+            due = self.timers.pop(timer, None)
+            if due is None:
+                return b"[1,%d,null]" % self.finished  # cancelled by an input just before: it does nothing
+            assert due <= now_ms, "a timer fired before its time"
+            self.tokens.append(f"t{timer}")
+        else:
+            event = rest[0]
+            if event["type"] == "FAIL":
+                return "machine_error"
+            if event["type"] == "LOOP":
+                return "cpu_exceeded"
+            if not self.finished:
+                self.tokens.append(event["token"])
+                if "after" in event:
+                    self.last_timer += 1
+                    self.timers[self.last_timer] = now_ms + event["after"]
+                    timers_set.append([self.last_timer, now_ms + event["after"]])
+                if event.get("cancel") and self.timers:
+                    timer = min(self.timers)
+                    del self.timers[timer]
+                    cancelled.append(timer)
+                self.finished = event["type"] == "END"
+        return json.dumps([1, int(self.finished), json.loads(self.snapshot()), [], timers_set, cancelled]).encode()
+
+
+def fold(entries: Sequence[Entry]) -> State:
+    """What the journal says the state is."""
+    state = State()
+    for number, entry in enumerate([entry for entry in entries if entry.attempt == 0], 1):
+        assert entry.seq == number, f"input {number} is missing from the journal"
+        outbox = state.step(entry.input, entry.now_ms)
+        assert isinstance(outbox, bytes), "an input that was undone is in the journal as applied"
+    return state
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+class SimWorker:
+    """Does as `sandbox.worker` does, in order, after a while; or dies."""
+
+    def __init__(self, pool: SimPool) -> None:
+        self.pool = pool
+        self.lost = False
+        self.suspect: int | None = None
+        self._sessions: dict[int, tuple[State, list[tuple[bytes, int]]]] = {}
+        self._inbox: list[Any] = []
+        self._heard: dict[tuple[int, int], int] = {}
+        self._owed: list[int] = []
+        self._busy = False
+
+    def ask(self, about: int, message: Any) -> None:
+        self._owed.append(about)
+        self.tell(message)
+
+    def tell(self, message: Any) -> None:
+        assert not self.lost or isinstance(message, Close)
+        self._inbox.append(message)
+        if not self._busy:
+            self._busy = True
+            self.pool.loop.call_later(self.pool.chance.random() * 0.02, self._work)
+
+    def take(self, digest: str, image: Image) -> None:
+        pass
+
+    def leave(self, digest: str) -> None:
+        pass
+
+    def kill(self, why: str, *, suspect: int | None = None) -> None:
+        self.die(suspect)
+
+    def die(self, suspect: int | None = None) -> None:
+        if self.lost:
+            return
+        self.lost = True
+        self.suspect = self._owed[0] if suspect is None and self._owed else suspect
+        self.pool.died(self)
+
+    def _work(self) -> None:
+        self._busy = False
+        chance, answers = self.pool.chance, []
+        count = chance.randint(1, len(self._inbox)) if self._inbox else 0
+        for message in self._inbox[:count]:
+            if self.pool.trouble and chance.random() < 0.01:
+                if chance.random() < 0.5:
+                    self._send(answers)  # some of what it did is heard
+                self.die()
+                return
+            self._handle(message, answers)
+            if self.lost:
+                return
+        del self._inbox[:count]
+        if self.pool.trouble and chance.random() < 0.003 and answers:
+            answers.append(answers[-1])  # it says something twice
+        self._send(answers)
+        if self._inbox and not self.lost:
+            self._busy = True
+            self.pool.loop.call_later(chance.random() * 0.02, self._work)
+
+    def _send(self, answers: list[Any]) -> None:
+        for answer in answers:
+            if not isinstance(answer, Frozen) and self._owed:
+                self._owed.pop(0)
+            if isinstance(answer, Done) and answer.result.startswith(b"[1,"):
+                for timer, _ in [*json.loads(answer.result), [], []][4]:
+                    self._heard[answer.session, timer] = self.pool.now_ms()
+        if answers and not self.lost and self.pool.listener is not None:
+            self.pool.listener.worker_answered(self, answers)
+
+    def _handle(self, message: Any, answers: list[Any]) -> None:
+        match message:
+            case Open():
+                self._sessions[message.session] = (State.thaw(message.checkpoint) if message.checkpoint else State(), [])
+                answers.append(Done(message.session, message.ticket, b""))
+            case Replay():
+                state, tail = self._sessions[message.session]
+                snapshot, timers = b"null", []
+                for position, (data, now_ms) in enumerate(message.inputs):
+                    outbox = state.step(data, now_ms)
+                    assert isinstance(outbox, bytes)
+                    said = [*json.loads(outbox), [], [], []]
+                    snapshot = json.dumps(said[2]).encode() if said[2] else snapshot
+                    timers.append((position, [tuple(pair) for pair in said[4]], said[5]))
+                tail += message.inputs
+                answers.append(Replayed(message.session, message.ticket, snapshot, state.finished, timers, 100))
+            case Step():
+                self._step(message, answers)
+            case Checkpoint():
+                state, tail = self._sessions[message.session]
+                tail.clear()
+                answers.append(Done(message.session, message.ticket, state.freeze()))
+            case Close():
+                self._sessions.pop(message.session, None)
+
+    def _check_order(self, message: Step, state: State) -> None:
+        """No timer fires before an earlier one that the hub had heard of when it fired this one."""
+        timer = json.loads(message.input)[2]
+        due = state.timers.get(timer)
+        for other, other_due in state.timers.items() if due is not None else ():
+            heard_ms = self._heard.get((message.session, other))
+            assert heard_ms is None or heard_ms >= message.now_ms or (due, timer) <= (other_due, other), "timers fire out of order"
+
+    def _step(self, message: Step, answers: list[Any]) -> None:
+        if b"POISON" in message.input:
+            self.die(message.session)
+            return
+        if message.session not in self._sessions:
+            answers.append(Failed(message.session, message.ticket, "session_lost", "", None))
+            return
+        state, tail = self._sessions[message.session]
+        if self.pool.trouble and self.pool.chance.random() < 0.003:
+            del self._sessions[message.session]  # it could not undo a turn
+            answers.append(Failed(message.session, message.ticket, "session_lost", "", None))
+            return
+        if message.input.startswith(b"[2,"):
+            self._check_order(message, state)
+        outbox = state.step(message.input, message.now_ms)
+        if isinstance(outbox, str):
+            answers.append(Failed(message.session, message.ticket, outbox, "as asked", None))
+            return
+        tail.append((message.input, message.now_ms))
+        answers.append(Done(message.session, message.ticket, outbox))
+        if len(tail) >= CHECKPOINT_INPUTS:
+            tail.clear()
+            answers.append(Frozen(message.session, state.freeze()))
+
+
+class SimPool:
+    def __init__(self, loop: VirtualLoop, chance: random.Random, workers: int = 2) -> None:
+        self.loop = loop
+        self.chance = chance
+        self.trouble = True
+        self.listener: Any = None
+        self.workers = [SimWorker(self) for _ in range(workers)]
+
+    def now_ms(self) -> int:
+        return SimClock(self.loop).now_ms()
+
+    async def wait_for_worker(self) -> SimWorker:
+        while not self.workers:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(self.chance.random() * 0.01)
+        return self.chance.choice(self.workers) if self.workers else await self.wait_for_worker()
+
+    def died(self, worker: SimWorker) -> None:
+        self.workers.remove(worker)
+        self.loop.call_later(self.chance.random() * 0.5, lambda: self.workers.append(SimWorker(self)))
+        if self.listener is not None:
+            self.listener.worker_lost(worker)
+
+    async def image(self, digest: str) -> Image:
+        await asyncio.sleep(self.chance.random() * 0.005)
+        return Image(image=b"", engine="e")
+
+
+# --- the database ----------------------------------------------------------------------------------------------------
+
+
+class SimStore(MemorySessionStore):
+    """Answers after a while. `away_until_s`: it cannot be reached. A commit may be lost, or done and its answer lost, or done later."""
+
+    def __init__(self, loop: VirtualLoop, chance: random.Random) -> None:
+        super().__init__(receipts_loaded=3)
+        self.loop = loop
+        self.chance = chance
+        self.trouble = True
+        self.away_until_s = 0.0
+        self.commits = 0
+
+    async def commit(self, items: Sequence[Any]) -> None:
+        await asyncio.sleep(self.chance.random() * 0.02)
+        lot = self.chance.random() if self.trouble else 1.0
+        if self.loop.now_s < self.away_until_s:
+            if lot < 0.3:
+                self._later(items)
+            raise Unavailable("unavailable", "away")
+        if lot < 0.03:
+            raise Unavailable("unavailable", "the commit was lost")
+        if lot < 0.05:
+            self._later(items)
+            raise Unavailable("unavailable", "who knows")
+        self.apply(items)
+        self.commits += 1
+        if lot < 0.08:
+            raise Unavailable("unavailable", "the answer was lost")
+
+    def _later(self, items: Sequence[Any]) -> None:
+        """A commit that was under way when the connection broke may still be done."""
+        items = list(items)
+
+        def land() -> None:
+            try:
+                self.apply(items)
+            except Taken:
+                pass
+
+        self.loop.call_later(self.chance.random() * 3, land)
+
+    async def load(self, machine_id: str, session_id: str) -> Any:
+        await self._reach()
+        return await super().load(machine_id, session_id)
+
+    async def whose(self, items: Sequence[Any]) -> Any:
+        await self._reach()
+        return await super().whose(items)
+
+    async def record(self, machine_id: str, session_id: str) -> Any:
+        await self._reach()
+        return await super().record(machine_id, session_id)
+
+    async def record_of(self, key: int) -> Any:
+        await self._reach()
+        return await super().record_of(key)
+
+    async def timers_due(self, *, after_ms: int, until_ms: int) -> Any:
+        await self._reach()
+        return await super().timers_due(after_ms=after_ms, until_ms=until_ms)
+
+    async def ping(self) -> None:
+        await self._reach()
+
+    async def _reach(self) -> None:
+        await asyncio.sleep(self.chance.random() * 0.005)
+        if self.loop.now_s < self.away_until_s or (self.trouble and self.chance.random() < 0.01):
+            raise Unavailable("unavailable", "away")
+
+
+def journal_of(store: MemorySessionStore, session_id: str) -> list[Entry]:
+    record = store._named("m", session_id)
+    return [] if record is None else [entry for _, entry in sorted(store.journals[record.key].items())]
+
+
+decode = msgspec.json.decode

@@ -1,0 +1,349 @@
+"""One simulated run: clients with counted events, a hub that is killed and started again, trouble everywhere, invariants throughout."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from machinehub.clock import Entropy
+from machinehub.errors import HubError
+from machinehub.limits import Limits
+from machinehub.logs import MachineLogs
+from machinehub.metrics import Metrics
+from machinehub.session.core import Receipt
+from machinehub.session.host import SessionHost
+from machinehub.session.housekeeping import Housekeeper
+from tests.sim.loop import VirtualLoop
+from tests.sim.parts import SimClock, SimPool, SimStore, fold, journal_of
+
+LIMITS = Limits(ids_remembered=6, live_sessions=2)
+
+
+@dataclass(frozen=True)
+class Version:
+    number: int = 1
+    digest: str = "d"
+    hears_presence: bool = False
+
+
+@dataclass
+class Watcher:
+    """A connection: what it is told must be in the database, and must be what the journal comes to."""
+
+    world: World
+    session_id: str
+    id: str
+    user: str | None = None
+    joined_at: str = ""
+    sender: bytes = b'{"id":"w"}'
+    seq: int = 0
+    closed: bool = False
+
+    def send(self, frame: Any) -> None:
+        said = json.loads(frame.json)
+        if said["type"] in ("snapshot", "update"):
+            self._check(said)
+
+    def send_update(self, frame: Any) -> None:
+        self._check(json.loads(frame.json))
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = True
+
+    def _check(self, said: dict[str, Any]) -> None:
+        assert said["seq"] >= self.seq, "a client was taken back in time"
+        self.seq = said["seq"]
+        self.world.check_told(self.session_id, said["seq"], said["snapshot"])
+
+
+@dataclass
+class Client:
+    """Sends its events one after the other, each until it is settled, and some of them again later."""
+
+    world: World
+    session_id: str
+    name: str
+    sent: int = 0
+    acks: dict[str, tuple[int, str | None]] = field(default_factory=dict)
+    abandoned: set[str] = field(default_factory=set)
+
+    async def run(self, events: int) -> None:
+        chance = self.world.chance
+        for _ in range(events):
+            await asyncio.sleep(chance.choice([0.0, 0.01, 0.3, 2.0]) * chance.random())
+            self.sent += 1
+            event_id = f"{self.name}-{self.sent}"
+            event: dict[str, Any] = {"type": "ADD", "token": event_id}
+            lot = chance.random()
+            if lot < 0.2:
+                event["after"] = chance.choice([0, 50, 50, 3000, 20_000])
+            elif lot < 0.28:
+                event["cancel"] = True
+            elif lot < 0.33:
+                event["type"] = chance.choice(["FAIL", "LOOP"])
+            elif lot < 0.34:
+                event["type"] = "POISON"
+            elif lot < 0.345:
+                event["type"] = "END"
+            await self._send(event_id, event, tries=1 if chance.random() < 0.1 else 200)
+            if self.acks and chance.random() < 0.2:
+                again = chance.choice(list(self.acks))
+                await self._send(again, {"type": "ADD", "token": again}, tries=200)
+
+    async def _send(self, event_id: str, event: dict[str, Any], *, tries: int) -> None:
+        for _ in range(tries):
+            try:
+                async with asyncio.timeout(8):
+                    receipt = await self._once(event_id, json.dumps(event).encode())
+            except (HubError, TimeoutError, asyncio.CancelledError):
+                await asyncio.sleep(0.05 + self.world.chance.random())
+                continue
+            code = receipt.error[0] if receipt.error else None
+            if code == "unavailable":
+                await asyncio.sleep(0.05 + self.world.chance.random())
+                continue
+            if code == "session_finished":
+                assert event_id not in self.acks, f"{event_id} was acknowledged before, and is refused now"
+                return
+            self._acknowledged(event_id, receipt.seq, code)
+            return
+        self.abandoned.add(event_id)
+
+    async def _once(self, event_id: str, event: bytes) -> Receipt:
+        host = self.world.host
+        if host is None:
+            raise TimeoutError
+        session = await host.open("m", self.session_id, Version())
+        answered: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+
+        def settle(receipt: Receipt) -> None:
+            if not answered.done():
+                answered.set_result(Receipt(receipt.seq, receipt.changed, receipt.error, settled=True))
+                if receipt.error is None or receipt.error[0] not in ("unavailable", "session_finished"):
+                    self.world.check_durable(self.session_id, event_id, receipt)
+
+        host.send(session, event, b'{"id":"c"}', event_id=event_id, then=settle)
+        return await answered
+
+    def _acknowledged(self, event_id: str, seq: int, code: str | None) -> None:
+        self.world.acknowledged[self.session_id] = max(seq, self.world.acknowledged.get(self.session_id, 0))
+        first = self.acks.setdefault(event_id, (seq, code))
+        assert first == (seq, code), f"{event_id} was answered {first}, then {(seq, code)}"
+
+
+class _Exceptions(logging.Handler):
+    """An exception that the hub logged and survived is a problem too."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.ERROR)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1]:
+            self._world.problem(record.exc_info[1])
+
+
+class World:
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.chance = random.Random(seed)
+        self.loop = VirtualLoop()
+        self.clock = SimClock(self.loop)
+        self.store = SimStore(self.loop, self.chance)
+        self.host: SessionHost | None = None
+        self.housekeeper: Housekeeper | None = None
+        self.pool: SimPool | None = None
+        self.clients: list[Client] = []
+        self.problems: list[BaseException] = []
+        self.kills = 0
+        self.acknowledged: dict[str, int] = {}
+
+    # --- invariants
+
+    def check_told(self, session_id: str, seq: int, snapshot: Any) -> None:
+        entries = [entry for entry in journal_of(self.store, session_id) if entry.seq <= seq]
+        assert entries, "somebody saw a session that is not in the database"
+        assert entries[-1].seq == seq, f"somebody saw input {seq}, which is not in the database"
+        assert snapshot == json.loads(fold(entries).snapshot()), f"what was told at {seq} is not what the journal comes to"
+
+    def check_durable(self, session_id: str, event_id: str, receipt: Receipt) -> None:
+        entry = next((entry for entry in journal_of(self.store, session_id) if entry.event_id == event_id), None)
+        assert entry is not None, f"{event_id} was answered and is not in the database"
+        assert (entry.seq, entry.error) == (receipt.seq, receipt.error), f"{event_id}: {entry} is not what was answered, {receipt}"
+
+    def check_end(self) -> None:
+        """When all is quiet: every event is there once or, if nobody insisted, not at all; no timer is late; memory is what the journal says."""
+        assert self.host is not None
+        for session_id in {client.session_id for client in self.clients}:
+            entries = journal_of(self.store, session_id)
+            if not entries:
+                continue
+            state = fold(entries)
+            assert len(set(state.tokens)) == len(state.tokens), "something was applied twice"
+            for client in self.clients:
+                if client.session_id == session_id:
+                    for event_id, (seq, code) in client.acks.items():
+                        assert (event_id in state.tokens) == (code is None), f"{event_id} at {seq}: {code}"
+            record = self.store._named("m", session_id)
+            assert record is not None
+            pending = {} if state.finished else state.timers
+            assert dict(self.store.timers[key, timer] and (timer, self.store.timers[key, timer]) for key, timer in self.store.timers if key == record.key) == pending
+            late = [due for due in pending.values() if due < self.clock.now_ms() - 1000]
+            assert not late, f"timers that never fired: {late}"
+            assert (record.finished_at_ms is not None) == state.finished
+            session = self.host.find("m", session_id)
+            if session is not None and session.started and not session.in_doubt:
+                assert json.loads(session.snapshot) == json.loads(state.snapshot())
+                assert not session.waiting, f"something still waits: {session.pending}"
+
+    # --- the run
+
+    async def boot(self) -> None:
+        self.pool = SimPool(self.loop, self.chance)
+        self.pool.trouble = self.store.trouble
+        host = SessionHost(self.pool, self.pool, self.store, self.clock, Entropy(self.chance.getrandbits(32)), LIMITS, logs=MachineLogs(kept=5), metrics=Metrics())
+        self.pool.listener = host
+        while True:
+            try:
+                await host.start()
+                break
+            except HubError:
+                await host.stop()
+                await asyncio.sleep(0.2)
+        self.housekeeper = Housekeeper(host, self.store, self.clock, LIMITS, expire_after_ms=0)
+        self.housekeeper.start()
+        self.host = host
+
+    async def kill(self) -> None:
+        """kill -9: nothing is said to anybody."""
+        host, self.host = self.host, None
+        if host is None or self.pool is None or self.housekeeper is None:
+            return
+        self.kills += 1
+        self.pool.listener = None
+        self.housekeeper.stop()
+        await host.stop()
+        for session in host.sessions:
+            if session.restoring is not None:
+                session.restoring.cancel()
+            if session.presence_due is not None:
+                session.presence_due.cancel()
+
+    async def trouble(self) -> None:
+        while True:
+            await asyncio.sleep(self.chance.random() * 8)
+            lot = self.chance.random()
+            if lot < 0.25:
+                await self.kill()
+                await asyncio.sleep(self.chance.random() * 2)
+                await self.boot()
+            elif lot < 0.45 and self.pool is not None and self.pool.workers:
+                self.chance.choice(self.pool.workers).die()
+            elif lot < 0.6:
+                self.store.away_until_s = self.loop.now_s + self.chance.choice([0.3, 2, 9])
+            elif lot < 0.8 and self.housekeeper is not None and self.host is not None:
+                self.housekeeper.hibernate()
+            elif self.host is not None:
+                session_id = self.chance.choice(self.clients).session_id
+                session = self.host.find("m", session_id)
+                if session is not None and session.opened.done() and not session.opened.exception():
+                    watcher = Watcher(self, session_id, f"w{self.chance.random()}")
+                    if not session.in_doubt:
+                        self.host.people.attach(session, watcher)
+
+    async def read(self) -> None:
+        """Somebody who looks now and then: what was acknowledged is there to be seen."""
+        while True:
+            await asyncio.sleep(self.chance.random() * 3)
+            session_id = self.chance.choice(self.clients).session_id
+            known = self.acknowledged.get(session_id, 0)
+            try:
+                async with asyncio.timeout(8):
+                    if self.host is None or not known:
+                        continue
+                    session = await self.host.open("m", session_id, None)
+            except (HubError, TimeoutError) as error:
+                assert not isinstance(error, HubError) or error.code == "unavailable", f"{session_id} is not there: {error}"
+                continue
+            assert session.seq >= known, f"input {known} was acknowledged; what is there to be read is {session.seq}"
+            self.check_told(session_id, session.seq, json.loads(session.snapshot))
+
+    async def run(self) -> None:
+        self.stopped = asyncio.Event()
+        await self.boot()
+        names = [f"s{number}" for number in range(self.chance.randint(1, 3))]
+        self.clients = [Client(self, self.chance.choice(names), f"c{number}") for number in range(self.chance.randint(1, 4))]
+        troubling = asyncio.ensure_future(self.trouble())
+        reading = asyncio.ensure_future(self.read())
+        reading.add_done_callback(self._notice)
+        running = [asyncio.ensure_future(client.run(self.chance.randint(3, 14))) for client in self.clients]
+        async with asyncio.timeout(600):
+            await asyncio.wait([asyncio.ensure_future(self.stopped.wait()), asyncio.gather(*running, return_exceptions=True)], return_when=asyncio.FIRST_COMPLETED)
+        if self.problems:
+            return
+        troubling.cancel()
+        reading.cancel()
+        await asyncio.wait([troubling, reading])
+        for task in running:
+            task.result()
+        self.store.trouble = False
+        self.store.away_until_s = 0.0
+        if self.chance.random() < 0.3:  # with nobody there who would ask again
+            self.store.away_until_s = self.loop.now_s + 9
+            await asyncio.sleep(10)
+        if self.pool is not None:
+            self.pool.trouble = False
+        if self.host is None:
+            await self.boot()
+        await asyncio.sleep(30)
+        self.check_end()
+        await self.kill()
+        await self.boot()  # and once more from what is stored
+        await asyncio.sleep(30)
+        for client in self.clients:
+            try:
+                await self.host.open("m", client.session_id, None)  # type: ignore[union-attr]
+            except HubError as error:
+                assert error.code == "no_such_session"
+        self.check_end()
+        await self.kill()
+
+    def _notice(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (problem := task.exception()):
+            self.problem(problem)
+
+    def problem(self, problem: BaseException) -> None:
+        problem.add_note(f"at {self.loop.now_s:.3f}")
+        self.problems.append(problem)
+        self.stopped.set()
+
+    def play(self) -> None:
+        """Raises `AssertionError` for whatever must not be."""
+        handler = _Exceptions(self)
+        logging.getLogger("machinehub").addHandler(handler)
+        try:
+            self._play()
+        finally:
+            logging.getLogger("machinehub").removeHandler(handler)
+
+    def _play(self) -> None:
+
+        def on_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            self.problem(context.get("exception") or AssertionError(context["message"]))
+
+        self.loop.set_exception_handler(on_exception)
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_until_complete(self.run())
+        finally:
+            for task in asyncio.all_tasks(self.loop):
+                task.cancel()
+            self.loop.run_until_complete(asyncio.sleep(0))
+            self.loop.close()
+            asyncio.set_event_loop(None)
+        if self.problems:
+            raise self.problems[0]
