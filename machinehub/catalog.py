@@ -12,13 +12,13 @@ import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from machinehub.errors import BadRequest, Conflict, NotFound, TooLarge
-from machinehub.model import Image
+from machinehub.model import Image, MachineSettings
 from machinehub.store.store import pack_files
 
 if TYPE_CHECKING:
@@ -34,13 +34,6 @@ LOOKUP_SECONDS: Final = 2.0
 """How long a lookup may be remembered: this long after another node's activation, new sessions may get the old version."""
 IMAGES_REMEMBERED: Final = 64
 """Compressed images in memory, about 400 KiB each; the rest are read from the database when a session needs them."""
-
-
-class MachineSettings(msgspec.Struct, frozen=True):
-    """What belongs to a version besides its files: the table `[machine]` of machinehub.toml."""
-
-    on_error: Literal["reject", "stop"] = "reject"
-    """What an action that throws does: undo its turn, or end the session in an error as XState does."""
 
 
 class Upload(msgspec.Struct, kw_only=True):

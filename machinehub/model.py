@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,6 +14,13 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     created_at_ms: int
     active_version: int
     """The version that new sessions get; 0 before the first activation."""
+
+
+class MachineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What belongs to a version besides its files: the table `[machine]` of machinehub.toml."""
+
+    on_error: Literal["reject", "stop"] = "reject"
+    """What an action that throws does: undo its turn, or end the session in an error as XState does."""
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

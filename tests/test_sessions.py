@@ -168,11 +168,11 @@ async def test_checkpoints_and_journal_are_pruned(make: Callable[..., Any]) -> N
     await store.commit([begun(made)])
     for seq in range(2, 26):
         await store.commit([settled(made.key, seq, event_id=f"e{seq}"), *([Freeze(made.key, checkpoint(seq))] if seq % 4 == 0 else [])])
-    # Of 4, 8, 12, 16, 20, 24: the newest two, and the first at or after 10 and 20, of which those before the kept journal are not needed.
-    assert await store.checkpoint_seqs(made.key) == [12, 20, 24]
-    assert await store.span(made.key) == (13, 25)
-    assert (await store.checkpoint_before(made.key, 19)).seq == 12
-    assert await store.checkpoint_before(made.key, 11) is None
+    # Of 4, 8, 12, 16, 20, 24: the newest two, the first at or after 10 and 20, and the one that the kept journal begins at.
+    assert await store.checkpoint_seqs(made.key) == [16, 20, 24]
+    assert await store.span(made.key) == (17, 25)
+    assert (await store.checkpoint_before(made.key, 19)).seq == 16
+    assert await store.checkpoint_before(made.key, 15) is None
     found = await store.load("m", "s")
     assert (found.checkpoint.seq, [e.seq for e in found.tail]) == (24, [25])
 

@@ -89,12 +89,12 @@ class MemorySessionStore:
     def _prune(self, key: int) -> None:
         saved, keep = self.saved[key], self.retention
         seqs = sorted(saved)
-        gone = superfluous(seqs, newest=keep.checkpoints, every=keep.checkpoint_every)
-        before = [seq for seq in seqs if keep.journal and seq not in gone and seq <= seqs[-1] - keep.journal]
-        for seq in [seq for seq in seqs if seq in gone or (before and seq < before[-1])]:
+        base = max((seq for seq in seqs if keep.journal and seq <= seqs[-1] - keep.journal), default=0)
+        gone = [seq for seq in superfluous(seqs, newest=keep.checkpoints, every=keep.checkpoint_every) if seq != base]
+        for seq in [seq for seq in seqs if seq in gone or seq < base]:
             self._remove(saved, seq)
-        for at, entry in list(self.journals[key].items()) if before else []:
-            if entry.seq <= before[-1]:
+        for at, entry in list(self.journals[key].items()):
+            if entry.seq <= base:
                 self._remove(self.journals[key], at)
                 self._remove(self.ids, (key, entry.event_id))
 

@@ -73,7 +73,7 @@ SCHEMAS: dict[str, Any] = {
         live=_FLAG, parent={"type": ["object", "null"], "properties": {"id": _TEXT, "at": _NUMBER}}, snapshot=_ANY,
     ),
     "Entry": _object(
-        "seq kind at seed outcome changed", seq=_NUMBER, kind={"enum": ["start", "event", "presence", "timer"]}, at=_TEXT, seed=_NUMBER, outcome={"enum": ["accepted", "rejected"]},
+        "seq attempt kind at seed outcome changed", seq=_NUMBER, attempt=_NUMBER, kind={"enum": ["start", "event", "presence", "timer"]}, at=_TEXT, seed=_NUMBER, outcome={"enum": ["accepted", "rejected"]},
         changed=_FLAG, id={"type": ["string", "null"]}, event=_ANY, sender=_ANY, input=_ANY, timer=_NUMBER, error=_object("code detail", code=_TEXT, detail=_TEXT),
     ),
     "Fork": _object("", at={"type": ["integer", "null"]}, session={"type": ["string", "null"]}) | {"required": []},

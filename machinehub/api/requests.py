@@ -59,11 +59,13 @@ def page_of(request: Request, *, limit_max: int) -> tuple[int, str | None]:
         raise BadRequest("invalid_cursor", "the cursor is not one that a list gave") from None
 
 
-def page(items: list[dict[str, Any]], *, limit: int, key: str) -> dict[str, Any]:
-    """CONTRACT's list: `items` has one more than `limit` when there is a next page, which begins behind `key`."""
-    more = len(items) > limit
+def page(items: list[dict[str, Any]], *, limit: int, key: str, then: str | None = None) -> dict[str, Any]:
+    """CONTRACT's list: `items` has one more than `limit` when there is a next page, which begins behind `key` (and `then`)."""
     shown = items[:limit]
-    return {"data": shown, "next": base64.urlsafe_b64encode(str(shown[-1][key]).encode()).decode() if more else None}
+    if len(items) <= limit:
+        return {"data": shown, "next": None}
+    behind = str(shown[-1][key]) if then is None else f"{shown[-1][key]}.{shown[-1][then]}"
+    return {"data": shown, "next": base64.urlsafe_b64encode(behind.encode()).decode()}
 
 
 def seq_of(request: Request, name: str) -> int | None:

@@ -97,9 +97,7 @@ class SessionApi:
         if after is None:
             raise BadRequest("invalid_cursor", "the cursor is not one that a list gave")
         entries = await self._sessions.entries(record.key, after=(int(after[1]), int(after[2])), limit=limit + 1)
-        more = len(entries) > limit
-        entries = entries[:limit]
-        return Json({"data": [show_entry(entry) for entry in entries], "next": f"{entries[-1].seq}.{entries[-1].attempt}" if more else None})
+        return Json(page([show_entry(entry) for entry in entries], limit=limit, key="seq", then="attempt"))
 
     def _summary(self, record: SessionRecord, seq: int) -> dict[str, Any]:
         session: LiveSession | None = self._host.find(record.machine_id, record.session_id)
@@ -130,7 +128,7 @@ class SessionApi:
 def show_entry(entry: Entry) -> dict[str, Any]:
     """An entry as the API shows it: the guest's own spelling of the input taken apart."""
     _, seed, *rest = msgspec.json.decode(entry.input, type=list[msgspec.Raw])
-    shown: dict[str, Any] = {"seq": entry.seq, "kind": entry.kind, "at": timestamp(entry.now_ms), "seed": seed}
+    shown: dict[str, Any] = {"seq": entry.seq, "attempt": entry.attempt, "kind": entry.kind, "at": timestamp(entry.now_ms), "seed": seed}
     match entry.kind:
         case "start":
             shown["input"] = rest[0] if rest else None

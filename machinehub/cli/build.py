@@ -34,7 +34,7 @@ def deploy(
     project = find_project(file, name)
     files = gather(project)
     with progress.status("deploying"):
-        body = {"name": project.name, "entry": project.entry, "files": files, "message": message, "activate": activate}
+        body = {"name": project.name, "entry": project.entry, "files": files, "message": message, "activate": activate, "machine": msgspec.structs.asdict(project.machine)}
         answer = Hub(server, token).call("POST", "/api/v1/deployments", body=body)
     for warning in answer["warnings"]:
         progress.print(f"warning: {warning}", markup=False)
@@ -54,7 +54,7 @@ def check(file: File = None, as_json: AsJson = False) -> None:
 
     async def work(pool: WorkerPool) -> dict[str, Any]:
         limits = Limits()
-        upload = Upload(name=project.name, entry=project.entry, files=await collect_files(project, pool))
+        upload = Upload(name=project.name, entry=project.entry, files=await collect_files(project, pool), machine=project.machine)
         check_upload(upload, limits)
         built = await build(pool, upload, limits)
         definition: dict[str, Any] = msgspec.json.decode(built.definition)

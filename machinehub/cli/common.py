@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import httpx
 
@@ -120,15 +120,14 @@ class Hub:
     def read(self, path: str) -> Any:
         return self.call("GET", path, headers={"Accept": "application/json"})
 
-    def pages(self, path: str) -> list[dict[str, Any]]:
-        """All items of a list, page after page."""
-        items: list[dict[str, Any]] = []
+    def items(self, path: str) -> Iterator[dict[str, Any]]:
+        """The items of a list, page after page as they are needed."""
         cursor = ""
         while True:
             answer = self.read(f"{path}?limit=500{cursor}")
-            items += answer["data"]
+            yield from answer["data"]
             if answer["next"] is None:
-                return items
+                return
             cursor = f"&cursor={quote(answer['next'])}"
 
     def machine_path(self, machine: str) -> str:

@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 def list_command(as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
     """List the hub's machines."""
-    machines = Hub(server, token).pages("/api/v1/machines")
+    machines = list(Hub(server, token).items("/api/v1/machines"))
     if as_json:
         print_json(machines)
         return
@@ -58,7 +58,7 @@ def info(machine: MachineArgument, as_json: AsJson = False, server: Server = DEF
 def versions(machine: MachineArgument, as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
     """List a machine's versions, newest first."""
     hub = Hub(server, token)
-    found = hub.pages(hub.machine_path(machine) + "/versions")
+    found = list(hub.items(hub.machine_path(machine) + "/versions"))
     if as_json:
         print_json(found)
         return
@@ -78,7 +78,7 @@ def activate(
 def rollback(machine: MachineArgument, as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
     """Activate the version before the active one."""
     hub = Hub(server, token)
-    found = hub.pages(hub.machine_path(machine) + "/versions")
+    found = list(hub.items(hub.machine_path(machine) + "/versions"))
     current = next((v["number"] for v in found if v["active"]), 0)
     earlier = [v["number"] for v in found if v["number"] < current]
     if not earlier:

@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 
 from machinehub.cli import build as build_commands
-from machinehub.cli import machines, operations, sessions
+from machinehub.cli import machines, operations, past, sessions
 from machinehub.cli import serve as serve_commands
 from machinehub.cli.common import FAILED, INTERRUPTED, OK, USAGE, Refused, plain, progress
 from machinehub.errors import HubError
@@ -20,7 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 
-for module in (serve_commands, build_commands, machines, sessions, operations):
+for module in (serve_commands, build_commands, machines, sessions, past, operations):
     module.register(app)
 
 

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from machinehub.cli.common import USAGE, Compiling, fail
+from machinehub.model import MachineSettings
 from machinehub.paths import cache_folder
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ class Project:
     root: Path
     entry: str
     name: str
+    machine: MachineSettings
+    """The table `[machine]` of machinehub.toml."""
 
     @property
     def entry_path(self) -> Path:
@@ -49,7 +54,11 @@ def find_project(file: Path | None, name: str | None) -> Project:
     if not isinstance(config.get("name", ""), str):
         fail(f"the `name` in {CONFIG} is not text", USAGE)
     chosen = name or config.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", file.name.split(".")[0]).strip("-._") or "machine"
-    return Project(root, file.relative_to(root).as_posix(), chosen)
+    try:
+        settings = msgspec.convert(config.get("machine", {}), MachineSettings)
+    except msgspec.ValidationError as error:
+        fail(f"[machine] in {CONFIG}: {error}", USAGE)
+    return Project(root, file.relative_to(root).as_posix(), chosen, settings)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -91,7 +91,7 @@ async def _deploy(hub: Hub, project: Project) -> set[Path]:
     try:
         files = await collect_files(project, hub.pool)
         watched |= {project.root / path for path in files if "node_modules/" not in path}
-        deployed = await hub.catalog.deploy(Upload(name=project.name, entry=project.entry, files=files))
+        deployed = await hub.catalog.deploy(Upload(name=project.name, entry=project.entry, files=files, machine=project.machine))
     except HubError as error:
         Refused.of_error(error).show()
         return watched

@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 def sessions(machine: MachineArgument, as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
     """List a machine's sessions."""
     hub = Hub(server, token)
-    found = hub.pages(hub.machine_path(machine) + "/sessions")
+    found = list(hub.items(hub.machine_path(machine) + "/sessions"))
     if as_json:
         print_json(found)
         return

@@ -100,14 +100,13 @@ class SessionStore:
     def _prune(self, connection: sa.Connection, key: int) -> None:
         keep = self._retention
         seqs = list(connection.execute(sa.select(checkpoints.c.seq).where(checkpoints.c.key == key).order_by(checkpoints.c.seq)).scalars())
-        gone = superfluous(seqs, newest=keep.checkpoints, every=keep.checkpoint_every)
+        # What is left of the journal can still be replayed, from the checkpoint just before it.
+        base = max((seq for seq in seqs if keep.journal and seq <= seqs[-1] - keep.journal), default=0)
+        gone = [seq for seq in superfluous(seqs, newest=keep.checkpoints, every=keep.checkpoint_every) if seq != base] + [seq for seq in seqs if seq < base]
         if gone:
             connection.execute(checkpoints.delete().where(checkpoints.c.key == key, checkpoints.c.seq.in_(gone)))
-        if keep.journal:
-            before = [seq for seq in seqs if seq not in gone and seq <= seqs[-1] - keep.journal]
-            if before:  # what is left can still be replayed, from the checkpoint just before it
-                connection.execute(journal.delete().where(journal.c.key == key, journal.c.seq <= before[-1]))
-                connection.execute(checkpoints.delete().where(checkpoints.c.key == key, checkpoints.c.seq < before[-1]))
+        if base:
+            connection.execute(journal.delete().where(journal.c.key == key, journal.c.seq <= base))
 
     async def fork(self, record: SessionRecord, parent: int, checkpoint: SavedCheckpoint) -> None:
         """A new session that has `parent`'s journal up to the checkpoint, and goes on from there. Raises `Taken`.

@@ -1,0 +1,91 @@
+"""`machinehub history, replay, fork`: a session's past."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from machinehub.cli.common import BROKEN_BUILD, DEFAULT_SERVER, USAGE, AsJson, Hub, Server, SessionArgument, TokenOption, fail, print_json, progress, say
+
+At = Annotated[int | None, typer.Option("--at", min=1, help="The number of an input; else the last.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (history, replay, fork):
+        app.command(command.__name__)(command)
+
+
+def history(
+    session: SessionArgument, limit: Annotated[int, typer.Option("--limit", min=1, help="Inputs to show, from the first.")] = 1000,
+    as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "",
+) -> None:  # fmt: skip
+    """Print a session's inputs, oldest first: what came, from whom, and what became of it."""
+    hub = Hub(server, token)
+    for number, entry in enumerate(islice(hub.items(_path(hub, session) + "/journal"), limit + 1)):
+        if number == limit:
+            progress.print(f"and more; see --limit (now {limit})", style="dim")
+        elif as_json:
+            print_json(entry)
+        else:
+            say(f"{entry['seq']:>6}  {entry['at'][:19].replace('T', ' ')}  {_what(entry)}")
+
+
+def _what(entry: dict[str, Any]) -> str:
+    match entry["kind"]:
+        case "start":
+            what = "start" if entry["input"] is None else f"start {json.dumps(entry['input'], ensure_ascii=False)}"
+        case "timer":
+            what = f"timer {entry['timer']}"
+        case _:
+            what = json.dumps(entry["event"], ensure_ascii=False)
+    if "error" in entry:
+        return f"{what}  rejected: {entry['error']['code']}: {entry['error']['detail']}"
+    return what if entry["changed"] else f"{what}  nothing changed"
+
+
+def replay(
+    session: SessionArgument, at: At = None, verify: Annotated[bool, typer.Option("--verify", help="Fail unless the digests agree with those of the checkpoints.")] = False,
+    as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "",
+) -> None:  # fmt: skip
+    """Compute a session again from its journal and print its snapshot. With --verify, exit code 6 when it comes out differently."""
+    hub = Hub(server, token)
+    found = hub.call("POST", _path(hub, session) + "/replay" + (f"?at={at}" if at else ""), timeout_s=3600)
+    if as_json:
+        print_json(found)
+    else:
+        rate = found["inputs"] / max(found["ms"], 0.001) * 1000
+        progress.print(f"{found['inputs']} inputs replayed in {found['ms']:.0f} ms ({rate:,.0f}/s); memory {found['digest']} at {found['seq']}", markup=False)
+        for checkpoint in found["checkpoints"] if verify else ():
+            agrees = checkpoint["stored"] == checkpoint["recomputed"]
+            progress.print(f"checkpoint at {checkpoint['seq']}: {checkpoint['stored']} {'agrees' if agrees else 'is not ' + checkpoint['recomputed']}", markup=False)
+        print_json(found["snapshot"])
+    if verify and not found["verified"]:
+        fail("the journal does not come to what was stored, or told", BROKEN_BUILD)
+    if verify:
+        progress.print(f"verified: {len(found['checkpoints'])} checkpoints agree", markup=False)
+
+
+def fork(
+    session: SessionArgument, name: Annotated[str, typer.Argument(metavar="NEW", help="The new session's id.")], at: At = None,
+    as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "",
+) -> None:  # fmt: skip
+    """Begin a NEW session that goes on from an input of another. Prints its URL."""
+    hub = Hub(server, token)
+    path = _path(hub, session)
+    child = hub.call("POST", path + "/fork", body={"session": name} | ({"at": at} if at else {}))
+    if as_json:
+        print_json(child)
+        return
+    progress.print(f"{name} goes on from input {child['seq']}", markup=False)
+    say(hub.server.rstrip("/") + hub.session_path(f"{session.partition('/')[0]}/{name}"))
+
+
+def _path(hub: Hub, machine_and_session: str) -> str:
+    machine, slash, session = machine_and_session.partition("/")
+    if not slash or not machine or not session:
+        fail(f"{machine_and_session!r} is not MACHINE/SESSION", USAGE)
+    return f"{hub.machine_path(machine.partition('@')[0])}/sessions/{quote(session, safe='')}"

@@ -1,0 +1,527 @@
+"""Sessions outlive clients, workers, the hub; what was acknowledged is there, what was not can be settled by its id. On real databases."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from machinehub.clock import ManualClock
+from machinehub.errors import Unavailable
+from machinehub.limits import Limits
+from machinehub.session import journal as journal_module
+from tests.support import COUNTER, Client, running_hub
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+TIMERS = """
+import { assign, createMachine } from "xstate";
+const log = (what) => assign({ log: ({ context }) => [...context.log, what] });
+export default createMachine({
+  context: { log: [] },
+  initial: "idle",
+  states: {
+    idle: { on: { GO: "waiting" } },
+    waiting: { after: { 500: { actions: log("500") }, 100: { actions: log("100") }, 60000: "done" }, on: { STOP: "idle" } },
+    done: { type: "final" },
+  },
+});
+"""
+THROWS = """
+import { assign, createMachine } from "xstate";
+export default createMachine({ context: { n: 0 }, on: { INC: { actions: assign({ n: ({ context }) => context.n + 1 }) }, BOOM: { actions: [assign({ n: 99 }), () => { throw new Error("boom"); }] } } });
+"""
+
+
+@contextlib.asynccontextmanager
+async def hub_on(database_url: str, folder: Path, **settings: Any) -> AsyncIterator[Client]:
+    async with running_hub(folder, database_url=database_url, workers=1, **settings) as client:
+        yield client
+
+
+async def send(client: Client, path: str, event: str = "increment", event_id: str | None = None, **headers: str) -> Any:
+    return await client.http.post(f"/{path}", json={"type": event}, headers=({"Idempotency-Key": event_id} if event_id else {}) | headers)
+
+
+async def asleep(client: Client, machine: str, session: str) -> None:
+    """Puts the session to sleep and waits until it has left memory, or at least its worker."""
+    for _ in range(500):
+        found = client.hub.host.find(machine, session)
+        if found is None or (found.connections and not found.loaded):
+            return
+        client.hub.host.let_go(found)
+        await asyncio.sleep(0.01)
+    raise AssertionError("the session does not go to sleep")
+
+
+def fail_commits(client: Client, monkeypatch: pytest.MonkeyPatch, *, apply: Callable[[int], bool] = lambda _: False) -> Callable[[], None]:
+    """Commits are answered `unavailable` from now on, done or not as `apply(number)` says; the answer ends that."""
+    store, commit, count = client.hub.sessions, client.hub.sessions.commit, [0]
+
+    async def failing(items: Any) -> None:
+        count[0] += 1
+        if apply(count[0]):
+            await commit(items)
+        raise Unavailable("unavailable", "the database is away")
+
+    monkeypatch.setattr(store, "commit", failing)
+    return lambda: monkeypatch.setattr(store, "commit", commit)
+
+
+# --- restarts
+
+
+async def test_a_restart_changes_nothing(database_url: str, tmp_path: Path) -> None:
+    async with hub_on(database_url, tmp_path) as client:
+        machine = await client.deploy(COUNTER)
+        async with client.socket(f"{machine}/s") as socket:
+            acks = [await socket.event("increment", event_id=f"e{n}") for n in range(5)]
+        await send(client, f"{machine}/crashed", event_id="c1")
+    async with hub_on(database_url, tmp_path) as client:
+        async with client.socket(f"{machine}/s") as socket:
+            assert (await socket.until("snapshot"))["snapshot"]["context"] == {"count": 5}
+            assert socket.seq == 6
+            for n, ack in enumerate(acks):
+                assert await socket.event("increment", event_id=f"e{n}") == ack
+            again = await send(client, f"{machine}/s", event_id="e3")
+            assert (again.status_code, again.json()["seq"], again.json()["snapshot"]["context"]) == (200, 5, {"count": 5})
+            assert (await socket.event("increment"))["seq"] == 7
+        listed = (await client.http.get(f"/api/v1/machines/{machine}/sessions")).json()["data"]
+        assert [(session["id"], session["seq"], session["version"]) for session in listed] == [("crashed", 2, 1), ("s", 7, 1)]
+
+
+async def test_ids_are_never_forgotten(database_url: str, tmp_path: Path) -> None:
+    """Older ids than memory holds are found by the journal, whoever sends them again, and others' events are not lost over it."""
+    limits = Limits(ids_remembered=4)
+    async with hub_on(database_url, tmp_path, limits=limits) as client:
+        machine = await client.deploy(COUNTER)
+        async with client.socket(f"{machine}/s") as socket:
+            first = await socket.event("increment", event_id="old")
+            for _ in range(130):
+                await socket.event("increment")
+            assert await socket.event("increment", event_id="old") == first
+            answers = await asyncio.gather(
+                send(client, f"{machine}/s", event_id="old"), send(client, f"{machine}/s", event_id="new"), send(client, f"{machine}/other"), send(client, f"{machine}/s")
+            )
+            assert [answer.status_code for answer in answers] == [200] * 4
+            assert answers[0].json()["seq"] == first["seq"]
+    async with hub_on(database_url, tmp_path, limits=limits) as client:
+        assert (await send(client, f"{machine}/s", event_id="old")).json()["seq"] == first["seq"]
+        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {"count": 133}
+
+
+async def test_rejections_are_remembered_too(database_url: str, tmp_path: Path) -> None:
+    async with hub_on(database_url, tmp_path) as client:
+        machine = await client.deploy(THROWS)
+        first = await send(client, f"{machine}/s", "BOOM", "b")
+        assert (first.status_code, first.json()["code"]) == (422, "machine_error")
+        await send(client, f"{machine}/s", "INC")
+    async with hub_on(database_url, tmp_path) as client:
+        again = await send(client, f"{machine}/s", "INC", "b")
+        assert (again.status_code, again.json()) == (422, first.json())
+        entries = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()["data"]
+        assert [(e["seq"], e["outcome"]) for e in entries] == [(1, "accepted"), (1, "rejected"), (2, "accepted")]
+
+
+async def test_a_finished_session_still_knows_its_events(database_url: str, tmp_path: Path) -> None:
+    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { on: { END: "b" } }, b: { type: "final" } } });'
+    async with hub_on(database_url, tmp_path, limits=Limits(ids_remembered=1)) as client:
+        machine = await client.deploy(source)
+        for number in range(3):
+            await send(client, f"{machine}/s", "NOP", f"n{number}")
+        assert (await send(client, f"{machine}/s", "END", "end")).json()["seq"] == 5
+        assert (await send(client, f"{machine}/s", "NOP", "n0")).json()["seq"] == 2
+        assert (await send(client, f"{machine}/s", "NOP", "new")).json()["code"] == "session_finished"
+        async with client.socket(f"{machine}/s") as socket:
+            assert (await socket.event("NOP", event_id="n1"))["seq"] == 3
+            assert (await socket.event("NOP", event_id="newer"))["error"]["code"] == "session_finished"
+
+
+# --- commit, then speak
+
+
+async def test_nothing_is_told_before_it_is_committed(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with hub_on(database_url, tmp_path) as client:
+        machine = await client.deploy(COUNTER)
+        async with client.socket(f"{machine}/s") as socket:
+            await socket.until("snapshot")
+            commit, gate = client.hub.sessions.commit, asyncio.Event()
+
+            async def slow(items: Any) -> None:
+                await gate.wait()
+                await commit(items)
+
+            monkeypatch.setattr(client.hub.sessions, "commit", slow)
+            sending = asyncio.create_task(send(client, f"{machine}/s"))
+            await asyncio.sleep(0.3)
+            await socket.settle()
+            assert [frame["type"] for frame in socket.seen if frame["type"] in ("update", "ack")] == []
+            assert (await client.http.get(f"/{machine}/s")).json()["seq"] == 1
+            assert not sending.done()
+            gate.set()
+            assert (await sending).json()["seq"] == 2
+            assert (await socket.until("update"))["seq"] == 2
+
+
+async def test_a_database_that_hesitates_delays(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails a few times, once having done what it was asked: nobody notices but by the clock."""
+    async with hub_on(database_url, tmp_path) as client:
+        machine = await client.deploy(COUNTER)
+        await send(client, f"{machine}/s")
+        mended = fail_commits(client, monkeypatch, apply=lambda number: number == 1)
+        sending = [asyncio.create_task(send(client, f"{machine}/s", event_id=f"e{n}")) for n in range(5)]
+        await asyncio.sleep(0.3)
+        mended()
+        assert sorted([(await task).json()["seq"] for task in sending]) == [3, 4, 5, 6, 7]
+        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {"count": 6}
+
+
+@pytest.mark.parametrize("done", [False, True])
+async def test_a_database_that_is_away_refuses_and_loses_nothing(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: bool) -> None:
+    """Whether or not the last commit got through, trying again by id settles it."""
+    monkeypatch.setattr(journal_module, "GIVE_UP_S", 0.3)
+    monkeypatch.setattr(journal_module, "PATIENCE_S", 0.2)
+    async with hub_on(database_url, tmp_path) as client:
+        machine = await client.deploy(COUNTER)
+        async with client.socket(f"{machine}/s") as socket:
+            await socket.event("increment", event_id="before")
+            mended = fail_commits(client, monkeypatch, apply=lambda number: done and number == 1)
+            refused = await send(client, f"{machine}/s", event_id="lost")
+            assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+            at_once = await socket.event("increment", event_id="early")
+            assert at_once["error"]["code"] == "unavailable"
+            new = await client.http.get(f"/{machine}/new")
+            assert (new.status_code, new.json()["code"]) == (503, "unavailable")
+            mended()
+            for _ in range(100):
+                answer = await send(client, f"{machine}/s", event_id="lost")
+                if answer.status_code == 200:
+                    break
+                await asyncio.sleep(0.05)
+            assert (answer.json()["seq"], answer.json()["snapshot"]["context"]) == (3, {"count": 2})
+            while "error" in (early := await socket.event("increment", event_id="early")):
+                await asyncio.sleep(0.05)
+            assert early["seq"] == 4
+            assert (await socket.event("increment", event_id="before"))["seq"] == 2
+            assert socket.snapshot["context"] == {"count": 3}
+        assert (await client.http.get(f"/{machine}/new")).json()["seq"] == 1
+
+
+@pytest.mark.parametrize("trouble", ["PRAGMA max_page_count=1", "PRAGMA query_only=ON"])
+async def test_a_full_disk_and_a_read_only_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
+    """As SQLite itself says it: what cannot be written is refused, and nothing is lost when it can be again."""
+    monkeypatch.setattr(journal_module, "GIVE_UP_S", 0.3)
+
+    async def tell(client: Client, pragma: str) -> None:
+        await client.hub._database._run(lambda connection: connection.execute(sa.text(pragma)), client.hub._database._writer)
+
+    async with running_hub(tmp_path, workers=1) as client:
+        machine = await client.deploy(COUNTER)
+        await send(client, f"{machine}/s", event_id="a")
+        await tell(client, trouble)
+        big = "x" * 60_000
+        answers = [await client.http.post(f"/{machine}/s", json={"type": "increment", "big": big}, headers={"Idempotency-Key": f"big{n}"}) for n in range(3)]
+        assert answers[-1].status_code == 503, answers[-1].text
+        assert (await client.http.get(f"/{machine}/s")).status_code == 200
+        await tell(client, "PRAGMA max_page_count=4294967294")
+        await tell(client, "PRAGMA query_only=OFF")
+        for number in range(3):
+            for _ in range(100):
+                if (answer := await send(client, f"{machine}/s", event_id=f"big{number}")).status_code == 200:
+                    break
+                await asyncio.sleep(0.05)
+            assert answer.status_code == 200
+        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {"count": 4}
+        assert (await send(client, f"{machine}/s", event_id="a")).json()["seq"] == 2
+
+
+async def test_two_hubs_on_one_database_do_not_write_over_each_other(database_url: str, tmp_path: Path) -> None:
+    async with hub_on(database_url, tmp_path / "a") as first, hub_on(database_url, tmp_path / "b") as second:
+        machine = await first.deploy(COUNTER)
+        for number in range(4):
+            for hub in (first, second):
+                assert (await send(hub, f"{machine}/s", event_id=f"{number}-{hub.url}")).status_code == 200
+        answers = await asyncio.gather(*(send(hub, f"{machine}/s", event_id=f"x{number}") for number in range(10) for hub in (first, second)))
+        assert {answer.status_code for answer in answers} == {200}
+        entries = (await first.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()["data"]
+        assert [entry["seq"] for entry in entries] == list(range(1, 20))
+        replayed = (await first.http.post(f"/api/v1/machines/{machine}/sessions/s/replay")).json()
+        assert replayed["snapshot"]["context"] == {"count": 18}
+
+
+# --- sleep
+
+
+async def test_sleeping_sessions_are_in_the_database_only(database_url: str, tmp_path: Path) -> None:
+    async with hub_on(database_url, tmp_path) as client:
+        machine = await client.deploy(COUNTER)
+        for _ in range(3):
+            await send(client, f"{machine}/alone", event_id="same")
+        await asleep(client, machine, "alone")
+        assert client.hub.host.find(machine, "alone") is None
+        async with client.socket(f"{machine}/watched") as socket:
+            await socket.event("increment", event_id="w")
+            await asleep(client, machine, "watched")
+            watched = client.hub.host.find(machine, "watched")
+            assert watched is not None
+            assert (watched.worker, watched.loaded, watched.tail, watched.checkpoint) == (None, False, [], None)
+            await socket.settle()
+            assert (await client.http.get(f"/{machine}/watched")).json()["seq"] == 2
+            assert not watched.loaded
+            assert (await socket.event("increment", event_id="w"))["seq"] == 2
+            assert (await socket.event("increment"))["seq"] == 3
+            assert socket.snapshot["context"] == {"count": 2}
+        assert (await client.http.get(f"/{machine}/alone")).json()["snapshot"]["context"] == {"count": 1}
+        assert (await send(client, f"{machine}/alone", event_id="same")).json()["seq"] == 2
+        conditional = await send(client, f"{machine}/alone", **{"If-Match": '"2"'})
+        assert (conditional.status_code, conditional.json()["seq"]) == (200, 3)
+
+
+async def test_too_many_live_sessions_make_the_oldest_sleep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("machinehub.session.housekeeping.FRESH_MS", 0)
+    async with running_hub(tmp_path, workers=1, limits=Limits(live_sessions=5)) as client:
+        machine = await client.deploy(COUNTER)
+        for number in range(30):
+            await send(client, f"{machine}/s{number}")
+        for _ in range(100):
+            client.hub.housekeeper.sweep()
+            if len(list(client.hub.host.placement.live)) <= 5:
+                break
+            await asyncio.sleep(0.02)
+        assert len(list(client.hub.host.placement.live)) == 5
+        answers = [(await send(client, f"{machine}/s{number}")).json()["snapshot"]["context"] for number in range(30)]
+        assert answers == [{"count": 2}] * 30
+
+
+# --- timers
+
+
+async def test_timers_fire_after_the_hub_was_down(database_url: str, tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with hub_on(database_url, tmp_path, clock=clock) as client:
+        machine = await client.deploy(TIMERS)
+        for session in ("s", "stopped"):
+            await send(client, f"{machine}/{session}", "GO")
+        await send(client, f"{machine}/stopped", "STOP")
+    clock.move_to(clock.now_ms() + 1000)
+    async with hub_on(database_url, tmp_path, clock=clock) as client:
+        client.hub.host.alarm.fire()
+        for _ in range(200):
+            found = (await client.http.get(f"/{machine}/s")).json()
+            if len(found["snapshot"]["context"]["log"]) == 2:
+                break
+            client.hub.host.alarm.fire()
+            await asyncio.sleep(0.01)
+        assert found["snapshot"]["context"]["log"] == ["100", "500"]
+        clock.move_to(clock.now_ms() + 60_000)
+        await asleep(client, machine, "s")
+        for _ in range(200):
+            client.hub.host.alarm.fire()  # it wakes the session, then fires again
+            if client.hub.host.find(machine, "s") is not None and (await client.http.get(f"/{machine}/s")).json()["snapshot"]["status"] == "done":
+                break
+            await asyncio.sleep(0.01)
+        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["status"] == "done"
+        stopped = (await client.http.get(f"/{machine}/stopped")).json()
+        assert (stopped["snapshot"]["value"], stopped["snapshot"]["context"]["log"]) == ("idle", [])
+        entries = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()["data"]
+        assert [entry["kind"] for entry in entries] == ["start", "event", "timer", "timer", "timer"]
+
+
+async def test_a_sleeping_session_is_woken_by_its_timer(tmp_path: Path) -> None:
+    async with running_hub(tmp_path, workers=1) as client:
+        machine = await client.deploy(TIMERS)
+        await send(client, f"{machine}/s", "GO")
+        await asleep(client, machine, "s")
+        await asyncio.sleep(0.8)
+        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"] == ["100", "500"]
+
+
+# --- what an error does
+
+
+async def test_a_machine_may_stop_on_errors(client: Client) -> None:
+    stops = await client.deploy(THROWS, name="stops", machine={"on_error": "stop"})
+    undoes = await client.deploy(THROWS, name="undoes")
+    for machine in (stops, undoes):
+        await send(client, f"{machine}/s", "INC")
+    undone = await send(client, f"{undoes}/s", "BOOM")
+    assert (undone.status_code, undone.json()["code"]) == (422, "machine_error")
+    assert (await send(client, f"{undoes}/s", "INC")).json()["snapshot"]["context"] == {"n": 2}
+    stopped = (await send(client, f"{stops}/s", "BOOM")).json()
+    assert stopped["snapshot"]["status"] == "error"
+    assert stopped["snapshot"]["error"] == {"name": "Error", "message": "boom"}
+    assert (await send(client, f"{stops}/s", "INC")).json()["code"] == "session_finished"
+    assert (await client.http.get(f"/{stops}")).json()["definition"]["on_error"] == "stop"
+    bad = await client.http.post("/api/v1/deployments", json={"name": "bad", "entry": "a.ts", "files": {"a.ts": THROWS}, "machine": {"on_error": "explode"}})
+    assert (bad.status_code, bad.json()["code"]) == (400, "invalid_body")
+    assert (await client.deploy(THROWS, name="stops", machine={"on_error": "stop"})) == stops
+    versions = (await client.http.get("/api/v1/machines/stops/versions")).json()["data"]
+    assert len(versions) == 1
+
+
+# --- pinned
+
+
+async def test_a_session_stays_on_its_version(database_url: str, tmp_path: Path) -> None:
+    async with hub_on(database_url, tmp_path) as client:
+        machine = await client.deploy(COUNTER)
+        await send(client, f"{machine}/old")
+        await client.deploy(COUNTER.replace("count + 1", "count + 10"))
+        await asleep(client, machine, "old")
+    async with hub_on(database_url, tmp_path) as client:
+        old = (await send(client, f"{machine}/old")).json()
+        new = (await send(client, f"{machine}/new")).json()
+        assert (old["snapshot"]["context"], new["snapshot"]["context"]) == ({"count": 2}, {"count": 10})
+        listed = (await client.http.get(f"/api/v1/machines/{machine}/sessions")).json()["data"]
+        assert [(session["id"], session["version"]) for session in listed] == [("new", 2), ("old", 1)]
+
+
+# --- deleting, expiring
+
+
+async def test_deleting_a_session_deletes_all_of_it(database_url: str, tmp_path: Path) -> None:
+    async with hub_on(database_url, tmp_path) as client:
+        machine = await client.deploy(TIMERS)
+        for session in ("asleep", "awake"):
+            await send(client, f"{machine}/{session}", "GO", "go")
+        await asleep(client, machine, "asleep")
+        async with client.socket(f"{machine}/awake"):
+            for session in ("asleep", "awake"):
+                assert (await client.http.delete(f"/api/v1/machines/{machine}/sessions/{session}")).status_code == 204
+                assert (await client.http.delete(f"/api/v1/machines/{machine}/sessions/{session}")).status_code == 404
+                assert (await client.http.get(f"/api/v1/machines/{machine}/sessions/{session}")).status_code == 404
+        left = await client.hub._database.read(
+            lambda connection: [connection.execute(sa.text(f"SELECT count(*) FROM {table}")).scalar() for table in ("sessions", "journal", "checkpoints", "timers")]
+        )
+        assert left == [0, 0, 0, 0]
+        assert (await send(client, f"{machine}/awake", "GO", "go")).json()["seq"] == 2
+        assert (await client.http.delete(f"/api/v1/machines/{machine}")).status_code == 204
+        left = await client.hub._database.read(lambda connection: connection.execute(sa.text("SELECT count(*) FROM journal")).scalar())
+        assert left == 0
+
+
+async def test_finished_sessions_expire(database_url: str, tmp_path: Path) -> None:
+    clock = ManualClock()
+    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { on: { END: "b" } }, b: { type: "final" } } });'
+    async with hub_on(database_url, tmp_path, clock=clock, expire_finished_s=60) as client:
+        machine = await client.deploy(source)
+        await send(client, f"{machine}/over", "END")
+        await send(client, f"{machine}/going", "NOP")
+        clock.move_to(clock.now_ms() + 59_000)
+        assert await client.hub.housekeeper.expire() == 0
+        clock.move_to(clock.now_ms() + 2_000)
+        assert await client.hub.housekeeper.expire() == 1
+        listed = (await client.http.get(f"/api/v1/machines/{machine}/sessions")).json()["data"]
+        assert [session["id"] for session in listed] == ["going"]
+
+
+# --- the past
+
+
+async def test_the_past_can_be_looked_at_and_forked(database_url: str, tmp_path: Path) -> None:
+    async with hub_on(database_url, tmp_path) as client:
+        machine = await client.deploy(COUNTER)
+        api = f"/api/v1/machines/{machine}/sessions"
+        async with client.socket(f"{machine}/s") as socket:
+            for number in range(600):  # two checkpoints
+                await socket.send_raw({"type": "event", "id": str(number), "event": {"type": "increment"}})
+            for _ in range(600):
+                await socket.until("ack")
+        for seq in (1, 2, 256, 257, 300, 513, 600, 601):
+            seen = (await client.http.get(f"/{machine}/s?at={seq}")).json()
+            assert (seen["seq"], seen["snapshot"]["context"]) == (seq, {"count": seq - 1})
+            assert (await client.http.get(f"{api}/s?at={seq}")).json()["snapshot"]["context"] == {"count": seq - 1}
+        for bad, status, code in (("0", 404, "no_such_seq"), ("602", 404, "no_such_seq"), ("x", 400, "invalid_seq"), ("-1", 400, "invalid_seq"), ("9" * 30, 400, "invalid_seq")):
+            answer = await client.http.get(f"/{machine}/s?at={bad}")
+            assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert (await client.http.get(f"/{machine}/none?at=1")).json()["code"] == "no_such_session"
+        assert (await client.http.get(f"{api}/none")).status_code == 404
+        forked = await client.http.post(f"{api}/s/fork", json={"at": 300, "session": "child/é"})
+        assert forked.status_code == 201
+        assert forked.json()["parent"] == {"id": "s", "at": 300}
+        assert (await send(client, f"{machine}/child%2F%C3%A9")).json() == {"seq": 301, "outcome": "accepted", "changed": True, "snapshot": {"value": "active", "context": {"count": 300}, "status": "active", "tags": []}}
+        assert (await client.http.get(f"/{machine}/s")).json()["seq"] == 601
+        assert (await client.http.get(f"/{machine}/child%2F%C3%A9?at=10")).json()["snapshot"]["context"] == {"count": 9}
+        for body, status, code in (
+            ({"session": "s"}, 409, "session_exists"), ({"session": "child/é"}, 409, "session_exists"), ({"at": 602, "session": "x"}, 404, "no_such_seq"),
+            ({"session": ""}, 400, "invalid_session_id"), ({"session": "x" * 129}, 400, "invalid_session_id"), ({"at": "x"}, 400, "invalid_body"),
+        ):  # fmt: skip
+            answer = await client.http.post(f"{api}/s/fork", json=body)
+            assert (answer.status_code, answer.json()["code"]) == (status, code), body
+        for session in ("s", "child%2F%C3%A9"):
+            replayed = (await client.http.post(f"{api}/{session}/replay")).json()
+            assert replayed["verified"]
+            assert replayed["checkpoints"]
+        unnamed = (await client.http.post(f"{api}/s/fork")).json()
+        assert (unnamed["seq"], len(unnamed["id"])) == (601, 12)
+
+
+async def test_damage_is_noticed_by_a_replay(database_url: str, tmp_path: Path) -> None:
+    async with hub_on(database_url, tmp_path) as client:
+        machine = await client.deploy(COUNTER)
+        await send(client, f"{machine}/s")
+        await asleep(client, machine, "s")
+        api = f"/api/v1/machines/{machine}/sessions/s/replay"
+        assert (await client.http.post(api)).json()["verified"] is True
+        await client.hub._database.write(lambda connection: connection.execute(sa.text("UPDATE journal SET input = :input WHERE seq = 2"), {"input": b'[1,7,{"type":"decrement"},{"id":"x"}]'}))
+        assert (await client.http.post(api)).json()["verified"] is False
+        await client.hub._database.write(lambda connection: connection.execute(sa.text("UPDATE checkpoints SET data = :data"), {"data": b"\0" * 40}))
+        damaged = await send(client, f"{machine}/s")
+        assert (damaged.status_code, damaged.json()["code"]) == (503, "session_damaged")
+
+
+async def test_a_forks_timers_have_as_long_to_go_as_the_parents_had(database_url: str, tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with hub_on(database_url, tmp_path, clock=clock) as client:
+        machine = await client.deploy(TIMERS)
+        await send(client, f"{machine}/s", "GO")
+        clock.move_to(clock.now_ms() + 200)
+        client.hub.host.alarm.fire()
+        await client.http.post(f"/{machine}/s/wait", json={"condition": {"tag": "x"}, "timeout_ms": 300})
+        clock.move_to(clock.now_ms() + 10_000)
+        forked = await client.http.post(f"/api/v1/machines/{machine}/sessions/s/fork", json={"at": 2, "session": "f"})
+        assert forked.status_code == 201
+        began_ms = clock.now_ms()
+        key = (await client.hub.sessions.record(machine, "f")).key
+        due = sorted(due - began_ms for _, due in await client.hub.sessions.timers_of(key))
+        assert due == [100, 500, 60_000]
+
+
+async def test_the_journal_is_read_in_pages(client: Client) -> None:
+    machine = await client.deploy(COUNTER, name="pages")
+    await client.http.put(f"/{machine}/s", json={"input": {"a": 1}})
+    for number in range(4):
+        await send(client, f"{machine}/s", event_id=f"e{number}")
+    api = f"/api/v1/machines/{machine}/sessions/s/journal"
+    first = (await client.http.get(f"{api}?limit=3")).json()
+    rest = (await client.http.get(f"{api}?limit=3&cursor={first['next']}")).json()
+    assert [entry["seq"] for entry in first["data"] + rest["data"]] == [1, 2, 3, 4, 5]
+    assert rest["next"] is None
+    assert first["data"][0]["input"] == {"a": 1}
+    assert first["data"][1]["event"] == {"type": "increment"}
+    assert first["data"][1]["id"] == "e0"
+    assert json.loads(json.dumps(first["data"][1]["sender"]))["id"]
+    for cursor in ("x", "1", "1.2.3"):
+        assert (await client.http.get(f"{api}?cursor={cursor}")).json()["code"] == "invalid_cursor"
+
+
+async def test_old_entries_go_when_the_hub_is_told_so(database_url: str, tmp_path: Path) -> None:
+    async with hub_on(database_url, tmp_path, keep_journal=100, keep_checkpoints=1, keep_checkpoint_every=0) as client:
+        machine = await client.deploy(COUNTER)
+        async with client.socket(f"{machine}/s") as socket:
+            for number in range(700):
+                await socket.send_raw({"type": "event", "id": str(number), "event": {"type": "increment"}})
+            for _ in range(700):
+                await socket.until("ack")
+        await asleep(client, machine, "s")
+        gone = await client.http.get(f"/{machine}/s?at=10")
+        assert (gone.status_code, gone.json()["code"]) == (404, "history_pruned")
+        assert (await client.http.post(f"/api/v1/machines/{machine}/sessions/s/replay")).json()["verified"]
+    async with hub_on(database_url, tmp_path, keep_journal=100) as client:
+        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {"count": 700}
