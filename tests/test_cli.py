@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from machinehub.cli.main import app
 from tests.support import CACHE, COUNTER, EXAMPLES, Client, running_hub
@@ -189,3 +190,42 @@ async def test_shell_completion(shell: str) -> None:
     shown = await run("--show-completion", shell)
     assert shown.returncode == 0
     assert "machinehub" in shown.stdout or "_MACHINEHUB_COMPLETE" in shown.stdout.upper()
+
+
+async def test_the_past_of_a_session(client: Client) -> None:
+    await client.deploy(COUNTER, name="past")
+    for _ in range(4):
+        await run("send", "past/s", "increment", client=client)
+    await run("send", "past/s", '{"type":"increment","by":"\\u001b[31m"}', client=client)
+    history = (await run("history", "past/s", client=client)).stdout.splitlines()
+    assert [line.split()[0] for line in history] == ["1", "2", "3", "4", "5", "6"]
+    assert history[0].endswith("start")
+    assert '{"type": "increment"}' in history[1]
+    assert "\x1b" not in history[5]
+    assert len([json.loads(line) for line in (await run("history", "past/s", "--json", client=client)).stdout.splitlines()]) == 6
+    short = await run("history", "past/s", "--limit", "2", client=client)
+    assert (len(short.stdout.splitlines()), "and more" in short.stderr) == (2, True)
+    replayed = await run("replay", "past/s", "--at", "3", "--verify", client=client)
+    assert (replayed.returncode, json.loads(replayed.stdout)["context"]) == (0, {"count": 2})
+    assert "verified" in replayed.stderr
+    forked = await run("fork", "past/s", "older", "--at", "3", client=client)
+    assert forked.stdout.strip().endswith("/older")
+    assert json.loads((await run("send", "past/older", "increment", client=client)).stdout)["context"] == {"count": 3}
+    assert (await run("fork", "past/s", "older", client=client)).returncode == 5
+    assert (await run("replay", "past/s", "--at", "99", client=client)).returncode == 4
+    assert (await run("history", "past/none", client=client)).returncode == 4
+    assert (await run("history", "past", client=client)).returncode == 2
+    machine = (await client.http.get("/api/v1/machines/past")).json()["id"]
+    damage = {"key": (await client.hub.sessions.record(machine, "s")).key, "input": b'[1,7,{"type":"decrement"},{"id":"x"}]'}
+    await client.hub._database.write(lambda connection: connection.execute(sa.text("UPDATE journal SET input = :input WHERE seq = 2 AND key = :key"), damage))
+    assert (await run("replay", "past/s", "--verify", client=client)).returncode == 6
+
+
+async def test_what_an_error_does_is_in_the_config_file(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "machinehub.toml").write_text('name = "stopper"\nmain = "m.ts"\n[machine]\non_error = "stop"\n')
+    (tmp_path / "m.ts").write_text('import { createMachine } from "xstate"; export default createMachine({ on: { BOOM: { actions: () => { throw new Error("boom"); } } } });')
+    assert (await run("deploy", client=client, cwd=tmp_path)).returncode == 0
+    assert json.loads((await run("send", "stopper/s", "BOOM", client=client)).stdout)["status"] == "error"
+    for wrong in ('on_error = "explode"', "on_eror = 1", "on_error = 3"):
+        (tmp_path / "machinehub.toml").write_text(f'name = "stopper"\nmain = "m.ts"\n[machine]\n{wrong}\n')
+        assert (await run("deploy", client=client, cwd=tmp_path)).returncode == 2

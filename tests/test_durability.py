@@ -7,14 +7,20 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
+import zstandard
 
 from machinehub.clock import ManualClock
 from machinehub.errors import Unavailable
 from machinehub.limits import Limits
 from machinehub.session import journal as journal_module
+from machinehub.store.store import pack_files
+from sandbox.forge import forge_base, forge_image, load_guest
+from sandbox.worker import GUEST
 from tests.support import COUNTER, Client, running_hub
+from tests.test_sandbox import Sandbox, another_engine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -380,6 +386,31 @@ async def test_a_session_stays_on_its_version(database_url: str, tmp_path: Path)
         assert (old["snapshot"]["context"], new["snapshot"]["context"]) == ({"count": 2}, {"count": 10})
         listed = (await client.http.get(f"/api/v1/machines/{machine}/sessions")).json()["data"]
         assert [(session["id"], session["version"]) for session in listed] == [("new", 2), ("old", 1)]
+
+
+async def test_a_session_stays_on_its_engine(tmp_path: Path) -> None:
+    """A hub that was given a new engine still runs what was frozen under the old one; without it, it says so."""
+    older = another_engine((GUEST / "engine.wasm").read_bytes())
+    sandbox = Sandbox()
+    base = forge_base(sandbox.engine, older, (GUEST / "genesis.wasm").read_bytes(), [(GUEST / name).read_text() for name in ("prelude.js", "polyfills.js")], memory_bytes_max=2**24)
+    guest = load_guest(sandbox.engine, older, base)
+    script = 'module.exports={default:require("xstate").createMachine({context:{n:0},on:{INC:{actions:require("xstate").assign({n:({context})=>context.n+1})}}})};'
+    wasm, definition, _ = forge_image(sandbox.engine, guest, script, source_map=None, cpu_s=2, memory_bytes_max=2**24)
+    async with running_hub(tmp_path, workers=1) as client:
+        await client.hub.store.deploy(
+            new_id="Older1", name="older", digest="o" * 32, entry="m.ts", files=pack_files({"m.ts": ""}), message="", activate=True, now_ms=1,
+            image=zstandard.compress(wasm), engine=guest.engine_digest, definition=msgspec.json.encode(definition),
+        )  # fmt: skip
+        answer = await send(client, "Older1/s", "INC")
+        assert (answer.status_code, answer.json()["code"]) == (503, "image_damaged")
+        await client.hub.store.add_engine(guest.engine_digest, zstandard.compress(older))
+        assert (await send(client, "Older1/s", "INC")).json()["snapshot"]["context"] == {"n": 1}
+        newer = await client.deploy(COUNTER)
+        assert (await send(client, f"{newer}/s")).json()["snapshot"]["context"] == {"count": 1}
+        engines = await client.hub._database.read(lambda connection: connection.execute(sa.text("SELECT count(*) FROM engines")).scalar())
+        assert engines == 2
+    async with running_hub(tmp_path, workers=1) as client:
+        assert (await send(client, "Older1/s", "INC")).json()["snapshot"]["context"] == {"n": 2}
 
 
 # --- deleting, expiring

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+import zstandard
 
 from sandbox import image as images
-from sandbox.bundler import bundle
 from sandbox.engine import Engine
 from sandbox.forge import BuildError, Guest, forge_base, forge_image, load_guest
 from sandbox.instance import Fault, LiveMachine, LoadedImage, Sizes, load_image
-from sandbox.worker import GUEST
+from sandbox.protocol import Checkpoint, Done, LoadEngine, LoadImage, Open, Replay, Step, decode_outbox
+from sandbox.worker import GUEST, Worker
+from tests.runs import example_image, read_run
 from tests.support import CACHE, EXAMPLES
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MEMORY = 16 * 1024 * 1024
 NOW_MS = 1_700_000_000_000
@@ -96,25 +101,75 @@ def test_same_inputs_same_memory(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ts")), ids=lambda path: path.stem)
-def test_restoring_and_replaying_gives_the_same_bytes(sandbox: Sandbox, path: Any) -> None:
-    forge = Engine(CACHE, forge=True)
-    esbuild = forge.compile_cached((GUEST / "esbuild.wasm").read_bytes(), name="esbuild")
-    script = bundle(forge, esbuild, path.name, {path.name: path.read_text()}).script
-    wasm, definition, _ = forge_image(sandbox.engine, sandbox.guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
-    image = sandbox.load(wasm)
-    chooser = random.Random(4)
-    inputs = [(b"[0,9]", NOW_MS)]
-    for number in range(60):
-        event = {"type": chooser.choice(definition.events), "floor": number % 9, "cell": number % 9, "value": "1 Long Lane", "text": "hi", "dish": "soup", "option": "tabs", "count": 1}
-        inputs.append((b'[1,%d,%b,{"id":"c%d"}]' % (chooser.getrandbits(50), msgspec.json.encode(event), number % 2), NOW_MS + number * 10))
+def test_recorded_runs_come_to_the_same_bytes(sandbox: Sandbox, path: Path) -> None:
+    """Straight through, and restored from checkpoints and replayed, at every turn: as it was recorded once."""
+    run = read_run(path.stem)
+    image, _ = example_image(sandbox, path)
+    inputs = [(data.encode(), now_ms) for data, now_ms in run.inputs]
     live = sandbox.thaw(image)
-    accepted = [pair for pair in inputs[:40] if isinstance(live.apply(*pair, cpu_s=1), bytes)]
-    assert accepted
-    checkpoint = live.checkpoint()
-    tail = [pair for pair in inputs[40:] if isinstance(live.apply(*pair, cpu_s=1), bytes)]
-    restored = sandbox.thaw(image, checkpoint)
-    restored.replay(tail)
-    assert restored.memory() == live.memory()
+    checkpoint: bytes | None = None
+    since: list[tuple[bytes, int]] = []
+    for number, (pair, snapshot) in enumerate(zip(inputs, run.snapshots, strict=True)):
+        outbox = live.apply(*pair, cpu_s=1)
+        assert isinstance(outbox, bytes), outbox
+        assert msgspec.json.decode(decode_outbox(outbox).snapshot) == snapshot
+        since.append(pair)
+        if number % 7 == 3:
+            restored = sandbox.thaw(image, checkpoint)
+            restored.replay(since)
+            assert restored.memory() == live.memory()
+            restored.close()
+        if number % 10 == 0:
+            checkpoint, since = live.checkpoint(), []
+    digest = live.checkpoint()[:16].hex()
+    replayed = sandbox.thaw(image)
+    replayed.replay(inputs)
+    assert replayed.checkpoint()[:16].hex() == digest
+    if run.base == sandbox.guest.base_digest:  # another guest lays its memory out differently: `python -m tests.runs`
+        assert digest == run.digest
+
+
+def test_an_image_runs_under_the_engine_that_it_was_frozen_under(sandbox: Sandbox) -> None:
+    """A worker that has both gives each image its own."""
+    older = another_engine((GUEST / "engine.wasm").read_bytes())
+    base = forge_base(sandbox.engine, older, (GUEST / "genesis.wasm").read_bytes(), [(GUEST / name).read_text() for name in ("prelude.js", "polyfills.js")], memory_bytes_max=MEMORY)
+    guest = load_guest(sandbox.engine, older, base)
+    assert guest.engine_digest != sandbox.guest.engine_digest
+    script = f'const {{assign,createMachine}}=require("xstate");module.exports={{default:{COUNTER % ""}}};'
+    wasm, _, _ = forge_image(sandbox.engine, guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
+    with pytest.raises(ValueError, match="another engine"):
+        sandbox.load(wasm)
+    worker = Worker(sandbox.engine, sandbox.guest)
+    answers: list[Any] = []
+    for message in (
+        LoadEngine(guest.engine_digest, zstandard.compress(older)), LoadImage("i", zstandard.compress(wasm)), Open(1, 0, "i", MEMORY, 10**6, 10**6, None),
+        Step(1, 1, b"[0,5]", NOW_MS, 1000), Step(1, 2, b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS, 1000), Open(2, 0, "i", MEMORY, 10**6, 10**6, None),
+        Replay(2, 0, [(b"[0,5]", NOW_MS), (b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS)]), Checkpoint(1, 3), Checkpoint(2, 1), Replay(9, 0, []),
+    ):  # fmt: skip
+        worker.handle(message, answers)
+    opened, _, stepped, _, replayed, *frozen, lost = answers
+    assert opened == Done(1, 0, b"")
+    assert b'"count":1' in stepped.result
+    assert (b'"count":1' in replayed.snapshot, replayed.finished, replayed.timers) == (True, False, [])
+    assert frozen[0].result == frozen[1].result
+    assert lost.code == "session_lost"
+
+
+def test_a_replay_says_which_input_set_a_timer(sandbox: Sandbox) -> None:
+    image = sandbox.image('createMachine({initial:"a",states:{a:{after:{50:"b"}},b:{on:{X:"a"}}}})')
+    worker = Worker(sandbox.engine, sandbox.guest)
+    worker._images["i"] = image
+    answers: list[Any] = []
+    worker.handle(Open(1, 0, "i", MEMORY, 10**6, 10**6, None), answers)
+    worker.handle(Replay(1, 0, [(b"[0,5]", NOW_MS), (b"[2,5,1]", NOW_MS + 50), (b'[1,5,{"type":"NOP"},{"id":"c"}]', NOW_MS), (b'[1,5,{"type":"X"},{"id":"c"}]', NOW_MS + 60)]), answers)
+    assert answers[-1].timers == [(0, [(1, NOW_MS + 50)], []), (3, [(2, NOW_MS + 110)], [])]
+    worker.handle(Replay(1, 0, [(b"not an input", NOW_MS)]), answers)
+    assert answers[-1].code == "session_damaged"
+
+
+def another_engine(engine_wasm: bytes) -> bytes:
+    """The same engine under another digest: with a custom section at its end."""
+    return engine_wasm + b"\0\x05\x04note"
 
 
 def test_a_checkpoint_is_small_and_damage_is_noticed(sandbox: Sandbox) -> None:

@@ -187,11 +187,11 @@ class Store:
                 await connection.execute(engines.insert().values(digest=digest, engine=code))
 
     async def engine_code(self, digest: str) -> bytes:
-        """Raises `NotFound`."""
+        """Raises `Unavailable` when it was not kept."""
         async with self._transaction() as connection:
             code: bytes | None = (await connection.execute(sa.select(engines.c.engine).where(engines.c.digest == digest))).scalar()
         if code is None:
-            raise NotFound("no_such_version", "the engine of this version was not kept")
+            raise Unavailable("image_damaged", "the engine of this version was not kept; deploy it again")
         return code
 
     # --- tokens ------------------------------------------------------------------------------------------------
