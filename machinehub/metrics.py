@@ -23,7 +23,8 @@ class Metrics:
             Gauge(name, text, registry=self.registry).set_function(read)
         self.deployments = Counter("machinehub_deployments", "Deployments, by outcome", ["outcome"], registry=self.registry)
         self.connections = Gauge("machinehub_connections", "Open WebSocket and SSE connections", registry=self.registry)
-        self.sessions = Gauge("machinehub_sessions", "Sessions that the hub holds", registry=self.registry)
+        self.sessions = Gauge("machinehub_sessions", "Sessions in memory", registry=self.registry)
+        self.live_sessions = Gauge("machinehub_live_sessions", "Sessions that are thawed", registry=self.registry)
 
     def count_turn(self) -> None:
         """A plain addition: this stands in the path of every event."""
