@@ -7,7 +7,7 @@ GUEST := sandbox/guest
 GUEST_SOURCES := $(wildcard $(GUEST)/prelude/*.ts $(GUEST)/build/*.mjs $(GUEST)/engine/*.wat) $(GUEST)/package-lock.json
 FORGE_SOURCES := sandbox/forge.py sandbox/image.py $(GUEST)/__main__.py
 
-.PHONY: setup guest run test browser core check sim chaos bench lock clean
+.PHONY: setup guest run test browser core check sim chaos bench bench-peer lock clean
 
 setup: $(VENV)/.installed guest
 
@@ -55,6 +55,11 @@ chaos: setup
 
 bench: setup
 	$(BIN)/python -m bench
+
+# workerd, a durable Object for each session, under the same load.
+bench-peer: setup
+	cd bench/peers/workerd && npm ci --no-audit --no-fund && npm run --silent build
+	$(BIN)/python -m bench.peer
 
 lock:
 	$(BIN)/pip install --quiet uv

@@ -11,14 +11,17 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import durable
 from bench.hub import ROOT, BenchHub
 from bench.processes import cpu_s
 
+if TYPE_CHECKING:
+    from bench.peer import Workerd
 
-def measure(name: str, hub: BenchHub, machine: str, **options: Any) -> dict[str, Any]:
+
+def measure(name: str, hub: BenchHub | Workerd, machine: str, **options: Any) -> dict[str, Any]:
     arguments = [name, str(hub.port), machine, str(hub.pid), json.dumps(options)]
     run = subprocess.run([sys.executable, "-m", "bench.load", *arguments], capture_output=True, check=True, cwd=ROOT, timeout=300)
     answer: dict[str, Any] = json.loads(run.stdout)
