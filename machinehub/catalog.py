@@ -151,6 +151,10 @@ class Catalog:
             self._remember_image(digest, image)
         return image
 
+    def at_hand(self, digest: str) -> Image | None:
+        """The image, if it is in memory."""
+        return self._images.get(digest)
+
     async def keep_engine(self) -> None:
         """Stores the engine that new images are frozen under: sessions stay on theirs when the hub gets another."""
         digest, _ = self._pool.engine_and_base

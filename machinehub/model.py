@@ -72,7 +72,7 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     forked_at: int | None = None
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A line of a session's journal: one input, and what became of it.
 
     `seq` counts the inputs that were applied. One that was undone has the seq it was tried at, and in `attempt` how many were
@@ -105,7 +105,7 @@ class SavedCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     at_ms: int
 
 
-class Settled(msgspec.Struct, frozen=True, kw_only=True):
+class Settled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one input leaves in the database."""
 
     key: int

@@ -334,6 +334,7 @@ async def test_a_session_that_cannot_be_thawed_says_so_and_can_be_tried_again(cl
 
     with monkeypatch.context() as patch:
         patch.setattr(client.hub.catalog, "image", no_image)
+        patch.setattr(client.hub.catalog, "at_hand", lambda _digest: None)
         refused = await client.http.post(f"/{machine_id}/s", json={"type": "increment"}, headers={"Idempotency-Key": "k"})
         assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
         new = await client.http.get(f"/{machine_id}/new")

@@ -217,7 +217,8 @@ async def test_the_past_of_a_session(client: Client) -> None:
     assert (await run("history", "past", client=client)).returncode == 2
     machine = (await client.http.get("/api/v1/machines/past")).json()["id"]
     damage = {"key": (await client.hub.sessions.record(machine, "s")).key, "input": b'[1,7,{"type":"decrement"},{"id":"x"}]'}
-    await client.hub._database.write(lambda connection: connection.execute(sa.text("UPDATE journal SET input = :input WHERE seq = 2 AND key = :key"), damage))
+    async with client.hub._engine.begin() as connection:
+        await connection.execute(sa.text("UPDATE journal SET input = :input WHERE seq = 2 AND key = :key"), damage)
     assert (await run("replay", "past/s", "--verify", client=client)).returncode == 6
 
 

@@ -80,6 +80,16 @@ def fail_commits(client: Client, monkeypatch: pytest.MonkeyPatch, *, apply: Call
     return lambda: monkeypatch.setattr(store, "commit", commit)
 
 
+async def count(client: Client, table: str) -> int:
+    async with client.hub._engine.begin() as connection:
+        return (await connection.execute(sa.text(f"SELECT count(*) FROM {table}"))).scalar_one()
+
+
+async def damage(client: Client, sql: str, values: dict[str, Any]) -> None:
+    async with client.hub._engine.begin() as connection:
+        await connection.execute(sa.text(sql), values)
+
+
 # --- restarts
 
 
@@ -225,7 +235,9 @@ async def test_a_full_disk_and_a_read_only_database(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(journal_module, "GIVE_UP_S", 0.3)
 
     async def tell(client: Client, pragma: str) -> None:
-        await client.hub._database._run(lambda connection: connection.execute(sa.text(pragma)), client.hub._database._writer)
+        writer = client.hub._database._writer
+        assert writer is not None
+        await asyncio.get_running_loop().run_in_executor(writer._executor, lambda: writer._connection.raw.execute(pragma))  # type: ignore[union-attr]
 
     async with running_hub(tmp_path, workers=1) as client:
         machine = await client.deploy(COUNTER)
@@ -407,8 +419,7 @@ async def test_a_session_stays_on_its_engine(tmp_path: Path) -> None:
         assert (await send(client, "Older1/s", "INC")).json()["snapshot"]["context"] == {"n": 1}
         newer = await client.deploy(COUNTER)
         assert (await send(client, f"{newer}/s")).json()["snapshot"]["context"] == {"count": 1}
-        engines = await client.hub._database.read(lambda connection: connection.execute(sa.text("SELECT count(*) FROM engines")).scalar())
-        assert engines == 2
+        assert await count(client, "engines") == 2
     async with running_hub(tmp_path, workers=1) as client:
         assert (await send(client, "Older1/s", "INC")).json()["snapshot"]["context"] == {"n": 2}
 
@@ -427,14 +438,10 @@ async def test_deleting_a_session_deletes_all_of_it(database_url: str, tmp_path:
                 assert (await client.http.delete(f"/api/v1/machines/{machine}/sessions/{session}")).status_code == 204
                 assert (await client.http.delete(f"/api/v1/machines/{machine}/sessions/{session}")).status_code == 404
                 assert (await client.http.get(f"/api/v1/machines/{machine}/sessions/{session}")).status_code == 404
-        left = await client.hub._database.read(
-            lambda connection: [connection.execute(sa.text(f"SELECT count(*) FROM {table}")).scalar() for table in ("sessions", "journal", "checkpoints", "timers")]
-        )
-        assert left == [0, 0, 0, 0]
+        assert [await count(client, table) for table in ("sessions", "journal", "checkpoints", "timers")] == [0, 0, 0, 0]
         assert (await send(client, f"{machine}/awake", "GO", "go")).json()["seq"] == 2
         assert (await client.http.delete(f"/api/v1/machines/{machine}")).status_code == 204
-        left = await client.hub._database.read(lambda connection: connection.execute(sa.text("SELECT count(*) FROM journal")).scalar())
-        assert left == 0
+        assert await count(client, "journal") == 0
 
 
 async def test_finished_sessions_expire(database_url: str, tmp_path: Path) -> None:
@@ -500,9 +507,9 @@ async def test_damage_is_noticed_by_a_replay(database_url: str, tmp_path: Path) 
         await asleep(client, machine, "s")
         api = f"/api/v1/machines/{machine}/sessions/s/replay"
         assert (await client.http.post(api)).json()["verified"] is True
-        await client.hub._database.write(lambda connection: connection.execute(sa.text("UPDATE journal SET input = :input WHERE seq = 2"), {"input": b'[1,7,{"type":"decrement"},{"id":"x"}]'}))
+        await damage(client, "UPDATE journal SET input = :input WHERE seq = 2", {"input": b'[1,7,{"type":"decrement"},{"id":"x"}]'})
         assert (await client.http.post(api)).json()["verified"] is False
-        await client.hub._database.write(lambda connection: connection.execute(sa.text("UPDATE checkpoints SET data = :data"), {"data": b"\0" * 40}))
+        await damage(client, "UPDATE checkpoints SET data = :data", {"data": b"\0" * 40})
         damaged = await send(client, f"{machine}/s")
         assert (damaged.status_code, damaged.json()["code"]) == (503, "session_damaged")
 

@@ -401,10 +401,12 @@ class Session:
     # --- timers ------------------------------------------------------------------------------------------------
 
     def _check_timers(self, outbox: Outbox) -> None:
+        if not (outbox.timers_set or outbox.timers_cancelled):
+            return
         if len(self.timers) + len(outbox.timers_set) - len(outbox.timers_cancelled) > self._timers_max * 2:
             raise BrokenWorker("more timers than a guest can set")
         numbers = [*outbox.timers_cancelled, *(number for pair in outbox.timers_set for number in pair)]
-        if numbers and not 0 <= min(numbers) <= max(numbers) <= NUMBER_MAX:
+        if not 0 <= min(numbers) <= max(numbers) <= NUMBER_MAX:
             raise BrokenWorker("a timer with a number that a guest cannot count to")
 
     def _keep_timers(self, outbox: Outbox) -> None:

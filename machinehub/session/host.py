@@ -138,7 +138,11 @@ class SessionHost:
         try:
             if deleting := self._deleting.get((session.machine_id, session.session_id)):
                 await asyncio.wait([deleting])
-            await self.restore(session, absent_is_new=start is not None)
+            if session.restoring is None:  # as most often: without a task of its own
+                session.restoring = asyncio.current_task()
+                await self._restore(session, absent_is_new=start is not None)
+            else:
+                await self.restore(session)
         except HubError as error:
             self._forget(session, error)
             return

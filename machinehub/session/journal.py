@@ -62,12 +62,8 @@ class Line:
     session: LiveSession | None = None
     turn: Turn | None = None
     done: asyncio.Future[None] | None = None
-
-    @property
-    def bytes(self) -> int:
-        """What it holds in memory until it is committed."""
-        turn = self.turn
-        return 0 if turn is None else len(turn.pending.input) + len(turn.snapshot or b"") + sum(len(bytes(event)) for event in turn.emitted)
+    bytes: int = 0
+    """What it holds in memory until it is committed, about."""
 
 
 class Journal:
@@ -99,7 +95,7 @@ class Journal:
 
     def add_turn(self, session: LiveSession, turn: Turn) -> None:
         assert turn.settled is not None
-        self._add(Line(turn.settled, session, turn))
+        self._add(Line(turn.settled, session, turn, None, len(turn.pending.input) + len(turn.snapshot or b"") + 256 * len(turn.emitted)))
 
     def add_checkpoint(self, session: LiveSession, checkpoint: SavedCheckpoint) -> None:
         self._add(Line(Freeze(session.record.key, checkpoint), session))

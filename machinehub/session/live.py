@@ -37,6 +37,9 @@ class Connection(Protocol):
 class Images(Protocol):
     async def image(self, digest: str) -> Image: ...
 
+    def at_hand(self, digest: str) -> Image | None:
+        """The image, if it is in memory."""
+
 
 class SandboxWorker(Protocol):
     """What a session needs of the worker that it lives on (`workers.Worker`)."""
@@ -52,6 +55,9 @@ class SandboxWorker(Protocol):
 
 
 class SandboxWorkers(Protocol):
+    def choose(self) -> SandboxWorker | None:
+        """One that is ready, if there is."""
+
     async def wait_for_worker(self) -> SandboxWorker: ...
 
 
@@ -81,7 +87,7 @@ class LiveSession(Session):
         self.watchers: set[Callable[[Session], None]] = set()
         self.in_journal = 0
         """Lines of it that are on their way into the database."""
-        self.restoring: asyncio.Task[None] | None = None
+        self.restoring: asyncio.Future[None] | None = None
         self.opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Done when the session can be read; says whether it was created then."""
 

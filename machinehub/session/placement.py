@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from machinehub.clock import Clock
     from machinehub.limits import Limits
-    from machinehub.model import SavedCheckpoint
+    from machinehub.model import Image, SavedCheckpoint
     from machinehub.session.core import Turn
     from machinehub.session.live import Images, LiveSession, SandboxWorker, SandboxWorkers
     from sandbox.protocol import ToHub
@@ -100,7 +100,13 @@ class Placement:
     # --- coming and going --------------------------------------------------------------------------------------
 
     def place(self, session: LiveSession) -> None:
-        if not session.placing and session.worker is None and not session.gone:
+        if session.placing or session.worker is not None or session.gone:
+            return
+        image = self._images.at_hand(session.record.digest) if session.loaded else None
+        worker = self._pool.choose() if image is not None else None
+        if image is not None and worker is not None:
+            self._thaw(session, image, worker)
+        else:
             session.placing = True
             self._spawn(self._place_soon(session))
 
@@ -120,6 +126,9 @@ class Placement:
         session.placing = False
         if session.gone or not session.loaded or not (session.pending or session.snapshot_is_old):
             return  # deleted or refused meanwhile, or all that waited was settled by what the database knew
+        self._thaw(session, image, worker)
+
+    def _thaw(self, session: LiveSession, image: Image, worker: SandboxWorker) -> None:
         self._by_number.pop(session.number, None)
         session.number = self.new_number()
         self._by_number[session.number] = session

@@ -1,33 +1,127 @@
-"""One way to run a transaction, on either database.
+"""One way to run a transaction of the session store, on either database.
 
-What a transaction does is a function of a plain SQLAlchemy connection. On Postgres it runs over asyncpg; on SQLite in one
-thread of its own with the standard driver, since a commit for many sessions must not pay a change of threads for every statement.
+Statements are SQLAlchemy's, compiled once for each kind of database. On Postgres they run over asyncpg; on SQLite in a thread
+of their own, straight on the standard driver: this is the path of every event, where an engine's bookkeeping costs more than SQLite does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, TypeVar
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, InterfaceError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from machinehub.errors import Unavailable
 from machinehub.store.migrate import on_connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    import sqlalchemy as sa
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 T = TypeVar("T")
 ANSWER_S: Final = 30.0
 """A Postgres that says nothing for so long is taken for unreachable."""
+LOCK_WAIT_S: Final = 10.0
+"""How long SQLite waits for another process that writes."""
 
 
 class Taken(Exception):
     """The transaction would have written what is there already; nothing of it was written."""
+
+
+class Statement:
+    """A statement whose parameters are given by name. Those with a value of their own keep it."""
+
+    def __init__(self, statement: sa.sql.base.Executable) -> None:
+        self._statement = statement
+        self._compiled: dict[str, tuple[str, dict[str, Any], Callable[[dict[str, Any]], tuple[Any, ...]]]] = {}
+
+    def bind(self, dialect: sa.Dialect, rows: Sequence[dict[str, Any]]) -> tuple[str, list[tuple[Any, ...]]]:
+        """The SQL, and each row's parameters in their order."""
+        known = self._compiled.get(dialect.name)
+        if known is None:
+            compiled = self._statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+            names = compiled.positiontup
+            own = {name: compiled.params[name] for name in names if compiled.params[name] is not None}
+            order: Callable[[dict[str, Any]], tuple[Any, ...]] = itemgetter(*names) if len(names) > 1 else lambda row: tuple(row[name] for name in names)
+            known = self._compiled[dialect.name] = (str(compiled), own, order)
+        sql, own, order = known
+        return sql, [order({**own, **row} if own else row) for row in rows]
+
+
+class Connection(Protocol):
+    """What a transaction can do."""
+
+    def run(self, statement: Statement, rows: Sequence[dict[str, Any]]) -> None:
+        """Once for each row."""
+
+    def fetch(self, statement: Statement, **values: Any) -> list[Any]:
+        """The rows, as tuples in the order of the columns."""
+
+
+class _SqliteConnection:
+    def __init__(self, path: str, dialect: sa.Dialect) -> None:
+        self._dialect = dialect
+        self.raw = sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
+        on_connect(self.raw, None)
+
+    def run(self, statement: Statement, rows: Sequence[dict[str, Any]]) -> None:
+        self.raw.executemany(*statement.bind(self._dialect, rows))
+
+    def fetch(self, statement: Statement, **values: Any) -> list[Any]:
+        sql, (parameters,) = statement.bind(self._dialect, [values])
+        return self.raw.execute(sql, parameters).fetchall()
+
+
+class _PostgresConnection:
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def run(self, statement: Statement, rows: Sequence[dict[str, Any]]) -> None:
+        self._connection.exec_driver_sql(*statement.bind(self._connection.dialect, rows))
+
+    def fetch(self, statement: Statement, **values: Any) -> list[Any]:
+        sql, (parameters,) = statement.bind(self._connection.dialect, [values])
+        return list(self._connection.exec_driver_sql(sql, parameters).fetchall())
+
+
+class _SqliteThread:
+    """One connection, and the thread that it is used in."""
+
+    def __init__(self, path: str, dialect: sa.Dialect, *, name: str, begin: str) -> None:
+        self._path = path
+        self._dialect = dialect
+        self._begin = begin
+        self._executor = ThreadPoolExecutor(1, name)
+        self._connection: _SqliteConnection | None = None
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._transaction, work)
+
+    def _transaction(self, work: Callable[[Connection], T]) -> T:
+        if self._connection is None:
+            self._connection = _SqliteConnection(self._path, self._dialect)
+        raw = self._connection.raw
+        raw.execute(self._begin)
+        try:
+            result = work(self._connection)
+            raw.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # a full disk has rolled back by itself
+                raw.execute("ROLLBACK")
+            raise
+        return result
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True)
+        if self._connection is not None:
+            self._connection.raw.close()
 
 
 class Database:
@@ -35,40 +129,35 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._sync: sa.Engine | None = None
-        self._writer = self._reader = None
+        # A session is loaded by several statements, which must see one and the same moment.
+        self._snapshots = engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level="REPEATABLE READ")
+        self._writer: _SqliteThread | None = None
+        self._reader: _SqliteThread | None = None
         if engine.dialect.name == "sqlite":
-            self._sync = sa.create_engine(engine.url.set(drivername="sqlite"), pool_size=2, connect_args={"timeout": 10, "check_same_thread": False})
-            sa.event.listen(self._sync, "connect", on_connect)
-            self._writer = ThreadPoolExecutor(1, "journal")
-            self._reader = ThreadPoolExecutor(1, "reader")
+            path = engine.url.database or ""
+            self._writer = _SqliteThread(path, engine.dialect, name="journal", begin="BEGIN IMMEDIATE")
+            self._reader = _SqliteThread(path, engine.dialect, name="reader", begin="BEGIN")
 
-    async def write(self, work: Callable[[sa.Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` in a transaction. Raises `Taken`, and `Unavailable` when it cannot be known to have been committed."""
-        return await self._run(work, self._writer)
+        return await self._run(work, self._writer, self._engine)
 
-    async def read(self, work: Callable[[sa.Connection], T]) -> T:
-        return await self._run(work, self._reader)
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """The same for work that only reads."""
+        return await self._run(work, self._reader, self._snapshots)
 
     async def close(self) -> None:
-        if self._sync is not None:
-            for executor in (self._writer, self._reader):
-                assert executor is not None
-                executor.shutdown(wait=True)
-            self._sync.dispose()
+        for thread in (self._writer, self._reader):
+            if thread is not None:
+                await asyncio.to_thread(thread.close)
 
-    async def _run(self, work: Callable[[sa.Connection], T], executor: ThreadPoolExecutor | None) -> T:
+    async def _run(self, work: Callable[[Connection], T], thread: _SqliteThread | None, engine: AsyncEngine) -> T:
         try:
-            if executor is not None:
-                return await asyncio.get_running_loop().run_in_executor(executor, self._in_thread, work)
-            async with asyncio.timeout(ANSWER_S), self._engine.begin() as connection:
-                return await connection.run_sync(work)
-        except IntegrityError as error:
-            raise Taken(str(error.orig)) from error
-        except (SQLAlchemyError, InterfaceError, OSError, TimeoutError) as error:
+            if thread is not None:
+                return await thread.run(work)
+            async with asyncio.timeout(ANSWER_S), engine.begin() as connection:
+                return await connection.run_sync(lambda plain: work(_PostgresConnection(plain)))
+        except (IntegrityError, sqlite3.IntegrityError) as error:
+            raise Taken(str(error)) from error
+        except (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError) as error:
             raise Unavailable("unavailable", f"the database does not answer: {type(error).__name__}") from error
-
-    def _in_thread(self, work: Callable[[sa.Connection], T]) -> T:
-        assert self._sync is not None
-        with self._sync.begin() as connection:
-            return work(connection)
