@@ -7,6 +7,7 @@ when replaying would take too long. Does not know: ids or connections.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,7 @@ import msgspec
 
 from sandbox import image as images
 from sandbox.engine import Trap
-from sandbox.protocol import decode_outbox
+from sandbox.protocol import decode_outbox, is_deeper_than
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,8 @@ CHECKPOINT_BYTES: Final = 1024 * 1024
 """Inputs are kept, here and in the hub, until the next checkpoint."""
 REPLAY_CPU_S: Final = 5.0
 """CPU budget for a replay: ten times what the two bounds above let come together, for a slower hour."""
+DEPTH_MAX: Final = 256
+"""Of an outbox: the hub's parser, and those of clients, recurse."""
 _REJECTED: Final = b"[0,"
 
 
@@ -126,24 +129,27 @@ class LiveMachine:
         """Whether replaying what came since the last checkpoint would take too long."""
         return len(self._tail) >= CHECKPOINT_INPUTS or self._tail_cpu_ns >= CHECKPOINT_CPU_NS or self._tail_bytes >= CHECKPOINT_BYTES
 
-    def replay(self, tail: list[tuple[bytes, int]]) -> tuple[list[bytes], int]:
-        """Applies inputs that were accepted before; their outboxes, and the CPU it took in nanoseconds.
+    def replay(self, tail: list[tuple[bytes, int]], *, cpu_s: float = 0) -> list[bytes]:
+        """Applies inputs that were accepted before, until it has taken `cpu_s` (0: to the end); the outboxes of those it did.
 
         Raises `Trap` when one is not accepted now: the session is of no use then.
         """
         outboxes: list[bytes] = []
+        until_s = time.thread_time() + cpu_s if cpu_s else float("inf")
         self._engine.watchdog.start(REPLAY_CPU_S)
         try:
             for data, now_ms in tail:
                 outboxes.append(self._step(data, now_ms))
                 if outboxes[-1].startswith(_REJECTED):
                     raise Trap("machine_error", "an accepted input was rejected when it was replayed")
+                if time.thread_time() >= until_s:
+                    break
         finally:
-            cpu_ns = self._engine.watchdog.stop()
-        self._tail += tail
-        self._tail_bytes += sum(len(data) for data, _ in tail)
-        self._tail_cpu_ns += cpu_ns
-        return outboxes, cpu_ns
+            self._tail_cpu_ns += self._engine.watchdog.stop()
+        done = tail[: len(outboxes)]
+        self._tail += done
+        self._tail_bytes += sum(len(data) for data, _ in done)
+        return outboxes
 
     def checkpoint(self) -> bytes:
         """Freezes the session as it is now; what comes later is replayed on top of this."""
@@ -211,6 +217,8 @@ class LiveMachine:
             place = source_map.find(fault.at) if source_map and fault.at else None
             return Fault(fault.code[:100], fault.message[:2000], ":".join(map(str, place)) if place else None)
         try:
+            if is_deeper_than(outbox, DEPTH_MAX):
+                return Fault("snapshot_too_deep", f"the snapshot, or what the turn emitted, nests more than {DEPTH_MAX} levels")
             said = decode_outbox(outbox)
         except (msgspec.MsgspecError, RecursionError):
             return Fault("snapshot_not_json", "the snapshot, or what the turn emitted or logged, is not JSON that others can read")

@@ -7,6 +7,7 @@ that has a ticket exactly once. Both sides check sizes and types: the hub must a
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import msgspec
@@ -14,6 +15,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+FRAME_BYTES_WISH: Final = 8 * 1024 * 1024
+"""A batch above it is sent in parts: a hundred sessions that are thawed at once bring their checkpoints along."""
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
 """Above this a peer is broken or hostile. An image is about 1.5 MiB, an upload at most a few."""
 
@@ -35,6 +38,25 @@ class Outbox(msgspec.Struct, array_like=True, gc=False):
 
 
 decode_outbox = msgspec.json.Decoder(Outbox).decode
+
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+
+
+def depth_of(data: bytes) -> int:
+    """How deep the brackets of a JSON text nest, without recursion."""
+    depth = deepest = 0
+    for char in _STRING.sub(b"", data):
+        if char in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in b"}]":
+            depth -= 1
+    return deepest
+
+
+def is_deeper_than(data: bytes, limit: int) -> bool:
+    """The same question, answered at once for texts that have few brackets."""
+    return data.count(b"{") + data.count(b"[") > limit and depth_of(data) > limit
 
 
 # --- hub to worker ---------------------------------------------------------------------------------------------------
@@ -105,11 +127,15 @@ class Forget(Message, tag=7, frozen=True):
 
 
 class Replay(Message, tag=8, frozen=True):
-    """Inputs that were accepted before, as (input, now_ms): the session goes through them again, and nobody is told."""
+    """Inputs that were accepted before, as (input, now_ms): the session goes through them again, and nobody is told.
+
+    It stops once it has taken `cpu_us`; 0 for all of them.
+    """
 
     session: int
     ticket: int
     inputs: list[tuple[bytes, int]]
+    cpu_us: int
 
 
 class LoadEngine(Message, tag=9, frozen=True):
@@ -177,7 +203,8 @@ class Replayed(Message, tag=40, frozen=True):
     finished: bool
     timers: list[tuple[int, list[tuple[int, int]], list[int]]]
     """(position of the input, timers_set, timers_cancelled), where there were any"""
-    cpu_us: int
+    count: int
+    """How many of the inputs were replayed."""
 
 
 class EngineGiven(Message, tag=41, frozen=True):
@@ -266,6 +293,9 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(messages: Sequence[ToWorker | ToHub]) -> bytes:
-    """One frame with all of `messages`, in order."""
+    """All of `messages`, in order, in one frame, or in several when it would be a large one."""
     body = _encoder.encode(messages)
+    if len(body) > FRAME_BYTES_WISH and len(messages) > 1:
+        half = len(messages) // 2
+        return encode(messages[:half]) + encode(messages[half:])
     return len(body).to_bytes(4, "little") + body

@@ -133,7 +133,7 @@ class Worker:
         if machine is None:
             return _lost(request)
         try:
-            outboxes, cpu_ns = machine.replay(request.inputs)
+            outboxes = machine.replay(request.inputs, cpu_s=request.cpu_us / 1e6)
         except Trap as error:
             self._sessions.pop(request.session).close()
             return Failed(request.session, request.ticket, "session_damaged", str(error), None)
@@ -144,7 +144,7 @@ class Worker:
             finished = bool(outbox.finished)
             if outbox.timers_set or outbox.timers_cancelled:
                 timers.append((position, outbox.timers_set, outbox.timers_cancelled))
-        return Replayed(request.session, request.ticket, snapshot, finished, timers, cpu_ns // 1000)
+        return Replayed(request.session, request.ticket, snapshot, finished, timers, len(outboxes))
 
     def _load(self, request: LoadImage) -> None:
         """A damaged image is noticed by the first `Open` that asks for it."""

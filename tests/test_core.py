@@ -21,6 +21,7 @@ from machinehub.session.event import check_event, check_input, depth_of, event_i
 from machinehub.session.timers import TimerQueue
 from machinehub.session.window import SendWindow
 from machinehub.store.sessions import superfluous
+from sandbox.protocol import Open, encode, to_worker_reader
 
 pytestmark = pytest.mark.core
 
@@ -310,6 +311,50 @@ def test_a_worker_cannot_make_up_a_snapshot_that_is_not_json() -> None:
         session.replayed(b'{"n":')
 
 
+def test_what_cannot_be_thawed_now_is_refused_and_its_timers_come_again() -> None:
+    session = new_session()
+    do(session, b"[1,0,null,[],[[7,50]]]")
+    decided = session.done(session.offer(Kind.EVENT, b"d", 0).ticket, b'[1,0,{"n":2}]')
+    send(session, "e")
+    assert session.timer_due(7, 50)
+    session.offer(Kind.TIMER, b"t", 60, timer=7)
+    event, timer = session.refuse_pending("unavailable", "no worker")
+    assert (event.error, event.settled) == (("unavailable", "no worker"), None)
+    assert timer.timers_set == [(7, 1060)]
+    assert session.timers == {7: 1060}
+    assert session.receipt_of("e")[1]
+    session.committed(decided)  # it was on its way into the journal, and is not undone
+    assert (session.seq, session.loaded) == (3, True)
+
+
+def test_a_checkpoint_has_the_timers_that_are_about_to_fire() -> None:
+    session = new_session()
+    do(session, b"[1,0,null,[],[[7,50],[8,60]]]")
+    assert session.timer_due(7, 50)
+    fired = session.offer(Kind.TIMER, b"t", 60, timer=7)
+    saved = session.frozen(b"in between", 9)
+    assert saved is not None
+    assert saved.timers == {7: 50, 8: 60}
+    session.committed(session.done(fired.ticket, b"[1,0,null]"))
+    saved = session.frozen(b"after", 9)
+    assert saved is not None
+    assert saved.timers == {8: 60}
+
+
+@pytest.mark.parametrize("outbox", [b"[1,0,5]", b'[1,0,"x"]', b"[1,0,[1]]"])
+def test_a_snapshot_is_an_object(outbox: bytes) -> None:
+    session = new_session()
+    with pytest.raises(BrokenWorker):
+        session.done(session.offer(Kind.EVENT, b"x", 0).ticket, outbox)
+
+
+def test_large_batches_go_out_in_several_frames() -> None:
+    messages = [Open(number, 0, "d", 1, 1, 1, bytes(6 * 1024 * 1024)) for number in range(12)]
+    wire = encode(messages)
+    reader = to_worker_reader()
+    assert [message for batch in reader.feed(wire) for message in batch] == messages
+
+
 @given(st.lists(st.integers(1, 4000), max_size=40, unique=True), st.integers(1, 5), st.integers(0, 1500))
 def test_which_checkpoints_are_kept(seqs: list[int], newest: int, every: int) -> None:
     seqs = sorted(seqs)
@@ -331,6 +376,16 @@ def test_timers_fire_by_due_time_then_by_age(due_times: list[int], now_ms: int) 
     expected = [number for due, number in sorted((due, number) for number, due in enumerate(due_times)) if due <= now_ms]
     assert [timer for _, timer, _ in queue.pop_due(now_ms)] == expected
     assert queue.next_due_at_ms() == min((due for due in due_times if due > now_ms), default=None)
+
+
+def test_a_timer_that_is_added_twice_fires_once() -> None:
+    queue: TimerQueue[str] = TimerQueue()
+    for _ in range(3):
+        queue.add("s", 1, 10)
+    assert len(queue) == 1
+    assert queue.pop_due(10) == [("s", 1, 10)]
+    queue.add("s", 1, 10)
+    assert queue.pop_due(10) == [("s", 1, 10)]
 
 
 def test_cancelled_timers_can_be_forgotten() -> None:

@@ -360,6 +360,28 @@ async def test_a_sleeping_session_is_woken_by_its_timer(tmp_path: Path) -> None:
         assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"] == ["100", "500"]
 
 
+async def test_a_timer_that_could_not_be_served_fires_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was taken off the alarm, and nobody put it back."""
+    async with running_hub(tmp_path, workers=1) as client:
+        machine = await client.deploy(TIMERS)
+        await send(client, f"{machine}/s", "GO")
+        await asleep(client, machine, "s")
+
+        async def no_image(_digest: str) -> Any:
+            raise Unavailable("unavailable", "the database is away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(client.hub.catalog, "image", no_image)
+            patch.setattr(client.hub.catalog, "at_hand", lambda _digest: None)
+            await asyncio.sleep(0.8)
+        for _ in range(60):
+            seen = (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"]
+            if len(seen) == 2:
+                break
+            await asyncio.sleep(0.1)
+        assert seen == ["100", "500"]
+
+
 # --- what an error does
 
 
@@ -498,6 +520,25 @@ async def test_the_past_can_be_looked_at_and_forked(database_url: str, tmp_path:
             assert replayed["checkpoints"]
         unnamed = (await client.http.post(f"{api}/s/fork")).json()
         assert (unnamed["seq"], len(unnamed["id"])) == (601, 12)
+
+
+async def test_only_so_many_look_into_the_past_at_once(client: Client) -> None:
+    machine, other = await client.deploy(COUNTER, name="crowded"), await client.deploy(COUNTER, name="calm")
+    async with client.socket(f"{machine}/s") as socket:
+        for number in range(2000):
+            await socket.send_raw({"type": "event", "id": str(number), "event": {"type": "increment"}})
+            if number % 500 == 499:
+                await asyncio.sleep(0.3)
+        for _ in range(2000):
+            await socket.until("ack")
+    await send(client, f"{other}/s")
+    looking = [asyncio.create_task(client.http.post(f"/api/v1/machines/{machine}/sessions/s/replay")) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    assert (await client.http.get(f"/{other}/s?at=1")).status_code == 200
+    answers = [await task for task in looking]
+    assert {answer.status_code for answer in answers} == {200, 503}
+    assert sum(answer.status_code == 200 for answer in answers) == 8
+    assert (await client.http.get(f"/{machine}/s?at=1000")).json()["snapshot"]["context"] == {"count": 999}
 
 
 async def test_damage_is_noticed_by_a_replay(database_url: str, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_an_image_runs_under_the_engine_that_it_was_frozen_under(sandbox: Sandbo
     for message in (
         LoadEngine(guest.engine_digest, zstandard.compress(older)), LoadImage("i", zstandard.compress(wasm)), Open(1, 0, "i", MEMORY, 10**6, 10**6, None),
         Step(1, 1, b"[0,5]", NOW_MS, 1000), Step(1, 2, b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS, 1000), Open(2, 0, "i", MEMORY, 10**6, 10**6, None),
-        Replay(2, 0, [(b"[0,5]", NOW_MS), (b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS)]), Checkpoint(1, 3), Checkpoint(2, 1), Replay(9, 0, []),
+        Replay(2, 0, [(b"[0,5]", NOW_MS), (b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS)], 0), Checkpoint(1, 3), Checkpoint(2, 1), Replay(9, 0, [], 0),
     ):  # fmt: skip
         worker.handle(message, answers)
     opened, _, stepped, _, replayed, *frozen, lost = answers
@@ -161,10 +161,34 @@ def test_a_replay_says_which_input_set_a_timer(sandbox: Sandbox) -> None:
     worker._images["i"] = image
     answers: list[Any] = []
     worker.handle(Open(1, 0, "i", MEMORY, 10**6, 10**6, None), answers)
-    worker.handle(Replay(1, 0, [(b"[0,5]", NOW_MS), (b"[2,5,1]", NOW_MS + 50), (b'[1,5,{"type":"NOP"},{"id":"c"}]', NOW_MS), (b'[1,5,{"type":"X"},{"id":"c"}]', NOW_MS + 60)]), answers)
+    worker.handle(Replay(1, 0, [(b"[0,5]", NOW_MS), (b"[2,5,1]", NOW_MS + 50), (b'[1,5,{"type":"NOP"},{"id":"c"}]', NOW_MS), (b'[1,5,{"type":"X"},{"id":"c"}]', NOW_MS + 60)], 0), answers)
     assert answers[-1].timers == [(0, [(1, NOW_MS + 50)], []), (3, [(2, NOW_MS + 110)], [])]
-    worker.handle(Replay(1, 0, [(b"not an input", NOW_MS)]), answers)
+    worker.handle(Replay(1, 0, [(b"not an input", NOW_MS)], 0), answers)
     assert answers[-1].code == "session_damaged"
+
+
+def test_a_replay_stops_when_it_has_taken_its_share(sandbox: Sandbox) -> None:
+    worker = Worker(sandbox.engine, sandbox.guest)
+    worker._images["i"] = sandbox.image(COUNTER % "")
+    answers: list[Any] = []
+    worker.handle(Open(1, 0, "i", MEMORY, 10**6, 10**6, None), answers)
+    inputs = [(b"[0,5]", NOW_MS), *[(b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS)] * 200]
+    worker.handle(Replay(1, 0, inputs, 2_000), answers)
+    assert 1 <= answers[-1].count < len(inputs)
+    done = answers[-1].count
+    worker.handle(Replay(1, 0, inputs[done:], 0), answers)
+    assert answers[-1].count == len(inputs) - done
+    assert b'"count":200' in answers[-1].snapshot
+
+
+def test_what_nests_too_deeply_to_be_read_is_undone(sandbox: Sandbox) -> None:
+    """Workers could read deeper texts than the hub, which then took them for broken."""
+    machine = sandbox.start("createMachine({context:{deep:null},on:{DEEPER:{actions:assign({deep:({context,event})=>{let d=context.deep;for(let i=0;i<event.by;i++)d=[d];return d}})}}})")
+    assert isinstance(send(machine, "DEEPER", by=200), bytes)
+    fault = send(machine, "DEEPER", by=100)
+    assert isinstance(fault, Fault)
+    assert fault.code == "snapshot_too_deep"
+    assert isinstance(send(machine, "DEEPER", by=10), bytes)
 
 
 def another_engine(engine_wasm: bytes) -> bytes:

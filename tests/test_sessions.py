@@ -12,7 +12,7 @@ from machinehub.model import Entry, Retention, SavedCheckpoint, SessionRecord, S
 from machinehub.settings import normalise_database_url
 from machinehub.store.database import Database, Taken
 from machinehub.store.migrate import migrate, open_engine
-from machinehub.store.sessions import Deletion, Freeze, MachineDeletion, SessionStore
+from machinehub.store.sessions import Deletion, Freeze, SessionStore
 from tests.databases import new_database
 from tests.twins import MemorySessionStore
 
@@ -136,7 +136,9 @@ async def test_deleting_takes_everything_and_the_name_is_free(store: Any) -> Non
     assert (found.record.key, found.seq, found.timers, found.checkpoint) == (10, 1, {}, None)
     assert await store.entries(made.key, after=(0, 0), limit=9) == []
     assert await store.checkpoint_seqs(made.key) == []
-    await store.commit([MachineDeletion("m")])
+    keys = await store.keys_of("m")
+    assert sorted(keys) == [8, 10]
+    await store.commit([Deletion(key) for key in keys])
     assert await store.page("m", after=None, limit=9) == []
     assert [r.session_id for r, _ in await store.page("n", after=None, limit=9)] == ["s"]
     with pytest.raises(NotFound):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from machinehub.errors import NotFound
 from machinehub.model import Entry, Retention, SavedCheckpoint, SessionRecord, Settled, StoredSession
 from machinehub.store.database import Taken
-from machinehub.store.sessions import Deletion, Freeze, MachineDeletion, superfluous
+from machinehub.store.sessions import Deletion, Freeze, superfluous
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,9 +41,6 @@ class MemorySessionStore:
                         self._prune(item.key)
                     case Deletion():
                         self._delete(item.key)
-                    case MachineDeletion():
-                        for key in [key for key, record in self.records.items() if record.machine_id == item.machine_id]:
-                            self._delete(key)
         except Taken:
             for undo in reversed(self._undo):
                 undo()
@@ -146,6 +143,9 @@ class MemorySessionStore:
 
     async def record_of(self, key: int) -> SessionRecord | None:
         return self.records.get(key)
+
+    async def keys_of(self, machine_id: str) -> list[int]:
+        return [key for key, record in self.records.items() if record.machine_id == machine_id][:100]
 
     async def finished(self, *, before_ms: int) -> list[SessionRecord]:
         return [record for record in self.records.values() if record.finished_at_ms is not None and record.finished_at_ms < before_ms]

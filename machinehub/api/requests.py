@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect
 
-from machinehub.errors import BadRequest, TooLarge
+from machinehub.errors import BadRequest, TooLarge, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from starlette.requests import Request
 
 T = TypeVar("T")
@@ -76,3 +79,22 @@ def seq_of(request: Request, name: str) -> int | None:
     if not re.fullmatch("[0-9]{1,18}", text):
         raise BadRequest("invalid_seq", f"{name} is the number of an input, from 1")
     return int(text)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Does work that takes long for as long as somebody waits for it."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Unavailable("unavailable", "nobody waits for this any more")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

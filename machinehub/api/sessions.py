@@ -12,7 +12,7 @@ import msgspec
 from starlette.responses import Response
 
 from machinehub.api.problem import Json
-from machinehub.api.requests import decode, page, page_of, read_body, seq_of
+from machinehub.api.requests import decode, page, page_of, read_body, seq_of, while_connected
 from machinehub.clock import timestamp
 from machinehub.errors import BadRequest, NotFound
 from machinehub.router.paths import decode_part
@@ -86,7 +86,7 @@ class SessionApi:
         at = seq_of(request, "at")
         if at is not None:
             record = await self._sessions.record(machine_id, session_id)
-            snapshot = await self._host.past.snapshot_at(record, at)
+            snapshot = await while_connected(request, self._host.past.snapshot_at(record, at))
             return Json(self._summary(record, at) | {"snapshot": msgspec.Raw(snapshot)})
         session = await self._host.open(machine_id, session_id, None)
         return Json(self._summary(session.record, session.seq) | {"snapshot": msgspec.Raw(session.snapshot)})
@@ -121,7 +121,7 @@ class SessionApi:
 
     async def _replay(self, request: Request, machine_id: str, session_id: str) -> Response:
         record = await self._sessions.record(machine_id, session_id)
-        found = await self._host.past.recompute(record, seq_of(request, "at"))
+        found = await while_connected(request, self._host.past.recompute(record, seq_of(request, "at")))
         return Json(_show_recomputed(found, self._host.find(machine_id, session_id)))
 
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from machinehub.api.problem import on_unexpected, problem
-from machinehub.api.requests import decode, read_body, seq_of
+from machinehub.api.requests import decode, read_body, seq_of, while_connected
 from machinehub.clock import timestamp
 from machinehub.errors import BadRequest, HubError, MethodNotAllowed, NotFound, WaitTimeout, error_of
 from machinehub.router.paths import Address, read_address
@@ -136,18 +136,18 @@ class MachineRouter:
             return machine_page()
         at = seq_of(request, "at")
         if at is not None:
-            return await self._session_at(address, at)
+            return await self._session_at(request, address, at)
         session = await self._open(address)
         etag = f'"{session.seq}"'
         if _matches(request.headers.get("if-none-match"), etag):
             return Response(status_code=304, headers={"ETag": etag})
         return _json(snapshot_frame(session).json, etag=etag)
 
-    async def _session_at(self, address: Address, seq: int) -> Response:
+    async def _session_at(self, request: Request, address: Address, seq: int) -> Response:
         """The session as it was; one that does not exist is not created."""
         assert address.session is not None
         record = await self._sessions.record(address.machine, address.session)
-        snapshot = await self._host.past.snapshot_at(record, seq)
+        snapshot = await while_connected(request, self._host.past.snapshot_at(record, seq))
         return _json(frames.snapshot_frame(seq=seq, version=record.version, snapshot=snapshot, connection_id=None, count=0).json, etag=f'"{seq}"')
 
     async def _count(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -176,7 +176,7 @@ class MachineRouter:
         if event_id is not None and not 1 <= len(event_id) <= EVENT_ID_CHARS_MAX:
             raise BadRequest("invalid_idempotency_key", f"an Idempotency-Key has 1 to {EVENT_ID_CHARS_MAX} characters")
         _, sender = self._host.people.sender()
-        receipt, snapshot = await self._host.send_and_wait(session, event, sender, event_id=event_id, if_match=_if_match(request))
+        receipt, snapshot = await self._host.intake.send_and_wait(session, event, sender, event_id=event_id, if_match=_if_match(request))
         if receipt.error is not None:
             code, detail = receipt.error
             raise error_of(code, detail)

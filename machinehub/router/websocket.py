@@ -113,7 +113,7 @@ class SocketConnection:
                 self._check_rate(size)
             check_event(frame.event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth)
             then = partial(self._acknowledge, event_id) if event_id is not None else None
-            self._host.send(self._session, bytes(frame.event), self.sender, event_id=event_id, then=then)
+            self._host.intake.send(self._session, bytes(frame.event), self.sender, event_id=event_id, then=then)
         except HubError as error:
             if event_id is None:
                 self.send(frames.error_frame(error.code, error.detail))

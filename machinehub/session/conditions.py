@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from machinehub.errors import BadRequest
+
+
+@lru_cache(maxsize=4)
+def _decode(snapshot: bytes) -> Any:
+    """Everybody who waits looks at the same snapshot."""
+    return msgspec.json.decode(snapshot)
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -17,7 +24,7 @@ class Condition(msgspec.Struct, frozen=True):
     state: Any = None
 
     def holds(self, snapshot: bytes) -> bool:
-        seen = msgspec.json.decode(snapshot)
+        seen = _decode(snapshot)
         if self.done:
             return bool(seen.get("status") == "done")
         if self.tag is not None:

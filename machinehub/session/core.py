@@ -128,6 +128,8 @@ class Session:
         self._finished = False
         self._decided: deque[Turn] = deque()
         self.timers: dict[int, int] = {}
+        self._firing: dict[int, int] = {}
+        """Timers that were taken off `timers` and wait for their turn: the machine still has them."""
         self._timer_tries: dict[int, int] = {}
         self.checkpoint: bytes | None = None
         self.tail: list[tuple[bytes, int]] = []
@@ -188,12 +190,14 @@ class Session:
             outbox = decode_outbox(result)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise BrokenWorker(str(error)) from error
+        snapshot = bytes(outbox.snapshot)
+        if snapshot != _UNCHANGED and not snapshot.startswith(b"{"):
+            raise BrokenWorker("a snapshot that is no object")
         self._check_timers(outbox)
         self._take()
         self._seq += 1
         self._attempts = 0
         self.tail.append((pending.input, pending.now_ms))
-        snapshot = bytes(outbox.snapshot)
         if snapshot != _UNCHANGED:
             self._snapshot = snapshot
         # It was on its way when the session ended: the answer is the one that a later event gets.
@@ -234,7 +238,7 @@ class Session:
             return None
         self.checkpoint = checkpoint
         self.tail = []
-        return SavedCheckpoint(seq=self._seq, data=checkpoint, snapshot=self._snapshot, finished=self._finished, timers=dict(self.timers), at_ms=at_ms)
+        return SavedCheckpoint(seq=self._seq, data=checkpoint, snapshot=self._snapshot, finished=self._finished, timers=self.timers | self._firing, at_ms=at_ms)
 
     def wake(self) -> None:
         """It is needed after all, or its worker is gone: the checkpoint that was asked for may be asked for again."""
@@ -251,6 +255,8 @@ class Session:
         if self.timers.get(timer) != due_at_ms:
             return False
         del self.timers[timer]
+        if not self._finished:
+            self._firing[timer] = due_at_ms
         return not self._finished
 
     # --- what the journal says ---------------------------------------------------------------------------------
@@ -286,8 +292,7 @@ class Session:
             self.snapshot_is_old, self.in_doubt = False, True
         self.checkpoint = None
         self.tail = []
-        self.timers = {}
-        self._timer_tries = {}
+        self.timers, self._firing, self._timer_tries = {}, {}, {}
         waiting = {pending.event_id for pending in self.pending}
         self._receipts = OrderedDict((event_id, receipt) for event_id, receipt in self._receipts.items() if event_id in waiting)
 
@@ -353,6 +358,21 @@ class Session:
 
     # --- refusing ----------------------------------------------------------------------------------------------
 
+    def refuse_pending(self, code: str, message: str) -> list[Turn]:
+        """What waits to be decided is refused, through no fault of its own; what was decided may still be committed.
+
+        Timers are tried again a little later.
+        """
+        pending, self.pending, self.pending_bytes = self.pending, deque(), 0
+        for refused in pending:
+            self.forget_receipt(refused.event_id)
+            self._firing.pop(refused.timer, None)
+        return [
+            Turn(self.seq, refused, error=(code, message), timers_set=self._try_timer_again(refused, counts=False) if refused.kind is Kind.TIMER else [])
+            for refused in pending
+            if refused.kind is not Kind.CHECKPOINT
+        ]
+
     def refuse_all(self, code: str, message: str) -> list[Turn]:
         """Everything that is not committed is refused, through no fault of its own: the same ids may be tried again.
 
@@ -396,7 +416,9 @@ class Session:
         return self.pending[0]
 
     def _take(self) -> None:
-        self.pending_bytes -= len(self.pending.popleft().input)
+        taken = self.pending.popleft()
+        self.pending_bytes -= len(taken.input)
+        self._firing.pop(taken.timer, None)
 
     # --- timers ------------------------------------------------------------------------------------------------
 

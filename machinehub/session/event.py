@@ -5,13 +5,11 @@ Decides without I/O. An event reaches the machine as it was sent; what is decode
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from machinehub.errors import BadRequest, CallerError, InvalidEvent, TooLarge
+from sandbox.protocol import depth_of, is_deeper_than
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _RESERVED = ("xstate.", "presence.")
 EVENT_ID_CHARS_MAX = 256
 
@@ -37,7 +35,7 @@ def check_event(raw: bytes | msgspec.Raw, *, bytes_max: int, depth_max: int) -> 
         raise InvalidEvent("invalid_event", "an event's type is a string that is not empty")
     if head.type.startswith(_RESERVED):
         raise InvalidEvent("invalid_event", f"types that begin with {' or '.join(_RESERVED)} are the hub's own")
-    if data.count(b"{") + data.count(b"[") > depth_max and depth_of(data) > depth_max:
+    if is_deeper_than(data, depth_max):
         raise BadRequest("event_too_deep", f"an event nests at most {depth_max} levels")
     if not data.isascii():
         check_utf8(data)
@@ -69,18 +67,6 @@ def check_utf8(data: bytes) -> None:
         data.decode()
     except UnicodeDecodeError:
         raise BadRequest("invalid_utf8", "the text is not UTF-8") from None
-
-
-def depth_of(data: bytes) -> int:
-    """How deep the brackets of a JSON text nest, without recursion."""
-    depth = deepest = 0
-    for char in _STRING.sub(b"", data):
-        if char in b"{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif char in b"}]":
-            depth -= 1
-    return deepest
 
 
 def sender_json(connection_id: str, user: str | None = None) -> bytes:

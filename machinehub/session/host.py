@@ -7,14 +7,16 @@ when. Does not know: HTTP, WebSockets, SQL; `placement.py` knows workers, `journ
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
-from machinehub.errors import Conflict, HubError, NotFound, PreconditionFailed, Unavailable, error_of
+from machinehub.errors import Conflict, HubError, NotFound, Unavailable, error_of
 from machinehub.model import SessionRecord
 from machinehub.session.alarm import Alarm
-from machinehub.session.core import SESSION_FINISHED, Kind, Receipt, Turn
-from machinehub.session.event import event_input, start_input, timer_input
+from machinehub.session.core import Kind, Turn
+from machinehub.session.event import start_input, timer_input
+from machinehub.session.intake import Intake
 from machinehub.session.journal import Journal
 from machinehub.session.live import LiveSession
 from machinehub.session.past import Past
@@ -22,10 +24,10 @@ from machinehub.session.placement import Placement
 from machinehub.session.presence import People
 from machinehub.session.publish import Publisher, answer, notify, update_all
 from machinehub.session.waits import Waits
-from machinehub.store.sessions import Deletion, MachineDeletion
+from machinehub.store.sessions import Deletion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
     from machinehub.clock import Clock, Entropy
     from machinehub.limits import Limits
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("machinehub.session")
 
-COPIES_WAITING_MAX: Final = 64
-"""Copies of one event that may wait for its answer."""
 NO_SESSION: Final = "the machine has no session of this name"
 
 
@@ -56,10 +56,12 @@ class SessionHost:
         self._by_key: dict[int, LiveSession] = {}
         self._deleting: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._deleted: set[str] = set()
+        self._waking: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._publisher = Publisher(clock, logs, metrics)
-        self.people = People(self.send, entropy, limits)
-        self.waits = Waits()
+        self.intake = Intake(self, store, clock, entropy, limits)
+        self.people = People(self.intake.send, entropy, limits)
+        self.waits = Waits(per_session=limits.connections_per_session)
         self.alarm = Alarm(clock, store, self._timer_due, self._timer_pending)
         self.journal = Journal(store, self, metrics)
         self.placement = Placement(pool, images, clock, limits, self)
@@ -73,6 +75,7 @@ class SessionHost:
     async def stop(self) -> None:
         for task in list(self._tasks):
             task.cancel()
+        self.intake.stop()
         self.placement.stop()
         self.journal.stop()
         self.alarm.stop()
@@ -92,7 +95,12 @@ class SessionHost:
 
     async def open(self, machine_id: str, session_id: str, version: VersionRef | None, *, input_json: bytes | None = None) -> LiveSession:
         """The session; created on `version` when it is new. Raises `NotFound` (with no version), and what its machine's start raises."""
-        session = self.find(machine_id, session_id) or self._admit(machine_id, session_id, version, input_json)
+        session = self.find(machine_id, session_id)
+        if session is None and version is None:
+            record = await self._store.record(machine_id, session_id)
+            session = self.find(machine_id, session_id) or self._take_up(record)
+        elif session is None:
+            session = self._admit(machine_id, session_id, version, input_json)
         session.last_input_ms = max(session.last_input_ms, self._clock.now_ms())
         if not session.opened.done() or session.opened.exception():
             await asyncio.shield(session.opened)
@@ -115,19 +123,24 @@ class SessionHost:
         return session
 
     def _admit(self, machine_id: str, session_id: str, version: VersionRef | None, input_json: bytes | None) -> LiveSession:
-        if machine_id in self._deleted:  # it was found just before; ids are never used twice
-            raise NotFound("no_such_machine", f"there is no machine {machine_id!r}")
+        """A session that may be new, or in the database."""
+        assert version is not None
         now_ms = self._clock.now_ms()
         record = SessionRecord(
-            key=self._entropy.session_key(now_ms), machine_id=machine_id, session_id=session_id, version=version.number if version else 0,
-            digest=version.digest if version else "", hears_presence=version.hears_presence if version else False, created_at_ms=now_ms,
+            key=self._entropy.session_key(now_ms), machine_id=machine_id, session_id=session_id, version=version.number,
+            digest=version.digest, hears_presence=version.hears_presence, created_at_ms=now_ms,
         )  # fmt: skip
+        return self._take_up(record, start_input(self._entropy.turn_seed(), input_json))
+
+    def _take_up(self, record: SessionRecord, start: bytes | None = None) -> LiveSession:
+        """Into memory; what is to be known of it follows."""
         session = self._keep_in_memory(record)
-        start = start_input(self._entropy.turn_seed(), input_json) if version else None
         self._spawn(self._bring_in(session, start))
         return session
 
     def _keep_in_memory(self, record: SessionRecord) -> LiveSession:
+        if record.machine_id in self._deleted:  # it was found just before; ids are never used twice
+            raise NotFound("no_such_machine", f"there is no machine {record.machine_id!r}")
         session = LiveSession(record, number=self.placement.new_number(), now_ms=self._clock.now_ms(), limits=self._limits)
         self._sessions[record.machine_id, record.session_id] = session
         self._by_key[record.key] = session
@@ -138,7 +151,7 @@ class SessionHost:
         try:
             if deleting := self._deleting.get((session.machine_id, session.session_id)):
                 await asyncio.wait([deleting])
-            if session.restoring is None:  # as most often: without a task of its own
+            if session.restoring is None and not session.loaded:  # as most often: without a task of its own
                 session.restoring = asyncio.current_task()
                 await self._restore(session, absent_is_new=start is not None)
             else:
@@ -150,16 +163,14 @@ class SessionHost:
             return
         if not session.started:
             assert start is not None
-            self._offer(session, Kind.START, start)
-        elif session.snapshot_is_old:
-            self.placement.place(session)
-        elif not session.opened.done():
-            session.opened.set_result(False)
+            self.intake.offer(session, Kind.START, start)
 
     # --- what is loaded, and what is forgotten -------------------------------------------------------------------
 
     async def restore(self, session: LiveSession, *, absent_is_new: bool = False) -> None:
         """Loads what the database knows. Raises `NotFound`, unless one that is absent is new, and `Unavailable`."""
+        if session.restoring is None and session.loaded:
+            return  # somebody else was first
         if session.restoring is None:
             session.restoring = asyncio.ensure_future(self._restore(session, absent_is_new=absent_is_new))
             session.restoring.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be waiting
@@ -183,28 +194,43 @@ class SessionHost:
             receipts = session.restore(stored)
         finally:
             session.restoring = None
-        for receipt in receipts:
-            answer(receipt)
+        session.recognised += receipts
         self.alarm.set(stored.record.key, list(stored.timers.items()))
         if session.snapshot_is_old:
-            self.placement.place(session)
-        elif session.seq != before:
+            self.placement.place(session)  # `replayed` goes on from here
+        else:
+            self._restored(session, changed=session.seq != before)
+
+    def _restored(self, session: LiveSession, *, changed: bool) -> None:
+        """What the database knows can be read: whoever waits for it is told."""
+        if not session.opened.done():
+            session.opened.set_result(False)
+        receipts, session.recognised = session.recognised, []
+        for receipt in receipts:
+            answer(receipt)
+        if changed:
             update_all(session)
+        else:
+            notify(session)
 
     def let_go(self, session: LiveSession) -> None:
         """Lets go of a session at rest: the database has it. Its sockets may stay."""
-        if not session.at_rest or session.gone or session.in_doubt:
+        if not session.at_rest or session.gone:
             return
         if session.worker is not None:
             self.placement.freeze(session)
         elif session.connections or session.watchers:
-            session.unload()
+            if not session.in_doubt:
+                session.unload()
         else:
             self._drop(session)
 
     def _drop(self, session: LiveSession) -> None:
-        self._sessions.pop((session.machine_id, session.session_id), None)
-        self._by_key.pop(session.record.key, None)
+        name = session.machine_id, session.session_id
+        if self._sessions.get(name) is session:  # another may have its name by now
+            del self._sessions[name]
+        if self._by_key.get(session.record.key) is session:
+            del self._by_key[session.record.key]
         self.placement.leave(session)
 
     def _forget(self, session: LiveSession, error: HubError, *, code: int = 4004) -> None:
@@ -243,7 +269,8 @@ class SessionHost:
         for session in [session for session in self.sessions if session.machine_id == machine_id]:
             self._forget(session, NotFound("no_such_session", "the machine was deleted"))
         try:
-            await self.journal.delete(MachineDeletion(machine_id))
+            while keys := await self._store.keys_of(machine_id):  # some at a time: others' events are committed in between
+                await asyncio.gather(*(self.journal.delete(Deletion(key)) for key in keys))
         except Unavailable:
             self._deleted.discard(machine_id)
             raise
@@ -252,99 +279,27 @@ class SessionHost:
         """A new session that goes on from input `seq` of another. Raises `NotFound`, `Conflict`, `Unavailable`."""
         if self.find(record.machine_id, session_id) is not None:
             raise Conflict("session_exists", "there is a session of this name")
-        child = await self.past.fork(record, seq, session_id)
-        if timers := (await self._store.timers_of(child.key)):
-            self.alarm.set(child.key, timers)
+        try:
+            child = await self.past.fork(record, seq, session_id)
+            if child.machine_id in self._deleted:
+                await self.journal.delete(Deletion(child.key))
+                raise NotFound("no_such_machine", "the machine was deleted meanwhile")
+            self.alarm.set(child.key, await self._store.timers_of(child.key))
+        except Unavailable:
+            self._spawn(self.alarm.reload())  # it may be there all the same, with timers
+            raise
         return child
 
-    # --- events ------------------------------------------------------------------------------------------------
-
-    def send(
-        self, session: LiveSession, event: bytes, sender: bytes, *, event_id: str | None, then: Callable[[Receipt], None] | None, kind: Kind = Kind.EVENT
-    ) -> None:
-        """Hands a checked event to the session; `then` hears what became of it, at once when the id is known.
-
-        Raises `Conflict` when the session is finished and `Unavailable` when too much waits.
-        """
-        receipt, is_new = session.receipt_of(event_id)
-        if not is_new:
-            if then is not None:
-                if receipt.settled:
-                    then(receipt)
-                elif len(receipt.waiting) < COPIES_WAITING_MAX:
-                    receipt.waiting.append(then)
-                else:
-                    raise Unavailable("unavailable", "too many copies of this event wait for its answer")
-            return
-        error = self._refusal(session)
-        if isinstance(error, Conflict) and event_id is not None and then is not None:
-            receipt.waiting.append(then)  # it may be a second copy of an event from before the end
-            self._spawn(self._answer_after_the_end(session, event_id, receipt))
-            return
-        if error is not None:
-            session.forget_receipt(event_id)
-            raise error
-        if then is not None:
-            receipt.waiting.append(then)
-        self._offer(session, kind, event_input(self._entropy.turn_seed(), event, sender), receipt, event_id=event_id)
-
-    async def _answer_after_the_end(self, session: LiveSession, event_id: str, receipt: Receipt) -> None:
-        try:
-            entry = await self._store.entry_of(session.record.key, event_id)
-        except Unavailable as error:
-            entry, receipt.error = None, (error.code, error.detail)
-        else:
-            receipt.error = SESSION_FINISHED
-        if entry is None:
-            receipt.seq = session.seq
-            session.forget_receipt(event_id)
-        else:
-            receipt.keep(entry)
-        answer(receipt)
-
-    async def send_and_wait(
-        self, session: LiveSession, event: bytes, sender: bytes, *, event_id: str | None = None, if_match: int | None = None
-    ) -> tuple[Receipt, bytes]:
-        """`send`, awaited: what became of the event, and the snapshot right after it.
-
-        With `if_match` the event is sent only while the session's seq is that number. Raises `PreconditionFailed`.
-        """
-        if (event_id is not None or if_match is not None) and not session.loaded:
-            await self.restore(session)  # what a second copy of the event is answered
-        if if_match is not None and not session.knows(event_id):
-            while session.waiting or session.snapshot_is_old:  # what is under way may move the seq
-                await self.waits.next_turn(session)
-            if session.seq != if_match and not session.knows(event_id):
-                raise PreconditionFailed("seq_moved", f"the session is at {session.seq}, not at {if_match}")
-        answered: asyncio.Future[tuple[Receipt, bytes]] = self.waits.new()
-
-        def settle(receipt: Receipt) -> None:
-            if not answered.done():
-                answered.set_result((receipt, session.snapshot))
-
-        self.send(session, event, sender, event_id=event_id, then=settle)
-        return await answered
-
-    def _refusal(self, session: LiveSession) -> HubError | None:
-        if session.gone:
-            return NotFound("no_such_session", "the session was deleted")
-        if session.finished:
-            return Conflict(*SESSION_FINISHED)
-        if session.waiting >= self._limits.pending_per_session or session.pending_bytes >= self._limits.pending_bytes:
-            return Unavailable("unavailable", "too many events of this session wait for their turn")
-        return self.journal.refusal()
-
-    def _offer(self, session: LiveSession, kind: Kind, data: bytes, receipt: Receipt | None = None, *, event_id: str | None = None, timer: int = 0) -> None:
-        now_ms = session.last_input_ms = self._clock.now_ms()
-        session.offer(kind, data, now_ms, receipt, event_id=event_id, timer=timer)
-        self.placement.offered(session)
+    # --- timers ------------------------------------------------------------------------------------------------
 
     def _timer_due(self, key: int, timer: int, due_at_ms: int) -> None:
         session = self._by_key.get(key)
         if session is None or not session.loaded:
-            self._spawn(self._wake(key))
+            if key not in self._waking:
+                self._waking.add(key)
+                self._spawn(self._wake(key))
         elif session.timer_due(timer, due_at_ms):
-            self._offer(session, Kind.TIMER, timer_input(self._entropy.turn_seed(), timer), timer=timer)
+            self.intake.offer(session, Kind.TIMER, timer_input(self._entropy.turn_seed(), timer), timer=timer)
 
     def _timer_pending(self, key: int, timer: int, due_at_ms: int) -> bool:
         session = self._by_key.get(key)
@@ -356,18 +311,16 @@ class SessionHost:
             session = self._by_key.get(key)
             if session is None:
                 record = await self._store.record_of(key)
-                session = None if record is None else self.find(record.machine_id, record.session_id) or self._keep_in_memory(record)
-                if record is None or session is None:
-                    return  # deleted meanwhile
-            if session.opened.done():
-                await self.restore(session)
-                return
-            await self._bring_in(session, None)
+                if record is None or record.machine_id in self._deleted:
+                    return
+                session = self.find(record.machine_id, record.session_id) or self._take_up(record)
+            if not session.opened.done():
+                await asyncio.shield(session.opened)
+            await self.restore(session)
         except HubError:
             self.alarm.again_soon(key)
-        else:
-            if session.gone:
-                self.alarm.again_soon(key)
+        finally:
+            self._waking.discard(key)
 
     # --- what placement and the journal say --------------------------------------------------------------------
 
@@ -396,15 +349,32 @@ class SessionHost:
     def replayed(self, session: LiveSession, snapshot: bytes) -> None:
         was_old = session.snapshot_is_old
         session.replayed(snapshot)
-        if not session.opened.done():
-            session.opened.set_result(False)
         if was_old:
-            update_all(session)
+            self._restored(session, changed=True)
 
     def lost(self, session: LiveSession, code: str, message: str) -> None:
         """The session cannot be thawed: say so, rather than go on from a guess."""
-        log.error("session %s/%s cannot be restored: %s", session.machine_id, session.session_id, message)
-        self.refused(session, Unavailable(code, message))
+        log.error("session %s/%s cannot be thawed: %s", session.machine_id, session.session_id, message)
+        if session.gone:
+            return
+        for turn in session.refuse_pending(code, message):
+            if session.loaded and turn.timers_set:
+                self.alarm.set(session.record.key, turn.timers_set)
+            elif turn.timers_set:
+                self.alarm.again_soon(session.record.key)
+            self.committed(session, turn)
+        self._not_restored(session, Unavailable(code, message))
+
+    def _not_restored(self, session: LiveSession, error: Unavailable) -> None:
+        """Whoever waits for the session to be read is told that it cannot be, now."""
+        if session.snapshot_is_old:
+            session.unload()
+        receipts, session.recognised = session.recognised, []
+        for receipt in receipts:
+            answer(receipt)
+        if not session.opened.done() and not session.in_journal:
+            self._forget(session, error, code=1013)
+        notify(session)
 
     def committed(self, session: LiveSession, turn: Turn | None, *, waited: bool = True) -> None:
         if turn is None or (session.gone and waited):
@@ -436,14 +406,23 @@ class SessionHost:
         if session.gone:
             return
         self.placement.leave(session)
-        for turn in session.refuse_all(error.code, error.detail):
+        turns = session.refuse_all(error.code, error.detail)
+        if any(turn.pending.kind is Kind.TIMER for turn in turns):
+            self.alarm.again_soon(session.record.key)
+        for turn in turns:
             self.committed(session, turn)
-        if not session.opened.done():
-            self._forget(session, error, code=1013)
-        notify(session)
+        self._not_restored(session, error)
 
     def recovered(self) -> None:
+        """The database answers again: what came due meanwhile, and what somebody watches, is looked for there."""
         self._spawn(self.alarm.reload())
+        for session in self.sessions:
+            if session.in_doubt and session.connections and not session.loaded and session.restoring is None:
+                self._spawn(self._restore_watched(session))
+
+    async def _restore_watched(self, session: LiveSession) -> None:
+        with contextlib.suppress(HubError):
+            await self.restore(session)
 
     def say_goodbye(self, code: int, reason: str) -> None:
         """Closes every connection, and ends every request that waits for something."""

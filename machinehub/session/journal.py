@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from machinehub.errors import Unavailable
 from machinehub.model import Entry, SavedCheckpoint, Settled
 from machinehub.store.database import Taken
-from machinehub.store.sessions import Deletion, Freeze, MachineDeletion
+from machinehub.store.sessions import Deletion, Freeze
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -78,6 +78,8 @@ class Journal:
         self._idle.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failing_since_s: float | None = None
+        self._began_s: float | None = None
+        """When the commit that is under way was first tried."""
         self._probing = False
 
     def start(self) -> None:
@@ -98,9 +100,9 @@ class Journal:
         self._add(Line(turn.settled, session, turn, None, len(turn.pending.input) + len(turn.snapshot or b"") + 256 * len(turn.emitted)))
 
     def add_checkpoint(self, session: LiveSession, checkpoint: SavedCheckpoint) -> None:
-        self._add(Line(Freeze(session.record.key, checkpoint), session))
+        self._add(Line(Freeze(session.record.key, checkpoint), session, None, None, len(checkpoint.data) + len(checkpoint.snapshot)))
 
-    async def delete(self, item: Deletion | MachineDeletion) -> None:
+    async def delete(self, item: Deletion) -> None:
         """Behind everything that was added before. Raises `Unavailable`."""
         line = Line(item, done=asyncio.get_running_loop().create_future())
         self._add(line)
@@ -109,7 +111,8 @@ class Journal:
 
     def refusal(self) -> Unavailable | None:
         """Why no more can be taken in just now."""
-        if self._failing_since_s is not None and asyncio.get_running_loop().time() - self._failing_since_s > PATIENCE_S:
+        waiting_since_s = self._failing_since_s or self._began_s
+        if waiting_since_s is not None and asyncio.get_running_loop().time() - waiting_since_s > PATIENCE_S:
             return Unavailable("unavailable", "the database does not answer; try again later")
         if len(self._queue) > LINES_WAITING_MAX or self._bytes > BYTES_WAITING_MAX:
             return Unavailable("unavailable", "the database does not keep up; try again later")
@@ -137,11 +140,13 @@ class Journal:
                 except Exception:  # a mistake of ours must not silence every session for ever
                     log.exception("the journal cannot be written")
                     self._refuse(batch, Unavailable("unavailable", "the journal cannot be written"))
+                self._began_s = None
             self._idle.set()
 
     async def _commit(self, batch: list[Line]) -> None:
         loop = asyncio.get_running_loop()
         began_s, delay_s = loop.time(), RETRY_S
+        self._began_s = began_s
         while batch:
             started_s = loop.time()
             try:
@@ -168,7 +173,7 @@ class Journal:
         items = [line.item for line in batch if isinstance(line.item, Settled | Freeze)]
         foreign, all_ours = await self._store.whose(items)
         self._failing_since_s = None
-        if all_ours:  # an earlier attempt did succeed; only its answer was lost
+        if all_ours or not any(isinstance(item, Settled) for item in items):  # an earlier attempt did succeed; only its answer was lost
             self._committed(batch)
             return []
         if not foreign:
@@ -187,7 +192,10 @@ class Journal:
         for line in batch:
             if line.session is not None:
                 line.session.in_journal -= 1
-                self._reader.committed(line.session, line.turn)
+                try:
+                    self._reader.committed(line.session, line.turn)
+                except Exception:  # it is committed; whoever could not be told must not keep it from the others
+                    log.exception("a turn of %s/%s could not be told", line.session.machine_id, line.session.session_id)
             if line.done is not None and not line.done.done():
                 line.done.set_result(None)
 
@@ -202,7 +210,10 @@ class Journal:
         self._queue.clear()
         self._bytes = 0
         for session in sessions.values():
-            self._reader.refused(session, error)
+            try:
+                self._reader.refused(session, error)
+            except Exception:
+                log.exception("a refusal could not be told to %s/%s", session.machine_id, session.session_id)
         if not self._probing:
             self._probing = True
             self._spawn(self._probe())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from machinehub.limits import Limits
     from machinehub.model import Image, SessionRecord
+    from machinehub.session.core import Receipt
     from machinehub.session.frames import Frame
     from sandbox.protocol import ToWorker
 
@@ -87,6 +88,8 @@ class LiveSession(Session):
         self.watchers: set[Callable[[Session], None]] = set()
         self.in_journal = 0
         """Lines of it that are on their way into the database."""
+        self.recognised: list[Receipt] = []
+        """Of events that had been committed after all, to be answered when that can be read."""
         self.restoring: asyncio.Future[None] | None = None
         self.opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Done when the session can be read; says whether it was created then."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
 
 SLICE_US: Final = 5_000
 """CPU of a worker that a replay takes before others have their turn."""
-SLICE_INPUTS_MAX: Final = 512
+SLICE_INPUTS_MAX: Final = 100
 ENTRIES_AT_ONCE: Final = 2_000
 REPLAYS_AT_ONCE: Final = 4
-"""Replays at once; more wait."""
+REPLAYS_WAITING_MAX: Final = 64
+REPLAYS_PER_MACHINE_MAX: Final = 8
+"""Those that run or wait. Whoever comes when there are more is told `unavailable`."""
 ANSWER_S: Final = 30.0
 DIGEST_BYTES: Final = 16
 """A checkpoint begins with its digest (sandbox/image.py)."""
@@ -66,18 +69,17 @@ class Thawed:
     snapshot: bytes = b"null"
     finished: bool = False
     timers: dict[int, int] = field(default_factory=dict)
-    _slice: int = 16
 
     async def replay(self, entries: list[Entry]) -> None:
-        """Goes on through `entries`, in slices, so that the worker's other sessions have their turns in between."""
+        """Goes on through `entries`, a slice of CPU at a time, so that the worker's other sessions have their turns in between."""
         at = 0
         while at < len(entries):
-            slice_ = entries[at : at + self._slice]
-            answer = await self.past.ask(self, Replay(self.number, at + 1, [(entry.input, entry.now_ms) for entry in slice_]))
-            assert isinstance(answer, Replayed)
-            at += len(slice_)
-            self._slice = max(1, min(SLICE_INPUTS_MAX, SLICE_US * len(slice_) // max(1, answer.cpu_us)))
-            self._take(slice_, answer)
+            slice_ = entries[at : at + SLICE_INPUTS_MAX]
+            answer = await self.past.ask(self, Replay(self.number, at + 1, [(entry.input, entry.now_ms) for entry in slice_], SLICE_US))
+            if not isinstance(answer, Replayed) or not 1 <= answer.count <= len(slice_):
+                raise Unavailable("unavailable", "the worker does not answer what it was asked; try again")
+            at += answer.count
+            self._take(slice_[: answer.count], answer)
 
     def _take(self, entries: list[Entry], answer: Replayed) -> None:
         if answer.snapshot != b"null":
@@ -108,6 +110,7 @@ class Past:
         self._entropy = entropy
         self._asked: dict[int, tuple[SandboxWorker, asyncio.Future[ToHub]]] = {}
         self._turns = asyncio.Semaphore(REPLAYS_AT_ONCE)
+        self._wanted: Counter[str] = Counter()
 
     # --- what can be asked -------------------------------------------------------------------------------------
 
@@ -178,7 +181,7 @@ class Past:
 
     @contextlib.asynccontextmanager
     async def _thaw(self, record: SessionRecord, checkpoint: SavedCheckpoint | None) -> AsyncIterator[Thawed]:
-        async with self._turns:
+        async with self._turn_of(record.machine_id):
             image = await self._images.image(record.digest)
             worker = await self._pool.wait_for_worker()
             thawed = Thawed(self, worker, self._placement.new_number())
@@ -192,6 +195,20 @@ class Past:
                 if not worker.lost:
                     worker.tell(Close(thawed.number))
                     worker.leave(record.digest)
+
+    @contextlib.asynccontextmanager
+    async def _turn_of(self, machine_id: str) -> AsyncIterator[None]:
+        """Waits for a place among the replays that run. Raises `Unavailable` when too many wait."""
+        if self._wanted.total() >= REPLAYS_WAITING_MAX or self._wanted[machine_id] >= REPLAYS_PER_MACHINE_MAX:
+            raise Unavailable("unavailable", "too many look into the past just now; try again later")
+        self._wanted[machine_id] += 1
+        try:
+            async with self._turns:
+                yield
+        finally:
+            self._wanted[machine_id] -= 1
+            if not self._wanted[machine_id]:
+                del self._wanted[machine_id]
 
     async def _walk(self, record: SessionRecord, thawed: Thawed, after: int, until: int) -> Entry | None:
         """Replays what was applied from behind `after` up to `until`; the last of it."""
@@ -209,6 +226,8 @@ class Past:
 
     async def ask(self, thawed: Thawed, message: ToWorker) -> ToHub:
         """Raises `Unavailable` when it cannot be done, now or at all."""
+        if thawed.worker.lost:
+            raise Unavailable("unavailable", "the worker that replayed this has ended; try again")
         answer: asyncio.Future[ToHub] = asyncio.get_running_loop().create_future()
         self._asked[thawed.number] = thawed.worker, answer
         thawed.worker.ask(thawed.number, message)

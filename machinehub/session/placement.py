@@ -136,7 +136,7 @@ class Placement:
         session.worker = worker
         worker.ask(session.number, self.opening(session.number, session.record.digest, session.checkpoint))
         if session.tail:
-            worker.ask(session.number, Replay(session.number, OPEN_TICKET, session.tail))
+            worker.ask(session.number, Replay(session.number, OPEN_TICKET, session.tail, 0))
         session.window.restart()
         self._send_steps(session)
 

@@ -5,17 +5,24 @@ Decides: who hears of a turn, and in which order. Nothing of a turn is visible b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, TypeVar
 
 from machinehub.session import frames
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from machinehub.clock import Clock
     from machinehub.logs import MachineLogs
     from machinehub.metrics import Metrics
     from machinehub.session.core import Receipt, Turn
     from machinehub.session.frames import Frame
     from machinehub.session.live import LiveSession
+
+
+log = logging.getLogger("machinehub.session")
+Told = TypeVar("Told")
 
 
 class Publisher:
@@ -65,9 +72,17 @@ def answer(receipt: Receipt) -> None:
     """Tells whoever waits for what became of an event."""
     waiting, receipt.waiting = receipt.waiting, []
     for then in waiting:
-        then(receipt)
+        _call(then, receipt)
 
 
 def notify(session: LiveSession) -> None:
     for notice in list(session.watchers):
-        notice(session)
+        _call(notice, session)
+
+
+def _call(somebody: Callable[[Told], None], what: Told) -> None:
+    """One who cannot be told must not keep it from the others."""
+    try:
+        somebody(what)
+    except Exception:
+        log.exception("somebody could not be told")

@@ -19,9 +19,14 @@ Owner = TypeVar("Owner")
 class TimerQueue(Generic[Owner]):
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, int, Owner]] = []
+        self._there: set[tuple[Owner, int, int]] = set()
         self._count = 0
 
     def add(self, owner: Owner, timer: int, due_at_ms: int) -> None:
+        """Once, however often it is added."""
+        if (owner, timer, due_at_ms) in self._there:
+            return
+        self._there.add((owner, timer, due_at_ms))
         self._count += 1
         heapq.heappush(self._heap, (due_at_ms, self._count, timer, owner))
 
@@ -33,6 +38,7 @@ class TimerQueue(Generic[Owner]):
         due: list[tuple[Owner, int, int]] = []
         while self._heap and self._heap[0][0] <= now_ms:
             due_at_ms, _, timer, owner = heapq.heappop(self._heap)
+            self._there.discard((owner, timer, due_at_ms))
             due.append((owner, timer, due_at_ms))
         return due
 
@@ -40,6 +46,7 @@ class TimerQueue(Generic[Owner]):
         """Forgets what `is_live(owner, timer, due_at_ms)` denies: cancelled timers, and those of sessions that are gone."""
         self._heap = [entry for entry in self._heap if is_live(entry[3], entry[2], entry[0])]
         heapq.heapify(self._heap)
+        self._there = {(owner, timer, due_at_ms) for due_at_ms, _, timer, owner in self._heap}
 
     def __len__(self) -> int:
         return len(self._heap)

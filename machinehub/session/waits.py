@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class Waits:
-    def __init__(self) -> None:
+    def __init__(self, *, per_session: int) -> None:
+        self._per_session = per_session
         self._waits: set[asyncio.Future[Any]] = set()
 
     def new(self) -> asyncio.Future[Any]:
@@ -36,6 +37,8 @@ class Waits:
 
     async def until(self, session: LiveSession, holds: Callable[[bytes], bool]) -> Frame:
         """The first snapshot frame, from now on, on which `holds`. Raises `PreconditionFailed` when the session ends without it."""
+        if len(session.watchers) >= self._per_session:
+            raise Unavailable("connections_exceeded", f"at most {self._per_session} requests wait for a session")
         found: asyncio.Future[Frame] = self.new()
 
         def look(_: Session) -> None:

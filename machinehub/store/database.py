@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 T = TypeVar("T")
-ANSWER_S: Final = 30.0
+ANSWER_S: Final = 10.0
 """A Postgres that says nothing for so long is taken for unreachable."""
 LOCK_WAIT_S: Final = 10.0
 """How long SQLite waits for another process that writes."""

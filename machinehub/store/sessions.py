@@ -41,14 +41,7 @@ class Deletion:
     key: int
 
 
-@dataclass(frozen=True, slots=True)
-class MachineDeletion:
-    """All sessions of a machine."""
-
-    machine_id: str
-
-
-Item = Settled | Freeze | Deletion | MachineDeletion
+Item = Settled | Freeze | Deletion
 
 
 class SessionStore:
@@ -62,17 +55,13 @@ class SessionStore:
         """One transaction for all of `items`, in order. Raises `Taken` (nothing was written) and `Unavailable` (it is not known)."""
 
         def work(connection: Connection) -> None:
-            for deleting, run in groupby(items, key=lambda item: isinstance(item, Deletion | MachineDeletion)):
+            for deleting, run in groupby(items, key=lambda item: isinstance(item, Deletion)):
                 if not deleting:
                     self._write(connection, list(run))
                     continue
-                for item in run:
-                    if isinstance(item, Deletion):
-                        for statement in say.delete_session:
-                            connection.run(statement, [{"of_key": item.key}])
-                    elif isinstance(item, MachineDeletion):
-                        for statement in say.delete_machine:
-                            connection.run(statement, [{"of_machine": item.machine_id}])
+                keys = [{"of_key": item.key} for item in run if isinstance(item, Deletion)]
+                for statement in say.delete_session:
+                    connection.run(statement, keys)
 
         await self._database.write(work)
 
@@ -140,6 +129,10 @@ class SessionStore:
     async def record_of(self, key: int) -> SessionRecord | None:
         found = await self._database.read(lambda connection: connection.fetch(say.session_of_key, of_key=key))
         return _to_record(found[0]) if found else None
+
+    async def keys_of(self, machine_id: str) -> list[int]:
+        """Some of a machine's sessions."""
+        return [key for (key,) in await self._database.read(lambda connection: connection.fetch(say.some_keys, of_machine=machine_id))]
 
     async def finished(self, *, before_ms: int) -> list[SessionRecord]:
         """Some of the sessions that finished before then."""

@@ -12,6 +12,7 @@ from machinehub.store.tables import checkpoints, journal, sessions, timers
 RECEIPTS_LOADED: Final = 100
 """Event ids that a session is loaded with. Older ones are found by the journal's own key, which costs more."""
 FINISHED_AT_ONCE: Final = 100
+DELETED_AT_ONCE: Final = 100
 
 
 def _of(name: str, kind: Any = sa.BigInteger) -> sa.BindParameter[Any]:
@@ -42,14 +43,8 @@ session_page = Statement(
     .order_by(sessions.c.session_id).limit(_limit)
 )  # fmt: skip
 
-# --- deleting: everything of some sessions, the sessions last
-
-_of_machine = sa.select(sessions.c.key).where(sessions.c.machine_id == _of("machine", sa.String))
+some_keys = Statement(sa.select(sessions.c.key).where(sessions.c.machine_id == _of("machine", sa.String)).limit(_count(DELETED_AT_ONCE)))
 delete_session = [Statement(table.delete().where(table.c.key == _key)) for table in (journal, checkpoints, timers, sessions)]
-delete_machine = [
-    *(Statement(table.delete().where(table.c.key.in_(_of_machine))) for table in (journal, checkpoints, timers)),
-    Statement(sessions.delete().where(sessions.c.machine_id == _of("machine", sa.String))),
-]
 
 # --- the journal
 

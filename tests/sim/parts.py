@@ -189,14 +189,15 @@ class SimWorker:
             case Replay():
                 state, tail = self._sessions[message.session]
                 snapshot, timers = b"null", []
-                for position, (data, now_ms) in enumerate(message.inputs):
+                count = self.pool.chance.randint(1, len(message.inputs)) if message.cpu_us else len(message.inputs)
+                for position, (data, now_ms) in enumerate(message.inputs[:count]):
                     outbox = state.step(data, now_ms)
                     assert isinstance(outbox, bytes)
                     said = [*json.loads(outbox), [], [], []]
                     snapshot = json.dumps(said[2]).encode() if said[2] else snapshot
                     timers.append((position, [tuple(pair) for pair in said[4]], said[5]))
-                tail += message.inputs
-                answers.append(Replayed(message.session, message.ticket, snapshot, state.finished, timers, 100))
+                tail += message.inputs[:count]
+                answers.append(Replayed(message.session, message.ticket, snapshot, state.finished, timers, count))
             case Step():
                 self._step(message, answers)
             case Checkpoint():
@@ -260,6 +261,8 @@ class SimPool:
         while not self.workers:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.chance.random() * 0.01)
+        if self.trouble and self.chance.random() < 0.01:
+            raise Unavailable("unavailable", "no worker can be started")
         return self.chance.choice(self.workers) if self.workers else await self.wait_for_worker()
 
     def died(self, worker: SimWorker) -> None:
@@ -270,6 +273,8 @@ class SimPool:
 
     async def image(self, digest: str) -> Image:
         await asyncio.sleep(self.chance.random() * 0.005)
+        if self.trouble and self.chance.random() < 0.02:
+            raise Unavailable("unavailable", "the image cannot be read")
         return Image(image=b"", engine="e")
 
 
@@ -338,6 +343,16 @@ class SimStore(MemorySessionStore):
 
     async def ping(self) -> None:
         await self._reach()
+
+    async def span(self, key: int) -> Any:
+        await self._reach()
+        return await super().span(key)
+
+    async def fork(self, record: Any, parent: int, checkpoint: Any) -> None:
+        await self._reach()
+        await super().fork(record, parent, checkpoint)
+        if self.trouble and self.chance.random() < 0.1:
+            raise Unavailable("unavailable", "the answer was lost")
 
     async def _reach(self) -> None:
         await asyncio.sleep(self.chance.random() * 0.005)

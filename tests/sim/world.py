@@ -18,7 +18,7 @@ from machinehub.session.core import Receipt
 from machinehub.session.host import SessionHost
 from machinehub.session.housekeeping import Housekeeper
 from tests.sim.loop import VirtualLoop
-from tests.sim.parts import SimClock, SimPool, SimStore, fold, journal_of
+from tests.sim.parts import SimClock, SimPool, SimStore, State, fold, journal_of
 
 LIMITS = Limits(ids_remembered=6, live_sessions=2)
 
@@ -126,7 +126,7 @@ class Client:
                 if receipt.error is None or receipt.error[0] not in ("unavailable", "session_finished"):
                     self.world.check_durable(self.session_id, event_id, receipt)
 
-        host.send(session, event, b'{"id":"c"}', event_id=event_id, then=settle)
+        host.intake.send(session, event, b'{"id":"c"}', event_id=event_id, then=settle)
         return await answered
 
     def _acknowledged(self, event_id: str, seq: int, code: str | None) -> None:
@@ -161,6 +161,8 @@ class World:
         self.problems: list[BaseException] = []
         self.kills = 0
         self.acknowledged: dict[str, int] = {}
+        self.names: list[str] = []
+        self.forks = 0
 
     # --- invariants
 
@@ -247,6 +249,9 @@ class World:
                 self.store.away_until_s = self.loop.now_s + self.chance.choice([0.3, 2, 9])
             elif lot < 0.8 and self.housekeeper is not None and self.host is not None:
                 self.housekeeper.hibernate()
+            elif lot < 0.88 and self.host is not None:
+                forking = asyncio.ensure_future(self.fork(self.host))
+                forking.add_done_callback(self._notice)
             elif self.host is not None:
                 session_id = self.chance.choice(self.clients).session_id
                 session = self.host.find("m", session_id)
@@ -254,6 +259,25 @@ class World:
                     watcher = Watcher(self, session_id, f"w{self.chance.random()}")
                     if not session.in_doubt:
                         self.host.people.attach(session, watcher)
+
+    async def fork(self, host: SessionHost) -> None:
+        """A fork, under a name that others may be about to use, has its parent's past to the letter."""
+        parent, child = self.chance.choice(self.clients).session_id, self.chance.choice(["f1", "f2", *self.names])
+        try:
+            async with asyncio.timeout(20):
+                record = await self.store.record("m", parent)
+                last = max(self.store.journals[record.key])[0]
+                made = await host.fork(record, self.chance.randint(1, last), child)
+        except (HubError, TimeoutError):
+            return
+        self.forks += 1
+        assert made.forked_at is not None
+        inherited = [entry for entry in journal_of(self.store, child) if entry.seq <= made.forked_at]
+        wanted = [entry for entry in journal_of(self.store, parent) if entry.seq <= made.forked_at]
+        assert fold(inherited) == fold(wanted)
+        saved = self.store.saved[made.key][made.forked_at]
+        assert State.thaw(saved.data).tokens == fold(wanted).tokens
+        assert set(saved.timers) == (set() if saved.finished else set(fold(wanted).timers)), "a fork has other timers than its parent had"
 
     async def read(self) -> None:
         """Somebody who looks now and then: what was acknowledged is there to be seen."""
@@ -275,8 +299,8 @@ class World:
     async def run(self) -> None:
         self.stopped = asyncio.Event()
         await self.boot()
-        names = [f"s{number}" for number in range(self.chance.randint(1, 3))]
-        self.clients = [Client(self, self.chance.choice(names), f"c{number}") for number in range(self.chance.randint(1, 4))]
+        self.names = [f"s{number}" for number in range(self.chance.randint(1, 3))]
+        self.clients = [Client(self, self.chance.choice(self.names), f"c{number}") for number in range(self.chance.randint(1, 4))]
         troubling = asyncio.ensure_future(self.trouble())
         reading = asyncio.ensure_future(self.read())
         reading.add_done_callback(self._notice)
