@@ -94,7 +94,9 @@ class Hub:
 
     async def start(self) -> None:
         """Migrates the database, starts the workers. Raises `BadSettings` when the hub must not listen like this."""
+        self._database.claim()
         await migrate(self._engine)
+        self._database.check_file()
         check_can_listen(self.settings, has_tokens=bool(await self.store.valid_token_hashes()))
         await self._tokens.start()
         await self.pool.start(self.host)
@@ -114,7 +116,8 @@ class Hub:
         if scope["type"] == "websocket":
             await self._websockets(scope, receive, send)
         elif scope["path"] in FIXED_PATHS or scope["path"].startswith(("/api/", "/assets/")):
-            await self._http(scope, receive, send)
+            # Patterns of routes end at a line feed, which a session's id may hold; it is read from the raw path.
+            await self._http({**scope, "path": scope["path"].replace("\n", " ")}, receive, send)
         else:  # everything else is a machine's; its path is read from the raw bytes, not by a pattern
             await self._machines(scope, receive, send)
 

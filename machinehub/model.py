@@ -113,6 +113,8 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     created: SessionRecord | None = None
     """With the first entry of a session."""
     timers_set: list[tuple[int, int]] = []
+    tries: int = 0
+    """With a timer that is set again because its turn was undone: how often that was so."""
     timers_gone: list[int] = []
     finished: bool = False
 
@@ -139,5 +141,7 @@ class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
     tail: list[Entry]
     """What was applied since the checkpoint."""
     timers: dict[int, int]
+    tries: dict[int, int]
+    """Of timers whose turn was undone before."""
     receipts: list[Entry]
     """The last entries that have an event id, oldest first."""

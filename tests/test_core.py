@@ -60,7 +60,7 @@ def stored(session: Session, *turns: Turn, **more: Any) -> StoredSession:
     applied = [entry for entry in entries if entry.attempt == 0]
     values = {
         "record": session.record, "seq": 1 + len(applied), "attempts": 0, "checkpoint": SavedCheckpoint(seq=1, data=b"cp", snapshot=b'{"value":"a"}', finished=False, timers={}, at_ms=0),
-        "tail": applied, "timers": {}, "receipts": [entry for entry in entries if entry.event_id is not None],
+        "tail": applied, "timers": {}, "tries": {}, "receipts": [entry for entry in entries if entry.event_id is not None],
     }  # fmt: skip
     return StoredSession(**values | more)
 
@@ -214,12 +214,30 @@ def test_a_timer_whose_turn_was_undone_is_tried_again_but_not_for_ever() -> None
     assert waits == [1000, 2000, 4000, 8000, 16000]
 
 
+def test_how_often_a_timer_was_tried_survives_a_reload() -> None:
+    session = new_session()
+    do(session, b"[1,0,null,[],[[7,50]]]")
+    for tries in range(1, 6):
+        assert session.timer_due(7, session.timers[7])
+        turn = session.failed(session.offer(Kind.TIMER, b"t", 50, timer=7).ticket, "machine_error", "boom", None)
+        session.committed(turn)
+        assert turn.settled is not None
+        assert turn.settled.tries == tries
+        session.unload()
+        session.restore(stored(session, seq=2, timers=dict(turn.timers_set), tries={7: tries}))
+    assert session.timer_due(7, session.timers[7])
+    assert session.failed(session.offer(Kind.TIMER, b"t", 50, timer=7).ticket, "machine_error", "boom", None).timers_set == []
+
+
 def test_events_behind_the_one_that_ends_the_session_are_told_so() -> None:
     session = new_session()
     first, second = session.offer(Kind.EVENT, b"x", 0), session.offer(Kind.EVENT, b"y", 0)
     session.done(first.ticket, b'[1,1,{"status":"done"}]')
-    turn = session.done(second.ticket, b"[1,1,null]")
-    assert turn.error == ("session_finished", "the session has ended and takes no more events")
+    session.offer(Kind.TIMER, b"t", 0, timer=3)
+    (late,) = session.refuse_late()
+    assert (late.pending, late.error) == (second, ("session_finished", "the session has ended and takes no more events"))
+    assert late.settled is not None
+    assert (late.settled.entry.seq, late.settled.entry.attempt, len(session.pending)) == (2, 1, 0)
 
 
 def test_an_input_that_kills_workers_is_refused_at_last() -> None:

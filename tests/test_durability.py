@@ -19,6 +19,7 @@ from machinehub.session import journal as journal_module
 from machinehub.store.store import pack_files
 from sandbox.forge import forge_base, forge_image, load_guest
 from sandbox.worker import GUEST
+from tests.databases import new_database
 from tests.support import COUNTER, Client, running_hub
 from tests.test_sandbox import Sandbox, another_engine
 
@@ -259,7 +260,8 @@ async def test_a_full_disk_and_a_read_only_database(tmp_path: Path, monkeypatch:
         assert (await send(client, f"{machine}/s", event_id="a")).json()["seq"] == 2
 
 
-async def test_two_hubs_on_one_database_do_not_write_over_each_other(database_url: str, tmp_path: Path) -> None:
+async def test_two_hubs_on_one_postgres_do_not_write_over_each_other(postgres: str, tmp_path: Path) -> None:
+    database_url = await new_database(postgres)
     async with hub_on(database_url, tmp_path / "a") as first, hub_on(database_url, tmp_path / "b") as second:
         machine = await first.deploy(COUNTER)
         for number in range(4):
@@ -271,6 +273,82 @@ async def test_two_hubs_on_one_database_do_not_write_over_each_other(database_ur
         assert [entry["seq"] for entry in entries] == list(range(1, 20))
         replayed = (await first.http.post(f"/api/v1/machines/{machine}/sessions/s/replay")).json()
         assert replayed["snapshot"]["context"] == {"count": 18}
+
+
+async def test_sqlite_is_one_hubs(tmp_path: Path) -> None:
+    async with running_hub(tmp_path, workers=1) as client:
+        with pytest.raises(Unavailable, match="another hub"):
+            async with running_hub(tmp_path, workers=1):
+                pass
+        assert (await client.http.get("/readyz")).status_code == 200
+        (tmp_path / "hub.db").rename(tmp_path / "moved.db")
+        gone = await client.http.get("/readyz")
+        assert (gone.status_code, gone.json()["database"]) == (503, False)
+        (tmp_path / "moved.db").rename(tmp_path / "hub.db")
+        assert (await client.http.get("/readyz")).status_code == 200
+
+
+async def test_a_fork_and_a_new_session_of_one_name(client: Client) -> None:
+    """Whichever came second hung for ever."""
+    machine = await client.deploy(COUNTER, name="namesakes")
+    await send(client, f"{machine}/parent")
+    for number in range(12):
+        async def later(number: int = number) -> Any:
+            await asyncio.sleep(number * 0.001)
+            return await client.http.get(f"/{machine}/child-{number}", timeout=5)
+
+        forked, read = await asyncio.gather(client.http.post(f"/api/v1/machines/{machine}/sessions/parent/fork", json={"session": f"child-{number}"}), later())
+        assert forked.status_code in (201, 409)
+        assert read.status_code == 200
+        assert (await client.http.post(f"/{machine}/child-{number}", json={"type": "increment"}, timeout=5)).status_code == 200
+
+
+async def test_nothing_of_a_deleted_machine_goes_on(tmp_path: Path) -> None:
+    """Sessions that woke, or were forked, while their machine was deleted ran on where nobody saw them."""
+    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { after: { 50: "b" } }, b: { after: { 50: "a" } } } });'
+    async with running_hub(tmp_path, workers=1) as client:
+        machine = await client.deploy(source)
+        for number in range(20):
+            await client.http.get(f"/{machine}/s{number}")
+        forking = [asyncio.create_task(client.http.post(f"/api/v1/machines/{machine}/sessions/s0/fork", json={"session": f"f{n}"})) for n in range(8)]
+        client.hub.housekeeper.hibernate()
+        await asyncio.sleep(0.03)
+        assert (await client.http.delete(f"/api/v1/machines/{machine}")).status_code == 204
+        for task in forking:
+            await task
+        await asyncio.sleep(0.5)
+        assert [await count(client, table) for table in ("sessions", "journal", "checkpoints", "timers")] == [0, 0, 0, 0]
+        assert len(client.hub.host) == 0
+
+
+async def test_an_old_id_is_known_whatever_else_the_request_says(tmp_path: Path) -> None:
+    async with running_hub(tmp_path, workers=1, limits=Limits(ids_remembered=2)) as client:
+        machine = await client.deploy(COUNTER)
+        first = await send(client, f"{machine}/s", event_id="old", **{"If-Match": '"1"'})
+        for _ in range(3):
+            await send(client, f"{machine}/s", event_id=f"x{_}")
+        again = await send(client, f"{machine}/s", event_id="old", **{"If-Match": '"1"'})
+        assert (again.status_code, again.json()["seq"], first.json()["seq"]) == (200, 2, 2)
+        assert again.headers["etag"] == '"5"'  # of the snapshot that comes along, which is today's
+        assert (await send(client, f"{machine}/s", event_id="new", **{"If-Match": '"1"'})).status_code == 412
+        async with client.socket(f"{machine}/s") as socket:
+            over_socket = await socket.event("increment", event_id="日本")
+        over_http = await client.http.post(f"/{machine}/s", json={"type": "increment"}, headers={"Idempotency-Key": "日本".encode()})
+        assert over_http.json()["seq"] == over_socket["seq"]
+        assert (await client.http.post(f"/{machine}/x%0Ay", json={"type": "increment"})).status_code == 200
+        assert (await client.http.delete(f"/api/v1/machines/{machine}/sessions/x%0Ay")).status_code == 204
+
+
+async def test_events_behind_the_end_do_not_move_the_seq(client: Client) -> None:
+    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { on: { END: "b" } }, b: { type: "final" } } });'
+    machine = await client.deploy(source, name="ends")
+    async with client.socket(f"{machine}/s") as socket:
+        for number, event in enumerate(["NOP", "END", "NOP", "NOP", "NOP"]):
+            await socket.send_raw({"type": "event", "id": f"e{number}", "event": {"type": event}})
+        acks = [await socket.until("ack") for _ in range(5)]
+    assert [(ack["seq"], ack.get("error", {}).get("code")) for ack in acks] == [(2, None), (3, None), *[(3, "session_finished")] * 3]
+    assert (await client.http.get(f"/{machine}/s")).json()["seq"] == 3
+    assert (await client.http.post(f"/api/v1/machines/{machine}/sessions/s/replay")).json()["verified"]
 
 
 # --- sleep

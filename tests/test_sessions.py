@@ -121,6 +121,9 @@ async def test_timers_are_set_again_and_go(store: Any) -> None:
     assert await store.timers_of(made.key) == [(1, 70), (3, 40)]
     assert await store.timers_due(after_ms=0, until_ms=70) == [(made.key, 3, 40), (made.key, 1, 70)]
     assert await store.timers_due(after_ms=40, until_ms=69) == []
+    await store.commit([settled(made.key, 4, attempt=1, error=("x", "y"), timers_set=[(3, 90)], tries=2)])
+    found = await store.load("m", "s")
+    assert (found.timers, found.tries) == ({1: 70, 3: 90}, {3: 2})
     await store.commit([settled(made.key, 5, finished=True)])
     assert await store.timers_of(made.key) == []
     assert (await store.record("m", "s")).finished_at_ms == 1_700_000_000_005
@@ -170,13 +173,26 @@ async def test_checkpoints_and_journal_are_pruned(make: Callable[..., Any]) -> N
     await store.commit([begun(made)])
     for seq in range(2, 26):
         await store.commit([settled(made.key, seq, event_id=f"e{seq}"), *([Freeze(made.key, checkpoint(seq))] if seq % 4 == 0 else [])])
-    # Of 4, 8, 12, 16, 20, 24: the newest two, the first at or after 10 and 20, and the one that the kept journal begins at.
+    # Of 4, 8, 12, 16, 20, 24: the newest two, and the one that the kept journal begins at.
     assert await store.checkpoint_seqs(made.key) == [16, 20, 24]
     assert await store.span(made.key) == (17, 25)
     assert (await store.checkpoint_before(made.key, 19)).seq == 16
     assert await store.checkpoint_before(made.key, 15) is None
     found = await store.load("m", "s")
     assert (found.checkpoint.seq, [e.seq for e in found.tail]) == (24, [25])
+
+
+async def test_a_journal_is_pruned_however_few_checkpoints_are_kept(make: Callable[..., Any]) -> None:
+    """Each checkpoint was dropped before it was old enough to begin at."""
+    store = make(checkpoints=1, checkpoint_every=0, journal=20)
+    made = record()
+    await store.commit([begun(made)])
+    for seq in range(2, 202):
+        await store.commit([settled(made.key, seq), *([Freeze(made.key, checkpoint(seq))] if seq % 4 == 0 else [])])
+    first, last = await store.span(made.key)
+    assert last == 201
+    assert 20 <= last - first <= 40
+    assert len(await store.checkpoint_seqs(made.key)) <= 4
 
 
 async def test_a_session_all_of_whose_journal_is_in_its_checkpoint_still_counts_on(make: Callable[..., Any]) -> None:
@@ -193,6 +209,7 @@ async def test_forks_have_the_parents_past_and_none_of_its_ids(store: Any) -> No
     await store.commit([begun(made), settled(made.key, 2, event_id="e"), settled(made.key, 2, attempt=1, event_id="x", error=("a", "b")), settled(made.key, 3)])
     child = record(key=50, session_id="child", parent="s", forked_at=2)
     await store.fork(child, made.key, checkpoint(2, t7=99))
+    assert [(r.session_id, seq) for r, seq in await store.page("m", after=None, limit=9)] == [("child", 2), ("s", 3)]
     found = await store.load("m", "child")
     assert (found.record, found.seq, found.attempts, found.timers, found.tail, found.receipts) == (child, 2, 0, {7: 99}, [], [])
     assert [(e.seq, e.event_id) for e in await store.entries(50, after=(0, 0), limit=9)] == [(1, None), (2, None)]

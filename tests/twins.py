@@ -22,6 +22,7 @@ class MemorySessionStore:
         self.ids: dict[tuple[int, str], Entry] = {}
         self.saved: dict[int, dict[int, SavedCheckpoint]] = {}
         self.timers: dict[tuple[int, int], int] = {}
+        self.tries: dict[tuple[int, int], int] = {}
         self._undo: list[Callable[[], Any]] = []
 
     # --- writing
@@ -70,6 +71,7 @@ class MemorySessionStore:
             self._set(self.ids, (item.key, entry.event_id), entry)
         for timer, due_at_ms in item.timers_set:
             self._set(self.timers, (item.key, timer), due_at_ms)
+            self._set(self.tries, (item.key, timer), item.tries)
         for timer in item.timers_gone:
             self._remove(self.timers, (item.key, timer))
         if item.finished:
@@ -87,7 +89,8 @@ class MemorySessionStore:
         saved, keep = self.saved[key], self.retention
         seqs = sorted(saved)
         base = max((seq for seq in seqs if keep.journal and seq <= seqs[-1] - keep.journal), default=0)
-        gone = [seq for seq in superfluous(seqs, newest=keep.checkpoints, every=keep.checkpoint_every) if seq != base]
+        every = min(keep.checkpoint_every or keep.journal, max(1, keep.journal // 2)) if keep.journal else keep.checkpoint_every
+        gone = [seq for seq in superfluous(seqs, newest=keep.checkpoints, every=every) if seq != base]
         for seq in [seq for seq in seqs if seq in gone or seq < base]:
             self._remove(saved, seq)
         for at, entry in list(self.journals[key].items()):
@@ -132,6 +135,7 @@ class MemorySessionStore:
         return StoredSession(
             record=record, seq=entries[-1].seq if entries else since, attempts=entries[-1].attempt if entries else 0, checkpoint=checkpoint,
             tail=[entry for entry in entries if entry.seq > since and entry.attempt == 0], timers=dict(await self.timers_of(record.key)),
+            tries={timer: self.tries[key, timer] for key, timer in self.timers if key == record.key and self.tries.get((key, timer))},
             receipts=[entry for entry in entries if entry.event_id is not None][-self.receipts_loaded :],
         )  # fmt: skip
 
@@ -152,7 +156,7 @@ class MemorySessionStore:
 
     async def page(self, machine_id: str, *, after: str | None, limit: int) -> list[tuple[SessionRecord, int]]:
         mine = sorted((r for r in self.records.values() if r.machine_id == machine_id and (after is None or r.session_id.encode() > after.encode())), key=lambda r: r.session_id.encode())
-        return [(record, max((seq for seq, _ in self.journals.get(record.key, {})), default=0)) for record in mine[:limit]]
+        return [(record, max([*(seq for seq, _ in self.journals.get(record.key, {})), *self.saved.get(record.key, {}), 0])) for record in mine[:limit]]
 
     async def timers_due(self, *, after_ms: int, until_ms: int) -> list[tuple[int, int, int]]:
         due = sorted((due, timer, key) for (key, timer), due in self.timers.items() if after_ms < due <= until_ms)

@@ -57,6 +57,7 @@ class DeployApi:
         self._catalog = catalog
         self._store = store
         self._host = host
+        self._session_store = sessions
         self._sessions = SessionApi(store, sessions, host, entropy, limits)
         self._pool = pool
         self._tokens = tokens
@@ -117,7 +118,7 @@ class DeployApi:
         """200 when sessions can be opened and machines deployed."""
         checks = {"workers": self._pool.is_ready, "draining": self.draining, "database": True}
         with contextlib.suppress(HubError):
-            await self._store.ping()
+            await self._session_store.ping()
             return Json(checks, 200 if checks["workers"] and not self.draining else 503)
         return Json(checks | {"database": False}, 503)
 

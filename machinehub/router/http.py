@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from machinehub.clock import Clock
     from machinehub.limits import Limits
     from machinehub.metrics import Metrics
-    from machinehub.session.core import Receipt
     from machinehub.session.host import SessionHost
+    from machinehub.session.intake import Answered
     from machinehub.session.live import LiveSession
     from machinehub.store.sessions import SessionStore
 
@@ -165,22 +165,23 @@ class MachineRouter:
         event = await read_body(request, bytes_max=self._limits.event_bytes, code="event_too_large")
         check_event(event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth)
         session = await self._open(address)
-        receipt, snapshot = await self._send(request, session, event)
+        answered = await self._send(request, session, event)
+        receipt = answered.receipt
         return _json(
-            b'{"seq":%d,"outcome":"accepted","changed":%b,"snapshot":%b}' % (receipt.seq, b"true" if receipt.changed else b"false", snapshot),
-            etag=f'"{receipt.seq}"',
+            b'{"seq":%d,"outcome":"accepted","changed":%b,"snapshot":%b}' % (receipt.seq, b"true" if receipt.changed else b"false", answered.snapshot),
+            etag=f'"{answered.seq}"',
         )
 
-    async def _send(self, request: Request, session: LiveSession, event: bytes) -> tuple[Receipt, bytes]:
-        event_id = request.headers.get("idempotency-key")
+    async def _send(self, request: Request, session: LiveSession, event: bytes) -> Answered:
+        event_id = _header_text(request, "idempotency-key")
         if event_id is not None and not 1 <= len(event_id) <= EVENT_ID_CHARS_MAX:
             raise BadRequest("invalid_idempotency_key", f"an Idempotency-Key has 1 to {EVENT_ID_CHARS_MAX} characters")
         _, sender = self._host.people.sender()
-        receipt, snapshot = await self._host.intake.send_and_wait(session, event, sender, event_id=event_id, if_match=_if_match(request))
-        if receipt.error is not None:
-            code, detail = receipt.error
+        answered = await self._host.intake.send_and_wait(session, event, sender, event_id=event_id, if_match=_if_match(request))
+        if answered.receipt.error is not None:
+            code, detail = answered.receipt.error
             raise error_of(code, detail)
-        return receipt, snapshot
+        return answered
 
     async def _create(self, request: Request, address: Address) -> Response:
         body = await read_body(request, bytes_max=self._limits.input_bytes + 1024, code="input_too_large")
@@ -202,13 +203,13 @@ class MachineRouter:
         event = bytes(wanted.event)
         if event:
             check_event(event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth)
-        session = await self._open(address)
         try:
             async with asyncio.timeout(wanted.timeout_ms / 1000):
+                session = await self._open(address)
                 if event:
-                    receipt, snapshot = await self._send(request, session, event)
-                    if condition.holds(snapshot):
-                        return _json(frames.snapshot_frame(seq=receipt.seq, version=session.record.version, snapshot=snapshot, connection_id=None, count=0).json)
+                    answered = await self._send(request, session, event)
+                    if condition.holds(answered.snapshot):
+                        return _json(frames.snapshot_frame(seq=answered.seq, version=session.record.version, snapshot=answered.snapshot, connection_id=None, count=0).json)
                 frame = await self._host.waits.until(session, condition.holds)
         except TimeoutError:
             raise WaitTimeout("wait_timeout", f"the condition did not hold within {wanted.timeout_ms} ms") from None
@@ -235,6 +236,17 @@ def wants(request: Request, media_type: str) -> bool:
 def _matches(if_none_match: str | None, etag: str) -> bool:
     given = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
     return etag in given or "*" in given
+
+
+def _header_text(request: Request, name: str) -> str | None:
+    """A header's value as the text that was meant: UTF-8, else Latin-1, as HTTP had it once."""
+    value = request.headers.get(name)
+    if value is None or value.isascii():
+        return value
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return value
 
 
 def _if_match(request: Request) -> int | None:

@@ -144,6 +144,11 @@ class Session:
         self._ids_max = ids_max
 
     @property
+    def ended(self) -> bool:
+        """Whether it was decided that the session is over: the worker has no more to do for it."""
+        return self._finished
+
+    @property
     def waiting(self) -> int:
         """Inputs that are not committed."""
         asleep_soon = bool(self.pending) and self.pending[-1].kind is Kind.CHECKPOINT
@@ -200,8 +205,6 @@ class Session:
         self.tail.append((pending.input, pending.now_ms))
         if snapshot != _UNCHANGED:
             self._snapshot = snapshot
-        # It was on its way when the session ended: the answer is the one that a later event gets.
-        late = self._finished and pending.kind is Kind.EVENT
         finished_now = bool(outbox.finished) and not self._finished
         self._finished = self._finished or finished_now
         self._keep_timers(outbox)
@@ -211,7 +214,7 @@ class Session:
         self._timer_tries.pop(pending.timer, None)
         turn = Turn(
             self._seq, pending, snapshot if snapshot != _UNCHANGED else None, None, outbox.emitted, outbox.logs,
-            [] if self._finished else outbox.timers_set, SESSION_FINISHED if late else None, self._finished,
+            [] if self._finished else outbox.timers_set, None, self._finished,
         )  # fmt: skip
         return self._decide(turn, timers_gone=gone, finished_now=finished_now)
 
@@ -220,6 +223,11 @@ class Session:
         pending = self._next(ticket)
         self._take()
         return self._refuse(pending, code, f"{message} ({at})" if at else message)
+
+    def refuse_late(self) -> list[Turn]:
+        """The session has ended: what was on its way behind the end is refused, as a later event is."""
+        late, self.pending, self.pending_bytes = self.pending, deque(), 0
+        return [self._refuse(pending, *SESSION_FINISHED) for pending in late if pending.kind is Kind.EVENT]
 
     def crashed(self) -> Turn | None:
         """The worker died. Says whether the input at the head of the queue is to blame once too often."""
@@ -315,7 +323,7 @@ class Session:
         self.snapshot_is_old = any(entry.changed for entry in stored.tail)
         if not self.snapshot_is_old:
             self._publish()
-        self.timers = dict(stored.timers)
+        self.timers, self._timer_tries = dict(stored.timers), dict(stored.tries)
         recalled, self._recalled = self._recalled, []
         return self._recognise(recalled + stored.receipts)
 
@@ -405,7 +413,7 @@ class Session:
         entry = Entry(turn.seq, self._attempts, pending.kind.value, pending.input, pending.now_ms, pending.event_id, turn.snapshot is not None, turn.error)
         turn.settled = Settled(
             key=self.record.key, entry=entry, created=self.record if pending.kind is Kind.START else None,
-            timers_set=turn.timers_set, timers_gone=timers_gone, finished=finished_now,
+            timers_set=turn.timers_set, tries=self._timer_tries.get(pending.timer, 0), timers_gone=timers_gone, finished=finished_now,
         )  # fmt: skip
         self._decided.append(turn)
         return turn

@@ -7,6 +7,7 @@ know: where sessions live, or what is committed.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from machinehub.errors import Conflict, HubError, NotFound, PreconditionFailed, Unavailable
@@ -27,6 +28,15 @@ COPIES_WAITING_MAX: Final = 64
 """Copies of one event that may wait for its answer."""
 LOOKUPS_MAX: Final = 100
 """Events to finished sessions whose ids are looked for in the journal at once; more are told `session_finished` straight away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What became of an event, and the session's snapshot at `seq`."""
+
+    receipt: Receipt
+    snapshot: bytes
+    seq: int
 
 
 class Intake:
@@ -89,8 +99,8 @@ class Intake:
 
     async def send_and_wait(
         self, session: LiveSession, event: bytes, sender: bytes, *, event_id: str | None = None, if_match: int | None = None
-    ) -> tuple[Receipt, bytes]:
-        """`send`, awaited: what became of the event, and the snapshot right after it.
+    ) -> Answered:
+        """`send`, awaited: what became of the event, and the snapshot right after it (as it is by now, for a second copy).
 
         With `if_match` the event is sent only while the session's seq is that number. Raises `PreconditionFailed`.
         """
@@ -100,12 +110,17 @@ class Intake:
             while session.waiting or session.snapshot_is_old:  # what is under way may move the seq
                 await self._host.waits.next_turn(session)
             if session.seq != if_match and not session.knows(event_id):
-                raise PreconditionFailed("seq_moved", f"the session is at {session.seq}, not at {if_match}")
-        answered: asyncio.Future[tuple[Receipt, bytes]] = self._host.waits.new()
+                entry = None if event_id is None else await self._store.entry_of(session.record.key, event_id)
+                if entry is None:
+                    raise PreconditionFailed("seq_moved", f"the session is at {session.seq}, not at {if_match}")
+                receipt = Receipt()
+                receipt.keep(entry)  # a second copy of an event from so long ago that memory has forgotten it
+                return Answered(receipt, session.snapshot, session.seq)
+        answered: asyncio.Future[Answered] = self._host.waits.new()
 
         def settle(receipt: Receipt) -> None:
             if not answered.done():
-                answered.set_result((receipt, session.snapshot))
+                answered.set_result(Answered(receipt, session.snapshot, session.seq))
 
         self.send(session, event, sender, event_id=event_id, then=settle)
         return await answered

@@ -70,10 +70,16 @@ class Placement:
 
     def offered(self, session: LiveSession) -> None:
         """Something was added to the session's queue."""
-        if session.worker is not None:
+        if session.loaded and session.ended:
+            self._refuse_late(session)
+        elif session.worker is not None:
             self._send_steps(session)
         else:
             self.place(session)
+
+    def _refuse_late(self, session: LiveSession) -> None:
+        for late in session.refuse_late():
+            self._resident.decided(session, late)
 
     def _send_steps(self, session: LiveSession) -> None:
         """Hands over what fits into the session's window."""
@@ -230,8 +236,12 @@ class Placement:
                     self.leave(session)
             case Done():
                 turn = session.done(message.ticket, message.result)
+                if turn.finished and session.pending:  # the worker must not go on with it
+                    self.leave(session)
                 self._settled(session, overran=False)
                 self._resident.decided(session, turn)
+                if turn.finished:
+                    self._refuse_late(session)
 
     def _keep(self, session: LiveSession, data: bytes) -> None:
         checkpoint = session.frozen(data, self._clock.now_ms())

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
@@ -131,10 +133,13 @@ class Database:
         self._engine = engine
         # A session is loaded by several statements, which must see one and the same moment.
         self._snapshots = engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level="REPEATABLE READ")
+        self._path = ""
+        self._claim: IO[str] | None = None
+        self._inode = 0
         self._writer: _SqliteThread | None = None
         self._reader: _SqliteThread | None = None
         if engine.dialect.name == "sqlite":
-            path = engine.url.database or ""
+            self._path = path = engine.url.database or ""
             self._writer = _SqliteThread(path, engine.dialect, name="journal", begin="BEGIN IMMEDIATE")
             self._reader = _SqliteThread(path, engine.dialect, name="reader", begin="BEGIN")
 
@@ -146,7 +151,32 @@ class Database:
         """The same for work that only reads."""
         return await self._run(work, self._reader, self._snapshots)
 
+    def claim(self) -> None:
+        """SQLite is one hub's. Raises `Unavailable` while another has it; one that was killed has not. The claim ends with `close`."""
+        if self._path:
+            claim = Path(f"{self._path}.hub").open("a")  # noqa: SIM115
+            try:
+                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._claim = claim
+            except OSError:
+                claim.close()
+                raise Unavailable("unavailable", f"another hub uses {self._path}; for several hubs take Postgres") from None
+
+    def check_file(self) -> None:
+        """Raises `Unavailable` when the file was taken away: what is written goes nowhere."""
+        if not self._path:
+            return
+        try:
+            inode = Path(self._path).stat().st_ino
+        except OSError:
+            inode = 0
+        self._inode = self._inode or inode
+        if inode != self._inode:
+            raise Unavailable("unavailable", f"{self._path} was moved or deleted")
+
     async def close(self) -> None:
+        if self._claim is not None:
+            self._claim.close()
         for thread in (self._writer, self._reader):
             if thread is not None:
                 await asyncio.to_thread(thread.close)

@@ -88,7 +88,8 @@ class SessionStore:
         seqs = [seq for (seq,) in connection.fetch(say.checkpoint_seqs, of_key=key)]
         # What is left of the journal can still be replayed, from the checkpoint just before it.
         base = max((seq for seq in seqs if keep.journal and seq <= seqs[-1] - keep.journal), default=0)
-        gone = {seq for seq in superfluous(seqs, newest=keep.checkpoints, every=keep.checkpoint_every) if seq != base} | {seq for seq in seqs if seq < base}
+        every = min(keep.checkpoint_every or keep.journal, max(1, keep.journal // 2)) if keep.journal else keep.checkpoint_every  # or none would ever be old enough
+        gone = {seq for seq in superfluous(seqs, newest=keep.checkpoints, every=every) if seq != base} | {seq for seq in seqs if seq < base}
         if gone:
             connection.run(say.delete_checkpoint, [{"of_key": key, "of_seq": seq} for seq in gone])
         if base:
@@ -105,7 +106,7 @@ class SessionStore:
             connection.run(say.inherit_entries, [{"of_key": parent, "of_child": record.key, "of_seq": checkpoint.seq}])
             connection.run(say.add_checkpoint, [_checkpoint_row(record.key, checkpoint)])
             if checkpoint.timers:
-                connection.run(say.add_timer, [{"key": record.key, "timer": timer, "due_at_ms": due} for timer, due in checkpoint.timers.items()])
+                connection.run(say.add_timer, [{"key": record.key, "timer": timer, "due_at_ms": due, "tries": 0} for timer, due in checkpoint.timers.items()])
 
         await self._database.write(work)
 
@@ -113,6 +114,7 @@ class SessionStore:
 
     async def ping(self) -> None:
         """Raises `Unavailable` when the database does not answer."""
+        self._database.check_file()
         await self._database.read(lambda connection: connection.fetch(say.one))
 
     async def load(self, machine_id: str, session_id: str) -> StoredSession | None:
@@ -142,7 +144,7 @@ class SessionStore:
         """Sessions with their seq, by id, from behind the id `after`."""
         behind = (after or "").encode()
         rows = await self._database.read(lambda connection: connection.fetch(say.session_page, of_machine=machine_id, of_after=behind, of_limit=limit))
-        return [(_to_record(row[:-1]), row[-1] or 0) for row in rows]
+        return [(_to_record(row[:-2]), max(row[-2] or 0, row[-1] or 0)) for row in rows]
 
     async def timers_due(self, *, after_ms: int, until_ms: int) -> list[tuple[int, int, int]]:
         """(key, timer, due_at_ms) of what comes due in that time, `until_ms` included, in due order."""
@@ -151,7 +153,7 @@ class SessionStore:
 
     async def timers_of(self, key: int) -> list[tuple[int, int]]:
         """(timer, due_at_ms) pairs of a session."""
-        return [tuple(row) for row in await self._database.read(lambda connection: connection.fetch(say.timers_of, of_key=key))]
+        return [(timer, due) for timer, due, _ in await self._database.read(lambda connection: connection.fetch(say.timers_of, of_key=key))]
 
     async def entries(self, key: int, *, after: tuple[int, int], until: int = _LAST, limit: int, applied_only: bool = False) -> list[Entry]:
         """The journal from behind (seq, attempt) `after`, up to the seq `until`."""
@@ -239,10 +241,11 @@ def _load(connection: Connection, machine_id: str, session_id: str) -> StoredSes
     since = checkpoint.seq if checkpoint else 0
     newest = connection.fetch(say.newest_entry, of_key=key)
     seq, attempts = newest[0] if newest else (since, 0)
+    timers = connection.fetch(say.timers_of, of_key=key)
     return StoredSession(
         record=record, seq=seq, attempts=attempts, checkpoint=checkpoint,
         tail=[_to_entry(row) for row in connection.fetch(say.applied_since, of_key=key, of_seq=since)] if seq > since else [],
-        timers=dict(tuple(row) for row in connection.fetch(say.timers_of, of_key=key)),
+        timers={timer: due for timer, due, _ in timers}, tries={timer: tries for timer, _, tries in timers if tries},
         receipts=[_to_entry(row) for row in connection.fetch(say.newest_ids, of_key=key)][::-1],
     )  # fmt: skip
 
@@ -267,15 +270,15 @@ def _checkpoint(connection: Connection, key: int, until: int) -> SavedCheckpoint
 
 
 def _write_timers(connection: Connection, settled: list[Settled]) -> None:
-    pending: dict[tuple[int, int], int | None] = {}
+    pending: dict[tuple[int, int], tuple[int, int] | None] = {}
     for item in settled:
         for timer, due_at_ms in item.timers_set:
-            pending[item.key, timer] = due_at_ms
+            pending[item.key, timer] = due_at_ms, item.tries
         for timer in item.timers_gone:
             pending[item.key, timer] = None
     if pending:
         connection.run(say.delete_timer, [{"of_key": key, "of_timer": timer} for key, timer in pending])
-        if rows := [{"key": key, "timer": timer, "due_at_ms": due} for (key, timer), due in pending.items() if due is not None]:
+        if rows := [{"key": key, "timer": timer, "due_at_ms": there[0], "tries": there[1]} for (key, timer), there in pending.items() if there is not None]:
             connection.run(say.add_timer, rows)
 
 

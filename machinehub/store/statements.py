@@ -37,8 +37,9 @@ session_of_key = Statement(sa.select(sessions).where(sessions.c.key == _key))
 finish_session = Statement(sessions.update().where(sessions.c.key == _key).values(finished_at_ms=_of("now_ms")))
 finished_sessions = Statement(sa.select(sessions).where(sessions.c.finished_at_ms < _of("before_ms")).order_by(sessions.c.finished_at_ms).limit(_count(FINISHED_AT_ONCE)))
 _last_seq = sa.select(sa.func.max(journal.c.seq)).where(journal.c.key == sessions.c.key).scalar_subquery()
+_frozen_seq = sa.select(sa.func.max(checkpoints.c.seq)).where(checkpoints.c.key == sessions.c.key).scalar_subquery()
 session_page = Statement(
-    sa.select(sessions, _last_seq)
+    sa.select(sessions, _last_seq, _frozen_seq)
     .where(sessions.c.machine_id == _of("machine", sa.String), sessions.c.session_id > _of("after", sa.LargeBinary))
     .order_by(sessions.c.session_id).limit(_limit)
 )  # fmt: skip
@@ -79,7 +80,7 @@ checkpoint_seqs = Statement(sa.select(checkpoints.c.seq).where(checkpoints.c.key
 add_timer = Statement(timers.insert())
 delete_timer = Statement(timers.delete().where(timers.c.key == _key, timers.c.timer == _of("timer")))
 delete_timers = delete_session[2]
-timers_of = Statement(sa.select(timers.c.timer, timers.c.due_at_ms).where(timers.c.key == _key).order_by(timers.c.timer))
+timers_of = Statement(sa.select(timers.c.timer, timers.c.due_at_ms, timers.c.tries).where(timers.c.key == _key).order_by(timers.c.timer))
 timers_due = Statement(
     sa.select(timers.c.key, timers.c.timer, timers.c.due_at_ms)
     .where(timers.c.due_at_ms > _of("after_ms"), timers.c.due_at_ms <= _of("until_ms")).order_by(timers.c.due_at_ms, timers.c.timer)

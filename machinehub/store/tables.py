@@ -104,5 +104,6 @@ timers = Table(
     Column("key", BigInteger, primary_key=True, autoincrement=False),
     Column("timer", BigInteger, primary_key=True, autoincrement=False),
     Column("due_at_ms", BigInteger, nullable=False, index=True),
+    Column("tries", Integer, nullable=False),
     sqlite_with_rowid=False,
 )  # fmt: skip

@@ -66,6 +66,7 @@ def upgrade() -> None:
         sa.Column("key", sa.BigInteger, nullable=False, autoincrement=False),
         sa.Column("timer", sa.BigInteger, nullable=False, autoincrement=False),
         sa.Column("due_at_ms", sa.BigInteger, nullable=False),
+        sa.Column("tries", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("key", "timer", name="pk_timers"),
         sqlite_with_rowid=False,
     )
