@@ -257,7 +257,7 @@ class WorkerPool:
 
     @property
     def is_ready(self) -> bool:
-        return any(worker.ready.is_set() for worker in self.workers) and self._forge is not None and self._forge.ready.is_set()
+        return self.choose() is not None and self._forge is not None and self._forge.ready.is_set() and not self._forge.lost
 
     @property
     def engine_and_base(self) -> tuple[str, str]:

@@ -207,7 +207,8 @@ async def test_the_past_of_a_session(client: Client) -> None:
     assert (len(short.stdout.splitlines()), "and more" in short.stderr) == (2, True)
     replayed = await run("replay", "past/s", "--at", "3", "--verify", client=client)
     assert (replayed.returncode, json.loads(replayed.stdout)["context"]) == (0, {"count": 2})
-    assert "verified" in replayed.stderr
+    assert "nothing was stored yet" in replayed.stderr
+    assert "agrees with 1 checkpoint" in (await run("replay", "past/s", "--verify", client=client)).stderr
     forked = await run("fork", "past/s", "older", "--at", "3", client=client)
     assert forked.stdout.strip().endswith("/older")
     assert json.loads((await run("send", "past/older", "increment", client=client)).stdout)["context"] == {"count": 3}
@@ -220,6 +221,24 @@ async def test_the_past_of_a_session(client: Client) -> None:
     async with client.hub._engine.begin() as connection:
         await connection.execute(sa.text("UPDATE journal SET input = :input WHERE seq = 2 AND key = :key"), damage)
     assert (await run("replay", "past/s", "--verify", client=client)).returncode == 6
+
+
+async def test_numbers_that_are_too_much_for_python_or_for_floats(client: Client) -> None:
+    """One such event, and the history could never be shown again."""
+    machine = await client.deploy(COUNTER, name="numbers")
+    for number in ("9" * 5000, "1e400", "-1e999"):
+        sent = await client.http.post(f"/{machine}/s", content=b'{"type":"increment","x":%b}' % number.encode())
+        assert sent.status_code == 200
+    history = await run("history", "numbers/s", "--json", client=client)
+    assert history.returncode == 0, history.stderr
+    shown = [line for line in history.stdout.splitlines() if line]
+    assert "9" * 5000 in shown[1]
+    assert all("Infinity" not in line for line in shown)
+    assert (await run("history", "numbers/s", client=client)).returncode == 0
+    assert (await run("send", "numbers/s", '{"type":"a","x":1e400}', client=client)).returncode == 2
+    assert (await run("send", "numbers/s", '{"type":1}', client=client)).returncode == 1
+    assert (await run("fork", "numbers/s", "", client=client)).returncode == 2
+    assert (await run("replay", "numbers/s", "--at", "9" * 20, client=client)).returncode == 2
 
 
 async def test_what_an_error_does_is_in_the_config_file(client: Client, tmp_path: Path) -> None:

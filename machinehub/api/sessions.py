@@ -120,6 +120,7 @@ class SessionApi:
         return Json(self._summary(child, child.forked_at or 0), 201)
 
     async def _replay(self, request: Request, machine_id: str, session_id: str) -> Response:
+        await self._host.freeze(machine_id, session_id)  # there is nothing better to compare with than the memory of now
         record = await self._sessions.record(machine_id, session_id)
         found = await while_connected(request, self._host.past.recompute(record, seq_of(request, "at")))
         return Json(_show_recomputed(found, self._host.find(machine_id, session_id)))

@@ -6,6 +6,7 @@ Data goes to stdout, progress and errors to stderr. Exit codes are CONTRACT's.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -65,6 +66,11 @@ class Compiling:
         self._bar.stop()
 
 
+def read_json(text: str) -> Any:
+    """JSON as hubs write it. A number beyond what floats can hold stays as the text that it is, since no JSON could say it again."""
+    return json.loads(text, parse_float=lambda number: value if math.isfinite(value := float(number)) else number)
+
+
 def plain(text: str) -> str:
     """Text from elsewhere: no markup of ours, no control characters of theirs."""
     safe = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
@@ -114,7 +120,7 @@ class Hub:
         except httpx.HTTPError as error:
             fail(f"{self.server}: {error or type(error).__name__}")
         if response.is_success:
-            return response.json() if response.content else None
+            return read_json(response.text) if response.content else None
         raise Refused.of(response)
 
     def read(self, path: str) -> Any:
@@ -171,7 +177,7 @@ class Refused(Exception):
     @property
     def exit_code(self) -> int:
         if self.status == 422:
-            return FAILED if self.problem.get("title") == "The event was rejected" else BROKEN_BUILD
+            return BROKEN_BUILD if self.problem.get("title") == "The machine does not build" else FAILED
         return {401: UNAUTHORISED, 403: UNAUTHORISED, 404: NOT_FOUND, 409: CONFLICT, 412: CONFLICT, 413: CONFLICT, 429: CONFLICT}.get(self.status, FAILED)
 
     def show(self) -> None:

@@ -26,6 +26,7 @@ for module in (serve_commands, build_commands, machines, sessions, past, operati
 
 def main() -> None:
     """The console script. Turns what a command raises into its message and exit code."""
+    sys.set_int_max_str_digits(0)  # an event may hold a number of 64 000 digits; hubs bound it, and so need not we
     try:
         app(standalone_mode=True)
     except Refused as refused:

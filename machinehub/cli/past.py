@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import typer
 
-from machinehub.cli.common import BROKEN_BUILD, DEFAULT_SERVER, USAGE, AsJson, Hub, Server, SessionArgument, TokenOption, fail, print_json, progress, say
+from machinehub.cli.common import BROKEN_BUILD, DEFAULT_SERVER, USAGE, AsJson, Hub, Server, SessionArgument, TokenOption, fail, plain, print_json, progress, say
 
-At = Annotated[int | None, typer.Option("--at", min=1, help="The number of an input; else the last.", show_default=False)]
+At = Annotated[int | None, typer.Option("--at", min=1, max=10**15, help="The number of an input; else the last.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -66,7 +66,8 @@ def replay(
     if verify and not found["verified"]:
         fail("the journal does not come to what was stored, or told", BROKEN_BUILD)
     if verify:
-        progress.print(f"verified: {len(found['checkpoints'])} checkpoints agree", markup=False)
+        agree = len(found["checkpoints"])
+        progress.print(f"verified: the memory agrees with {agree} checkpoint{'' if agree == 1 else 's'}" if agree else "nothing was stored yet to compare with", markup=False)
 
 
 def fork(
@@ -74,13 +75,15 @@ def fork(
     as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "",
 ) -> None:  # fmt: skip
     """Begin a NEW session that goes on from an input of another. Prints its URL."""
+    if not name:
+        fail("NEW is the id of the new session", USAGE)
     hub = Hub(server, token)
     path = _path(hub, session)
     child = hub.call("POST", path + "/fork", body={"session": name} | ({"at": at} if at else {}))
     if as_json:
         print_json(child)
         return
-    progress.print(f"{name} goes on from input {child['seq']}", markup=False)
+    progress.print(f"{plain(name)} goes on from input {child['seq']}")
     say(hub.server.rstrip("/") + hub.session_path(f"{session.partition('/')[0]}/{name}"))
 
 

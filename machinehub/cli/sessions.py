@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,7 @@ from machinehub.cli.common import (
     fail,
     print_json,
     progress,
+    read_json,
     say,
     table,
 )  # fmt: skip
@@ -55,7 +57,7 @@ def send(
 ) -> None:  # fmt: skip
     """Send EVENT and print the snapshot after it."""
     try:
-        body: Any = json.loads(event, parse_constant=_refuse_constant)
+        body: Any = json.loads(event, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError):
         if event[:1] in '{["' or event in ("NaN", "Infinity", "-Infinity"):
             fail(f"the event is not JSON: {event[:200]}", USAGE)
@@ -67,6 +69,13 @@ def send(
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is more than a number can be")
+    return value
 
 
 def watch(session: SessionArgument, as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
@@ -84,7 +93,7 @@ def watch(session: SessionArgument, as_json: AsJson = False, server: Server = DE
             with connect(url, subprotocols=[SUBPROTOCOL], max_size=None) as socket:  # type: ignore[list-item]
                 delay_s = 0.5
                 for message in socket:
-                    _show(json.loads(message), as_json=as_json)
+                    _show(read_json(str(message)), as_json=as_json)
         except ConnectionClosed as closed:
             _end_unless_worth_trying(closed)
         except BrokenPipeError:
@@ -144,7 +153,7 @@ def logs(
             raise Refused.of(response)
         for text in response.iter_lines():
             if text.startswith("data: "):
-                _show_line(json.loads(text.removeprefix("data: ")), as_json=as_json)
+                _show_line(read_json(text.removeprefix("data: ")), as_json=as_json)
 
 
 def _show_line(line: dict[str, Any], *, as_json: bool) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("machinehub.session")
 
+FREEZING_S: Final = 2.0
 NO_SESSION: Final = "the machine has no session of this name"
 
 
@@ -225,6 +226,17 @@ class SessionHost:
         else:
             self._drop(session)
 
+    async def freeze(self, machine_id: str, session_id: str) -> None:
+        """Puts a session that has nothing to do to sleep, so that the database has a checkpoint of what it is now."""
+        session = self.find(machine_id, session_id)
+        if session is None or not session.at_rest or session.worker is None:
+            return
+        self.placement.freeze(session)
+        with contextlib.suppress(TimeoutError, HubError):
+            async with asyncio.timeout(FREEZING_S):
+                while not session.at_rest and not session.gone:
+                    await self.waits.next_turn(session)
+
     def _drop(self, session: LiveSession) -> None:
         name = session.machine_id, session.session_id
         if self._sessions.get(name) is session:  # another may have its name by now
@@ -378,6 +390,7 @@ class SessionHost:
 
     def committed(self, session: LiveSession, turn: Turn | None, *, waited: bool = True) -> None:
         if turn is None or (session.gone and waited):
+            notify(session)  # a checkpoint: somebody may wait for it
             return
         session.committed(turn)
         self._publisher.speak(session, turn)

@@ -152,10 +152,10 @@ class Past:
         """Replays the journal from its beginning to `seq`, comparing with every checkpoint on the way."""
         seq = (await self._store.span(record.key))[1] if seq is None else seq
         first = await self._start_for(record, seq, earliest=True)
-        began_s, inputs = time.perf_counter(), 0
+        inputs = 0
         compared: list[tuple[int, str, str]] = []
         async with self._thaw(record, first) as thawed:
-            at = first.seq if first else 0
+            at, began_s = first.seq if first else 0, time.perf_counter()
             for stop in [stop for stop in await self._store.checkpoint_seqs(record.key) if at < stop < seq] + [seq]:
                 await self._walk(record, thawed, at, stop)
                 inputs, at = inputs + stop - at, stop
