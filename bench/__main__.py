@@ -38,6 +38,7 @@ def on_sqlite(data: str) -> list[tuple[str, str, str]]:
     with BenchHub(data) as hub:
         fresh, again, machine = hub.deploy(times=15)
         opening = measure("opening", hub, machine, sessions=300)
+        hub.settle()
         commits, seconds = hub.metric("machinehub_journal_commits_total"), hub.metric("machinehub_journal_commit_seconds_total")
         ping = measure("events", hub, machine, sessions=1, clients=1, seconds=3)
         commit_ms = (hub.metric("machinehub_journal_commit_seconds_total") - seconds) / (hub.metric("machinehub_journal_commits_total") - commits) * 1000

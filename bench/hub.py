@@ -61,6 +61,12 @@ class BenchHub:
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(30)
 
+    def settle(self) -> None:
+        """Waits until the sessions of an earlier measurement are asleep: putting them there costs what it costs."""
+        deadline = time.monotonic() + 30
+        while self.metric("machinehub_live_sessions") and time.monotonic() < deadline:
+            time.sleep(0.5)
+
     def metric(self, name: str) -> float:
         text = httpx.get(f"{self.url}/metrics").text
         return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{name} ")))

@@ -119,7 +119,7 @@ def forge_base(engine: Engine, engine_wasm: bytes, genesis_wasm: bytes, scripts:
     io += -io % images.PAGE_BYTES
     handles = Handles(
         load=export("load"), explain=export("explain"), step=export("step"), collect=export("collect"),
-        io=io, io_bytes=IO_BYTES, eval_slot=_find_eval_slot(instance), engine=digest_of(engine_wasm),
+        io=io, io_bytes=IO_BYTES, stack_bytes=_stack_bytes(engine_wasm), eval_slot=_find_eval_slot(instance), engine=digest_of(engine_wasm),
     )  # fmt: skip
     return _freeze(instance, handles, memory_bytes_max=memory_bytes_max)
 
@@ -164,8 +164,22 @@ def forge_image(
 
 def _freeze(instance: Instance, handles: Handles, *, memory_bytes_max: int) -> bytes:
     memory = bytearray(instance.view())
-    memory[handles.io : handles.io + handles.io_bytes] = bytes(handles.io_bytes)
+    for area in handles.dead:
+        memory[area.start : area.stop] = bytes(len(area))
     return images.build_image(bytes(memory), handles, pages_max=memory_bytes_max // 65536)
+
+
+def _stack_bytes(engine_wasm: bytes) -> int:
+    """Where the engine's stack begins, growing down to 0: the initial value of its first global, `__stack_pointer`.
+
+    Read from the module (WebAssembly binary format, section 6): i32, mutable, i32.const, value.
+    """
+    start, size = images.find_section(engine_wasm, 6)
+    section = engine_wasm[start : start + size]
+    assert section[1:4] == b"\x7f\x01\x41", "the engine's first global is no stack pointer"
+    value, _ = images.read_leb128(section, 4)
+    assert value == 1024 * 1024, "the stack does not lie where it was"
+    return value
 
 
 def _evaluate_bytecode(instance: Instance, bytecode: bytes) -> int:

@@ -19,7 +19,7 @@ from sandbox.engine import WASM_PAGE_BYTES
 from sandbox.sourcemap import SourceMap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 PAGE_BYTES: Final = 4096
 _HEADER: Final = b"\0asm\x01\0\0\0"
@@ -40,8 +40,16 @@ class Handles(msgspec.Struct, frozen=True, kw_only=True):
     """Address of the context's pointer to the parser; zeroed when a machine's image is frozen."""
     engine: str
     """Digest of the engine that this memory belongs to."""
+    stack_bytes: int = 0
+    """The engine's stack is the memory below this address. Between turns nothing of it is alive."""
     source_map: SourceMap | None = None
     """From the bundle in this image to its author's files."""
+
+
+    @property
+    def dead(self) -> tuple[range, range]:
+        """Addresses whose content means nothing between turns: the stack, and the I/O area."""
+        return range(self.stack_bytes), range(self.io, self.io + self.io_bytes)
 
 
 class DamagedCheckpoint(Exception):
@@ -70,29 +78,29 @@ def read_handles(image: bytes) -> Handles:
     """The custom section of an image that `build_image` made. Raises `ValueError` for anything else."""
     if not image.startswith(_HEADER + b"\0"):
         raise ValueError("not an image")
-    size, at = _read_leb128(image, len(_HEADER) + 1)
-    length, name_at = _read_leb128(image, at)
+    size, at = read_leb128(image, len(_HEADER) + 1)
+    length, name_at = read_leb128(image, at)
     if image[name_at : name_at + length] != _SECTION_NAME:
         raise ValueError("not an image")
     return msgspec.json.decode(image[name_at + length : at + size], type=Handles)
 
 
-def encode_checkpoint(image: memoryview, memory: memoryview, *, skip: range) -> bytes:
-    """What `memory` has that `image` has not. Positions in `skip` (the I/O area) are left as the image has them."""
+def encode_checkpoint(image: bytes, memory: memoryview, *, dead: Iterable[range]) -> bytes:
+    """What `memory` has that `image` has not. What is dead is left as the image has it."""
+    current = bytearray(memory)
+    for area in dead:
+        current[area.start : area.stop] = image[area.start : area.stop]
     changed: list[int] = []
-    was = bytearray()
-    now = bytearray()
-    image_pages = len(image) // PAGE_BYTES
-    for page in range(len(memory) // PAGE_BYTES):
-        at = page * PAGE_BYTES
-        if at in skip and at + PAGE_BYTES - 1 in skip:
-            continue
-        current = memory[at : at + PAGE_BYTES]
-        before = image[at : at + PAGE_BYTES] if page < image_pages else _ZERO_PAGE
-        if current != before:
-            changed.append(page)
-            was += before
-            now += current
+    was, now = bytearray(), bytearray()
+    for at in range(0, len(current), WASM_PAGE_BYTES):  # most of these are as they were
+        if current[at : at + WASM_PAGE_BYTES] != image[at : at + WASM_PAGE_BYTES]:
+            for start in range(at, at + WASM_PAGE_BYTES, PAGE_BYTES):
+                before = image[start : start + PAGE_BYTES] or _ZERO_PAGE
+                after = current[start : start + PAGE_BYTES]
+                if after != before:
+                    changed.append(start // PAGE_BYTES)
+                    was += before
+                    now += after
     xored = (int.from_bytes(was, "little") ^ int.from_bytes(now, "little")).to_bytes(len(now), "little")
     body = msgspec.msgpack.encode((len(memory), changed, xored))
     return hashlib.sha256(body).digest()[:16] + _compressor.compress(body)
@@ -154,7 +162,7 @@ def _leb128(value: int) -> bytes:
             return bytes(out)
 
 
-def _read_leb128(data: bytes, at: int) -> tuple[int, int]:
+def read_leb128(data: bytes, at: int) -> tuple[int, int]:
     """The integer at `at` and the position behind it."""
     value = shift = 0
     while True:
@@ -164,6 +172,18 @@ def _read_leb128(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
         if not byte & 0x80:
             return value, at
+
+
+def find_section(module: bytes, number: int) -> tuple[int, int]:
+    """Where the content of a module's section begins, and its size. Raises `ValueError`."""
+    at = len(_HEADER)
+    while at < len(module):
+        found = module[at]
+        size, at = read_leb128(module, at + 1)
+        if found == number:
+            return at, size
+        at += size
+    raise ValueError(f"the module has no section {number}")
 
 
 def _signed_leb128(value: int) -> bytes:

@@ -154,19 +154,17 @@ class LiveMachine:
     def checkpoint(self) -> bytes:
         """Freezes the session as it is now; what comes later is replayed on top of this."""
         assert self._instance is not None
-        handles = self._image.handles
-        self._checkpoint = images.encode_checkpoint(
-            memoryview(self._image.memory), self._instance.view(), skip=range(handles.io, handles.io + handles.io_bytes)
-        )
+        self._checkpoint = images.encode_checkpoint(self._image.memory, self._instance.view(), dead=self._image.handles.dead)
         self._forget_tail()
         return self._checkpoint
 
     def memory(self) -> bytes:
-        """The whole memory but the I/O area, whose content means nothing between turns. For digests."""
+        """The whole memory, with zeros where its content means nothing between turns. For comparing."""
         assert self._instance is not None
-        handles = self._image.handles
-        view = self._instance.view()
-        return bytes(view[: handles.io]) + bytes(view[handles.io + handles.io_bytes :])
+        memory = bytearray(self._instance.view())
+        for area in self._image.handles.dead:
+            memory[area.start : area.stop] = bytes(len(area))
+        return bytes(memory)
 
     def close(self) -> None:
         if self._instance is not None:

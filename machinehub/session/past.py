@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from machinehub.store.sessions import SessionStore
     from sandbox.protocol import ToHub, ToWorker
 
-SLICE_US: Final = 5_000
+SLICE_US: Final = 10_000
 """CPU of a worker that a replay takes before others have their turn."""
-SLICE_INPUTS_MAX: Final = 100
-ENTRIES_AT_ONCE: Final = 2_000
+SLICE_INPUTS_MAX: Final = 200
+ENTRIES_AT_ONCE: Final = 500
 REPLAYS_AT_ONCE: Final = 4
 REPLAYS_WAITING_MAX: Final = 64
 REPLAYS_PER_MACHINE_MAX: Final = 8
@@ -213,14 +213,29 @@ class Past:
     async def _walk(self, record: SessionRecord, thawed: Thawed, after: int, until: int) -> Entry | None:
         """Replays what was applied from behind `after` up to `until`; the last of it."""
         last: Entry | None = None
-        while after < until:
-            entries = await self._store.entries(record.key, after=(after, 0), until=until, limit=ENTRIES_AT_ONCE, applied_only=True)
-            if not entries or entries[0].seq != after + 1:
-                raise NotFound("history_pruned", f"input {after + 1} is not in the journal any more")
-            await thawed.replay(entries)
-            last = entries[-1]
-            after = last.seq
-        return last
+        reading = self._read_ahead(record, after, until)
+        try:
+            while after < until:
+                entries = await reading
+                if not entries or entries[0].seq != after + 1:
+                    raise NotFound("history_pruned", f"input {after + 1} is not in the journal any more")
+                last = entries[-1]
+                after = last.seq
+                reading = self._read_ahead(record, after, until)  # while these are replayed
+                await thawed.replay(entries)
+            return last
+        finally:
+            reading.cancel()
+
+    def _read_ahead(self, record: SessionRecord, after: int, until: int) -> asyncio.Task[list[Entry]]:
+        reading = asyncio.ensure_future(self._read(record, after, until))
+        reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may not be waited for any more
+        return reading
+
+    async def _read(self, record: SessionRecord, after: int, until: int) -> list[Entry]:
+        if after >= until:
+            return []
+        return await self._store.entries(record.key, after=(after, 0), until=until, limit=ENTRIES_AT_ONCE, applied_only=True)
 
     # --- workers -----------------------------------------------------------------------------------------------
 
