@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from machinehub.errors import BuildFailed as BuildFailedError
 from machinehub.errors import Unavailable
+from machinehub.tasks import Tasks
 from sandbox import protocol
 from sandbox.protocol import (
     Build,
@@ -36,7 +37,7 @@ from sandbox.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from machinehub.model import Image
 
@@ -228,7 +229,7 @@ class WorkerPool:
         self._answer: asyncio.Future[protocol.ToHub] | None = None
         self._building = asyncio.Lock()
         self._builds_waiting = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._closed = False
         self._worker_ready = asyncio.Event()
         self._digests = ("", "")
@@ -244,15 +245,14 @@ class WorkerPool:
             if self.restarts > START_TRIES:
                 raise Unavailable("unavailable", "the sandbox workers end as soon as they start; see the log, and `machinehub doctor`")
             await asyncio.sleep(0.01)
-        self._spawn(self._watch())
+        self._tasks.spawn(self._watch())
 
     def _everybody(self) -> list[Worker]:
         return [*self.workers, *([self._forge] if self._forge else [])]
 
     async def stop(self) -> None:
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         await asyncio.gather(*(worker.stop() for worker in self._everybody()))
 
     @property
@@ -361,7 +361,7 @@ class WorkerPool:
         self.restarts += 1
         self._crashes += 1
         log.warning("sandbox worker %d ended; starting another", worker.number)
-        self._spawn(self._replace(worker))
+        self._tasks.spawn(self._replace(worker))
         if worker is not self._forge and self._listener is not None:
             self._listener.worker_lost(worker)
 
@@ -397,8 +397,3 @@ class WorkerPool:
                     worker.kill(f"it was not ready within {START_S:g} s")
                 if worker is not self._forge and worker.owes and loop.time() - worker.heard_at > SILENCE_S and not worker.lost:
                     worker.kill(f"it owes {worker.owes} answers and was silent for {SILENCE_S:g} s")
-
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -682,3 +682,25 @@ async def test_old_entries_go_when_the_hub_is_told_so(database_url: str, tmp_pat
         assert (await client.http.post(f"/api/v1/machines/{machine}/sessions/s/replay")).json()["verified"]
     async with hub_on(database_url, tmp_path, keep_journal=100) as client:
         assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {"count": 700}
+
+
+async def test_thousands_of_overdue_timers_do_not_wake_everybody_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the hub was down: each session is woken, but only so many are live at a time."""
+    monkeypatch.setattr("machinehub.session.housekeeping.FRESH_MS", 0)
+    monkeypatch.setattr("machinehub.session.housekeeping.SWEEP_S", 0.02)
+    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { after: { 1000: "b" } }, b: {} } });'
+    async with running_hub(tmp_path, workers=1) as client:
+        machine = await client.deploy(source)
+        for number in range(60):
+            await client.http.get(f"/{machine}/s{number}")
+    await asyncio.sleep(1)
+    async with running_hub(tmp_path, workers=1, limits=Limits(live_sessions=8)) as client:
+        most, fired = 0, 0
+        for _ in range(400):
+            most = max(most, client.hub.host.placement.live_count)
+            fired = await count(client, "journal") - 60
+            if fired == 60:
+                break
+            await asyncio.sleep(0.02)
+        assert fired == 60
+        assert most <= 16

@@ -25,10 +25,9 @@ from machinehub.session.presence import People
 from machinehub.session.publish import Publisher, answer, notify, update_all
 from machinehub.session.waits import Waits
 from machinehub.store.sessions import Deletion
+from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from machinehub.clock import Clock, Entropy
     from machinehub.limits import Limits
     from machinehub.logs import MachineLogs
@@ -41,6 +40,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("machinehub.session")
 
 FREEZING_S: Final = 2.0
+WAKE_WAIT_S: Final = 0.1
+WAKE_WAITS: Final = 50
+"""Above so many times the wait, a session is woken although there is no room: its timer must not wait for ever."""
 NO_SESSION: Final = "the machine has no session of this name"
 
 
@@ -58,7 +60,9 @@ class SessionHost:
         self._deleting: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._deleted: set[str] = set()
         self._waking: set[int] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._entering = 0
+        """Sessions that are woken and not on a worker yet."""
+        self._tasks = Tasks()
         self._publisher = Publisher(clock, logs, metrics)
         self.intake = Intake(self, store, clock, entropy, limits)
         self.people = People(self.intake.send, entropy, limits)
@@ -74,8 +78,7 @@ class SessionHost:
         await self.alarm.start()
 
     async def stop(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
         self.intake.stop()
         self.placement.stop()
         self.journal.stop()
@@ -136,7 +139,7 @@ class SessionHost:
     def _take_up(self, record: SessionRecord, start: bytes | None = None) -> LiveSession:
         """Into memory; what is to be known of it follows."""
         session = self._keep_in_memory(record)
-        self._spawn(self._bring_in(session, start))
+        self._tasks.spawn(self._bring_in(session, start))
         return session
 
     def _keep_in_memory(self, record: SessionRecord) -> LiveSession:
@@ -298,7 +301,7 @@ class SessionHost:
                 raise NotFound("no_such_machine", "the machine was deleted meanwhile")
             self.alarm.set(child.key, await self._store.timers_of(child.key))
         except Unavailable:
-            self._spawn(self.alarm.reload())  # it may be there all the same, with timers
+            self._tasks.spawn(self.alarm.reload())  # it may be there all the same, with timers
             raise
         return child
 
@@ -309,9 +312,22 @@ class SessionHost:
         if session is None or not session.loaded:
             if key not in self._waking:
                 self._waking.add(key)
-                self._spawn(self._wake(key))
+                self._tasks.spawn(self._wake(key))
         elif session.timer_due(timer, due_at_ms):
             self.intake.offer(session, Kind.TIMER, timer_input(self._entropy.turn_seed(), timer), timer=timer)
+
+    @property
+    def waiting_for_room(self) -> int:
+        """Sessions whose timers are due, and that wait until others sleep."""
+        return len(self._waking) - self._entering
+
+    async def _room_to_wake(self) -> None:
+        """After hours of being down, thousands of timers are due: they wake as many sessions as may be live, and the rest as those sleep again."""
+        for _ in range(WAKE_WAITS):
+            if self.placement.live_count + self._entering < self._limits.live_sessions:
+                break
+            await asyncio.sleep(WAKE_WAIT_S)
+        self._entering += 1
 
     def _timer_pending(self, key: int, timer: int, due_at_ms: int) -> bool:
         session = self._by_key.get(key)
@@ -319,6 +335,7 @@ class SessionHost:
 
     async def _wake(self, key: int) -> None:
         """A session's timer came due while it was not loaded: the alarm goes again once it is."""
+        await self._room_to_wake()
         try:
             session = self._by_key.get(key)
             if session is None:
@@ -329,9 +346,11 @@ class SessionHost:
             if not session.opened.done():
                 await asyncio.shield(session.opened)
             await self.restore(session)
+            self.alarm.fire()  # what is due is on its way to a worker before the next one is woken
         except HubError:
             self.alarm.again_soon(key)
         finally:
+            self._entering -= 1
             self._waking.discard(key)
 
     # --- what placement and the journal say --------------------------------------------------------------------
@@ -428,10 +447,10 @@ class SessionHost:
 
     def recovered(self) -> None:
         """The database answers again: what came due meanwhile, and what somebody watches, is looked for there."""
-        self._spawn(self.alarm.reload())
+        self._tasks.spawn(self.alarm.reload())
         for session in self.sessions:
             if session.in_doubt and session.connections and not session.loaded and session.restoring is None:
-                self._spawn(self._restore_watched(session))
+                self._tasks.spawn(self._restore_watched(session))
 
     async def _restore_watched(self, session: LiveSession) -> None:
         with contextlib.suppress(HubError):
@@ -443,8 +462,3 @@ class SessionHost:
         for session in self.sessions:
             for connection in list(session.connections.values()):
                 connection.close(code, reason)
-
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

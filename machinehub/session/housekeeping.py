@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from machinehub.errors import HubError
+from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
     from machinehub.clock import Clock
@@ -26,7 +27,7 @@ ALONE_IDLE_MS: Final = 10_000
 """The same for one that nobody is connected to."""
 FRESH_MS: Final = 1_000
 """However many there are, one that was asked for just now stays."""
-SWEEP_S: Final = 2.0
+SWEEP_S: Final = 1.0
 EXPIRE_S: Final = 30.0
 FREEZING_S: Final = 10.0
 """How long a hub that stops waits for its sessions to be frozen. What is not is replayed after the start."""
@@ -41,16 +42,15 @@ class Housekeeper:
         self._clock = clock
         self._limits = limits
         self._expire_after_ms = expire_after_ms
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Tasks()
 
     def start(self) -> None:
-        self._tasks = [asyncio.ensure_future(self._sweep_on())]
+        self._tasks.spawn(self._sweep_on())
         if self._expire_after_ms:
-            self._tasks.append(asyncio.ensure_future(self._expire_on()))
+            self._tasks.spawn(self._expire_on())
 
     def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
 
     async def _sweep_on(self) -> None:
         while True:
@@ -58,14 +58,14 @@ class Housekeeper:
             self.sweep()
 
     def sweep(self) -> None:
-        """Puts to sleep what is idle, and the longest idle of what is too many."""
+        """Puts to sleep what is idle, and the longest idle of what is too many, or in the way of those that must wake."""
         now_ms = self._clock.now_ms()
         for session in self._host.sessions:
             idle_ms = WATCHED_IDLE_MS if session.connections or session.watchers else ALONE_IDLE_MS
             if now_ms - session.last_input_ms >= idle_ms:
                 self._host.let_go(session)
         live = sorted(self._host.placement.live, key=lambda session: session.last_input_ms)
-        for session in live[: max(0, len(live) - self._limits.live_sessions)]:
+        for session in live[: max(0, len(live) + self._host.waiting_for_room - self._limits.live_sessions)]:
             if now_ms - session.last_input_ms >= FRESH_MS:
                 self._host.let_go(session)
 

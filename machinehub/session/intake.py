@@ -6,7 +6,6 @@ know: where sessions live, or what is committed.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -14,8 +13,10 @@ from machinehub.errors import Conflict, HubError, NotFound, PreconditionFailed, 
 from machinehub.session.core import SESSION_FINISHED, Kind, Receipt
 from machinehub.session.event import event_input
 from machinehub.session.publish import answer
+from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from machinehub.clock import Clock, Entropy
@@ -46,11 +47,10 @@ class Intake:
         self._clock = clock
         self._entropy = entropy
         self._limits = limits
-        self._lookups: set[asyncio.Task[None]] = set()
+        self._lookups = Tasks()
 
     def stop(self) -> None:
-        for task in list(self._lookups):
-            task.cancel()
+        self._lookups.cancel()
 
     def send(
         self, session: LiveSession, event: bytes, sender: bytes, *, event_id: str | None, then: Callable[[Receipt], None] | None, kind: Kind = Kind.EVENT
@@ -72,9 +72,7 @@ class Intake:
         error = self._refusal(session)
         if isinstance(error, Conflict) and event_id is not None and then is not None and len(self._lookups) < LOOKUPS_MAX:
             receipt.waiting.append(then)  # it may be a second copy of an event from before the end
-            task = asyncio.ensure_future(self._answer_after_the_end(session, event_id, receipt))
-            self._lookups.add(task)
-            task.add_done_callback(self._lookups.discard)
+            self._lookups.spawn(self._answer_after_the_end(session, event_id, receipt))
             return
         if error is not None:
             session.forget_receipt(event_id)

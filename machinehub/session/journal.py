@@ -20,10 +20,9 @@ from machinehub.errors import Unavailable
 from machinehub.model import Entry, SavedCheckpoint, Settled
 from machinehub.store.database import Taken
 from machinehub.store.sessions import Deletion, Freeze
+from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from machinehub.metrics import Metrics
     from machinehub.session.core import Turn
     from machinehub.session.live import LiveSession
@@ -76,18 +75,17 @@ class Journal:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._failing_since_s: float | None = None
         self._began_s: float | None = None
         """When the commit that is under way was first tried."""
         self._probing = False
 
     def start(self) -> None:
-        self._spawn(self._write_on())
+        self._tasks.spawn(self._write_on())
 
     def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
 
     async def drained(self) -> None:
         """Returns when everything that was added has been committed or refused."""
@@ -216,7 +214,7 @@ class Journal:
                 log.exception("a refusal could not be told to %s/%s", session.machine_id, session.session_id)
         if not self._probing:
             self._probing = True
-            self._spawn(self._probe())
+            self._tasks.spawn(self._probe())
 
     def _drop(self, sessions: dict[int, LiveSession]) -> None:
         """Takes out what waits of these sessions."""
@@ -236,8 +234,3 @@ class Journal:
             self._failing_since_s = None
             self._reader.recovered()
             return
-
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from machinehub.errors import HubError
 from machinehub.session.core import BrokenWorker, Kind
+from machinehub.tasks import Tasks
 from sandbox.protocol import Checkpoint, Close, Done, Failed, Frozen, Open, Replay, Replayed, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Iterable
 
     from machinehub.clock import Clock
     from machinehub.limits import Limits
@@ -54,17 +55,22 @@ class Placement:
         self._limits = limits
         self._resident = resident
         self._numbers = 0
+        self._placing = 0
         self._by_number: dict[int, LiveSession] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     def stop(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
 
     @property
     def live(self) -> Iterable[LiveSession]:
         """The sessions that are on a worker."""
         return (session for session in self._by_number.values() if session.worker is not None)
+
+    @property
+    def live_count(self) -> int:
+        """Sessions that are on a worker, or about to be."""
+        return len(self._by_number) + self._placing
 
     # --- inputs ------------------------------------------------------------------------------------------------
 
@@ -114,7 +120,8 @@ class Placement:
             self._thaw(session, image, worker)
         else:
             session.placing = True
-            self._spawn(self._place_soon(session))
+            self._placing += 1
+            self._tasks.spawn(self._place_soon(session))
 
     async def _place_soon(self, session: LiveSession) -> None:
         try:
@@ -126,13 +133,17 @@ class Placement:
                 if session.loaded or session.gone or not session.pending:
                     break  # else it was rewound meanwhile
         except HubError as error:
-            session.placing = False
+            self._placed(session)
             self._resident.lost(session, error.code, error.detail)
             return
-        session.placing = False
+        self._placed(session)
         if session.gone or not session.loaded or not (session.pending or session.snapshot_is_old):
             return  # deleted or refused meanwhile, or all that waited was settled by what the database knew
         self._thaw(session, image, worker)
+
+    def _placed(self, session: LiveSession) -> None:
+        session.placing = False
+        self._placing -= 1
 
     def _thaw(self, session: LiveSession, image: Image, worker: SandboxWorker) -> None:
         self._by_number.pop(session.number, None)
@@ -247,8 +258,3 @@ class Placement:
         checkpoint = session.frozen(data, self._clock.now_ms())
         if checkpoint is not None:
             self._resident.frozen(session, checkpoint)
-
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

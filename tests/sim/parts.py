@@ -11,8 +11,6 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from machinehub.errors import Unavailable
 from machinehub.model import Entry, Image
 from machinehub.store.database import Taken
@@ -364,5 +362,3 @@ def journal_of(store: MemorySessionStore, session_id: str) -> list[Entry]:
     record = store._named("m", session_id)
     return [] if record is None else [entry for _, entry in sorted(store.journals[record.key].items())]
 
-
-decode = msgspec.json.decode
