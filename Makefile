@@ -5,11 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 GUEST := sandbox/guest
 GUEST_SOURCES := $(wildcard $(GUEST)/prelude/*.ts $(GUEST)/build/*.mjs $(GUEST)/engine/*.wat) $(GUEST)/package-lock.json
+CLIENT := clients/js
+CLIENT_SOURCES := $(wildcard $(CLIENT)/src/*.ts) $(CLIENT)/build.mjs $(CLIENT)/package.json
 FORGE_SOURCES := sandbox/forge.py sandbox/image.py $(GUEST)/__main__.py
 
-.PHONY: setup guest run test browser core check sim chaos bench bench-peer lock clean
+.PHONY: setup guest client run test browser core check sim chaos bench bench-peer lock clean
 
-setup: $(VENV)/.installed guest
+setup: $(VENV)/.installed guest client
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "machinehub needs Python 3.11 or newer")'
@@ -27,6 +29,15 @@ $(GUEST)/node_modules/.installed: $(GUEST)/package.json $(GUEST)/package-lock.js
 $(GUEST)/dist/base.wasm: $(VENV)/.installed $(GUEST)/node_modules/.installed $(GUEST_SOURCES) $(FORGE_SOURCES)
 	cd $(GUEST) && npm run --silent check && npm run --silent build
 	$(BIN)/python -m sandbox.guest
+
+client: $(CLIENT)/dist/client.js
+
+node_modules/.installed: package.json package-lock.json
+	npm ci --no-audit --no-fund
+	touch $@
+
+$(CLIENT)/dist/client.js: node_modules/.installed $(CLIENT_SOURCES)
+	cd $(CLIENT) && npm run --silent check && npm run --silent build
 
 run: setup
 	$(BIN)/machinehub dev examples/counter.ts

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 import signal
+import socket
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -51,6 +52,8 @@ SHUTDOWN_S = 5
 PING_INTERVAL_S = 15.0
 """A dead peer is noticed within this and `PING_TIMEOUT_S`, 30 s together."""
 PING_TIMEOUT_S = 15.0
+UNACKNOWLEDGED_MS = 15_000
+"""How long the kernel waits for what it sent to be acknowledged: this is how a reader of SSE whose network is gone is noticed."""
 HEADER_BYTES_MAX = 32 * 1024
 GC_OBJECTS = 50_000
 FIXED_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics"})
@@ -143,6 +146,13 @@ class HubServer(uvicorn.Server):
         with super().capture_signals():
             yield
             self._captured_signals = [number for number in self._captured_signals if number != signal.SIGTERM]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:
+            for listening in server.sockets:
+                if listening.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted sockets inherit it
+                    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Not ready any more, 1001 to everybody, then uvicorn's own shutdown."""

@@ -44,6 +44,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     session_id_chars: int = 128
     connections_per_session: int = 1_000
     """Each change is sent to each: this bounds what one event costs."""
+    presence_grace_ms: int = 5_000
+    """How long a member without a connection still counts as present: a page that is loaded again takes a second or two."""
+    presence_metadata_bytes: int = 4 * 1024
+    """What a member says of itself, as JSON: a name, a colour, a cursor. Everybody gets everybody's."""
     pending_per_session: int = 1_000
     """Inputs of one session that wait for their turn. Above it, clients are told `unavailable`."""
     pending_bytes: int = 4 * 1024 * 1024

@@ -117,6 +117,8 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """With a timer that is set again because its turn was undone: how often that was so."""
     timers_gone: list[int] = []
     finished: bool = False
+    member: tuple[str, bytes | None] | None = None
+    """Who the machine was told came (with their `sender` as JSON), or left."""
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from machinehub.session import frames
 from machinehub.session.conditions import matches, read_condition
 from machinehub.session.core import CRASHES_BEFORE_QUARANTINE, BrokenWorker, Kind, Pending, Receipt, Session, Turn
 from machinehub.session.event import check_event, check_input, depth_of, event_input, sender_json
+from machinehub.session.members import MEMBERS_MAX, Identity, Members, id_of_key
 from machinehub.session.timers import TimerQueue
 from machinehub.session.window import SendWindow
 from machinehub.store.sessions import superfluous
@@ -560,10 +561,12 @@ def test_frames_are_spelled_as_websockets_spells_them(size: int) -> None:
 
 
 def test_every_frame_is_json() -> None:
+    members = Members()
+    members.arrive(Identity('i"d'), "then")
     made = [
         frames.snapshot_frame(seq=1, version=2, snapshot=b"{}", connection_id='"', count=3), frames.snapshot_frame(seq=1, version=2, snapshot=b"{}", connection_id=None, count=0),
         frames.update_frame(1, b"{}"), frames.ack_frame('i"d', 1, None), frames.ack_frame("id", 1, ("code", 'de"tail')), frames.emitted_frame(1, b"{}"),
-        frames.presence_frame(1, [{"id": "x"}]), frames.error_frame("code", "detail"), frames.PONG,
+        members.whole(), frames.error_frame("code", "detail"), frames.PONG,
     ]  # fmt: skip
     types = [msgspec.json.decode(frame.json)["type"] for frame in made]
     assert types == ["snapshot", "snapshot", "update", "ack", "ack", "emitted", "presence", "error", "pong"]
@@ -576,3 +579,67 @@ def test_no_second_has_more_than_twice_the_rate(times: list[float]) -> None:
     for start in passed:
         assert sum(start <= now < start + 1 for now in passed) <= 10
     assert all(later >= earlier for earlier, later in itertools.pairwise(passed))
+
+
+# --- members
+
+
+def told(frame: frames.Frame | None) -> dict[str, Any]:
+    assert frame is not None
+    said: dict[str, Any] = msgspec.json.decode(frame.json)
+    return said
+
+
+def test_a_members_life() -> None:
+    members, ann, guest = Members(), Identity("ann", returns=True), Identity("guest")
+    assert members.arrive(ann, "t1")
+    assert not members.arrive(ann, "t2"), "a second window is no second member"
+    assert not members.depart(ann)
+    assert members.depart(ann), "somebody who may come back is waited for"
+    assert "ann" in members
+    assert not members.is_connected("ann")
+    members.arrive(ann, "t3")
+    assert not members.give_up("ann"), "they came back"
+    assert msgspec.json.decode(members.listing())["members"] == [{"id": "ann", "user": None, "joined_at": "t1"}]
+    members.arrive(guest, "t4")
+    assert not members.depart(guest)
+    assert "guest" not in members, "nobody could know them again"
+    assert members.depart(ann)
+    assert members.give_up("ann")
+    assert not members.give_up("ann")
+    assert len(members) == 0
+
+
+def test_users_are_members_whatever_their_connection() -> None:
+    members = Members()
+    assert members.arrive(Identity("c1", "ann"), "t")
+    assert not members.arrive(Identity("c2", "ann"), "t")
+    assert msgspec.json.decode(members.listing()) == {"count": 1, "members": [{"id": "ann", "user": "ann", "joined_at": "t"}]}
+
+
+def test_only_news_is_told() -> None:
+    members = Members()
+    assert members.news() is None
+    members.arrive(Identity("a"), "t")
+    assert told(members.news())["joined"] == [{"id": "a", "user": None, "joined_at": "t"}]
+    assert members.news() is None
+    members.arrive(Identity("b"), "t")
+    members.depart(Identity("b"))
+    assert members.news() is None, "who came and left in between is no news"
+    members.describe("a", b'{"x":1}')
+    assert told(members.news()) == {"type": "presence", "count": 1, "members": [{"id": "a", "user": None, "joined_at": "t", "metadata": {"x": 1}}], "joined": [], "left": [], "changed": [{"id": "a", "user": None, "joined_at": "t", "metadata": {"x": 1}}]}
+    for number in range(60):
+        members.arrive(Identity(f"m{number}"), "t")
+    assert set(told(members.news())) == {"type", "count", "joined", "left"}
+    for number in range(60, 200):
+        members.arrive(Identity(f"m{number}"), "t")
+    assert len(told(members.news())["members"]) == MEMBERS_MAX, "a diff that is longer than the list is the list"
+
+
+def test_a_client_key_cannot_be_read_off_its_id() -> None:
+    key = "k" * 16
+    assert id_of_key(key, "m", "s") == id_of_key(key, "m", "s")
+    assert len({id_of_key(key, "m", "s"), id_of_key(key, "m", "t"), id_of_key(key, "n", "s"), id_of_key(key + "k", "m", "s")}) == 4
+    for wrong in ("", "k" * 15, "k" * 129, "\ud800" * 16):
+        with pytest.raises(BadRequest):
+            id_of_key(wrong, "m", "s")

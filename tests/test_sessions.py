@@ -83,6 +83,21 @@ async def test_a_session_comes_back_as_it_was(store: Any) -> None:
     assert await store.record_of(1) is None
 
 
+async def test_who_is_believed_to_be_there(store: Any) -> None:
+    made, other = record(), record(key=3, session_id="other")
+    await store.commit([begun(made, member=("b\0é", b"{}")), begun(other), settled(made.key, 2, member=("a", b"1")), settled(made.key, 3, member=("b\0é", None)), settled(3, 2, member=("a", b"2"))])
+    assert await store.members() == [(3, "a", b"2"), (made.key, "a", b"1")]
+    await store.commit([settled(made.key, 4, member=("a", b"again")), settled(3, 3, finished=True)])
+    assert await store.members() == [(made.key, "a", b"again")]
+    await store.fork(record(key=50, session_id="child", parent="s", forked_at=2), made.key, checkpoint(2), {"x": b"y"})
+    assert (await store.members())[0] == (50, "x", b"y")
+    await store.commit([Deletion(50), Deletion(made.key)])
+    assert await store.members() == []
+    presence = [Settled(key=3, entry=Entry(seq, attempt, "presence", b"[]", 5)) for seq, attempt in ((4, 0), (4, 1), (5, 0), (6, 0))]
+    await store.commit([*presence, settled(3, 7)])
+    assert [entry.seq for entry in await store.presence_entries(3, until=5)] == [4, 5]
+
+
 async def test_what_was_undone_counts_attempts(store: Any) -> None:
     made = record()
     await store.commit([begun(made), settled(made.key, 1, attempt=1, error=("x", "y")), settled(made.key, 1, attempt=2, error=("x", "y"))])
@@ -208,7 +223,7 @@ async def test_forks_have_the_parents_past_and_none_of_its_ids(store: Any) -> No
     made = record()
     await store.commit([begun(made), settled(made.key, 2, event_id="e"), settled(made.key, 2, attempt=1, event_id="x", error=("a", "b")), settled(made.key, 3)])
     child = record(key=50, session_id="child", parent="s", forked_at=2)
-    await store.fork(child, made.key, checkpoint(2, t7=99))
+    await store.fork(child, made.key, checkpoint(2, t7=99), {})
     assert [(r.session_id, seq) for r, seq in await store.page("m", after=None, limit=9)] == [("child", 2), ("s", 3)]
     found = await store.load("m", "child")
     assert (found.record, found.seq, found.attempts, found.timers, found.tail, found.receipts) == (child, 2, 0, {7: 99}, [], [])
@@ -216,6 +231,6 @@ async def test_forks_have_the_parents_past_and_none_of_its_ids(store: Any) -> No
     await store.commit([settled(50, 3, event_id="e")])
     assert (await store.load("m", "s")).seq == 3
     with pytest.raises(Taken):
-        await store.fork(record(key=51, session_id="child"), made.key, checkpoint(2))
+        await store.fork(record(key=51, session_id="child"), made.key, checkpoint(2), {})
     await store.commit([Deletion(made.key)])
     assert (await store.load("m", "child")).seq == 3

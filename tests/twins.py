@@ -23,6 +23,7 @@ class MemorySessionStore:
         self.saved: dict[int, dict[int, SavedCheckpoint]] = {}
         self.timers: dict[tuple[int, int], int] = {}
         self.tries: dict[tuple[int, int], int] = {}
+        self.present: dict[tuple[int, str], bytes] = {}
         self._undo: list[Callable[[], Any]] = []
 
     # --- writing
@@ -74,8 +75,14 @@ class MemorySessionStore:
             self._set(self.tries, (item.key, timer), item.tries)
         for timer in item.timers_gone:
             self._remove(self.timers, (item.key, timer))
+        if item.member is not None and item.member[1] is not None:
+            self._set(self.present, (item.key, item.member[0]), item.member[1])
+        elif item.member is not None:
+            self._remove(self.present, (item.key, item.member[0]))
         if item.finished:
             record = self.records[item.key]
+            for there in [there for there in self.present if there[0] == item.key]:
+                self._remove(self.present, there)
             self._set(self.records, item.key, SessionRecord(**{name: getattr(record, name) for name in record.__struct_fields__} | {"finished_at_ms": entry.now_ms}))
             for timer in [timer for timer in self.timers if timer[0] == item.key]:
                 self._remove(self.timers, timer)
@@ -102,11 +109,11 @@ class MemorySessionStore:
         self._remove(self.records, key)
         self._remove(self.journals, key)
         self._remove(self.saved, key)
-        for where in (self.timers, self.ids):
+        for where in (self.timers, self.ids, self.present):
             for name in [name for name in where if name[0] == key]:
                 self._remove(where, name)
 
-    async def fork(self, record: SessionRecord, parent: int, checkpoint: SavedCheckpoint) -> None:
+    async def fork(self, record: SessionRecord, parent: int, checkpoint: SavedCheckpoint, members: dict[str, bytes]) -> None:
         self._insert_record(record)
         self.journals[record.key] = {
             at: Entry(e.seq, e.attempt, e.kind, e.input, e.now_ms, None, e.changed, e.error)
@@ -115,6 +122,8 @@ class MemorySessionStore:
         }
         self.saved[record.key] = {checkpoint.seq: checkpoint}
         self.timers |= {(record.key, timer): due for timer, due in checkpoint.timers.items()}
+        if not checkpoint.finished:
+            self.present |= {(record.key, member): sender for member, sender in members.items()}
 
     # --- reading
 
@@ -164,6 +173,12 @@ class MemorySessionStore:
 
     async def timers_of(self, key: int) -> list[tuple[int, int]]:
         return sorted((timer, due) for (owner, timer), due in self.timers.items() if owner == key)
+
+    async def members(self) -> list[tuple[int, str, bytes]]:
+        return [(key, member, sender) for (key, member), sender in sorted(self.present.items())]
+
+    async def presence_entries(self, key: int, *, until: int) -> list[Entry]:
+        return [e for _, e in sorted(self.journals.get(key, {}).items()) if e.kind == "presence" and e.attempt == 0 and e.seq <= until]
 
     async def entries(self, key: int, *, after: tuple[int, int], until: int | None = None, limit: int, applied_only: bool = False) -> list[Entry]:
         wanted = [e for at, e in sorted(self.journals.get(key, {}).items()) if at > after and (until is None or e.seq <= until) and not (applied_only and e.attempt)]

@@ -14,13 +14,14 @@ from starlette.responses import Response, StreamingResponse
 from machinehub.api.problem import on_unexpected, problem
 from machinehub.api.requests import decode, read_body, seq_of, while_connected
 from machinehub.clock import timestamp
-from machinehub.errors import BadRequest, HubError, MethodNotAllowed, NotFound, WaitTimeout, error_of
+from machinehub.errors import BadRequest, Conflict, HubError, MethodNotAllowed, NotFound, WaitTimeout, error_of
 from machinehub.router.paths import Address, read_address
 from machinehub.router.sessions import open_session
 from machinehub.router.sse import SseConnection
 from machinehub.session import frames
 from machinehub.session.conditions import read_condition
-from machinehub.session.event import EVENT_ID_CHARS_MAX, check_event, check_input
+from machinehub.session.event import EVENT_ID_CHARS_MAX, check_event, check_input, check_metadata
+from machinehub.session.members import Members
 from machinehub.session.publish import snapshot_frame
 from machinehub.web.page import machine_page
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from machinehub.session.host import SessionHost
     from machinehub.session.intake import Answered
     from machinehub.session.live import LiveSession
+    from machinehub.session.members import Identity
     from machinehub.store.sessions import SessionStore
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
@@ -62,6 +64,12 @@ class CreateBody(msgspec.Struct):
     """The body of `PUT /{machine}/{session}`."""
 
     input: msgspec.Raw = msgspec.Raw(b"")
+
+
+class DescribeBody(msgspec.Struct):
+    """The body of `PUT /{machine}/{session}/presence`."""
+
+    metadata: msgspec.Raw
 
 
 class MachineRouter:
@@ -107,6 +115,10 @@ class MachineRouter:
                 return await self._create(request, address)
             case "POST", "wait":
                 return await self._wait(request, address)
+            case ("GET" | "HEAD"), "presence":
+                return await self._presence(address)
+            case "PUT", "presence":
+                return await self._describe(request, address)
         raise NotFound("not_found", "there is nothing at this URL")
 
     # --- reading -----------------------------------------------------------------------------------------------
@@ -124,7 +136,7 @@ class MachineRouter:
     async def _session(self, request: Request, address: Address) -> Response:
         if wants(request, "text/event-stream") and request.method == "GET":
             session = await self._open(address)
-            connection = SseConnection(self._host, self._limits, joined_at=timestamp(self._clock.now_ms()))
+            connection = SseConnection(self._limits, self._who(request, address), joined_at=timestamp(self._clock.now_ms()))
             self._host.people.attach(session, connection)
             last_id = request.headers.get("last-event-id", "")
             if re.fullmatch("[0-9]{1,18}", last_id):
@@ -164,20 +176,20 @@ class MachineRouter:
     async def _event(self, request: Request, address: Address) -> Response:
         event = await read_body(request, bytes_max=self._limits.event_bytes, code="event_too_large")
         check_event(event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth)
+        who = self._who(request, address)
         session = await self._open(address)
-        answered = await self._send(request, session, event)
+        answered = await self._send(request, session, who, event)
         receipt = answered.receipt
         return _json(
             b'{"seq":%d,"outcome":"accepted","changed":%b,"snapshot":%b}' % (receipt.seq, b"true" if receipt.changed else b"false", answered.snapshot),
             etag=f'"{answered.seq}"',
         )
 
-    async def _send(self, request: Request, session: LiveSession, event: bytes) -> Answered:
+    async def _send(self, request: Request, session: LiveSession, who: Identity, event: bytes) -> Answered:
         event_id = _header_text(request, "idempotency-key")
         if event_id is not None and not 1 <= len(event_id) <= EVENT_ID_CHARS_MAX:
             raise BadRequest("invalid_idempotency_key", f"an Idempotency-Key has 1 to {EVENT_ID_CHARS_MAX} characters")
-        _, sender = self._host.people.sender()
-        answered = await self._host.intake.send_and_wait(session, event, sender, event_id=event_id, if_match=_if_match(request))
+        answered = await self._host.intake.send_and_wait(session, event, who.sender, event_id=event_id, if_match=_if_match(request))
         if answered.receipt.error is not None:
             code, detail = answered.receipt.error
             raise error_of(code, detail)
@@ -201,13 +213,14 @@ class MachineRouter:
         if not 0 <= wanted.timeout_ms <= self._limits.wait_timeout_ms:
             raise BadRequest("invalid_timeout", f"timeout_ms is a number from 0 to {self._limits.wait_timeout_ms}")
         event = bytes(wanted.event)
+        who = self._who(request, address)
         if event:
             check_event(event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth)
         try:
             async with asyncio.timeout(wanted.timeout_ms / 1000):
                 session = await self._open(address)
                 if event:
-                    answered = await self._send(request, session, event)
+                    answered = await self._send(request, session, who, event)
                     if condition.holds(answered.snapshot):
                         return _json(frames.snapshot_frame(seq=answered.seq, version=session.record.version, snapshot=answered.snapshot, connection_id=None, count=0).json)
                 frame = await self._host.waits.until(session, condition.holds)
@@ -215,10 +228,40 @@ class MachineRouter:
             raise WaitTimeout("wait_timeout", f"the condition did not hold within {wanted.timeout_ms} ms") from None
         return _json(frame.json)
 
+    # --- presence ----------------------------------------------------------------------------------------------
+
+    async def _presence(self, address: Address) -> Response:
+        """Who is there. A session that does not exist is not created."""
+        session = await self._session_there(address)
+        return _json(session.members.listing() if session is not None else Members().listing())
+
+    async def _describe(self, request: Request, address: Address) -> Response:
+        """What a member that listens over SSE says of itself."""
+        body = await read_body(request, bytes_max=self._limits.presence_metadata_bytes + 1024, code="metadata_too_large")
+        metadata = bytes(decode(body, DescribeBody).metadata)
+        check_metadata(metadata, bytes_max=self._limits.presence_metadata_bytes, depth_max=self._limits.event_depth)
+        session = await self._session_there(address)
+        if session is None:
+            raise Conflict("not_present", "nobody is connected to the session")
+        self._host.people.describe(session, self._who(request, address), metadata)
+        return _json(session.members.listing())
+
+    async def _session_there(self, address: Address) -> LiveSession | None:
+        """A session if it is in memory. Raises `NotFound` when there is none."""
+        assert address.session is not None
+        session = self._host.find(address.machine, address.session)
+        if session is None or not session.started:
+            await self._sessions.record(address.machine, address.session)
+        return session
+
     # --- words -------------------------------------------------------------------------------------------------
 
     async def _open(self, address: Address) -> LiveSession:
         return await open_session(self._catalog, self._host, address)
+
+    def _who(self, request: Request, address: Address) -> Identity:
+        assert address.session is not None
+        return self._host.people.identify(address.machine, address.session, request.query_params.get("client"))
 
 
 def wants(request: Request, media_type: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a per-machine URL means: `/{machine}[@version][/{session}[/wait]]`.
+"""What a per-machine URL means: `/{machine}[@version][/{session}[/wait or /presence]]`.
 
 Read from the raw path, since a session's name may hold an encoded slash.
 """

@@ -13,17 +13,18 @@ if TYPE_CHECKING:
     from machinehub.session.frames import Frame
     from machinehub.session.host import SessionHost
     from machinehub.session.live import LiveSession
+    from machinehub.session.members import Identity
 
-KEEPALIVE_S: Final = 15.0
+KEEPALIVE_S: Final = 10.0
+"""With `TCP_USER_TIMEOUT` of the listening socket, a reader whose network is gone is noticed within 30 s."""
 CLOSE_TIMEOUT_S: Final = 2.0
 
 
 class SseConnection:
     """One reader. What it has not read yet waits here, within the same bounds as a WebSocket's."""
 
-    def __init__(self, host: SessionHost, limits: Limits, *, joined_at: str) -> None:
-        self.id, self.sender = host.people.sender()
-        self.user: str | None = None
+    def __init__(self, limits: Limits, who: Identity, *, joined_at: str) -> None:
+        self.who = who
         self.joined_at = joined_at
         self._limits = limits
         self._queue: deque[tuple[bytes, bool]] = deque()

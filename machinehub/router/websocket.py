@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
@@ -20,7 +20,7 @@ from machinehub.router.rates import Rate
 from machinehub.router.sessions import open_session
 from machinehub.router.socket import EXTENSION, HubSocket
 from machinehub.session import frames
-from machinehub.session.event import EVENT_ID_CHARS_MAX, check_event, check_input
+from machinehub.session.event import EVENT_ID_CHARS_MAX, check_event, check_input, check_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -33,13 +33,17 @@ if TYPE_CHECKING:
     from machinehub.session.frames import Frame
     from machinehub.session.host import SessionHost
     from machinehub.session.live import LiveSession
+    from machinehub.session.members import Identity
 
+HOLD_GAP_S: Final = 0.05
+HOLD_S: Final = 0.25
 
 
 class ClientFrame(msgspec.Struct):
     type: str
     id: str | None = None
     event: msgspec.Raw = msgspec.Raw(b"")
+    metadata: msgspec.Raw = msgspec.Raw(b"")
 
 
 _decode = msgspec.json.Decoder(ClientFrame).decode
@@ -49,16 +53,18 @@ class SocketConnection:
     """One client of one session. Slow ones get the newest update only, then 4008."""
 
     def __init__(
-        self, socket: HubSocket, host: SessionHost, session: LiveSession, limits: Limits, *, joined_at: str, rate_limited: bool
+        self, socket: HubSocket, host: SessionHost, session: LiveSession, limits: Limits, who: Identity, *, joined_at: str, rate_limited: bool
     ) -> None:
-        self.id, self.sender = host.people.sender()
-        self.user: str | None = None
+        self.who = who
         self.joined_at = joined_at
+        self._sender = who.sender
         self._socket = socket
         self._host = host
         self._session = session
         self._limits = limits
         self._skipped: Frame | None = None
+        self._hold: tuple[float, float, HubError] | None = None
+        """Since when events are refused because one before them was, when the last one was, and why."""
         self._events = Rate(limits.events_per_s) if rate_limited else None
         self._bytes = Rate(limits.event_burst_bytes) if rate_limited else None
 
@@ -100,8 +106,10 @@ class SocketConnection:
             self._receive_event(frame, len(data))
         elif frame.type == "ping":
             self.send(frames.PONG)
+        elif frame.type == "presence":
+            self._receive_presence(frame, len(data))
         else:
-            self.send(frames.error_frame("bad_frame", 'a frame\'s type is "event" or "ping"'))
+            self.send(frames.error_frame("bad_frame", 'a frame\'s type is "event", "presence" or "ping"'))
 
     def _receive_event(self, frame: ClientFrame, size: int) -> None:
         event_id = frame.id
@@ -109,20 +117,50 @@ class SocketConnection:
             self.send(frames.error_frame("bad_frame", f"an id has 1 to {EVENT_ID_CHARS_MAX} characters"))
             return
         try:
-            if self._events is not None:
-                self._check_rate(size)
+            if event_id is not None:
+                self._check_hold()
+            self._check_rate(size)
             check_event(frame.event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth)
             then = partial(self._acknowledge, event_id) if event_id is not None else None
-            self._host.intake.send(self._session, bytes(frame.event), self.sender, event_id=event_id, then=then)
+            self._host.intake.send(self._session, bytes(frame.event), self._sender, event_id=event_id, then=then)
         except HubError as error:
             if event_id is None:
                 self.send(frames.error_frame(error.code, error.detail))
             else:
+                self._refused(error)
                 self.send(frames.ack_frame(event_id, self._session.seq, (error.code, error.detail)))
 
+    def _check_hold(self) -> None:
+        """Keeps the order of a client that sends again what could not be taken: what was on its way behind it is refused too.
+
+        Until the client pauses, but not for long: one that does not send again should not be locked out.
+        """
+        if self._hold is None:
+            return
+        since_s, last_s, error = self._hold
+        now_s = time.monotonic()
+        if now_s - last_s > HOLD_GAP_S or now_s - since_s > HOLD_S:
+            self._hold = None
+        else:
+            self._hold = since_s, now_s, error
+            raise error
+
+    def _refused(self, error: HubError) -> None:
+        if error.code in ("rate_limited", "unavailable") and self._hold is None:
+            now_s = time.monotonic()
+            self._hold = now_s, now_s, error
+
+    def _receive_presence(self, frame: ClientFrame, size: int) -> None:
+        try:
+            self._check_rate(size)
+            check_metadata(bytes(frame.metadata), bytes_max=self._limits.presence_metadata_bytes, depth_max=self._limits.event_depth)
+            self._host.people.describe(self._session, self.who, bytes(frame.metadata))
+        except HubError as error:
+            self.send(frames.error_frame(error.code, error.detail))
+
     def _check_rate(self, size: int) -> None:
-        assert self._events is not None
-        assert self._bytes is not None
+        if self._events is None or self._bytes is None:
+            return
         now_s = time.monotonic()
         if not self._events.take(1, now_s):
             raise RateLimited("rate_limited", f"a connection sends at most {self._limits.events_per_s} events a second")
@@ -130,6 +168,8 @@ class SocketConnection:
             raise RateLimited("rate_limited", f"a connection sends at most {self._limits.event_burst_bytes} bytes of events a second")
 
     def _acknowledge(self, event_id: str, receipt: Receipt) -> None:
+        if receipt.error is not None:
+            self._refused(Unavailable(*receipt.error))
         self.send(frames.ack_frame(event_id, receipt.seq, receipt.error))
 
     def _refuse_frame(self, data: bytes, error: Exception) -> None:
@@ -159,9 +199,9 @@ class WebSocketRouter:
         socket = scope["extensions"][EXTENSION]
         assert isinstance(socket, HubSocket)
         try:
-            session = await self._open(scope)
+            session, who = await self._open(scope)
             connection = SocketConnection(
-                socket, self._host, session, self._limits, joined_at=timestamp(self._clock.now_ms()), rate_limited=self._rate_limited()
+                socket, self._host, session, self._limits, who, joined_at=timestamp(self._clock.now_ms()), rate_limited=self._rate_limited()
             )
             self._host.people.attach(session, connection)
         except HubError as error:
@@ -177,7 +217,7 @@ class WebSocketRouter:
             self._metrics.connections.dec()
             self._host.people.detach(session, connection)
 
-    async def _open(self, scope: MutableMapping[str, Any]) -> LiveSession:
+    async def _open(self, scope: MutableMapping[str, Any]) -> tuple[LiveSession, Identity]:
         address = read_address(scope["raw_path"], session_chars_max=self._limits.session_id_chars)
         if address.session is None or address.action is not None:
             raise NotFound("no_such_session", "a WebSocket goes to /{machine}/{session}")
@@ -185,7 +225,8 @@ class WebSocketRouter:
         input_json = query["input"][0].encode() if "input" in query else None
         if input_json is not None:
             check_input(input_json, bytes_max=self._limits.input_bytes, depth_max=self._limits.event_depth)
-        return await open_session(self._catalog, self._host, address, input_json=input_json)
+        who = self._host.people.identify(address.machine, address.session, query["client"][0] if "client" in query else None)
+        return await open_session(self._catalog, self._host, address, input_json=input_json), who
 
 
 def close_code(error: HubError) -> int:

@@ -73,6 +73,8 @@ class Pending:
     receipt: Receipt | None = None
     event_id: str | None = None
     timer: int = 0
+    member: tuple[str, bytes | None] | None = None
+    """Of a presence event: who, and their `sender` when they came, None when they left."""
     crashes: int = 0
 
 
@@ -176,9 +178,11 @@ class Session:
         if event_id is not None:
             self._receipts.pop(event_id, None)
 
-    def offer(self, kind: Kind, data: bytes, now_ms: int, receipt: Receipt | None = None, *, event_id: str | None = None, timer: int = 0) -> Pending:
+    def offer(
+        self, kind: Kind, data: bytes, now_ms: int, receipt: Receipt | None = None, *, event_id: str | None = None, timer: int = 0, member: tuple[str, bytes | None] | None = None
+    ) -> Pending:
         self._tickets += 1
-        pending = Pending(self._tickets, kind, data, now_ms, receipt, event_id, timer)
+        pending = Pending(self._tickets, kind, data, now_ms, receipt, event_id, timer, member)
         self.pending_bytes += len(data)
         self.pending.append(pending)
         return pending
@@ -352,9 +356,10 @@ class Session:
         """Pending events whose ids the journal has are settled by it; START, timers and checkpoints are decided anew."""
         receipts: OrderedDict[str, Receipt] = OrderedDict()
         settled: list[Receipt] = []
+        waiting = {pending.event_id: pending.receipt for pending in self.pending}  # `_receipts` may have forgotten one that still waits
         for entry in entries:
             assert entry.event_id is not None
-            receipt = self._receipts.pop(entry.event_id, None)
+            receipt = self._receipts.pop(entry.event_id, None) or waiting.get(entry.event_id)
             if receipt is not None and not receipt.settled:
                 settled.append(receipt)
             receipts[entry.event_id] = receipt = receipt or Receipt()
@@ -414,6 +419,7 @@ class Session:
         turn.settled = Settled(
             key=self.record.key, entry=entry, created=self.record if pending.kind is Kind.START else None,
             timers_set=turn.timers_set, tries=self._timer_tries.get(pending.timer, 0), timers_gone=timers_gone, finished=finished_now,
+            member=pending.member if pending.member and (turn.error is None or pending.member[1] is None) else None,
         )  # fmt: skip
         self._decided.append(turn)
         return turn

@@ -41,6 +41,19 @@ def check_event(raw: bytes | msgspec.Raw, *, bytes_max: int, depth_max: int) -> 
         check_utf8(data)
 
 
+def check_metadata(raw: bytes, *, bytes_max: int, depth_max: int) -> None:
+    """The same for what a member says of itself: any JSON value, null for nothing."""
+    if len(raw) > bytes_max:
+        raise TooLarge("metadata_too_large", f"a member's metadata has at most {bytes_max} bytes")
+    if depth_of(raw) > depth_max:
+        raise BadRequest("invalid_metadata", f"metadata nests at most {depth_max} levels")
+    try:
+        check_utf8(raw)
+        _decode_any(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        raise BadRequest("invalid_metadata", "metadata is JSON") from None
+
+
 def check_input(raw: bytes, *, bytes_max: int, depth_max: int) -> None:
     """The same for a session's `input`, which may be any JSON value."""
     if len(raw) > bytes_max:

@@ -82,10 +82,6 @@ def emitted_frame(seq: int, event: bytes | msgspec.Raw) -> Frame:
     return Frame(b'{"type":"emitted","seq":%d,"event":%b}' % (seq, event))
 
 
-def presence_frame(count: int, members: list[dict[str, object]]) -> Frame:
-    return Frame(quote({"type": "presence", "count": count, "members": members}))
-
-
 def error_frame(code: str, detail: str) -> Frame:
     return Frame(quote({"type": "error", "code": code, "detail": detail}))
 

@@ -65,7 +65,7 @@ class SessionHost:
         self._tasks = Tasks()
         self._publisher = Publisher(clock, logs, metrics)
         self.intake = Intake(self, store, clock, entropy, limits)
-        self.people = People(self.intake.send, entropy, limits)
+        self.people = People(self, store, entropy, limits)
         self.waits = Waits(per_session=limits.connections_per_session)
         self.alarm = Alarm(clock, store, self._timer_due, self._timer_pending)
         self.journal = Journal(store, self, metrics)
@@ -73,12 +73,14 @@ class SessionHost:
         self.past = Past(store, pool, images, self.placement, clock, entropy)
 
     async def start(self) -> None:
-        """Takes up the timers that the database has. Raises `Unavailable`."""
+        """Takes up the timers and the people that the database has. Raises `Unavailable`."""
         self.journal.start()
         await self.alarm.start()
+        await self.people.start()
 
     async def stop(self) -> None:
         self._tasks.cancel()
+        self.people.stop(self.sessions)
         self.intake.stop()
         self.placement.stop()
         self.journal.stop()
@@ -223,7 +225,7 @@ class SessionHost:
             return
         if session.worker is not None:
             self.placement.freeze(session)
-        elif session.connections or session.watchers:
+        elif session.members or session.watchers:
             if not session.in_doubt:
                 session.unload()
         else:
@@ -252,6 +254,9 @@ class SessionHost:
         """The session is no more, or never was: whoever is connected is told and closed."""
         session.gone = True
         self._drop(session)
+        self.people.leave(session)
+        if isinstance(error, NotFound):
+            self.people.forget(session.record.key)
         for turn in session.refuse_all("session_deleted" if isinstance(error, NotFound) else error.code, error.detail):
             session.committed(turn)
             if turn.pending.receipt is not None:
@@ -268,6 +273,7 @@ class SessionHost:
         name = machine_id, session_id
         session = self.find(machine_id, session_id)
         key = session.record.key if session and session.started else (await self._store.record(machine_id, session_id)).key
+        self.people.forget(key)
         deleting = self._deleting[name] = asyncio.ensure_future(self.journal.delete(Deletion(key)))
         session = self.find(machine_id, session_id)
         if session is not None:
@@ -295,11 +301,12 @@ class SessionHost:
         if self.find(record.machine_id, session_id) is not None:
             raise Conflict("session_exists", "there is a session of this name")
         try:
-            child = await self.past.fork(record, seq, session_id)
+            child, people = await self.past.fork(record, seq, session_id)
             if child.machine_id in self._deleted:
                 await self.journal.delete(Deletion(child.key))
                 raise NotFound("no_such_machine", "the machine was deleted meanwhile")
             self.alarm.set(child.key, await self._store.timers_of(child.key))
+            self.people.fork(child.key, people)
         except Unavailable:
             self._tasks.spawn(self.alarm.reload())  # it may be there all the same, with timers
             raise
@@ -329,6 +336,19 @@ class SessionHost:
             await asyncio.sleep(WAKE_WAIT_S)
         self._entering += 1
 
+    async def awaken(self, key: int) -> LiveSession | None:
+        """A session into memory; None when it is no more. Raises what loading it raises."""
+        session = self._by_key.get(key)
+        if session is None:
+            record = await self._store.record_of(key)
+            if record is None or record.machine_id in self._deleted:
+                return None
+            session = self.find(record.machine_id, record.session_id) or self._take_up(record)
+        if not session.opened.done():
+            await asyncio.shield(session.opened)
+        await self.restore(session)
+        return session
+
     def _timer_pending(self, key: int, timer: int, due_at_ms: int) -> bool:
         session = self._by_key.get(key)
         return session is None or not session.loaded or session.timers.get(timer) == due_at_ms
@@ -337,16 +357,8 @@ class SessionHost:
         """A session's timer came due while it was not loaded: the alarm goes again once it is."""
         await self._room_to_wake()
         try:
-            session = self._by_key.get(key)
-            if session is None:
-                record = await self._store.record_of(key)
-                if record is None or record.machine_id in self._deleted:
-                    return
-                session = self.find(record.machine_id, record.session_id) or self._take_up(record)
-            if not session.opened.done():
-                await asyncio.shield(session.opened)
-            await self.restore(session)
-            self.alarm.fire()  # what is due is on its way to a worker before the next one is woken
+            if await self.awaken(key) is not None:
+                self.alarm.fire()  # what is due is on its way to a worker before the next one is woken
         except HubError:
             self.alarm.again_soon(key)
         finally:

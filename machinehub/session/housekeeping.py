@@ -61,7 +61,7 @@ class Housekeeper:
         """Puts to sleep what is idle, and the longest idle of what is too many, or in the way of those that must wake."""
         now_ms = self._clock.now_ms()
         for session in self._host.sessions:
-            idle_ms = WATCHED_IDLE_MS if session.connections or session.watchers else ALONE_IDLE_MS
+            idle_ms = WATCHED_IDLE_MS if session.members or session.watchers else ALONE_IDLE_MS
             if now_ms - session.last_input_ms >= idle_ms:
                 self._host.let_go(session)
         live = sorted(self._host.placement.live, key=lambda session: session.last_input_ms)

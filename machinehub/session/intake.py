@@ -53,7 +53,8 @@ class Intake:
         self._lookups.cancel()
 
     def send(
-        self, session: LiveSession, event: bytes, sender: bytes, *, event_id: str | None, then: Callable[[Receipt], None] | None, kind: Kind = Kind.EVENT
+        self, session: LiveSession, event: bytes, sender: bytes, *, event_id: str | None, then: Callable[[Receipt], None] | None, kind: Kind = Kind.EVENT,
+        member: tuple[str, bytes | None] | None = None,
     ) -> None:
         """Hands a checked event to the session; `then` hears what became of it, at once when the id is known.
 
@@ -79,7 +80,7 @@ class Intake:
             raise error
         if then is not None:
             receipt.waiting.append(then)
-        self.offer(session, kind, event_input(self._entropy.turn_seed(), event, sender), receipt, event_id=event_id)
+        self.offer(session, kind, event_input(self._entropy.turn_seed(), event, sender), receipt, event_id=event_id, member=member)
 
     async def _answer_after_the_end(self, session: LiveSession, event_id: str, receipt: Receipt) -> None:
         try:
@@ -132,7 +133,10 @@ class Intake:
             return Unavailable("unavailable", "too many events of this session wait for their turn")
         return self._host.journal.refusal()
 
-    def offer(self, session: LiveSession, kind: Kind, data: bytes, receipt: Receipt | None = None, *, event_id: str | None = None, timer: int = 0) -> None:
+    def offer(
+        self, session: LiveSession, kind: Kind, data: bytes, receipt: Receipt | None = None, *, event_id: str | None = None, timer: int = 0,
+        member: tuple[str, bytes | None] | None = None,
+    ) -> None:
         now_ms = session.last_input_ms = self._clock.now_ms()
-        session.offer(kind, data, now_ms, receipt, event_id=event_id, timer=timer)
+        session.offer(kind, data, now_ms, receipt, event_id=event_id, timer=timer, member=member)
         self._host.placement.offered(session)

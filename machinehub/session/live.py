@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from machinehub.session.core import Session
 from machinehub.session.frames import RecentFrames
+from machinehub.session.members import Members
 from machinehub.session.window import SendWindow
 
 if TYPE_CHECKING:
@@ -16,16 +17,15 @@ if TYPE_CHECKING:
     from machinehub.model import Image, SessionRecord
     from machinehub.session.core import Receipt
     from machinehub.session.frames import Frame
+    from machinehub.session.members import Identity
     from sandbox.protocol import ToWorker
 
 
 class Connection(Protocol):
     """Somebody who watches a session: a WebSocket or an SSE response."""
 
-    id: str
-    user: str | None
+    who: Identity
     joined_at: str
-    sender: bytes
 
     def send(self, frame: Frame) -> None: ...
 
@@ -82,7 +82,12 @@ class LiveSession(Session):
         self.worker: SandboxWorker | None = None
         self.placing = False
         self.window = SendWindow()
-        self.connections: dict[str, Connection] = {}
+        self.connections: dict[int, Connection] = {}
+        self.members = Members()
+        self.newcomers: list[Connection] = []
+        """Connections that have not been told who is there."""
+        self.leaving: dict[str, asyncio.TimerHandle] = {}
+        """Members without a connection, and when they are given up."""
         self.emitted = RecentFrames(limits.emitted_kept_bytes)
         self.presence_due: asyncio.TimerHandle | None = None
         self.watchers: set[Callable[[Session], None]] = set()

@@ -13,9 +13,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from machinehub.errors import Conflict, NotFound, Unavailable
 from machinehub.model import SavedCheckpoint, SessionRecord
 from machinehub.session.core import Kind
+from machinehub.session.event import sender_json
 from machinehub.store.database import Taken
 from sandbox.protocol import Checkpoint, Close, Done, Failed, Replay, Replayed
 
@@ -123,8 +126,8 @@ class Past:
             await self._walk(record, thawed, checkpoint.seq if checkpoint else 0, seq)
             return thawed.snapshot
 
-    async def fork(self, record: SessionRecord, seq: int | None, session_id: str) -> SessionRecord:
-        """A new session that goes on from `seq`. What is left of each timer's time then is left of it now.
+    async def fork(self, record: SessionRecord, seq: int | None, session_id: str) -> tuple[SessionRecord, dict[str, bytes]]:
+        """A new session that goes on from `seq`, and whom its machine believes to be there. What is left of each timer's time then is left of it now.
 
         Raises `NotFound` as `snapshot_at`, and `Conflict` when there is a session of that name.
         """
@@ -143,10 +146,24 @@ class Past:
             parent=record.session_id, forked_at=seq,
         )  # fmt: skip
         try:
-            await self._store.fork(child, record.key, checkpoint)
+            people = await self._believed(record, seq)
+            await self._store.fork(child, record.key, checkpoint, people)
         except Taken:
             raise Conflict("session_exists", "there is a session of this name") from None
-        return child
+        return child, people
+
+    async def _believed(self, record: SessionRecord, seq: int) -> dict[str, bytes]:
+        """Whom the machine believed to be there after `seq` inputs: member and `sender`, as far as the journal reaches back."""
+        if not record.hears_presence:
+            return {}
+        people: dict[str, bytes] = {}
+        for entry in await self._store.presence_entries(record.key, until=seq):
+            _, _, event, sender = msgspec.json.decode(entry.input)
+            member = sender.get("user") or sender["id"]
+            people.pop(member, None)
+            if event["type"] == "presence.joined":
+                people[member] = sender_json(sender["id"], sender.get("user"))
+        return people
 
     async def recompute(self, record: SessionRecord, seq: int | None) -> Recomputed:
         """Replays the journal from its beginning to `seq`, comparing with every checkpoint on the way."""

@@ -73,9 +73,11 @@ class SessionStore:
         if settled:
             connection.run(say.add_entry, [_entry_row(item.key, item.entry) for item in settled])
         _write_timers(connection, settled)
+        _write_members(connection, settled)
         if finished := [{"of_key": item.key, "of_now_ms": item.entry.now_ms} for item in settled if item.finished]:
             connection.run(say.finish_session, finished)
             connection.run(say.delete_timers, finished)
+            connection.run(say.delete_members, finished)
         if frozen:
             # The same checkpoint may come again, when the answer to its first commit was lost.
             connection.run(say.delete_checkpoint, [{"of_key": item.key, "of_seq": item.checkpoint.seq} for item in frozen])
@@ -95,7 +97,7 @@ class SessionStore:
         if base:
             connection.run(say.forget_entries, [{"of_key": key, "of_seq": base}])
 
-    async def fork(self, record: SessionRecord, parent: int, checkpoint: SavedCheckpoint) -> None:
+    async def fork(self, record: SessionRecord, parent: int, checkpoint: SavedCheckpoint, members: dict[str, bytes]) -> None:
         """A new session that has `parent`'s journal up to the checkpoint, and goes on from there. Raises `Taken`.
 
         Event ids stay with the parent: an event is a different one in another session.
@@ -107,6 +109,8 @@ class SessionStore:
             connection.run(say.add_checkpoint, [_checkpoint_row(record.key, checkpoint)])
             if checkpoint.timers:
                 connection.run(say.add_timer, [{"key": record.key, "timer": timer, "due_at_ms": due, "tries": 0} for timer, due in checkpoint.timers.items()])
+            if members and not checkpoint.finished:
+                connection.run(say.add_member, [_member_row(record.key, member, sender) for member, sender in members.items()])
 
         await self._database.write(work)
 
@@ -154,6 +158,14 @@ class SessionStore:
     async def timers_of(self, key: int) -> list[tuple[int, int]]:
         """(timer, due_at_ms) pairs of a session."""
         return [(timer, due) for timer, due, _ in await self._database.read(lambda connection: connection.fetch(say.timers_of, of_key=key))]
+
+    async def members(self) -> list[tuple[int, str, bytes]]:
+        """(key, member, sender) of everybody whom a machine believes to be there."""
+        return [(key, member.decode(), sender) for key, member, sender in await self._database.read(lambda connection: connection.fetch(say.all_members))]
+
+    async def presence_entries(self, key: int, *, until: int) -> list[Entry]:
+        """What the machine was told of people's coming and leaving, up to the seq `until`."""
+        return [_to_entry(row) for row in await self._database.read(lambda connection: connection.fetch(say.presence_entries, of_key=key, of_seq=until))]
 
     async def entries(self, key: int, *, after: tuple[int, int], until: int = _LAST, limit: int, applied_only: bool = False) -> list[Entry]:
         """The journal from behind (seq, attempt) `after`, up to the seq `until`."""
@@ -282,7 +294,19 @@ def _write_timers(connection: Connection, settled: list[Settled]) -> None:
             connection.run(say.add_timer, rows)
 
 
+def _write_members(connection: Connection, settled: list[Settled]) -> None:
+    told = {(item.key, item.member[0]): item.member[1] for item in settled if item.member is not None}
+    if told:
+        connection.run(say.delete_member, [{"of_key": key, "of_member": member.encode()} for key, member in told])
+        if rows := [_member_row(key, member, sender) for (key, member), sender in told.items() if sender is not None]:
+            connection.run(say.add_member, rows)
+
+
 # --- rows, in the order of the tables' columns
+
+
+def _member_row(key: int, member: str, sender: bytes) -> dict[str, Any]:
+    return {"key": key, "member": member.encode(), "sender": sender}
 
 
 def _session_row(record: SessionRecord) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from machinehub.store.database import Statement
-from machinehub.store.tables import checkpoints, journal, sessions, timers
+from machinehub.store.tables import checkpoints, journal, members, sessions, timers
 
 RECEIPTS_LOADED: Final = 100
 """Event ids that a session is loaded with. Older ones are found by the journal's own key, which costs more."""
@@ -45,7 +45,7 @@ session_page = Statement(
 )  # fmt: skip
 
 some_keys = Statement(sa.select(sessions.c.key).where(sessions.c.machine_id == _of("machine", sa.String)).limit(_count(DELETED_AT_ONCE)))
-delete_session = [Statement(table.delete().where(table.c.key == _key)) for table in (journal, checkpoints, timers, sessions)]
+delete_session = [Statement(table.delete().where(table.c.key == _key)) for table in (journal, checkpoints, timers, members, sessions)]
 
 # --- the journal
 
@@ -79,10 +79,19 @@ checkpoint_until = Statement(sa.select(checkpoints).where(checkpoints.c.key == _
 checkpoint_seqs = Statement(sa.select(checkpoints.c.seq).where(checkpoints.c.key == _key).order_by(checkpoints.c.seq))
 add_timer = Statement(timers.insert())
 delete_timer = Statement(timers.delete().where(timers.c.key == _key, timers.c.timer == _of("timer")))
-delete_timers = delete_session[2]
+delete_timers, delete_members = delete_session[2:4]
 timers_of = Statement(sa.select(timers.c.timer, timers.c.due_at_ms, timers.c.tries).where(timers.c.key == _key).order_by(timers.c.timer))
 timers_due = Statement(
     sa.select(timers.c.key, timers.c.timer, timers.c.due_at_ms)
     .where(timers.c.due_at_ms > _of("after_ms"), timers.c.due_at_ms <= _of("until_ms")).order_by(timers.c.due_at_ms, timers.c.timer)
 )  # fmt: skip
+
+# --- members
+
+add_member = Statement(members.insert())
+delete_member = Statement(members.delete().where(members.c.key == _key, members.c.member == _of("member", sa.LargeBinary)))
+all_members = Statement(sa.select(members).order_by(members.c.key, members.c.member))
+presence_entries = Statement(
+    sa.select(journal).where(journal.c.key == _key, journal.c.seq <= _of("seq"), _applied, journal.c.kind == sa.literal_column("'presence'")).order_by(journal.c.seq)
+)
 one = Statement(sa.select(_count(1)))

@@ -99,6 +99,14 @@ checkpoints = Table(
     Column("at_ms", BigInteger, nullable=False),
 )  # fmt: skip
 
+members = Table(  # whom machines that hear of presence believe to be there
+    "members", metadata,
+    Column("key", BigInteger, primary_key=True, autoincrement=False),
+    Column("member", LargeBinary, primary_key=True),  # UTF-8
+    Column("sender", LargeBinary, nullable=False),  # JSON
+    sqlite_with_rowid=False,
+)  # fmt: skip
+
 timers = Table(
     "timers", metadata,
     Column("key", BigInteger, primary_key=True, autoincrement=False),

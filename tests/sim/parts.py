@@ -48,17 +48,18 @@ class State:
     last_timer: int = 0
     finished: bool = False
     started: bool = False
+    here: list[str] = field(default_factory=list)
 
     def freeze(self) -> bytes:
-        return json.dumps([self.tokens, list(self.timers.items()), self.last_timer, self.finished]).encode()
+        return json.dumps([self.tokens, list(self.timers.items()), self.last_timer, self.finished, self.here]).encode()
 
     @classmethod
     def thaw(cls, data: bytes) -> State:
-        tokens, timers, last_timer, finished = json.loads(data)
-        return cls(tokens, dict(map(tuple, timers)), last_timer, finished, True)
+        tokens, timers, last_timer, finished, here = json.loads(data)
+        return cls(tokens, dict(map(tuple, timers)), last_timer, finished, True, here)
 
     def snapshot(self) -> bytes:
-        return json.dumps({"tokens": self.tokens, "status": "done" if self.finished else "active"}).encode()
+        return json.dumps({"tokens": self.tokens, "here": self.here, "status": "done" if self.finished else "active"}).encode()
 
     def step(self, data: bytes, now_ms: int) -> bytes | str:
         """One input, as the guest does it: an outbox, or the code of what undid it."""
@@ -77,6 +78,12 @@ class State:
             self.tokens.append(f"t{timer}")
         else:
             event = rest[0]
+            if event["type"].startswith("presence.") and not self.finished:
+                who, came = rest[1]["id"], event["type"] == "presence.joined"
+                self.here = [*self.here, who] if came else [there for there in self.here if there != who]
+                return json.dumps([1, 0, json.loads(self.snapshot()), [], [], []]).encode()
+            if event["type"].startswith("presence."):
+                return b"[1,1,null]"
             if event["type"] == "FAIL":
                 return "machine_error"
             if event["type"] == "LOOP":
@@ -102,6 +109,7 @@ def fold(entries: Sequence[Entry]) -> State:
         assert entry.seq == number, f"input {number} is missing from the journal"
         outbox = state.step(entry.input, entry.now_ms)
         assert isinstance(outbox, bytes), "an input that was undone is in the journal as applied"
+        assert len(set(state.here)) == len(state.here), f"somebody came twice: {state.here}"
     return state
 
 
@@ -150,6 +158,8 @@ class SimWorker:
 
     def _work(self) -> None:
         self._busy = False
+        if self.lost:
+            return
         chance, answers = self.pool.chance, []
         count = chance.randint(1, len(self._inbox)) if self._inbox else 0
         for message in self._inbox[:count]:
@@ -346,9 +356,9 @@ class SimStore(MemorySessionStore):
         await self._reach()
         return await super().span(key)
 
-    async def fork(self, record: Any, parent: int, checkpoint: Any) -> None:
+    async def fork(self, record: Any, parent: int, checkpoint: Any, members: Any) -> None:
         await self._reach()
-        await super().fork(record, parent, checkpoint)
+        await super().fork(record, parent, checkpoint, members)
         if self.trouble and self.chance.random() < 0.1:
             raise Unavailable("unavailable", "the answer was lost")
 

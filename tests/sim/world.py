@@ -7,7 +7,7 @@ import json
 import logging
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from machinehub.clock import Entropy
 from machinehub.errors import HubError
@@ -20,6 +20,10 @@ from machinehub.session.housekeeping import Housekeeper
 from tests.sim.loop import VirtualLoop
 from tests.sim.parts import SimClock, SimPool, SimStore, State, fold, journal_of
 
+if TYPE_CHECKING:
+    from machinehub.session.live import LiveSession
+    from machinehub.session.members import Identity
+
 LIMITS = Limits(ids_remembered=6, live_sessions=2)
 
 
@@ -27,21 +31,21 @@ LIMITS = Limits(ids_remembered=6, live_sessions=2)
 class Version:
     number: int = 1
     digest: str = "d"
-    hears_presence: bool = False
+    hears_presence: bool = True
 
 
-@dataclass
+@dataclass(eq=False)
 class Watcher:
     """A connection: what it is told must be in the database, and must be what the journal comes to."""
 
     world: World
     session_id: str
-    id: str
-    user: str | None = None
+    who: Identity
     joined_at: str = ""
-    sender: bytes = b'{"id":"w"}'
     seq: int = 0
     closed: bool = False
+    host: Any = None
+    session: Any = None
 
     def send(self, frame: Any) -> None:
         said = json.loads(frame.json)
@@ -53,6 +57,12 @@ class Watcher:
 
     def close(self, code: int, reason: str) -> None:
         self.closed = True
+        self.leave()
+
+    def leave(self) -> None:
+        if self.session is not None and self.world.host is self.host:
+            self.host.people.detach(self.session, self)
+        self.session = None
 
     def _check(self, said: dict[str, Any]) -> None:
         assert said["seq"] >= self.seq, "a client was taken back in time"
@@ -75,6 +85,8 @@ class Client:
         chance = self.world.chance
         for _ in range(events):
             await asyncio.sleep(chance.choice([0.0, 0.01, 0.3, 2.0]) * chance.random())
+            if chance.random() < 0.3:
+                self.world.come_and_go(self.session_id)
             self.sent += 1
             event_id = f"{self.name}-{self.sent}"
             event: dict[str, Any] = {"type": "ADD", "token": event_id}
@@ -163,6 +175,7 @@ class World:
         self.acknowledged: dict[str, int] = {}
         self.names: list[str] = []
         self.forks = 0
+        self.watchers: list[Watcher] = []
 
     # --- invariants
 
@@ -198,6 +211,10 @@ class World:
             assert not late, f"timers that never fired: {late}"
             assert (record.finished_at_ms is not None) == state.finished
             session = self.host.find("m", session_id)
+            if not state.finished and session_id in self.names:
+                present = {watcher.who.member for watcher in self.watchers if watcher.session is not None and watcher.session_id == session_id}
+                refused = any(entry.kind == "presence" and entry.error for entry in entries)  # the worker died of it, thrice
+                assert refused or set(state.here) == present, f"the machine believes {state.here} to be there, and there are {present}"
             if session is not None and session.started and not session.in_doubt:
                 assert json.loads(session.snapshot) == json.loads(state.snapshot())
                 assert not session.waiting, f"something still waits: {session.pending}"
@@ -226,39 +243,48 @@ class World:
         if host is None or self.pool is None or self.housekeeper is None:
             return
         self.kills += 1
+        self.watchers.clear()
         self.pool.listener = None
         self.housekeeper.stop()
         await host.stop()
         for session in host.sessions:
             if session.restoring is not None:
                 session.restoring.cancel()
-            if session.presence_due is not None:
-                session.presence_due.cancel()
 
     async def trouble(self) -> None:
         while True:
             await asyncio.sleep(self.chance.random() * 8)
             lot = self.chance.random()
-            if lot < 0.25:
+            if lot < 0.2:
                 await self.kill()
                 await asyncio.sleep(self.chance.random() * 2)
                 await self.boot()
-            elif lot < 0.45 and self.pool is not None and self.pool.workers:
+            elif lot < 0.35 and self.pool is not None and self.pool.workers:
                 self.chance.choice(self.pool.workers).die()
-            elif lot < 0.6:
+            elif lot < 0.45:
                 self.store.away_until_s = self.loop.now_s + self.chance.choice([0.3, 2, 9])
-            elif lot < 0.8 and self.housekeeper is not None and self.host is not None:
+            elif lot < 0.6 and self.housekeeper is not None and self.host is not None:
                 self.housekeeper.hibernate()
-            elif lot < 0.88 and self.host is not None:
+            elif lot < 0.66 and self.host is not None:
                 forking = asyncio.ensure_future(self.fork(self.host))
                 forking.add_done_callback(self._notice)
             elif self.host is not None:
-                session_id = self.chance.choice(self.clients).session_id
-                session = self.host.find("m", session_id)
-                if session is not None and session.opened.done() and not session.opened.exception():
-                    watcher = Watcher(self, session_id, f"w{self.chance.random()}")
-                    if not session.in_doubt:
-                        self.host.people.attach(session, watcher)
+                self.come_and_go(self.chance.choice(self.clients).session_id)
+
+    def come_and_go(self, session_id: str) -> None:
+        session = None if self.host is None else self.host.find("m", session_id)
+        if session is not None and session.opened.done() and not session.opened.exception() and not session.in_doubt and not session.gone:
+            self.watch(session, session_id)
+        for watcher in [watcher for watcher in self.watchers if self.chance.random() < 0.4]:
+            self.watchers.remove(watcher)
+            watcher.leave()
+
+    def watch(self, session: LiveSession, session_id: str) -> None:
+        assert self.host is not None
+        key = f"a key that is long enough {self.chance.randint(1, 3)}" if self.chance.random() < 0.7 else None
+        watcher = Watcher(self, session_id, self.host.people.identify("m", session_id, key), host=self.host, session=session)
+        self.watchers.append(watcher)
+        self.host.people.attach(session, watcher)
 
     async def fork(self, host: SessionHost) -> None:
         """A fork, under a name that others may be about to use, has its parent's past to the letter."""

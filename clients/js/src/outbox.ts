@@ -1,0 +1,76 @@
+// Events on their way: sent, and not acknowledged. Decides without I/O what is sent, again or for the first time, and what it means
+// that a hub says `unavailable`. The hub applies an id once, so that sending again is always safe.
+
+import type { Ack, Problem } from "./types.ts";
+
+export interface Outgoing {
+  readonly id: string;
+  /** The event as JSON text. */
+  readonly event: string;
+  tries: number;
+  readonly settle: (ack: Ack) => void;
+}
+
+/** Says nothing about the event's fate: the hub could not take it just now. */
+const LATER = new Set(["unavailable", "rate_limited"]);
+export const TRIES_MAX = 8;
+
+export class Outbox {
+  readonly #waiting = new Map<string, Outgoing>();
+  readonly #prefix: string;
+  readonly #max: number;
+  #count = 0;
+
+  constructor(prefix: string, max: number) {
+    this.#prefix = prefix;
+    this.#max = max;
+  }
+
+  get size(): number {
+    return this.#waiting.size;
+  }
+
+  /** Everything that is not acknowledged, in the order of sending. */
+  get all(): Outgoing[] {
+    return [...this.#waiting.values()];
+  }
+
+  /** Takes an event up, unless too many wait. The promise always resolves. */
+  add(event: unknown): { ack: Promise<Ack>; outgoing?: Outgoing } {
+    const id = `${this.#prefix}-${++this.#count}`;
+    const refuse = (code: string, detail: string) => ({ ack: Promise.resolve<Ack>({ outcome: "rejected", id, seq: 0, error: { code, detail } }) });
+    let text: string | undefined;
+    try {
+      text = JSON.stringify(event);
+    } catch (error) {
+      return refuse("invalid_event", `the event is not JSON: ${String(error)}`);
+    }
+    if (text === undefined || typeof (event as { type?: unknown } | null)?.type !== "string") return refuse("invalid_event", 'an event is an object with a "type"');
+    if (this.#waiting.size >= this.#max) return refuse("buffer_full", `${this.#max} events wait for the hub already`);
+    let settle!: (ack: Ack) => void;
+    const ack = new Promise<Ack>((resolve) => (settle = resolve));
+    const outgoing: Outgoing = { id, event: text, tries: 0, settle };
+    this.#waiting.set(id, outgoing);
+    return { ack, outgoing };
+  }
+
+  /** An answer of the hub's. Says for how many ms nothing should be sent, after which all that waits is sent again; 0 for not at all. */
+  answered(id: string, seq: number, error?: Problem): number {
+    const outgoing = this.#waiting.get(id);
+    if (outgoing === undefined) return 0;
+    if (error !== undefined && LATER.has(error.code) && ++outgoing.tries < TRIES_MAX) return Math.min(5000, 100 * 2 ** outgoing.tries);
+    this.#waiting.delete(id);
+    outgoing.settle(error === undefined ? { outcome: "accepted", id, seq } : { outcome: "rejected", id, seq, error });
+    return 0;
+  }
+
+  /** The hub hangs up on a frame that is too large: the largest of what waits is the one. */
+  refuseLargest(error: Problem): void {
+    const [largest] = this.all.sort((one, other) => other.event.length - one.event.length);
+    if (largest !== undefined) this.answered(largest.id, 0, error);
+  }
+
+  refuseAll(error: Problem): void {
+    for (const { id } of this.all) this.answered(id, 0, { ...error, code: LATER.has(error.code) ? "closed" : error.code });
+  }
+}

@@ -1,0 +1,288 @@
+// A session as a store: `getSnapshot` says what is known, `subscribe` tells when that changed, `send` changes it. Everything else is
+// how that stays true over connections that break.
+
+import type { Definition } from "./definition.ts";
+import { clientKey, randomKey } from "./key.ts";
+import { Outbox } from "./outbox.ts";
+import { socketTransport } from "./socket.ts";
+import { sseTransport } from "./sse.ts";
+import { type PublicSnapshot, State } from "./state.ts";
+import { type Frame, machineUrl, type Transport } from "./transport.ts";
+import type { Ack, MachineTypes, Member, Presence, Problem, Status, TypesOf, Untyped } from "./types.ts";
+
+const BUFFER_MAX = 1_000;
+
+export interface ConnectOptions<M = unknown> {
+  /** The machine's URL, as `machinehub deploy` prints it. */
+  readonly url: string;
+  /** Any text of 1 to 128 characters. Whoever names the same one is in the same session. */
+  readonly sessionId: string;
+  /** What a new session begins with. One that is there keeps what it began with. */
+  readonly input?: TypesOf<M>["input"];
+  /** Sent with each connection; a function is asked for each. */
+  readonly token?: string | (() => string | Promise<string>) | undefined;
+  /** Events that may wait for the hub; more are refused with `buffer_full`. */
+  readonly eventBufferMax?: number;
+  /** "websocket" where there is WebSocket, else "sse". */
+  readonly transport?: "websocket" | "sse" | undefined;
+  /** What `machinehub types` wrote, or an XState machine: for its types, and for what is shown before the hub was heard. */
+  readonly machine?: M;
+  /** By what a hub knows this client again: 16 to 128 characters that nobody else could guess. */
+  readonly clientKey?: string;
+  /** Instead of the global ones. */
+  readonly WebSocket?: unknown;
+  readonly fetch?: typeof fetch;
+}
+
+export interface Store<T extends MachineTypes = Untyped> {
+  /** Sends an event. It is kept until the hub answers, over however many connections that takes; the promise always resolves. */
+  send(event: T["event"]): Promise<Ack>;
+  /** Calls `listener` whenever state, status, presence or error changed; returns what ends that. */
+  subscribe(listener: (state: State<T>) => void): () => void;
+  /** The session, as far as it is known. The same object as long as nothing changed. */
+  getSnapshot(): State<T>;
+  /** Resolves with the first state of which `predicate` holds; rejects when the store is closed, or `signal` aborts. */
+  waitFor(predicate: (state: State<T>) => boolean, options?: { readonly signal?: AbortSignal }): Promise<State<T>>;
+  /** Calls `listener` with what the machine emits, `"*"` for everything; returns what ends that. */
+  on<E extends T["emitted"]["type"]>(type: E | "*", listener: (event: Extract<T["emitted"], { readonly type: E }>) => void): () => void;
+  /** Says something of this client to everybody: any JSON up to 4 KiB. */
+  setMetadata(metadata: unknown): void;
+  readonly presence: Presence;
+  readonly status: Status;
+  /** Why `status` is not "open". */
+  readonly error: Problem | null;
+  close(): void;
+}
+
+/** Connects to a session of a machine. */
+export function connect<const M = unknown>(options: ConnectOptions<M>): Store<TypesOf<M>> {
+  const store = new SessionStore<TypesOf<M>>(options as ConnectOptions);
+  store.open();
+  return store;
+}
+
+const NOBODY: Presence = { count: 0, members: [], self: null };
+
+/** Not connected until `open` is called: what a React render may make and throw away. */
+export class SessionStore<T extends MachineTypes> implements Store<T> {
+  status: Status = "connecting";
+  error: Problem | null = null;
+  presence: Presence = NOBODY;
+  readonly #options: ConnectOptions;
+  readonly #outbox: Outbox;
+  readonly #transport: Transport;
+  readonly #listeners = new Set<(state: State<T>) => void>();
+  readonly #emitted = new Map<string, Set<(event: never) => void>>();
+  #state: State<T>;
+  #metadata: string | undefined;
+  #paused: ReturnType<typeof setTimeout> | undefined;
+  #definition: Definition | undefined;
+  #definitionOf = -1;
+  #cleanUp = (): void => undefined;
+
+  constructor(options: ConnectOptions) {
+    const key = options.clientKey ?? clientKey();
+    this.#options = options;
+    this.#outbox = new Outbox(randomKey(), options.eventBufferMax ?? BUFFER_MAX);
+    this.#state = new State<T>(before(options.machine), 0, 0, this.#getDefinition);
+    const address = { url: options.url, sessionId: options.sessionId, key, input: options.input, token: options.token };
+    const listener = { frame: (frame: Frame) => this.#receive(frame), lost: (problem: Problem, final: boolean) => this.#lost(problem, final) };
+    const socket = options.WebSocket ?? globalThis.WebSocket;
+    this.#transport = (options.transport ?? (socket ? "websocket" : "sse")) === "websocket" ? socketTransport(address, listener, socket) : sseTransport(address, listener, options.fetch);
+  }
+
+  open(): void {
+    this.#transport.open();
+    if (typeof globalThis.addEventListener === "function") {
+      const hurry = (): void => this.#transport.hurry();
+      globalThis.addEventListener("online", hurry);
+      this.#cleanUp = () => globalThis.removeEventListener("online", hurry);
+    }
+  }
+
+  readonly send = (event: T["event"]): Promise<Ack> => {
+    const { ack, outgoing } = this.#outbox.add(event);
+    if (outgoing === undefined) return ack;
+    if (this.status === "closed") this.#outbox.refuseAll({ code: "closed", detail: this.error?.detail ?? "the store is closed" });
+    else if (this.status === "open" && this.#paused === undefined) this.#transport.send([outgoing]);
+    return ack;
+  };
+
+  readonly subscribe = (listener: (state: State<T>) => void): (() => void) => {
+    const own = (state: State<T>): void => listener(state);
+    this.#listeners.add(own);
+    return () => void this.#listeners.delete(own);
+  };
+
+  readonly getSnapshot = (): State<T> => this.#state;
+
+  waitFor(predicate: (state: State<T>) => boolean, { signal }: { readonly signal?: AbortSignal } = {}): Promise<State<T>> {
+    return new Promise((resolve, reject) => {
+      const stop = (): void => {
+        unsubscribe();
+        signal?.removeEventListener("abort", abort);
+      };
+      const abort = (): void => {
+        stop();
+        reject(signal?.reason as Error);
+      };
+      const look = (): void => {
+        try {
+          if (this.#state.seq > 0 && predicate(this.#state)) resolve(this.#state);
+          else if (this.status === "closed") reject(new Error(`${this.error?.code ?? "closed"}: ${this.error?.detail ?? "the store is closed"}`));
+          else return;
+        } catch (error) {
+          reject(error as Error);
+        }
+        stop();
+      };
+      const unsubscribe = this.subscribe(look);
+      signal?.addEventListener("abort", abort);
+      if (signal?.aborted) abort();
+      else look();
+    });
+  }
+
+  on<E extends T["emitted"]["type"]>(type: E | "*", listener: (event: Extract<T["emitted"], { readonly type: E }>) => void): () => void {
+    const listeners = this.#emitted.get(type) ?? new Set();
+    this.#emitted.set(type, listeners.add(listener as (event: never) => void));
+    return () => void listeners.delete(listener as (event: never) => void);
+  }
+
+  setMetadata(metadata: unknown): void {
+    this.#metadata = JSON.stringify(metadata) ?? "null";
+    if (this.status === "open") this.#transport.describe(this.#metadata);
+  }
+
+  close(): void {
+    if (this.status === "closed") return;
+    this.#transport.close();
+    this.#end({ code: "closed", detail: "the store was closed" });
+  }
+
+  #end(problem: Problem): void {
+    this.status = "closed";
+    this.error = problem;
+    this.#cleanUp();
+    clearTimeout(this.#paused);
+    this.#outbox.refuseAll(problem);
+    this.#tell();
+  }
+
+  #lost(problem: Problem, final: boolean): void {
+    if (this.status === "closed") return;
+    if (problem.code === "event_too_large") this.#outbox.refuseLargest(problem);
+    if (final) return this.#end(problem);
+    this.status = this.#state.seq > 0 ? "reconnecting" : "connecting";
+    this.error = problem;
+    this.#tell();
+  }
+
+  #receive(frame: Frame): void {
+    if (this.status === "closed") return;
+    switch (frame.type) {
+      case "snapshot":
+        return this.#opened(frame);
+      case "update":
+        if (Number(frame["seq"]) <= this.#state.seq) return;
+        this.#state = this.#stateOf(frame, this.#state.version);
+        return this.#tell();
+      case "ack":
+        return this.#answered(frame);
+      case "emitted":
+        return this.#emit(frame["event"] as T["emitted"]);
+      case "presence":
+        this.presence = presenceAfter(this.presence, frame);
+        return this.#tell();
+    }
+  }
+
+  #opened(frame: Frame): void {
+    const connection = frame["connection"] as { id: string } | undefined;
+    this.#state = this.#stateOf(frame, Number(frame["version"]));
+    this.presence = { ...this.presence, self: connection?.id ?? null };
+    this.status = "open";
+    this.error = null;
+    if (this.#metadata !== undefined) this.#transport.describe(this.#metadata);
+    this.#resend();
+    this.#tell();
+  }
+
+  #answered(frame: Frame): void {
+    const pauseMs = this.#outbox.answered(String(frame["id"]), Number(frame["seq"]), frame["outcome"] === "accepted" ? undefined : (frame["error"] as Problem));
+    if (pauseMs === 0) return;
+    clearTimeout(this.#paused);
+    this.#paused = setTimeout(() => this.#resend(), pauseMs * (0.5 + Math.random() / 2));
+  }
+
+  #resend(): void {
+    clearTimeout(this.#paused);
+    this.#paused = undefined;
+    if (this.status === "open") this.#transport.send(this.#outbox.all);
+  }
+
+  #stateOf(frame: Frame, version: number): State<T> {
+    return new State<T>(frame["snapshot"] as PublicSnapshot, Number(frame["seq"]), version, this.#getDefinition);
+  }
+
+  #emit(event: T["emitted"]): void {
+    for (const type of [event.type, "*"]) for (const listener of this.#emitted.get(type) ?? []) call(listener as (event: unknown) => void, event);
+  }
+
+  #tell(): void {
+    for (const listener of [...this.#listeners]) call(listener, this.#state);
+  }
+
+  /** Fetched when somebody asks what can happen, once for each version. */
+  readonly #getDefinition = (): Definition | undefined => {
+    const version = this.#state.version;
+    if (version > 0 && this.#definitionOf !== version) {
+      this.#definitionOf = version;
+      void this.#fetchDefinition(version);
+    }
+    return this.#definition;
+  };
+
+  async #fetchDefinition(version: number): Promise<void> {
+    const fetcher = this.#options.fetch ?? globalThis.fetch;
+    try {
+      const response = await fetcher(`${machineUrl(this.#options.url).replace(/@\d+$/, "")}@${version}`, { headers: { Accept: "application/json" } });
+      if (!response.ok) throw new Error(String(response.status));
+      this.#definition = ((await response.json()) as { definition: Definition }).definition;
+      this.#state = this.#state.again();
+      this.#tell();
+    } catch {
+      setTimeout(() => (this.#definitionOf = -1), 5_000); // whoever asks then tries again
+    }
+  }
+}
+
+/** What is shown before the hub was heard. */
+function before(machine: unknown): PublicSnapshot {
+  const known = machine as { initial?: { value?: unknown; context?: unknown }; config?: { context?: unknown; initial?: unknown } } | undefined;
+  const initial = typeof known?.initial === "object" ? known.initial : undefined;
+  const context = initial?.context ?? known?.config?.context;
+  return { value: initial?.value ?? {}, context: typeof context === "object" && context !== null ? context : {}, status: "active", tags: [] };
+}
+
+/** Whole lists replace, others say what changed. Pure: tested with the frames that Python makes. */
+export function presenceAfter(before: Presence, frame: Frame): Presence {
+  const count = Number(frame["count"]);
+  if (Array.isArray(frame["members"])) return { ...before, count, members: frame["members"] as Member[] };
+  const left = new Set(frame["left"] as string[] | undefined);
+  const news = new Map(([...((frame["joined"] as Member[] | undefined) ?? []), ...((frame["changed"] as Member[] | undefined) ?? [])]).map((member) => [member.id, member]));
+  const members = before.members.filter(({ id }) => !left.has(id)).map((member) => news.get(member.id) ?? member);
+  const listed = new Set(members.map(({ id }) => id));
+  return { ...before, count, members: [...members, ...[...news.values()].filter(({ id }) => !listed.has(id))] };
+}
+
+/** One listener that throws must not keep it from the others; its error is reported as an uncaught one is. */
+function call<A>(listener: (argument: A) => void, argument: A): void {
+  try {
+    listener(argument);
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error;
+    });
+  }
+}

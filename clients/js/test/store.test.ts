@@ -1,0 +1,211 @@
+// What the store decides when connections break, hubs refuse, and events wait.
+
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { backoffMs } from "../src/backoff.ts";
+import { Outbox, TRIES_MAX } from "../src/outbox.ts";
+import { State } from "../src/state.ts";
+import { fakeHub, snapshot } from "./hub.ts";
+
+beforeEach(() => void vi.spyOn(Math, "random").mockReturnValue(0.01)); // short waits
+afterEach(() => void vi.restoreAllMocks());
+
+test("the address says who asks, for what, with what", async () => {
+  const token = vi.fn(() => Promise.resolve("t&k"));
+  const { socket } = await fakeHub().connect({ input: { n: 1 }, token });
+  expect(socket.url).toBe("ws://hub/Wu5gAj/a%2Fb%20%C3%A9?client=0123456789abcdef&input=%7B%22n%22%3A1%7D&token=t%26k");
+  expect(socket.protocols).toEqual(["machinehub.v1"]);
+  expect(token).toHaveBeenCalledTimes(1);
+});
+
+test("what is not acknowledged is sent again, in order, with the same ids", async () => {
+  const hub = fakeHub();
+  const { store, socket } = await hub.connect();
+  const early = store.send({ type: "early" });
+  expect(socket.sent).toEqual([]);
+  socket.say(snapshot(1));
+  void store.send({ type: "late" });
+  expect(socket.sent.map((frame) => (frame.event as { type: string }).type)).toEqual(["early", "late"]);
+  socket.say({ type: "ack", id: socket.sent[0]?.id, seq: 2, outcome: "accepted" });
+  expect((await early).outcome).toBe("accepted");
+  const statuses: string[] = [];
+  store.subscribe(() => statuses.push(store.status));
+  socket.hangUp(1006);
+  expect(store.status).toBe("reconnecting");
+  expect(store.error?.code).toBe("disconnected");
+  void store.send({ type: "offline" });
+  const second = await hub.next(2);
+  second.say(snapshot(2));
+  expect(second.sent.map((frame) => (frame.event as { type: string }).type)).toEqual(["late", "offline"]);
+  expect(second.sent[0]?.id).toBe(socket.sent[1]?.id);
+  expect(statuses).toEqual(["reconnecting", "open"]);
+  expect(store.error).toBeNull();
+  store.close();
+});
+
+test.each([[4001, "unauthorised"], [4003, "forbidden"], [4004, "no_such_machine"]])("%i is the end", async (code, name) => {
+  const hub = fakeHub();
+  const { store, socket } = await hub.connect();
+  socket.say(snapshot(1));
+  const waiting = store.send({ type: "a" });
+  const never = store.waitFor(() => false);
+  socket.hangUp(code, "because");
+  expect([store.status, store.error]).toEqual(["closed", { code: name, detail: "because" }]);
+  expect(await waiting).toMatchObject({ outcome: "rejected", error: { code: name } });
+  expect(await store.send({ type: "b" })).toMatchObject({ outcome: "rejected", error: { code: "closed" } });
+  await expect(never).rejects.toThrow(name);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  expect(hub.sockets.length).toBe(1);
+});
+
+test("a hub that moved the session is asked again at once", async () => {
+  const hub = fakeHub();
+  const { store, socket } = await hub.connect();
+  socket.say(snapshot(1));
+  vi.spyOn(Math, "random").mockReturnValue(0.999);
+  socket.hangUp(4010);
+  (await hub.next(2)).say(snapshot(5));
+  expect(store.getSnapshot().seq).toBe(5);
+  store.close();
+});
+
+test("an error before the end says why", async () => {
+  const { store, socket } = await fakeHub().connect();
+  socket.say({ type: "error", code: "no_such_machine", detail: "there is no machine" });
+  socket.hangUp(4004, "there is no machine");
+  expect(store.error).toEqual({ code: "no_such_machine", detail: "there is no machine" });
+});
+
+test("unavailable is tried again, and holds back what comes after", async () => {
+  const { store, socket } = await fakeHub().connect();
+  socket.say(snapshot(1));
+  const ack = store.send({ type: "a" });
+  socket.say({ type: "ack", id: socket.sent[0]?.id, seq: 1, outcome: "rejected", error: { code: "unavailable", detail: "" } });
+  void store.send({ type: "b" });
+  expect(socket.sent.length).toBe(1);
+  await vi.waitFor(() => expect(socket.sent.length).toBe(3));
+  expect(socket.sent[1]?.id).toBe(socket.sent[0]?.id);
+  socket.say({ type: "ack", id: socket.sent[0]?.id, seq: 2, outcome: "accepted" });
+  expect((await ack).outcome).toBe("accepted");
+  store.close();
+});
+
+test("a frame that is too large is refused, and the others go on", async () => {
+  const hub = fakeHub();
+  const { store, socket } = await hub.connect();
+  socket.say(snapshot(1));
+  const small = store.send({ type: "small" });
+  const large = store.send({ type: "large", text: "x".repeat(100) });
+  socket.hangUp(1009);
+  expect(await large).toMatchObject({ outcome: "rejected", error: { code: "event_too_large" } });
+  const second = await hub.next(2);
+  second.say(snapshot(1));
+  expect(second.sent.length).toBe(1);
+  second.say({ type: "ack", id: second.sent[0]?.id, seq: 2, outcome: "accepted" });
+  expect((await small).outcome).toBe("accepted");
+  store.close();
+});
+
+test("the buffer is bounded, and what is no event is refused", async () => {
+  const { store } = await fakeHub().connect({ eventBufferMax: 2 });
+  const cyclic: { type: string; self?: unknown } = { type: "a" };
+  cyclic.self = cyclic;
+  expect(await store.send(cyclic)).toMatchObject({ error: { code: "invalid_event" } });
+  expect(await store.send({} as never)).toMatchObject({ error: { code: "invalid_event" } });
+  expect(await store.send(undefined as never)).toMatchObject({ error: { code: "invalid_event" } });
+  const waiting = [store.send({ type: "a" }), store.send({ type: "b" })];
+  expect(await store.send({ type: "c" })).toMatchObject({ error: { code: "buffer_full" } });
+  store.close();
+  expect((await Promise.all(waiting)).map((ack) => ack.outcome)).toEqual(["rejected", "rejected"]);
+});
+
+test("a listener that throws keeps nothing from the others", async () => {
+  const { store, socket } = await fakeHub().connect();
+  const reported = vi.spyOn(globalThis, "queueMicrotask").mockImplementation(() => undefined);
+  const heard = vi.fn();
+  store.subscribe(() => {
+    throw new Error("mine");
+  });
+  const stop = store.subscribe(heard);
+  socket.say(snapshot(1));
+  stop();
+  socket.say({ type: "update", seq: 2, snapshot: { value: "b", context: {}, status: "active" } });
+  expect(heard).toHaveBeenCalledTimes(1);
+  expect(reported).toHaveBeenCalledTimes(2);
+  store.close();
+});
+
+test("what is older than what is known is not shown", async () => {
+  const { store, socket } = await fakeHub().connect();
+  socket.say(snapshot(5));
+  const known = store.getSnapshot();
+  socket.say({ type: "update", seq: 4, snapshot: { value: "old", context: {}, status: "active" } });
+  expect(store.getSnapshot()).toBe(known);
+  socket.dispatchEvent(new MessageEvent("message", { data: "{" }));
+  socket.dispatchEvent(new MessageEvent("message", { data: "null" }));
+  expect(store.status).toBe("open");
+  store.close();
+});
+
+test("waitFor resolves, and can be given up", async () => {
+  const { store, socket } = await fakeHub().connect();
+  const two = store.waitFor((state) => (state.context as { count: number }).count === 2);
+  const given = store.waitFor(() => false, { signal: AbortSignal.timeout(20) });
+  socket.say(snapshot(1));
+  socket.say({ type: "update", seq: 2, snapshot: { value: "active", context: { count: 2 }, status: "active" } });
+  expect((await two).seq).toBe(2);
+  await expect(given).rejects.toThrow();
+  await expect(store.waitFor(() => { throw new Error("mine"); })).rejects.toThrow("mine");
+  store.close();
+});
+
+test("metadata is said again on each connection", async () => {
+  const hub = fakeHub();
+  const { store, socket } = await hub.connect();
+  store.setMetadata({ name: "Ann" });
+  socket.say(snapshot(1));
+  socket.hangUp(1006);
+  const second = await hub.next(2);
+  second.say(snapshot(1));
+  expect([...socket.sent, ...second.sent]).toEqual([{ type: "presence", metadata: { name: "Ann" } }, { type: "presence", metadata: { name: "Ann" } }]);
+  store.close();
+});
+
+test("a token that cannot be had is tried again", async () => {
+  let tries = 0;
+  const hub = fakeHub();
+  const { store, socket } = await hub.connect({ token: () => (++tries < 3 ? Promise.reject(new Error("not now")) : "t") });
+  expect(tries).toBe(3);
+  socket.say(snapshot(1));
+  expect(store.status).toBe("open");
+  store.close();
+});
+
+test("waits grow, and are spread over their whole length", () => {
+  expect(backoffMs(0)).toBe(0);
+  expect([1, 2, 3, 9].map((attempt) => backoffMs(attempt, () => 1))).toEqual([500, 1000, 2000, 8000]);
+  expect(backoffMs(3, () => 0)).toBe(0);
+});
+
+test("an event that the hub never takes is given up", () => {
+  const outbox = new Outbox("p", 10);
+  const { ack, outgoing } = outbox.add({ type: "a" });
+  const refusal = { code: "unavailable", detail: "" };
+  for (let n = 1; n < TRIES_MAX; n++) expect(outbox.answered(outgoing?.id ?? "", 0, refusal)).toBeGreaterThan(0);
+  expect(outbox.answered(outgoing?.id ?? "", 0, refusal)).toBe(0);
+  return expect(ack).resolves.toMatchObject({ outcome: "rejected", error: refusal });
+});
+
+test("states answer what XState's answer", () => {
+  const root = { id: "m", key: "m", type: "compound", states: {
+    a: { id: "m.a", key: "a", type: "parallel", transitions: [{ event: "OUT", kind: "event" }, { event: "x.*", kind: "event" }, { event: "", kind: "always" }], states: {
+      b: { id: "m.a.b", key: "b", type: "compound", states: { c: { id: "m.a.b.c", key: "c", type: "atomic", transitions: [{ event: "GO", kind: "event" }] } } },
+      d: { id: "m.a.d", key: "d", type: "atomic" } } },
+    z: { id: "m.z", key: "z", type: "final" } } } as const;
+  const definition = { id: "m", events: [], root } as never;
+  const state = new State({ value: { a: { b: "c", d: {} } }, context: 1, status: "active", tags: ["t"] }, 1, 1, () => definition);
+  for (const yes of ["a", { a: "b" }, { a: { b: "c" } }, { a: { d: {} } }, {}]) expect(state.matches(yes as never), JSON.stringify(yes)).toBe(true);
+  for (const no of ["b", "z", { a: "c" }, { z: {} }, { a: { b: "d" } }, "toString", { toString: {} }]) expect(state.matches(no as never), JSON.stringify(no)).toBe(false);
+  expect([state.hasTag("t"), state.hasTag("u")]).toEqual([true, false]);
+  expect(["GO", "OUT", "x", "x.y", "", "y", "presence.joined"].map((type) => state.can(type))).toEqual([true, true, true, true, false, false, false]);
+  expect(state.nextEvents).toEqual(["GO", "OUT"]);
+});

@@ -1,0 +1,187 @@
+"""Who is there: members, not connections; without ghosts, across reloads, crashes and restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from machinehub.limits import Limits
+from tests.support import COUNTER, Client, Socket, running_hub
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROOM = """
+import { assign, createMachine } from "xstate";
+const note = (sign) => assign({ log: ({ context, event }) => [...context.log, sign + event.sender.id.slice(0, 4) + ":" + event.count] });
+export default createMachine({
+  context: { log: [], said: [] },
+  on: {
+    "presence.joined": { actions: note("+") },
+    "presence.left": { actions: note("-") },
+    SAY: { actions: assign({ said: ({ context, event }) => [...context.said, event.sender.id] }) },
+  },
+});
+"""
+SHORT = Limits(presence_grace_ms=300)
+ANN, BOB = "anns-key-made-up-once", "bobs-key-made-up-once"
+
+
+async def log_of(client: Client, path: str, wanted: int) -> list[str]:
+    """What the machine was told, once it is so much."""
+    for _ in range(200):
+        log: list[str] = (await client.http.get(f"/{path}")).json()["snapshot"]["context"]["log"]
+        if len(log) >= wanted:
+            return log
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"the machine was only told {log}")
+
+
+async def presence(socket: Socket, count: int) -> dict[str, Any]:
+    while (frame := await socket.until("presence"))["count"] != count:
+        pass
+    return frame
+
+
+async def my_id(socket: Socket) -> str:
+    connection: dict[str, Any] = (await socket.until("snapshot"))["connection"]
+    return str(connection["id"])
+
+
+async def test_members_are_told_whole_and_then_in_differences(client: Client) -> None:
+    machine = await client.deploy(COUNTER, name="crowd")
+    async with client.socket(f"{machine}/s?client={ANN}") as ann:
+        me = await my_id(ann)
+        first = await presence(ann, 1)
+        assert [member["id"] for member in first["members"]] == [me]
+        assert "joined" not in first
+        async with client.socket(f"{machine}/s") as guest:
+            guest_id = await my_id(guest)
+            assert [member["id"] for member in (await presence(guest, 2))["members"]] == [me, guest_id]
+            news = await presence(ann, 2)
+            assert ([member["id"] for member in news["joined"]], news["left"]) == ([guest_id], [])
+            await guest.send_raw({"type": "presence", "metadata": {"name": "Bob", "more": "x" * 3000}})
+            changed = await presence(ann, 2)
+            assert (changed["changed"][0]["id"], changed["changed"][0]["metadata"]["name"], changed["joined"]) == (guest_id, "Bob", [])
+            assert "members" not in changed, "a long list goes to newcomers only"
+            listed = (await client.http.get(f"/{machine}/s/presence")).json()
+            assert (listed["count"], [member["id"] for member in listed["members"]]) == (2, [me, guest_id])
+            async with client.socket(f"{machine}/s?client={ANN}") as again:
+                assert await my_id(again) == me
+                assert (await presence(again, 2))["members"][1]["metadata"]["name"] == "Bob"
+        assert (await presence(ann, 1))["left"] == [guest_id]
+
+
+async def test_a_reload_is_not_a_leave(tmp_path: Path) -> None:
+    async with running_hub(tmp_path, limits=SHORT) as client:
+        machine = await client.deploy(ROOM)
+        async with client.socket(f"{machine}/s?client={ANN}") as ann:
+            me = await my_id(ann)
+            await ann.event("SAY")
+        async with client.socket(f"{machine}/s?client={ANN}") as ann:
+            assert await my_id(ann) == me
+            await ann.event("SAY")
+            await client.http.post(f"/{machine}/s?client={ANN}", json={"type": "SAY"})
+            await asyncio.sleep(0.5)
+            assert ann.snapshot["context"] == {"log": [f"+{me[:4]}:1"], "said": [me, me]}
+            assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["said"] == [me, me, me]
+        assert (await client.http.get(f"/{machine}/s/presence")).json()["count"] == 1, "somebody who may come back is still there"
+        assert await log_of(client, f"{machine}/s", 2) == [f"+{me[:4]}:1", f"-{me[:4]}:0"]
+        assert (await client.http.get(f"/{machine}/s/presence")).json() == {"count": 0, "members": []}
+
+
+async def test_nobody_is_a_ghost_after_a_crash(database_url: str, tmp_path: Path) -> None:
+    hub = running_hub(tmp_path, database_url=database_url, limits=SHORT)
+    async with hub as client:
+        machine = await client.deploy(ROOM)
+        ann, bob = client.socket(f"{machine}/s?client={ANN}"), client.socket(f"{machine}/s?client={BOB}")
+        async with ann as one:
+            async with bob as two:
+                ids = [(await my_id(one))[:4], (await my_id(two))[:4]]
+                assert await log_of(client, f"{machine}/s", 2) == [f"+{ids[0]}:1", f"+{ids[1]}:2"]
+                client.hub.host.people.stop([])  # as if it were killed now: nobody is told that they left
+                for session in client.hub.host.sessions:
+                    session.gone = True
+    async with running_hub(tmp_path, database_url=database_url, limits=SHORT) as client:
+        async with client.socket(f"{machine}/s?client={BOB}") as two:
+            assert (await my_id(two))[:4] == ids[1]
+            assert await log_of(client, f"{machine}/s", 3) == [f"+{ids[0]}:1", f"+{ids[1]}:2", f"-{ids[0]}:1"], "one came back, one did not"
+        assert (await log_of(client, f"{machine}/s", 4))[3] == f"-{ids[1]}:0"
+    async with running_hub(tmp_path, database_url=database_url, limits=SHORT) as client:
+        await asyncio.sleep(1)
+        assert len(await log_of(client, f"{machine}/s", 4)) == 4
+        journal = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()["data"]
+        assert [entry["event"]["type"] for entry in journal if entry["kind"] == "presence"] == ["presence.joined"] * 2 + ["presence.left"] * 2
+
+
+async def test_a_forks_people_are_not_there(database_url: str, tmp_path: Path) -> None:
+    async with running_hub(tmp_path, database_url=database_url, limits=SHORT) as client:
+        machine = await client.deploy(ROOM)
+        async with client.socket(f"{machine}/s?client={ANN}") as ann, client.socket(f"{machine}/s?client={BOB}"):
+            me = await my_id(ann)
+            assert len(await log_of(client, f"{machine}/s", 2)) == 2
+            assert (await client.http.post(f"/api/v1/machines/{machine}/sessions/s/fork", json={"at": 2, "session": "f"})).status_code == 201
+            async with client.socket(f"{machine}/f?client={ANN}") as forked:
+                other = await my_id(forked)
+                assert other != me, "nobody is recognised in another session"
+                assert await log_of(client, f"{machine}/f", 3) == [f"+{me[:4]}:1", f"-{me[:4]}:0", f"+{other[:4]}:1"]
+
+
+async def test_what_is_wrong_is_said(client: Client) -> None:
+    machine = await client.deploy(COUNTER, name="wrong")
+    async with client.socket(f"{machine}/s?client=short") as socket:
+        assert (await socket.until("error"))["code"] == "invalid_client_key"
+    async with client.socket(f"{machine}/s?client={ANN}") as socket:
+        await socket.until("snapshot")
+        for frame, code in (
+            ({"type": "presence"}, "invalid_metadata"), ({"type": "presence", "metadata": "x" * 4096}, "metadata_too_large"),
+            ('{"type":"presence","metadata":' + "[" * 70 + "]" * 70 + "}", "invalid_metadata"), ('{"type":"presence","metadata":"\\ud800"}', "invalid_metadata"),
+        ):  # fmt: skip
+            await socket.send_raw(frame)
+            assert (await socket.until("error"))["code"] in (code, "bad_frame"), frame
+        described = await client.http.put(f"/{machine}/s/presence?client={ANN}", json={"metadata": {"name": "Ann"}})
+        assert described.json()["members"][0]["metadata"] == {"name": "Ann"}
+        await client.http.put(f"/{machine}/s/presence?client={ANN}", json={"metadata": None})
+        assert "metadata" not in (await client.http.get(f"/{machine}/s/presence")).json()["members"][0]
+        for path, body, status, code in (
+            (f"/{machine}/s/presence", {"metadata": 1}, 409, "not_present"), (f"/{machine}/nobody/presence?client={ANN}", {"metadata": 1}, 404, "no_such_session"),
+            (f"/{machine}/s/presence?client={ANN}", {}, 400, "invalid_body"), (f"/{machine}/s/presence?client={ANN}", {"metadata": "x" * 9000}, 413, "metadata_too_large"),
+        ):  # fmt: skip
+            answer = await client.http.put(path, json=body)
+            assert (answer.status_code, answer.json()["code"]) == (status, code), path
+    assert (await client.http.get(f"/{machine}/nobody/presence")).status_code == 404, "looking creates nothing"
+
+
+async def test_readers_of_sse_are_members_too(client: Client) -> None:
+    machine = await client.deploy(COUNTER, name="readers")
+    async with client.http.stream("GET", f"/{machine}/s?client={ANN}", headers={"Accept": "text/event-stream"}) as response:
+        async for line in response.aiter_lines():
+            if line.startswith("data: ") and (frame := json.loads(line[6:]))["type"] == "presence":
+                break
+        assert frame["count"] == 1
+        async with client.socket(f"{machine}/s?client={ANN}") as socket:
+            assert await my_id(socket) == frame["members"][0]["id"]
+            assert (await presence(socket, 1))["count"] == 1
+
+
+async def test_a_large_crowd_arrives_and_leaves(tmp_path: Path) -> None:
+    """More than may wait for their turn at once, so that some of it is told later; in the end the machine knows what is true."""
+    async with running_hub(tmp_path, limits=Limits(presence_grace_ms=300, pending_per_session=20)) as client:
+        machine = await client.deploy(
+            'import { assign, createMachine } from "xstate"; export default createMachine({ context: { log: [] }, on: { "presence.*": { actions: assign({ log: ({ event }) => [event.count] }) } } });'
+        )
+        sockets = [client.socket(f"{machine}/s") for _ in range(120)]
+        opened = await asyncio.gather(*(socket.__aenter__() for socket in sockets))
+        first = await presence(opened[0], 120)
+        assert len(first.get("members", [])) <= 100
+        for _ in range(200):
+            if (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"] == [120]:
+                break
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*(socket.__aexit__(None, None, None) for socket in sockets))
+        for _ in range(200):
+            if (log := (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"]) == [0]:
+                break
+            await asyncio.sleep(0.05)
+        assert log == [0]
