@@ -11,6 +11,7 @@ import typer
 from machinehub.cli import build as build_commands
 from machinehub.cli import machines, operations, past, sessions
 from machinehub.cli import serve as serve_commands
+from machinehub.cli import types as types_command
 from machinehub.cli.common import FAILED, INTERRUPTED, OK, USAGE, Refused, plain, progress
 from machinehub.errors import HubError
 from machinehub.settings import BadSettings
@@ -20,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 
-for module in (serve_commands, build_commands, machines, sessions, past, operations):
+for module in (serve_commands, build_commands, machines, sessions, past, types_command, operations):
     module.register(app)
 
 

@@ -8,6 +8,8 @@ import { describe, faultText } from "./turn.ts";
 
 type Json = null | boolean | number | string | Json[] | { [key: string]: Json | undefined };
 
+const CONTEXT_CHARS_MAX = 16_384;
+
 export interface Loaded { machine: AnyStateMachine; report: string }
 
 const isMachine = (value: unknown): value is AnyStateMachine => value instanceof StateMachine;
@@ -64,7 +66,19 @@ function requireModule(name: string): unknown {
 function definitionOf(machine: AnyStateMachine): Json {
   const events = new Set<string>();
   const root = nodeOf(machine.root, events);
-  return { id: machine.id, description: machine.root.description, events: [...events].sort(), root };
+  return { id: machine.id, description: machine.root.description, events: [...events].sort(), context: initialContext(machine), root };
+}
+
+/** What every session begins with, where that depends on nothing. */
+function initialContext(machine: AnyStateMachine): Json | undefined {
+  const context: unknown = (machine.config as { context?: unknown }).context;
+  if (typeof context !== "object") return undefined;
+  try {
+    const text = safe.stringify(context);
+    return text !== undefined && text.length <= CONTEXT_CHARS_MAX ? (safe.parse(text) as Json) : undefined;
+  } catch {
+    return undefined; // no JSON: the first session will say so
+  }
 }
 
 function nodeOf(node: AnyStateNode, events: Set<string>): { [key: string]: Json | undefined } {
