@@ -7,11 +7,13 @@ GUEST := sandbox/guest
 GUEST_SOURCES := $(wildcard $(GUEST)/prelude/*.ts $(GUEST)/build/*.mjs $(GUEST)/engine/*.wat) $(GUEST)/package-lock.json
 CLIENT := clients/js
 CLIENT_SOURCES := $(wildcard $(CLIENT)/src/*.ts) $(CLIENT)/build.mjs $(CLIENT)/package.json
+PAGE := clients/page
+PAGE_SOURCES := $(wildcard $(PAGE)/src/*.ts* $(PAGE)/src/*.css $(PAGE)/src/chart/*.ts* $(PAGE)/public/*) $(PAGE)/index.html $(PAGE)/vite.config.ts $(PAGE)/package.json
 FORGE_SOURCES := sandbox/forge.py sandbox/image.py $(GUEST)/__main__.py
 
-.PHONY: setup guest client run test browser core check sim chaos bench bench-peer lock clean
+.PHONY: setup guest client page screenshots run test browser core check sim chaos bench bench-peer lock clean
 
-setup: $(VENV)/.installed guest client
+setup: $(VENV)/.installed guest client page
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "machinehub needs Python 3.11 or newer")'
@@ -38,6 +40,15 @@ node_modules/.installed: package.json package-lock.json
 
 $(CLIENT)/dist/client.js: node_modules/.installed $(CLIENT_SOURCES)
 	cd $(CLIENT) && npm run --silent check && npm run --silent build
+
+page: machinehub/web/static/index.html
+
+machinehub/web/static/index.html: $(CLIENT)/dist/client.js $(PAGE_SOURCES)
+	cd $(PAGE) && npm run --silent build -- --logLevel warn
+
+# Six machines as a person sees them, in build/screenshots: look at them.
+screenshots: setup browser
+	$(BIN)/python -m tests.screenshots
 
 run: setup
 	$(BIN)/machinehub dev examples/counter.ts
@@ -77,4 +88,4 @@ lock:
 	$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --universal --quiet -o requirements.lock
 
 clean:
-	rm -rf $(VENV) $(GUEST)/node_modules $(GUEST)/dist
+	rm -rf $(VENV) $(GUEST)/node_modules $(GUEST)/dist node_modules $(CLIENT)/dist machinehub/web/static build

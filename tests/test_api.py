@@ -226,7 +226,7 @@ async def test_a_machine_by_accept(client: Client) -> None:
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert (await client.http.get(f"/{machine}/s", headers={"Accept": "text/html"})).headers["content-type"].startswith("text/html")
-    for name in ("machine.js", "page.css", "icon.svg"):
+    for name in ("client.js", "index.html", "icon.svg"):
         assert (await client.http.get(f"/assets/{name}")).status_code == 200
     problem(await client.http.get("/assets/page.py"), 404, "not_found")
     assert (await client.http.get("/assets/..%2Fpage.py")).status_code == 404

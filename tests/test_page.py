@@ -1,103 +1,273 @@
-"""The machine's page in a real browser (headless Chromium, over its debugging protocol)."""
+"""The machine's page in a real browser: alive, honest about the past, and made of text whatever an author wrote."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
-import shutil
+import re
 from typing import TYPE_CHECKING, Any
 
-from websockets.asyncio.client import ClientConnection, connect
+import pytest_asyncio
+from playwright.async_api import expect
 
-from tests.support import COUNTER, Client
+from machinehub.web.page import STATIC
+from tests.browser import chromium, sixty_states
+from tests.support import COUNTER, EXAMPLES, ROOT, Client, running_hub
+from tests.test_client import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--remote-debugging-port=0", "about:blank",
-)  # fmt: skip
+    from playwright.async_api import Browser, Page
 
 
-class Page:
-    """One tab: evaluates expressions in it."""
-
-    def __init__(self, connection: ClientConnection) -> None:
-        self._connection = connection
-        self._calls = 0
-
-    async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self._calls += 1
-        await self._connection.send(json.dumps({"id": self._calls, "method": method, "params": parameters}))
-        while (answer := json.loads(await asyncio.wait_for(self._connection.recv(), 20))).get("id") != self._calls:
-            pass
-        result: dict[str, Any] = answer["result"]
-        return result
-
-    async def evaluate(self, expression: str) -> Any:
-        return (await self.call("Runtime.evaluate", expression=expression, returnByValue=True))["result"].get("value")
-
-    async def until(self, expression: str) -> None:
-        for _ in range(200):
-            if await self.evaluate(expression):
-                return
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"{expression} never held; the page says: {await self.evaluate('document.body.innerText')}")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as running:
+        yield running
 
 
 @contextlib.asynccontextmanager
-async def browser(folder: Path, url: str) -> AsyncIterator[Page]:
-    program = shutil.which("chromium")
-    assert program, "the page is tested in Chromium: apt-get install chromium"
-    process = await asyncio.create_subprocess_exec(program, f"--user-data-dir={folder}", *FLAGS, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL)
+async def opened(browser: Browser, url: str, **options: Any) -> AsyncIterator[Page]:
+    """A page in a window of its own. It asks nobody but its hub for anything, and reports no error."""
+    context = await browser.new_context(**options)
+    page = await context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" and "net::ERR" not in message.text else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith(url[: url.index("/", 8)]) else complaints.append(f"asked {request.url}"))
     try:
-        assert process.stderr is not None
-        async with asyncio.timeout(30):
-            while b"DevTools listening on" not in (line := await process.stderr.readline()):
-                assert line, "Chromium ended"
-        port = line.decode().split("ws://")[1].split("/")[0]
-        import httpx
-
-        async with httpx.AsyncClient() as http:
-            tab = (await http.put(f"http://{port}/json/new?about:blank")).json()
-        async with connect(tab["webSocketDebuggerUrl"], max_size=None) as connection:
-            page = Page(connection)
-            await page.call("Page.navigate", url=url)
-            yield page
+        await page.goto(url)
+        yield page
+        assert not [text for text in complaints if "401" not in text and "404" not in text], complaints
     finally:
-        process.kill()
-        await process.communicate()
+        await context.close()
 
 
-async def test_the_page_is_live(client: Client, tmp_path: Path) -> None:
-    machine = await client.deploy(COUNTER, name="on-page")
-    async with browser(tmp_path, f"{client.url}/{machine}/s") as page:
-        await page.until('document.querySelector("#status")?.dataset.status === "open"')
-        await page.until('document.querySelector("#snapshot").textContent.includes(\'"count": 0\')')
-        assert await page.evaluate('document.querySelector("#name").textContent') == "on-page"
-        assert await page.evaluate('[...document.querySelectorAll("#events button")].map((b) => b.textContent).join()') == "decrement,increment"
-        assert await page.evaluate('document.querySelector(".state.active").textContent') == "active"
-        await client.http.post(f"/{machine}/s", json={"type": "increment"})
-        await page.until('document.querySelector("#snapshot").textContent.includes(\'"count": 1\')')
-        await page.evaluate('document.querySelectorAll("#events button")[1].click()')
-        await page.until('document.querySelector("#snapshot").textContent.includes(\'"count": 2\') && document.querySelector("#outcome").textContent === "accepted"')
-        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {"count": 2}
+async def ready(page: Page) -> None:
+    await expect(page.locator(".chart")).to_have_attribute("data-ready", "true", timeout=15_000)
+    await expect(page.locator("header .status")).to_have_text("open")
 
 
-async def test_what_an_author_wrote_is_text(client: Client, tmp_path: Path) -> None:
-    evil = "<img src=x onerror=document.title='owned'>"
-    source = f'import {{ createMachine }} from "xstate"; export default createMachine({{ id: {json.dumps(evil)}, context: {{ {json.dumps(evil)}: {json.dumps(evil)} }}, initial: {json.dumps(evil)}, states: {{ {json.dumps(evil)}: {{ tags: {json.dumps(evil)}, description: {json.dumps(evil)}, on: {{ {json.dumps(evil)}: {{}} }} }} }} }});'
-    machine = await client.deploy(source, name="evil")
-    async with browser(tmp_path, f"{client.url}/{machine}/%3Cscript%3Ealert(1)%3C%2Fscript%3E") as page:
-        await page.until('document.querySelector("#snapshot")?.textContent.includes("onerror")')
-        assert await page.evaluate("document.images.length") == 0
-        assert await page.evaluate("document.title") == "evil · machinehub"
+def active(page: Page, name: str) -> Any:
+    return page.locator(".box.active > .name", has_text=re.compile(f"^{re.escape(name)}$"))
 
 
-async def test_an_unknown_machine_says_so(client: Client) -> None:
+async def tab(page: Page, name: str) -> None:
+    await page.get_by_role("tab", name=name).click()
+
+
+async def test_the_page_passes_its_own_tests() -> None:
+    await run("npx", "vitest", "run", cwd=ROOT / "clients" / "page")
+
+
+def test_it_is_small_enough() -> None:
+    size = sum(len(gzip.compress(path.read_bytes(), mtime=0)) for path in STATIC.iterdir() if path.suffix in (".js", ".css", ".html", ".svg") and path.name != "client.js")
+    assert size < 700_000
+
+
+async def test_the_chart_is_alive(client: Client, browser: Browser) -> None:
+    machine = await client.deploy((EXAMPLES / "checkout.ts").read_text(), name="page-checkout")
+    async with opened(browser, f"{client.url}/{machine}/s") as page:
+        await ready(page)
+        await expect(page.locator("h1")).to_have_text("page-checkout")
+        await expect(active(page, "cart")).to_be_visible()
+        await expect(page.get_by_role("button", name="CARD", exact=True)).to_be_disabled()
+        await page.get_by_role("button", name="ADD", exact=True).click()
+        await expect(page.locator(".outcome")).to_have_text("ADD: accepted, step 2")
+        await expect(page.locator(".words.taken")).to_contain_text("ADD")
+        await expect(page.get_by_test_id("context")).to_contain_text("items: 1")
+        await expect(page.locator(".tree .leaf .changed")).to_have_text("1")
+        await client.http.post(f"/{machine}/s", json={"type": "NEXT"})
+        await expect(active(page, "shipping")).to_be_visible()
+        await expect(page.locator(".label .words.taken")).to_contain_text("NEXT")
+        await page.get_by_label("Event type").fill("ADDRESS")
+        await page.get_by_label("Payload as JSON").fill('{"value": "1 Main St"}')
+        await page.get_by_role("button", name="Send", exact=True).click()
+        await expect(page.get_by_test_id("context")).to_contain_text('address: "1 Main St"')
+        await page.get_by_label("Payload as JSON").fill("{")
+        await page.get_by_role("button", name="Send", exact=True).click()
+        await expect(page.locator(".outcome")).to_contain_text("Not sent")
+        await page.get_by_label("Event type").fill("presence.joined")
+        await page.get_by_label("Payload as JSON").fill("")
+        await page.get_by_role("button", name="Send", exact=True).click()
+        await expect(page.locator(".outcome")).to_contain_text("rejected, invalid_event")
+
+
+async def test_the_past_can_be_seen_and_gone_on_from(client: Client, browser: Browser) -> None:
+    machine = await client.deploy((EXAMPLES / "checkout.ts").read_text(), name="page-past")
+    for event in ({"type": "ADD"}, {"type": "NEXT"}, {"type": "ADDRESS", "value": "x"}, {"type": "NEXT"}):
+        await client.http.post(f"/{machine}/s", json=event)
+    async with opened(browser, f"{client.url}/{machine}/s") as page:
+        await ready(page)
+        await tab(page, "history")
+        steps = page.locator(".history li")
+        await expect(steps).to_have_count(5)
+        await steps.nth(2).get_by_role("button").click()
+        await expect(page.locator(".banner")).to_contain_text("As it was after step 3")
+        await expect(active(page, "shipping")).to_be_visible()
+        await expect(page.locator(".label .words.taken")).to_contain_text("NEXT")
+        await expect(page.get_by_test_id("context")).to_contain_text('address: ""')
+        await client.http.post(f"/{machine}/s", json={"type": "BACK"})
+        await expect(steps).to_have_count(6)
+        await expect(active(page, "shipping")).to_be_visible()
+        await page.get_by_role("button", name="Fork from here").click()
+        await expect(page.locator("header")).to_contain_text("step 3")
+        await ready(page)
+        fork = page.url.rsplit("/", 1)[1]
+        assert fork != "s"
+        await tab(page, "live")
+        await page.get_by_role("button", name="BACK", exact=True).click()
+        await expect(active(page, "cart")).to_be_visible()
+        assert (await client.http.get(f"/{machine}/s")).json()["seq"] == 6
+        await tab(page, "sessions")
+        await expect(page.locator(".sessions li")).to_have_count(2)
+        await page.locator(".sessions button", has_text="step 6").click()
+        await expect(page.locator("header .session")).to_have_text("s")
+        await page.go_back()
+        await expect(page.locator("header .session")).to_have_text(fork)
+        await page.get_by_role("tab", name="sessions").click()
+        await page.get_by_role("button", name="New session").click()
+        await expect(page.locator("header")).to_contain_text("step 1")
+
+
+async def test_versions_are_compared(client: Client, browser: Browser) -> None:
+    machine = await client.deploy(COUNTER, name="page-versions")
+    await client.http.get(f"/{machine}/old")
+    await client.deploy(COUNTER.replace("decrement: {", "reset: { target: 'idle' },\n        decrement: {").replace("states: {\n", "states: {\n    idle: {},\n"), name="page-versions")
+    async with opened(browser, f"{client.url}/{machine}/old") as page:
+        await ready(page)
+        await expect(page.locator("header")).to_contain_text("version 1")
+        await tab(page, "versions")
+        await page.get_by_role("button", name="version 2").click()
+        await expect(page.locator(".banner")).to_contain_text("Chart of version 2")
+        await expect(page.locator(".box > .name", has_text="idle")).to_be_visible()
+        await expect(page.locator(".box.active")).to_have_count(0)
+        await page.get_by_label("What changed since").select_option("1")
+        await expect(page.locator(".differences li")).to_have_text(["added idleatomic", "added active: resetreset → idle"])
+        await expect(page.locator(".box.added > .name")).to_have_text("idle")
+        await page.get_by_role("button", name="Back", exact=True).click()
+        await expect(page.locator(".box.active")).to_have_count(2)
+
+
+async def test_what_an_author_wrote_is_text(client: Client, browser: Browser) -> None:
+    evil = "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>\"'`&lt;\u202e"
+    quoted = json.dumps(evil)
+    source = f"""import {{ createMachine, assign }} from "xstate"; export default createMachine({{ id: {quoted}, description: {quoted}, context: {{ {quoted}: {quoted}, "__proto__x": {{ constructor: 1 }} }}, initial: {quoted},
+      states: {{ {quoted}: {{ tags: {quoted}, description: {quoted}, entry: {{ type: {quoted} }}, on: {{ {quoted}: {{ guard: {{ type: {quoted} }}, target: "end" }}, toString: {{}}, "xstate": {{}} }} }}, end: {{ type: "final" }}, constructor: {{}} }} }}, {{ guards: {{ {quoted}: () => true }}, actions: {{ {quoted}: () => {{}} }} }});"""
+    machine = await client.deploy(source, name="page-evil")
+    async with opened(browser, f"{client.url}/{machine}/%3Cscript%3Edocument.title=1%3C%2Fscript%3E") as page:
+        await ready(page)
+        for name in ("live", "history", "sessions", "versions", "share"):
+            await tab(page, name)
+            await page.wait_for_timeout(100)
+        assert await page.evaluate("document.images.length + document.querySelectorAll('script:not([src])').length") == 0
+        assert await page.title() == "page-evil · machinehub"
+        await tab(page, "live")
+        await page.locator(".events button").filter(has_text="img").first.click()
+        await expect(page.locator(".outcome")).to_contain_text("accepted, step 2")
+        assert await page.title() == "page-evil · machinehub"
+
+
+async def test_a_hub_with_tokens_shows_what_the_token_may_see(tmp_path: Path, browser: Browser) -> None:
+    async with running_hub(tmp_path, token="secret-token") as client:
+        machine = await client.deploy(COUNTER)
+        async with opened(browser, f"{client.url}/{machine}/s") as page:
+            await ready(page)
+            await page.get_by_role("button", name="increment", exact=True).click()
+            await expect(page.get_by_test_id("context")).to_contain_text("count: 1")
+            await tab(page, "history")
+            await expect(page.locator(".token")).to_contain_text("to those who have a token")
+            await page.locator(".token input").fill("wrong")
+            await page.get_by_role("button", name="Use token").click()
+            await page.locator(".token input").fill("secret-token")
+            await page.get_by_role("button", name="Use token").click()
+            await expect(page.locator(".history li")).to_have_count(2)
+
+
+async def test_who_is_here(client: Client, browser: Browser) -> None:
+    machine = await client.deploy(COUNTER, name="page-people")
+    async with opened(browser, f"{client.url}/{machine}/s") as one:
+        await ready(one)
+        async with opened(browser, f"{client.url}/{machine}/s") as two:
+            await ready(two)
+            await expect(one.locator(".people li")).to_have_count(2)
+            await expect(one.locator(".people .self")).to_have_count(1)
+            me = await two.locator(".people .self").inner_text()
+            await two.reload()
+            await expect(two.locator(".people .self")).to_have_text(me)
+            await expect(one.locator("header")).to_contain_text("2 here")
+
+
+async def test_it_can_be_used_without_a_mouse(client: Client, browser: Browser) -> None:
+    machine = await client.deploy((EXAMPLES / "media-player.ts").read_text(), name="page-keys")
+    async with opened(browser, f"{client.url}/{machine}/s", viewport={"width": 390, "height": 800}) as page:
+        await ready(page)
+        content = page.locator(".chart svg > g")
+        before = await content.get_attribute("transform")
+        await page.keyboard.press("Tab")
+        assert await page.evaluate("document.activeElement.tagName") == "svg"
+        for key in ("ArrowLeft", "+", "-", "+"):
+            await page.keyboard.press(key)
+        assert await content.get_attribute("transform") != before
+        await page.keyboard.press("0")
+        assert await content.get_attribute("transform") == before
+        await page.get_by_role("tab", name="live").focus()
+        await page.keyboard.press("ArrowRight")
+        await expect(page.get_by_role("tab", name="history")).to_have_attribute("aria-selected", "true")
+        await page.keyboard.press("ArrowLeft")
+        await page.get_by_role("button", name="PLAY", exact=True).focus()
+        await page.keyboard.press("Enter")
+        await expect(active(page, "playing")).to_be_visible()
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is wider than a phone"
+
+
+async def test_sixty_states_under_fire(client: Client, browser: Browser) -> None:
+    """Updates come as fast as they are sent; in the end the page shows the last one, and clicks were not lost."""
+    machine = await client.deploy(sixty_states(), name="page-sixty")
+    async with opened(browser, f"{client.url}/{machine}/s") as page, client.socket(f"{machine}/s") as socket:
+        await ready(page)
+        assert await page.locator(".box").count() == 63
+
+        async def fire() -> None:
+            for _ in range(100):
+                await socket.event("TICK")
+                await asyncio.sleep(0.01)
+
+        firing = asyncio.create_task(fire())
+        for _ in range(5):
+            await page.get_by_role("button", name="TICK", exact=True).click()
+        await firing
+        await expect(page.get_by_test_id("context")).to_contain_text("steps: 105")
+
+
+async def test_unknown_machines_and_the_hubs_own_page(client: Client, browser: Browser) -> None:
     response = await client.http.get("/Nope00", headers={"Accept": "text/html"})
-    assert response.status_code == 404
-    assert response.json()["code"] == "no_such_machine"
+    assert (response.status_code, response.json()["code"]) == (404, "no_such_machine")
+    await client.deploy(COUNTER, name="page-listed")
+    async with opened(browser, f"{client.url}/") as page:
+        await page.get_by_role("link", name="page-listed").click()
+        await expect(page.locator("header .session")).to_have_text("lobby")
+        await ready(page)
+
+
+async def test_how_the_page_is_served(client: Client) -> None:
+    machine = await client.deploy(COUNTER, name="page-served")
+    page = await client.http.get(f"/{machine}", headers={"Accept": "text/html"})
+    policy = page.headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self';" in policy
+    (script,) = re.findall(r'src="(/assets/[^"]+\.js)"', page.text)
+    asset = await client.http.get(script)
+    assert asset.headers["content-encoding"] == "gzip"
+    assert "immutable" in asset.headers["cache-control"]
+    plain = await client.http.get(script, headers={"Accept-Encoding": "identity"})
+    assert plain.text == asset.text
+    shared = await client.http.get("/assets/client.js", headers={"Origin": "http://elsewhere.example"})
+    assert shared.headers["access-control-allow-origin"] == "*"
+    for name in ("nothing.js", "..%2fpage.py", "client.js.gz", "__init__.py", "%00"):
+        assert (await client.http.get(f"/assets/{name}")).status_code == 404, name

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from machinehub.store.sessions import SessionStore
     from machinehub.store.store import Store
 
-_CURSOR: Final = re.compile(r"([0-9]{1,18})\.([0-9]{1,9})")
+ATTEMPT_MAX: Final = 2**31 - 1
+_CURSOR: Final = re.compile(r"([0-9]{1,18})\.([0-9]{1,10})")
 
 
 class ForkBody(msgspec.Struct):
@@ -93,7 +94,8 @@ class SessionApi:
 
     async def _journal(self, request: Request, record: SessionRecord) -> Response:
         limit, cursor = page_of(request, limit_max=self._limits.page_items)
-        after = _CURSOR.fullmatch(cursor or "0.0")
+        first = seq_of(request, "from")
+        after = _CURSOR.fullmatch(cursor or (f"{first - 1}.{ATTEMPT_MAX}" if first else "0.0"))
         if after is None:
             raise BadRequest("invalid_cursor", "the cursor is not one that a list gave")
         entries = await self._sessions.entries(record.key, after=(int(after[1]), int(after[2])), limit=limit + 1)

@@ -23,7 +23,7 @@ from machinehub.session.conditions import read_condition
 from machinehub.session.event import EVENT_ID_CHARS_MAX, check_event, check_input, check_metadata
 from machinehub.session.members import Members
 from machinehub.session.publish import snapshot_frame
-from machinehub.web.page import machine_page
+from machinehub.web.page import page
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -126,7 +126,7 @@ class MachineRouter:
     async def _machine(self, request: Request, address: Address) -> Response:
         target = await self._catalog.target(address.machine, address.version)
         if wants(request, "text/html"):
-            return machine_page()
+            return page(request)
         version = target.version
         return _json({
             "id": target.machine.id, "name": target.machine.name, "version": target.number, "definition": version.definition,
@@ -145,7 +145,7 @@ class MachineRouter:
             return StreamingResponse(self._count(connection.stream(self._host, session)), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         if wants(request, "text/html"):
             await self._catalog.target(address.machine, address.version)
-            return machine_page()
+            return page(request)
         at = seq_of(request, "at")
         if at is not None:
             return await self._session_at(request, address, at)

@@ -1,6 +1,6 @@
-"""The machine's page: one static file for all machines, and its assets. It holds no privilege: it uses the public API.
+"""The machine's page: one static file for all machines, and its assets, built from clients/page. It holds no privilege: it uses the public API.
 
-No value of a machine is ever put into HTML here; the script fetches JSON and writes text nodes.
+No value of a machine is ever put into HTML here; the script fetches JSON and writes text.
 """
 
 from __future__ import annotations
@@ -16,28 +16,41 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 STATIC: Final = Path(__file__).parent / "static"
+CLIENT: Final = "client.js"
+"""The client package in one file, for pages without a bundler. Any site may import it."""
 _TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
-_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache",
-}  # fmt: skip
+_PAGE: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+_ALWAYS: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_FRESH: Final = {"Cache-Control": "no-cache"}
+_FOREVER: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
+"""For files whose names change with what is in them."""
 
 
-def machine_page() -> Response:
-    return _static("machine.html")
+def page(request: Request) -> Response:
+    """The page, whichever machine and session its address names. Raises `NotFound` when it was not built."""
+    return _static(request, "index.html", _PAGE | _FRESH)
 
 
-async def welcome(_request: Request) -> Response:
-    return _static("welcome.html")
+async def welcome(request: Request) -> Response:
+    return page(request)
 
 
 async def asset(request: Request) -> Response:
     name = request.path_params["name"]
-    if name not in {path.name for path in STATIC.iterdir()}:
-        raise NotFound("not_found", "there is no such file")
-    return _static(name)
+    if name == CLIENT:
+        return _static(request, name, _FRESH | {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"})
+    return _static(request, name, _FOREVER if "-" in name else _FRESH)
 
 
-def _static(name: str) -> Response:
+def _static(request: Request, name: str, headers: dict[str, str]) -> Response:
     path = STATIC / name
-    return Response(path.read_bytes(), headers=_HEADERS, media_type=_TYPES[path.suffix])
+    if path.suffix not in _TYPES or name not in {there.name for there in STATIC.glob("*")}:
+        raise NotFound("not_found", f"there is no file {name!r} here" if name != "index.html" else "this hub was installed without its page: `make page` builds it")
+    headers = _ALWAYS | headers | {"Vary": "Accept, Accept-Encoding"}
+    zipped = path.with_name(name + ".gz")
+    if "gzip" in request.headers.get("accept-encoding", "") and zipped.exists():
+        return Response(zipped.read_bytes(), headers=headers | {"Content-Encoding": "gzip"}, media_type=_TYPES[path.suffix])
+    return Response(path.read_bytes(), headers=headers, media_type=_TYPES[path.suffix])

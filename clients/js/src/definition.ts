@@ -30,6 +30,8 @@ export interface Definition {
   readonly id: string;
   readonly description?: string;
   readonly events: readonly string[];
+  /** What every session begins with, where that depends on nothing. */
+  readonly context?: unknown;
   readonly root: StateNode;
 }
 

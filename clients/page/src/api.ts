@@ -1,0 +1,63 @@
+// The hub's public API, as anybody may use it. Where a hub wants a token the page asks for one, and keeps it in this tab only.
+
+import type { Definition } from "@machinehub/client";
+
+export interface MachineInfo { readonly id: string; readonly name: string; readonly version: number; readonly definition: Definition; readonly url: string }
+export interface MachineItem { readonly id: string; readonly name: string; readonly url: string; readonly active_version: number | null; readonly created_at: string }
+export interface Version { readonly number: number; readonly message: string; readonly created_at: string; readonly active: boolean }
+export interface SessionItem { readonly id: string; readonly version: number; readonly seq: number; readonly finished: boolean; readonly connections: number; readonly created_at: string; readonly parent: { id: string; at: number } | null }
+export interface Entry {
+  readonly seq: number; readonly attempt: number; readonly kind: "start" | "event" | "presence" | "timer"; readonly at: string; readonly outcome: "accepted" | "rejected"; readonly changed: boolean;
+  readonly error?: { code: string; detail: string }; readonly event?: { type: string; [key: string]: unknown }; readonly input?: unknown; readonly sender?: { id: string; user?: string };
+}
+export interface Snapshot { readonly value: unknown; readonly context: unknown; readonly status: string; readonly tags?: readonly string[]; readonly output?: unknown; readonly error?: unknown }
+
+export class Problem extends Error {
+  constructor(readonly status: number, readonly code: string, detail: string) {
+    super(detail);
+  }
+}
+
+const TOKEN = "machinehub.token";
+
+export function token(): string {
+  try {
+    return sessionStorage.getItem(TOKEN) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+export function keepToken(text: string): void {
+  try {
+    sessionStorage.setItem(TOKEN, text);
+  } catch {
+    // then it is asked for again
+  }
+}
+
+async function call<T>(path: string, init: RequestInit = {}): Promise<T> {
+  const headers = new Headers({ Accept: "application/json", ...(init.body ? { "Content-Type": "application/json" } : {}) });
+  if (token() && path.startsWith("/api/")) headers.set("Authorization", `Bearer ${token()}`);
+  let response: Response;
+  try {
+    response = await fetch(path, { ...init, headers });
+  } catch {
+    throw new Problem(0, "unreachable", "the hub cannot be reached");
+  }
+  const body = (await response.json().catch(() => ({}))) as { code?: string; detail?: string };
+  if (!response.ok) throw new Problem(response.status, body.code ?? "unexpected", body.detail ?? `the hub answered ${response.status}`);
+  return body as T;
+}
+
+const machinePath = (machine: string): string => `/api/v1/machines/${encodeURIComponent(machine)}`;
+const sessionPath = (machine: string, session: string): string => `${machinePath(machine)}/sessions/${encodeURIComponent(session)}`;
+
+export const readMachine = (machine: string, version?: number): Promise<MachineInfo> => call(`/${machine}${version === undefined ? "" : `@${version}`}`);
+export const readMachines = async (): Promise<MachineItem[]> => (await call<{ data: MachineItem[] }>("/api/v1/machines?limit=200")).data;
+export const readVersions = async (machine: string): Promise<Version[]> => (await call<{ data: Version[] }>(`${machinePath(machine)}/versions?limit=100`)).data;
+export const readSessions = async (machine: string): Promise<SessionItem[]> => (await call<{ data: SessionItem[] }>(`${machinePath(machine)}/sessions?limit=100`)).data;
+export const readJournal = async (machine: string, session: string, from: number, limit: number): Promise<Entry[]> =>
+  (await call<{ data: Entry[] }>(`${sessionPath(machine, session)}/journal?from=${from}&limit=${limit}`)).data;
+export const readAt = (machine: string, session: string, seq: number): Promise<{ version: number; snapshot: Snapshot }> => call(`/${machine}/${encodeURIComponent(session)}?at=${seq}`);
+export const fork = (machine: string, session: string, at: number): Promise<SessionItem> => call(`${sessionPath(machine, session)}/fork`, { method: "POST", body: JSON.stringify({ at }) });

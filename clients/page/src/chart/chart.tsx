@@ -1,0 +1,206 @@
+// The statechart. Drawn once for a layout; what is active and what was just taken are classes set on what is there, so that fifty
+// updates a second cost little. All text is text: nothing that an author wrote becomes markup.
+
+import { memo, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
+import { activeNodes, type Definition } from "@machinehub/client";
+import type { Change } from "./compare.ts";
+import { type Box, clip, type Font, graphOf, type Line, LINE, roughly, textOf } from "./graph.ts";
+import { type Layout, layOut, type Place, type PlacedEdge } from "./layout.ts";
+import { Navigation } from "./view.ts";
+
+export interface Taken { readonly ids: readonly string[]; readonly seq: number }
+
+export function Chart({ definition, value, taken, marks, name }: {
+  definition: Definition; value: unknown; taken: Taken | undefined; marks: ReadonlyMap<string, Change> | undefined; name: string;
+}) {
+  const svg = useRef<SVGSVGElement>(null);
+  const { layout, problem } = useLayout(definition, svg);
+  const content = useRef<SVGGElement>(null);
+  const size = useRef({ width: 1, height: 1 });
+  const [navigation, setNavigation] = useState<Navigation>();
+
+  useEffect(() => {
+    if (svg.current === null || content.current === null) return undefined;
+    const made = new Navigation(svg.current, content.current, () => size.current);
+    setNavigation(made);
+    return made.listen();
+  }, []);
+  useLayoutEffect(() => {
+    if (layout === undefined) return;
+    size.current = layout;
+    navigation?.fit();
+  }, [layout, navigation]);
+  useActive(content, layout, definition, value);
+  useFlash(content, layout, taken);
+  useMarks(content, layout, marks);
+
+  return (
+    <div className="chart" data-ready={layout !== undefined}>
+      <svg ref={svg} tabIndex={0} role="img" aria-label={`Statechart of ${name}. Arrow keys move it, plus and minus zoom, 0 fits it.`}>
+        <Definitions />
+        <g ref={content}>{layout && <Drawing layout={layout} />}</g>
+      </svg>
+      {problem && <p className="notice">The chart cannot be laid out: {problem}</p>}
+      <div className="zoom" role="group" aria-label="Zoom">
+        <button onClick={() => navigation?.zoom(1.25)} aria-label="Zoom in">+</button>
+        <button onClick={() => navigation?.zoom(0.8)} aria-label="Zoom out">−</button>
+        <button onClick={() => navigation?.fit()} aria-label="Fit">fit</button>
+      </div>
+    </div>
+  );
+}
+
+function useLayout(definition: Definition, svg: { readonly current: SVGSVGElement | null }): { layout?: Layout; problem?: string } {
+  const graph = useMemo(() => graphOf(definition, measure), [definition]);
+  const [laid, setLaid] = useState<{ layout?: Layout; problem?: string }>({});
+  useEffect(() => {
+    let wanted = true;
+    const { width = 4, height = 3 } = svg.current?.getBoundingClientRect() ?? {};
+    layOut(graph, width / Math.max(1, height)).then((layout) => wanted && setLaid({ layout }), (error: unknown) => wanted && setLaid({ problem: String(error) }));
+    return () => void (wanted = false);
+  }, [graph]);
+  return laid.layout?.graph === graph || laid.problem ? laid : {};
+}
+
+const FONTS: { readonly [font in Font]: string } = { name: "600 13px", tag: "10.5px", strong: "600 12px", plain: "12px" };
+let canvas: CanvasRenderingContext2D | null | undefined;
+
+/** As wide as the browser will draw it. */
+function measure(text: string, font: Font): number {
+  canvas ??= document.createElement("canvas").getContext("2d");
+  if (canvas === null) return roughly(text, font);
+  canvas.font = `${FONTS[font]} ui-sans-serif, system-ui, -apple-system, "Segoe UI", sans-serif`;
+  return canvas.measureText(text).width;
+}
+
+type Content = { readonly current: SVGGElement | null };
+const find = (content: Content, id: string): Element[] => [...(content.current?.querySelectorAll(`[data-id="${CSS.escape(id)}"]`) ?? [])];
+
+function useActive(content: Content, layout: Layout | undefined, definition: Definition, value: unknown): void {
+  const shown = useRef<Set<string>>(new Set());
+  const key = JSON.stringify(value) ?? "";
+  useLayoutEffect(() => {
+    const active = new Set(value === undefined ? [] : activeNodes(definition.root, value).map((node) => node.id));
+    for (const element of content.current?.querySelectorAll(".box") ?? []) element.classList.toggle("active", active.has((element as SVGElement).dataset["id"] ?? ""));
+    shown.current = active;
+    // The value's text stands for it: every update is a new object.
+  }, [key, layout, definition]);
+}
+
+function useFlash(content: Content, layout: Layout | undefined, taken: Taken | undefined): void {
+  useLayoutEffect(() => {
+    for (const id of taken?.ids ?? []) {
+      for (const element of find(content, id)) {
+        element.getAnimations({ subtree: true }).forEach((animation) => animation.cancel());
+        element.classList.remove("taken");
+        void (element as SVGGraphicsElement).getBBox(); // so that the animation begins again
+        element.classList.add("taken");
+      }
+    }
+  }, [taken, layout]);
+}
+
+function useMarks(content: Content, layout: Layout | undefined, marks: ReadonlyMap<string, Change> | undefined): void {
+  useLayoutEffect(() => {
+    const marked = [...(marks ?? [])].flatMap(([id, change]) => find(content, id).map((element) => ({ element, change })));
+    for (const { element, change } of marked) element.classList.add(change);
+    return () => {
+      for (const { element, change } of marked) element.classList.remove(change);
+    };
+  }, [marks, layout]);
+}
+
+function Definitions() {
+  return (
+    <defs>
+      <marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto-start-reverse"><path d="M0 0L8 4L0 8z" className="arrow" /></marker>
+    </defs>
+  );
+}
+
+const Drawing = memo(function Drawing({ layout }: { layout: Layout }) {
+  return (
+    <>
+      <Node box={layout.graph.root} layout={layout} depth={0} />
+      {layout.edges.map((placed) => <Arrow key={placed.edge.id} placed={placed} />)}
+      {layout.edges.map((placed) => <Label key={placed.edge.id} placed={placed} />)}
+    </>
+  );
+});
+
+function Node({ box, layout, depth }: { box: Box; layout: Layout; depth: number }) {
+  const place = layout.places.get(box.id);
+  if (place === undefined) return null;
+  if (box.kind === "initial") return <circle className="initial" cx={place.x + place.width / 2} cy={place.y + place.height / 2} r={5} />;
+  if (box.kind === "history") {
+    const [x, y] = [place.x + 12, place.y + 12];
+    return <g className="history"><title>{box.deep ? "deep history" : "history"}</title><circle cx={x} cy={y} r={11} /><text x={x} y={y + 4} textAnchor="middle">{box.deep ? "H*" : "H"}</text></g>;
+  }
+  return (
+    <>
+      <g className={`box ${box.kind} ${box.region ? "region" : ""} ${box.children.length ? "outer" : ""} ${depth % 2 ? "odd" : ""}`} data-id={box.id}>
+        <title>{box.description ? `${box.id}\n${box.description}` : box.id}</title>
+        <rect {...place} rx={8} className="face" />
+        {box.kind === "final" && <rect x={place.x + 3} y={place.y + 3} width={place.width - 6} height={place.height - 6} rx={6} className="within" />}
+        <Header box={box} place={place} />
+      </g>
+      {box.children.map((child) => <Node key={child.id} box={child} layout={layout} depth={depth + 1} />)}
+    </>
+  );
+}
+
+function Header({ box, place }: { box: Box; place: Place }) {
+  const x = place.x + 10;
+  let y = place.y + 18;
+  const name = clip(box.name);
+  let tagAt = x + measure(name, "name") + 8;
+  const lines = box.rows.length + box.inner.length;
+  return (
+    <>
+      <text x={x} y={y} className="name">{name}</text>
+      {box.tags.map((tag, index) => {
+        const text = clip(tag, 16);
+        const width = measure(text, "tag") + 10;
+        const at = tagAt;
+        tagAt += width + 4;
+        return <g key={index} className="tag"><title>{tag}</title><rect x={at} y={y - 11} width={width} height={15} rx={7} /><text x={at + 5} y={y}>{text}</text></g>;
+      })}
+      {lines > 0 && <line x1={place.x} x2={place.x + place.width} y1={place.y + 26} y2={place.y + 26} className="rule" />}
+      {box.rows.map((row, index) => {
+        y = place.y + 41 + index * LINE;
+        return <text key={index} x={x} y={y} className={`row ${row.kind}`}><title>{row.text}</title>{row.kind === "description" ? clip(row.text) : <><tspan className="kind">{row.kind} </tspan>{clip(row.text)}</>}</text>;
+      })}
+      {box.inner.map((line, index) => <Words key={line.id} line={line} x={x} y={place.y + 41 + (box.rows.length + index) * LINE} width={place.width - 8} />)}
+    </>
+  );
+}
+
+/** A transition in words: what `taken` and the version comparison mark. */
+function Words({ line, x, y, width }: { line: Line; x: number; y: number; width: number }) {
+  const full = [line.event, line.guard && ` [${line.guard}]`, line.actions && ` / ${line.actions}`].filter(Boolean).join("");
+  const short = textOf(line);
+  return (
+    <g className="words" data-id={line.id}>
+      <title>{line.title}</title>
+      <rect x={x - 6} y={y - 12} width={width} height={LINE} rx={4} className="hit" />
+      <text x={x} y={y}>{short === full ? <><tspan className="event">{line.event}</tspan>{line.guard && <tspan className="guard">{` [${line.guard}]`}</tspan>}{line.actions && <tspan className="actions">{` / ${line.actions}`}</tspan>}</> : <tspan className="event">{short}</tspan>}</text>
+    </g>
+  );
+}
+
+function Arrow({ placed }: { placed: PlacedEdge }) {
+  const ids = placed.edge.lines;
+  const path = <path d={placed.path} markerEnd="url(#arrow)" className="edge" />;
+  // The arrow lights up for each of its transitions: nested, since an element has one id.
+  return ids.reduce((inner, line) => <g key={line.id} data-id={line.id} className="carrier">{inner}</g>, path);
+}
+
+function Label({ placed: { edge, label } }: { placed: PlacedEdge }) {
+  if (label === undefined || edge.lines.length === 0) return null;
+  return (
+    <g className="label">
+      <rect {...label} rx={5} className="paper" />
+      {edge.lines.map((line, index) => <Words key={line.id} line={line} x={label.x + 6} y={label.y + 13 + index * LINE} width={label.width} />)}
+    </g>
+  );
+}

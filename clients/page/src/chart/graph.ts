@@ -1,0 +1,148 @@
+// From a definition to what is drawn: boxes with rows of text, and edges between them. Decides what is an edge and what is a row, and
+// how large everything is; where it lies is decided by elk (layout.ts).
+
+import type { Definition, StateNode, Transition } from "@machinehub/client";
+
+/** One transition, as a line of text. */
+export interface Line {
+  /** Of the transition: its source's id and its place there. */
+  readonly id: string;
+  readonly event: string;
+  readonly guard: string;
+  readonly actions: string;
+  readonly title: string;
+}
+
+export interface Row { readonly kind: "entry" | "exit" | "invoke" | "description"; readonly text: string }
+
+export interface Box {
+  readonly id: string;
+  readonly kind: StateNode["type"] | "initial";
+  readonly name: string;
+  readonly description: string;
+  readonly tags: readonly string[];
+  readonly rows: readonly Row[];
+  /** Transitions that stay: they need no arrow. */
+  readonly inner: readonly Line[];
+  readonly deep: boolean;
+  readonly children: readonly Box[];
+  /** Whether this is a region of a parallel state. */
+  readonly region: boolean;
+  /** In pixels: of the box when it has no children, else what its header needs. */
+  readonly width: number;
+  readonly height: number;
+}
+
+export interface Edge {
+  readonly id: string;
+  readonly source: string;
+  readonly target: string;
+  readonly lines: readonly Line[];
+  readonly width: number;
+  readonly height: number;
+}
+
+export interface Graph { readonly root: Box; readonly edges: readonly Edge[] }
+
+export const LINE = 16;
+const HEADER = 26;
+const PADDING = 10;
+const CHARS_MAX = 44;
+const MARK = 14;
+
+export type Font = "name" | "tag" | "strong" | "plain";
+export type Measure = (text: string, font: Font) => number;
+
+/** How wide text is, roughly, where nobody can measure it. */
+export const roughly: Measure = (text, font) => Array.from(text).reduce((sum, char) => sum + (char > "\u2e7f" ? 2 : 1), 0) * { name: 8, tag: 6.3, strong: 7.4, plain: 6.8 }[font];
+
+interface Drawing { readonly measure: Measure; readonly edges: Map<string, { source: string; target: string; lines: Line[] }> }
+
+export const clip = (text: string, max = CHARS_MAX): string => (Array.from(text).length > max ? `${Array.from(text).slice(0, max - 1).join("")}…` : text);
+
+export function graphOf(definition: Definition, measure: Measure = roughly): Graph {
+  const drawing: Drawing = { measure, edges: new Map() };
+  const root = boxOf(definition.root, false, drawing, definition.id);
+  return { root, edges: [...drawing.edges.values()].map(({ source, target, lines }, index) => ({ id: `\u001fe${index}`, source, target, lines, ...sizeOfLines(lines, measure) })) };
+}
+
+function boxOf(node: StateNode, region: boolean, drawing: Drawing, name = node.key): Box {
+  const { edges, measure } = drawing;
+  const inner: Line[] = [];
+  (node.transitions ?? []).forEach((transition, index) => {
+    const line = lineOf(node, transition, index);
+    const targets = transition.targets ?? [];
+    if (targets.length === 0 || (targets.length === 1 && targets[0] === node.id)) inner.push(line);
+    for (const target of targets) {
+      if (target === node.id) continue;
+      const key = JSON.stringify([node.id, target]);
+      const edge = edges.get(key) ?? { source: node.id, target, lines: [] };
+      edge.lines.push(line);
+      edges.set(key, edge);
+    }
+  });
+  const children = Object.values(node.states ?? {}).map((child) => boxOf(child, node.type === "parallel", drawing));
+  if (node.type === "compound" && node.initial !== undefined && children.length > 0) {
+    const mark = `${node.id}\u001finitial`;
+    children.unshift({ id: mark, kind: "initial", name: "", description: "", tags: [], rows: [], inner: [], deep: false, children: [], region: false, width: MARK, height: MARK });
+    edges.set(mark, { source: mark, target: node.initial, lines: [] });
+  }
+  const rows: Row[] = [
+    ...(node.description ? [{ kind: "description" as const, text: node.description.split("\n")[0] as string }] : []),
+    ...(node.entry ?? []).map((text) => ({ kind: "entry" as const, text: short(text) })),
+    ...(node.exit ?? []).map((text) => ({ kind: "exit" as const, text: short(text) })),
+    ...(node.invoke ?? []).map(({ src, id }) => ({ kind: "invoke" as const, text: src && src !== "inline" ? src : (id ?? "inline") })),
+  ];
+  const box = { id: node.id, kind: node.type, name, description: node.description ?? "", tags: node.tags ?? [], rows, inner, deep: node.history === "deep", children, region };
+  return { ...box, ...sizeOf(box, measure) };
+}
+
+/** XState's own actions and guards without their family name. */
+const short = (name: string): string => name.replace(/^xstate\./, "");
+
+function sizeOf(box: Omit<Box, "width" | "height">, measure: Measure): { width: number; height: number } {
+  if (box.kind === "history") return { width: 24, height: 24 };
+  const head = measure(clip(box.name), "name") + box.tags.reduce((sum, tag) => sum + measure(clip(tag, 16), "tag") + 14, 8);
+  const widths = [head, ...box.rows.map((row) => measure(clip(row.text), "plain") + (row.kind === "description" ? 0 : measure(`${row.kind} `, "strong"))), ...box.inner.map((line) => widthOf(line, measure))];
+  const lines = box.rows.length + box.inner.length;
+  return { width: Math.max(72, Math.ceil(Math.max(...widths) + 2 * PADDING)), height: HEADER + 6 + (lines ? lines * LINE + 6 : 6) };
+}
+
+/** The event is set in bold, the rest is not. */
+const widthOf = (line: Line, measure: Measure): number => measure(line.event, "strong") + measure(textOf(line).slice(line.event.length), "plain") + 2;
+
+export function sizeOfLines(lines: readonly Line[], measure: Measure): { width: number; height: number } {
+  return { width: lines.length ? Math.ceil(Math.max(...lines.map((line) => widthOf(line, measure))) + 14) : 0, height: lines.length * LINE + (lines.length ? 4 : 0) };
+}
+
+/** What an edge says, as long as there is room: event, guard, actions. */
+export function textOf(line: Line): string {
+  return clip([line.event, line.guard && `[${line.guard}]`, line.actions && `/ ${line.actions}`].filter(Boolean).join(" "));
+}
+
+export const transitionId = (source: string, index: number): string => `${source}\u001f${index}`;
+
+function lineOf(node: StateNode, transition: Transition, index: number): Line {
+  const event = eventText(transition, node);
+  const guard = short(transition.guard ?? "");
+  const actions = [...(transition.actions ?? []).map(short), ...(transition.reenter ? ["reenter"] : [])].join(", ");
+  const full = [event, guard && `[${guard}]`, actions && `/ ${actions}`].filter(Boolean).join(" ");
+  return { id: transitionId(node.id, index), event, guard, actions, title: transition.description ? `${full}\n${transition.description}` : full };
+}
+
+/** How a transition's cause is called in a statechart. */
+export function eventText({ event, kind, delay }: Transition, node?: StateNode): string {
+  if (kind === "after") return `after ${typeof delay === "number" ? duration(delay) : delay}`;
+  if (kind === "always") return "always";
+  if (kind === "event") return event;
+  const [, what = "", how = "", actor = ""] = /^xstate\.(\w+)\.(\w+)\.?(.*)$/s.exec(event) ?? [];
+  if (how === "state") return what;
+  const invoke = node?.invoke?.find(({ id }) => id === actor);
+  const name = invoke?.src && invoke.src !== "inline" ? invoke.src : /^\d+\./.test(actor) ? "" : actor;
+  return name ? `${what || kind}(${name})` : what || kind;
+}
+
+export function duration(ms: number): string {
+  if (ms < 1000 || ms % 100 !== 0) return `${ms} ms`;
+  return ms < 120_000 ? `${ms / 1000} s` : `${Math.round(ms / 6000) / 10} min`;
+}

@@ -1,0 +1,171 @@
+// Where everything lies: elk's layered algorithm, in a worker, so that a large chart does not hold up the page.
+//
+// A compound state whose inside no arrow crosses is laid out by itself, in turn from left to right and from top to bottom: that keeps
+// large charts compact. Arrows that cross a border need the states on both sides laid out together.
+
+import ELK, { type ElkExtendedEdge, type ElkNode } from "elkjs/lib/elk-api";
+import workerUrl from "elkjs/lib/elk-worker.min.js?url";
+import { type Box, type Edge, type Graph, LINE } from "./graph.ts";
+
+export interface Place { readonly x: number; readonly y: number; readonly width: number; readonly height: number }
+export interface PlacedEdge { readonly edge: Edge; readonly path: string; readonly label: Place | undefined }
+export interface Layout {
+  readonly graph: Graph;
+  readonly width: number;
+  readonly height: number;
+  readonly places: ReadonlyMap<string, Place>;
+  readonly edges: readonly PlacedEdge[];
+}
+
+type Direction = "DOWN" | "RIGHT";
+const across = (direction: Direction): Direction => (direction === "DOWN" ? "RIGHT" : "DOWN");
+
+let elk: InstanceType<typeof ELK> | undefined;
+
+/** The arrangement that can be shown largest on a screen of this shape (width / height). Raises what elk raises; nothing that a definition can say should make it. */
+export async function layOut(graph: Graph, shape: number): Promise<Layout> {
+  elk ??= new ELK({ workerFactory: () => new Worker(workerUrl) });
+  return arrange(graph, shape, elk);
+}
+
+/** `layOut` on any elk. */
+export async function arrange(graph: Graph, shape: number, elk: Pick<InstanceType<typeof ELK>, "layout">): Promise<Layout> {
+  const tree = treeOf(graph);
+  const tries: Layout[] = [];
+  let problem: unknown;
+  for (const page of [pageOf(graph, tree, "DOWN"), pageOf(graph, tree, "RIGHT"), pageOf(graph, together(tree), "DOWN")]) {
+    if (tries.length === 2) break; // the last is for charts that elk cannot do piece by piece
+    try {
+      tries.push(read(graph, await elk.layout(page)));
+    } catch (error) {
+      problem = error;
+    }
+  }
+  if (tries.length === 0) throw problem;
+  const scale = ({ width, height }: Layout): number => Math.min(shape / width, 1 / height);
+  return tries.reduce((best, next) => (scale(next) > scale(best) * 1.05 ? next : best));
+}
+
+interface Tree {
+  /** Each node's ancestors, itself included, outermost first. */
+  readonly paths: ReadonlyMap<string, readonly string[]>;
+  /** Edges by the innermost node that contains both ends. */
+  readonly edges: ReadonlyMap<string, readonly Edge[]>;
+  /** Nodes that an arrow from inside leaves, or one from outside enters. */
+  readonly crossed: ReadonlySet<string>;
+}
+
+const PAGE = "\u001fpage";
+
+export function treeOf(graph: Graph): Tree {
+  const paths = new Map<string, readonly string[]>();
+  const visit = (box: Box, above: readonly string[]): void => {
+    const path = [...above, box.id];
+    paths.set(box.id, path);
+    for (const child of box.children) visit(child, path);
+  };
+  visit(graph.root, [PAGE]);
+  const edges = new Map<string, Edge[]>();
+  const crossed = new Set<string>();
+  for (const edge of graph.edges) {
+    const [from, to] = [paths.get(edge.source), paths.get(edge.target)];
+    if (from === undefined || to === undefined) continue; // a target that is not drawn
+    let depth = 0;
+    while (depth < from.length - 1 && depth < to.length - 1 && from[depth + 1] === to[depth + 1]) depth++;
+    // An arrow between a state and one inside of it belongs to what contains both.
+    const owner = from[depth] === edge.source || from[depth] === edge.target ? depth - 1 : depth;
+    const container = from[Math.max(0, owner)] as string;
+    edges.set(container, [...(edges.get(container) ?? []), edge]);
+    for (const path of [from, to]) for (const id of path.slice(Math.max(0, owner) + 1, -1)) crossed.add(id);
+    if (owner !== depth) crossed.add(from[depth] as string);
+  }
+  return { paths, edges, crossed };
+}
+
+/** As if arrows crossed every border. */
+const together = (tree: Tree): Tree => ({ ...tree, crossed: new Set(tree.paths.keys()) });
+
+function pageOf(graph: Graph, tree: Tree, direction: Direction): ElkNode {
+  return {
+    id: PAGE, children: [nodeOf(graph.root, tree, direction)], edges: edgesOf(PAGE, tree),
+    layoutOptions: { ...options(direction), "elk.json.shapeCoords": "ROOT", "elk.json.edgeCoords": "ROOT", "elk.padding": "[top=8,left=8,bottom=8,right=8]" },
+  };
+}
+
+function options(direction: Direction): { [name: string]: string } {
+  return {
+    "elk.algorithm": "layered", "elk.direction": direction, "elk.hierarchyHandling": "INCLUDE_CHILDREN", "elk.edgeRouting": "ORTHOGONAL",
+    "elk.edgeLabels.inline": "true", "elk.layered.edgeLabels.sideSelection": "ALWAYS_DOWN",
+    "elk.spacing.nodeNode": "24", "elk.spacing.edgeNode": "14", "elk.spacing.edgeEdge": "12", "elk.spacing.edgeLabel": "2",
+    "elk.layered.spacing.nodeNodeBetweenLayers": "26", "elk.layered.spacing.edgeNodeBetweenLayers": "12", "elk.layered.spacing.edgeEdgeBetweenLayers": "10",
+    "elk.layered.nodePlacement.strategy": "NETWORK_SIMPLEX", "elk.layered.thoroughness": "10",
+  };
+}
+
+function edgesOf(container: string, tree: Tree): ElkExtendedEdge[] {
+  return (tree.edges.get(container) ?? []).map((edge) => ({
+    id: edge.id, sources: [edge.source], targets: [edge.target], labels: edge.lines.length ? [{ id: `${edge.id}l`, text: " ", width: edge.width, height: edge.height }] : [],
+  }));
+}
+
+function nodeOf(box: Box, tree: Tree, direction: Direction): ElkNode {
+  if (box.children.length === 0) return { id: box.id, width: box.width, height: box.height };
+  const top = box.height + (box.rows.length + box.inner.length ? 4 : 0);
+  const closed = !tree.crossed.has(box.id);
+  const inside = closed && box.children.some((child) => child.children.length > 0) ? direction : closed ? across(direction) : direction;
+  return {
+    id: box.id, children: box.children.map((child) => nodeOf(child, tree, inside)), edges: edgesOf(box.id, tree),
+    layoutOptions: {
+      ...(closed ? { ...options(inside), "elk.hierarchyHandling": "SEPARATE_CHILDREN" } : {}),
+      ...(closed && box.children.some((child) => tree.crossed.has(child.id)) ? { "elk.hierarchyHandling": "INCLUDE_CHILDREN" } : {}),
+      "elk.padding": `[top=${top},left=14,bottom=14,right=14]`, "elk.nodeSize.constraints": "MINIMUM_SIZE", "elk.nodeSize.minimum": `(${box.width},${box.height + LINE})`,
+    },
+  };
+}
+
+function read(graph: Graph, laid: ElkNode): Layout {
+  const places = new Map<string, Place>();
+  const drawn = new Map<string, ElkExtendedEdge>();
+  const collect = (node: ElkNode): void => {
+    for (const edge of node.edges ?? []) drawn.set(edge.id, edge);
+    for (const child of node.children ?? []) {
+      places.set(child.id, { x: child.x ?? 0, y: child.y ?? 0, width: child.width ?? 0, height: child.height ?? 0 });
+      collect(child);
+    }
+  };
+  collect(laid);
+  const edges = graph.edges.map((edge): PlacedEdge => {
+    const placed = drawn.get(edge.id);
+    const [label] = placed?.labels ?? [];
+    return {
+      edge, path: (placed?.sections ?? []).map((section) => rounded([section.startPoint, ...(section.bendPoints ?? []), section.endPoint])).join(" "),
+      label: label === undefined ? undefined : { x: label.x ?? 0, y: label.y ?? 0, width: label.width ?? 0, height: label.height ?? 0 },
+    };
+  });
+  return { graph, places, edges, width: laid.width ?? 1, height: laid.height ?? 1 };
+}
+
+interface Point { readonly x: number; readonly y: number }
+const RADIUS = 6;
+
+/** A line through points, its corners rounded. */
+export function rounded(points: readonly Point[]): string {
+  const [first, ...rest] = points;
+  if (first === undefined) return "";
+  let path = `M${first.x} ${first.y}`;
+  rest.forEach((corner, index) => {
+    const before = points[index] as Point;
+    const after = rest[index + 1];
+    if (after === undefined) return void (path += `L${corner.x} ${corner.y}`);
+    const one = towards(corner, before);
+    const other = towards(corner, after);
+    path += `L${one.x} ${one.y}Q${corner.x} ${corner.y} ${other.x} ${other.y}`;
+  });
+  return path;
+}
+
+function towards(from: Point, to: Point): Point {
+  const length = Math.hypot(to.x - from.x, to.y - from.y);
+  const part = length === 0 ? 0 : Math.min(RADIUS, length / 2) / length;
+  return { x: from.x + (to.x - from.x) * part, y: from.y + (to.y - from.y) * part };
+}

@@ -1,0 +1,108 @@
+// Pan and zoom of the chart: pointer, wheel, two fingers, keys. The transform is set without rendering, so that it follows a hand.
+
+export interface View { x: number; y: number; scale: number }
+
+const SCALE_MIN = 0.08;
+const SCALE_MAX = 3;
+const KEY_STEP = 60;
+
+/** The view in which everything is seen, not larger than life. */
+export function fitting(width: number, height: number, screenWidth: number, screenHeight: number): View {
+  const scale = Math.max(SCALE_MIN, Math.min(1.2, screenWidth / width, screenHeight / height)) || 1;
+  return { scale, x: (screenWidth - width * scale) / 2, y: Math.max(0, (screenHeight - height * scale) / 2) };
+}
+
+export function zoomed(view: View, factor: number, x: number, y: number): View {
+  const scale = Math.min(SCALE_MAX, Math.max(SCALE_MIN, view.scale * factor));
+  return { scale, x: x - ((x - view.x) * scale) / view.scale, y: y - ((y - view.y) * scale) / view.scale };
+}
+
+export class Navigation {
+  #view: View = { x: 0, y: 0, scale: 1 };
+  #moved = false;
+  readonly #pointers = new Map<number, { x: number; y: number }>();
+  readonly #svg: SVGSVGElement;
+  readonly #content: SVGGElement;
+  readonly #size: () => { width: number; height: number };
+
+  constructor(svg: SVGSVGElement, content: SVGGElement, size: () => { width: number; height: number }) {
+    this.#svg = svg;
+    this.#content = content;
+    this.#size = size;
+  }
+
+  /** Starts listening; returns what ends that. */
+  listen(): () => void {
+    const over = new AbortController();
+    const options = { signal: over.signal };
+    const svg = this.#svg;
+    svg.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      const { left, top } = svg.getBoundingClientRect();
+      if (event.ctrlKey || !event.shiftKey) this.set(zoomed(this.#view, Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015)), event.clientX - left, event.clientY - top));
+      else this.#pan(-event.deltaX - event.deltaY, 0);
+    }, { ...options, passive: false });
+    svg.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      this.#pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+      svg.setPointerCapture(event.pointerId);
+    }, options);
+    svg.addEventListener("pointermove", (event) => this.#drag(event), options);
+    for (const end of ["pointerup", "pointercancel"] as const) svg.addEventListener(end, (event) => this.#pointers.delete(event.pointerId), options);
+    svg.addEventListener("keydown", (event) => {
+      if (this.key(event.key)) event.preventDefault();
+    }, options);
+    const resized = new ResizeObserver(() => {
+      if (!this.#moved) this.fit();
+    });
+    resized.observe(svg);
+    over.signal.addEventListener("abort", () => resized.disconnect());
+    return () => over.abort();
+  }
+
+  /** Whether the key meant something. */
+  key(key: string): boolean {
+    const step = { ArrowLeft: [KEY_STEP, 0], ArrowRight: [-KEY_STEP, 0], ArrowUp: [0, KEY_STEP], ArrowDown: [0, -KEY_STEP] }[key];
+    if (step !== undefined) this.#pan(step[0] as number, step[1] as number);
+    else if (key === "+" || key === "=") this.zoom(1.25);
+    else if (key === "-") this.zoom(0.8);
+    else if (key === "0") this.fit();
+    else return false;
+    return true;
+  }
+
+  zoom(factor: number): void {
+    const { width, height } = this.#svg.getBoundingClientRect();
+    this.set(zoomed(this.#view, factor, width / 2, height / 2));
+  }
+
+  fit(): void {
+    const { width, height } = this.#svg.getBoundingClientRect();
+    const size = this.#size();
+    this.set(fitting(size.width, size.height, width, height));
+    this.#moved = false;
+  }
+
+  set(view: View): void {
+    this.#view = view;
+    this.#moved = true;
+    this.#content.setAttribute("transform", `translate(${view.x} ${view.y}) scale(${view.scale})`);
+  }
+
+  #pan(x: number, y: number): void {
+    this.set({ ...this.#view, x: this.#view.x + x, y: this.#view.y + y });
+  }
+
+  #drag(event: PointerEvent): void {
+    const before = this.#pointers.get(event.pointerId);
+    if (before === undefined) return;
+    const now = { x: event.clientX, y: event.clientY };
+    const other = [...this.#pointers].find(([id]) => id !== event.pointerId)?.[1];
+    this.#pointers.set(event.pointerId, now);
+    if (other === undefined) return this.#pan(now.x - before.x, now.y - before.y);
+    const { left, top } = this.#svg.getBoundingClientRect();
+    const factor = Math.hypot(now.x - other.x, now.y - other.y) / Math.max(1, Math.hypot(before.x - other.x, before.y - other.y));
+    this.set(zoomed(this.#view, factor, (now.x + other.x) / 2 - left, (now.y + other.y) / 2 - top));
+    this.#pan((now.x - before.x) / 2, (now.y - before.y) / 2);
+  }
+}

@@ -1,0 +1,23 @@
+// What is fetched: loading, there, or refused. Answers that come too late are not shown.
+
+import { useCallback, useEffect, useState } from "react";
+import { Problem } from "./api.ts";
+
+export interface Loaded<T> { readonly data?: T; readonly problem?: Problem; readonly again: () => void }
+
+/** Fetches when `key` changes (not at all for undefined), and `again` when asked. What was there stays until its successor comes. */
+export function useLoaded<T>(key: string | undefined, load: () => Promise<T>): Loaded<T> {
+  const [held, setHeld] = useState<{ key?: string; data?: T; problem?: Problem }>({});
+  const [round, setRound] = useState(0);
+  useEffect(() => {
+    if (key === undefined) return undefined;
+    let wanted = true;
+    load().then(
+      (data) => wanted && setHeld({ key, data }),
+      (error: unknown) => wanted && setHeld({ key, problem: error instanceof Problem ? error : new Problem(0, "unexpected", String(error)) }),
+    );
+    return () => void (wanted = false);
+  }, [key, round]);
+  const again = useCallback(() => setRound((number) => number + 1), []);
+  return { ...(held.data === undefined ? {} : { data: held.data }), ...(held.problem === undefined ? {} : { problem: held.problem }), again };
+}

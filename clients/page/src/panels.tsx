@@ -1,0 +1,156 @@
+// The panels beside the chart: history, sessions, versions, and how to get at the session from elsewhere.
+
+import { type FormEvent, useEffect, useRef } from "react";
+import type { Presence } from "@machinehub/client";
+import { type Entry, readSessions, readVersions, type Version } from "./api.ts";
+import type { Difference } from "./chart/compare.ts";
+import type { History } from "./history.ts";
+import { useLoaded } from "./load.ts";
+import { Copy, Refusal } from "./parts.tsx";
+
+export function HistoryPanel({ history, selected, select }: { history: History; selected: number | undefined; select: (seq: number | undefined) => void }) {
+  const list = useRef<HTMLOListElement>(null);
+  const newest = history.entries.at(-1)?.seq;
+  useEffect(() => {
+    if (selected === undefined && list.current !== null) list.current.scrollTop = list.current.scrollHeight;
+  }, [newest, selected]);
+  if (history.problem !== undefined && history.entries.length === 0) return <Refusal problem={history.problem} again={history.again} what="history" />;
+  return (
+    <>
+      <p className="quiet">A step shows the session as it was right after it.</p>
+      {history.older && <button onClick={history.older}>Older steps</button>}
+      <ol className="history" ref={list}>
+        {history.entries.map((entry) => (
+          <li key={`${entry.seq}.${entry.attempt}`} className={entry.outcome}>
+            <button aria-pressed={selected === entry.seq && entry.outcome === "accepted"} disabled={entry.outcome === "rejected"} onClick={() => select(selected === entry.seq ? undefined : entry.seq)} title={details(entry)}>
+              <span className="seq">{entry.seq}</span>
+              <span className="what">{what(entry)}</span>
+              <span className="note">{entry.outcome === "rejected" ? entry.error?.code : entry.changed ? "" : "no change"}</span>
+              <time dateTime={entry.at}>{new Date(entry.at).toLocaleTimeString()}</time>
+            </button>
+          </li>
+        ))}
+      </ol>
+    </>
+  );
+}
+
+function what(entry: Entry): string {
+  return entry.kind === "start" ? "start" : entry.kind === "timer" ? "timer" : (entry.event?.type ?? entry.kind);
+}
+
+function details(entry: Entry): string {
+  const about = entry.kind === "start" ? { input: entry.input } : entry.kind === "timer" ? {} : { event: entry.event, sender: entry.sender };
+  return `${entry.at}\n${JSON.stringify(about, null, 1)}${entry.error ? `\n${entry.error.code}: ${entry.error.detail}` : ""}`;
+}
+
+export function SessionsPanel({ machine, session, open }: { machine: string; session: string; open: (session: string) => void }) {
+  const sessions = useLoaded(`${machine} ${session}`, () => readSessions(machine));
+  const submit = (event: FormEvent<HTMLFormElement>): void => {
+    event.preventDefault();
+    open(String(new FormData(event.currentTarget).get("session")));
+  };
+  return (
+    <>
+      <form className="line" onSubmit={submit} key={session}>
+        <input name="session" aria-label="Session" defaultValue={session} maxLength={128} required spellCheck={false} />
+        <button>Open</button>
+        <button type="button" onClick={() => open(newName())}>New session</button>
+      </form>
+      {sessions.problem && <Refusal problem={sessions.problem} again={sessions.again} what="the list of sessions" />}
+      <ul className="sessions">
+        {sessions.data?.map((item) => (
+          <li key={item.id}>
+            <button aria-current={item.id === session} onClick={() => open(item.id)}>
+              <span className="what">{item.id}</span>
+              <span className="note">{[`step ${item.seq}`, `v${item.version}`, item.finished ? "ended" : item.connections ? `${item.connections} here` : "", item.parent ? `from ${item.parent.id} at ${item.parent.at}` : ""].filter(Boolean).join(", ")}</span>
+            </button>
+          </li>
+        ))}
+      </ul>
+    </>
+  );
+}
+
+const newName = (): string => Array.from(crypto.getRandomValues(new Uint8Array(5)), (byte) => (byte % 36).toString(36)).join("");
+
+export function VersionsPanel({ machine, shown, show, compared, compareWith, differences, current }: {
+  machine: string; shown: number; show: (version: number | undefined) => void; compared: number | undefined; compareWith: (version: number | undefined) => void;
+  differences: readonly Difference[] | undefined; current: number;
+}) {
+  const versions = useLoaded(`${machine} ${current}`, () => readVersions(machine));
+  if (versions.problem) return <Refusal problem={versions.problem} again={versions.again} what="the versions" />;
+  const others = versions.data?.filter((version) => version.number !== shown) ?? [];
+  return (
+    <>
+      <ul className="versions">
+        {versions.data?.map((version) => (
+          <li key={version.number}>
+            <button aria-pressed={version.number === shown} onClick={() => show(version.number === current ? undefined : version.number)}>
+              <span className="what">{`version ${version.number}`}</span>
+              <span className="note">{notes(version, current)}</span>
+            </button>
+          </li>
+        ))}
+      </ul>
+      <label className="compare">What changed since{" "}
+        <select value={compared ?? ""} onChange={(event) => compareWith(event.target.value ? Number(event.target.value) : undefined)}>
+          <option value="">…</option>
+          {others.map((version) => <option key={version.number} value={version.number}>{`version ${version.number}`}</option>)}
+        </select>
+      </label>
+      {differences && (
+        <ul className="differences" aria-label="Differences">
+          {differences.map((difference, index) => <li key={index} className={difference.change}><b>{difference.change}</b>{` ${difference.what}`}<small>{difference.text}</small></li>)}
+          {differences.length === 0 && <li>The chart did not change.</li>}
+        </ul>
+      )}
+    </>
+  );
+}
+
+function notes(version: Version, current: number): string {
+  return [version.number === current ? "this session" : "", version.active ? "new sessions" : "", version.message, new Date(version.created_at).toLocaleString()].filter(Boolean).join(" · ");
+}
+
+export function SharePanel({ machine, session, type }: { machine: string; session: string; type: string }) {
+  const url = `${location.origin}/${machine}/${encodeURIComponent(session)}`;
+  const quoted = JSON.stringify({ type }).replaceAll("'", "'\\''");
+  const curl = `curl -X POST ${url} -d '${quoted}'`;
+  const react = `import { useMachine } from "@machinehub/client/react";
+
+const [state, send] = useMachine({
+  url: ${JSON.stringify(`${location.origin}/${machine}`)},
+  sessionId: ${JSON.stringify(session)},
+});
+// state.context, state.matches(…)
+// send(${JSON.stringify({ type })})`;
+  return (
+    <>
+      {([["URL", url], ["curl", curl], ["React", react]] as const).map(([name, text]) => (
+        <section key={name} className="snippet"><h2>{name} <Copy text={text} label={name} /></h2><pre>{text}</pre></section>
+      ))}
+    </>
+  );
+}
+
+export function People({ presence }: { presence: Presence }) {
+  return (
+    <section aria-label="Who is here">
+      <h2>{`${presence.count} here`}</h2>
+      <ul className="people">
+        {presence.members.slice(0, 50).map((member) => (
+          <li key={member.id} title={`since ${new Date(member.joined_at).toLocaleTimeString()}${member.metadata === undefined ? "" : `\n${JSON.stringify(member.metadata)}`}`} className={member.id === presence.self ? "self" : ""}>
+            {nameOf(member.metadata) ?? member.user ?? member.id.slice(0, 6)}{member.id === presence.self ? " (you)" : ""}
+          </li>
+        ))}
+        {presence.count > 50 && <li>{`and ${presence.count - 50} more`}</li>}
+      </ul>
+    </section>
+  );
+}
+
+function nameOf(metadata: unknown): string | undefined {
+  const name = typeof metadata === "object" && metadata !== null ? (metadata as { name?: unknown }).name : undefined;
+  return typeof name === "string" ? name.slice(0, 40) : undefined;
+}

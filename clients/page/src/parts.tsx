@@ -1,0 +1,60 @@
+// Small things that several panels use.
+
+import { type ReactNode, useEffect, useRef, useState } from "react";
+import { keepToken, type Problem } from "./api.ts";
+
+export function Copy({ text, label }: { text: string; label: string }) {
+  const [copied, setCopied] = useState(false);
+  const timer = useRef<ReturnType<typeof setTimeout>>(undefined);
+  useEffect(() => () => clearTimeout(timer.current), []);
+  const copy = async (): Promise<void> => {
+    await navigator.clipboard.writeText(text).catch(() => selectAndCopy(text));
+    setCopied(true);
+    timer.current = setTimeout(() => setCopied(false), 1500);
+  };
+  return <button className="copy" onClick={() => void copy()} aria-label={`Copy ${label}`}>{copied ? "copied" : "copy"}</button>;
+}
+
+/** For pages that are not served over https, where there is no clipboard. */
+function selectAndCopy(text: string): void {
+  const area = Object.assign(document.createElement("textarea"), { value: text });
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}
+
+/** Why something is not shown; where a token would help, a place to give one. */
+export function Refusal({ problem, again, what }: { problem: Problem; again: () => void; what: string }) {
+  if (problem.status !== 401) return <p className="notice" role="alert">{`No ${what}: ${problem.message} (${problem.code}) `}<button onClick={again}>Try again</button></p>;
+  const submit = (event: React.FormEvent<HTMLFormElement>): void => {
+    event.preventDefault();
+    keepToken(String(new FormData(event.currentTarget).get("token")));
+    again();
+  };
+  return (
+    <form className="token" onSubmit={submit}>
+      <label>{`This hub shows ${what} to those who have a token.`}<input name="token" type="password" autoComplete="off" required /></label>
+      <button>Use token</button>
+    </form>
+  );
+}
+
+export function Tabs<Name extends string>({ names, chosen, choose }: { names: readonly Name[]; chosen: Name; choose: (name: Name) => void }) {
+  const step = (event: React.KeyboardEvent): void => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by === undefined) return;
+    const next = names[(names.indexOf(chosen) + by + names.length) % names.length] as Name;
+    choose(next);
+    (event.currentTarget.querySelector(`[data-tab="${next}"]`) as HTMLElement | null)?.focus();
+  };
+  return (
+    <div className="tabs" role="tablist" onKeyDown={step}>
+      {names.map((name) => <button key={name} role="tab" data-tab={name} id={`tab-${name}`} aria-selected={name === chosen} aria-controls="panel" tabIndex={name === chosen ? 0 : -1} onClick={() => choose(name)}>{name}</button>)}
+    </div>
+  );
+}
+
+export function Field({ name, children }: { name: string; children: ReactNode }) {
+  return <><dt>{name}</dt><dd>{children}</dd></>;
+}

@@ -1,0 +1,32 @@
+// The page's address is the machine's: /{machine}[@version][/{session}]. Opening another session is going somewhere.
+
+import { useSyncExternalStore } from "react";
+
+export interface Route { readonly machine: string; readonly version: number | undefined; readonly session: string | undefined }
+
+export function readRoute(path: string): Route {
+  const [, first = "", second] = path.split("/");
+  const [machine = "", version] = first.split("@");
+  let session: string | undefined;
+  try {
+    session = second ? decodeURIComponent(second) : undefined;
+  } catch {
+    session = second;
+  }
+  return { machine, version: version ? Number(version) : undefined, session };
+}
+
+export const pathOf = ({ machine, version, session }: Route): string => `/${machine}${version === undefined ? "" : `@${version}`}${session === undefined ? "" : `/${encodeURIComponent(session)}`}`;
+
+export function goTo(route: Route): void {
+  history.pushState(null, "", pathOf(route));
+  dispatchEvent(new PopStateEvent("popstate"));
+}
+
+const subscribe = (listener: () => void): (() => void) => {
+  addEventListener("popstate", listener);
+  return () => removeEventListener("popstate", listener);
+};
+
+/** The path, as it changes. */
+export const usePath = (): string => useSyncExternalStore(subscribe, () => location.pathname);

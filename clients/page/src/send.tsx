@@ -1,0 +1,75 @@
+// Sending events: a button for each that the machine knows, greyed where it would not be taken now, and a form for the rest.
+
+import { type Ack, type Definition, takes } from "@machinehub/client";
+import { type FormEvent, useRef, useState } from "react";
+
+interface Sent { readonly type: string; readonly ack?: Ack; readonly changed?: boolean }
+
+export function Send({ definition, value, active, send }: {
+  definition: Definition; value: unknown; active: boolean; send: (event: { type: string }) => Promise<{ ack: Ack; changed: boolean }>;
+}) {
+  const [sent, setSent] = useState<Sent>();
+  const [problem, setProblem] = useState("");
+  const form = useRef<HTMLFormElement>(null);
+  const payloads = useRef(new Map<string, string>());
+  const number = useRef(0);
+  const types = definition.events.filter((type) => !/^(xstate|presence)\./.test(type) && !type.endsWith("*"));
+
+  const fire = async (event: { type: string }): Promise<void> => {
+    const mine = ++number.current;
+    setProblem("");
+    setSent({ type: event.type });
+    const { ack, changed } = await send(event);
+    if (mine === number.current) setSent({ type: event.type, ack, changed });
+  };
+  const field = (name: string): HTMLInputElement => form.current?.elements.namedItem(name) as HTMLInputElement;
+  const edit = (type: string): void => {
+    field("type").value = type;
+    field("payload").value = payloads.current.get(type) ?? "{ }";
+    field("payload").focus();
+  };
+  const submit = (event: FormEvent): void => {
+    event.preventDefault();
+    const type = field("type").value;
+    const text = field("payload").value.trim();
+    try {
+      const payload: unknown = text === "" ? {} : JSON.parse(text);
+      if (typeof payload !== "object" || payload === null || Array.isArray(payload)) throw new Error("a payload is a JSON object");
+      payloads.current.set(type, text);
+      void fire({ ...payload, type });
+    } catch (error) {
+      setProblem(`Not sent: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  };
+
+  return (
+    <section className="send" aria-label="Send an event">
+      <h2>Send</h2>
+      <div className="events">
+        {types.map((type) => {
+          const possible = active && takes(definition, value, type);
+          return (
+            <span key={type} className="pair">
+              <button disabled={!possible} onClick={() => void fire({ type })} title={possible ? type : `${type}: no active state takes it`}>{type}</button>
+              <button className="edit" onClick={() => edit(type)} aria-label={`Write a payload for ${type}`} title="with a payload">…</button>
+            </span>
+          );
+        })}
+        {types.length === 0 && <p className="quiet">The machine names no events.</p>}
+      </div>
+      <form ref={form} onSubmit={submit}>
+        <input name="type" aria-label="Event type" placeholder="type" required list="types" autoComplete="off" spellCheck={false} />
+        <datalist id="types">{types.map((type) => <option key={type} value={type} />)}</datalist>
+        <textarea name="payload" aria-label="Payload as JSON" placeholder='{ "payload": "JSON" }' rows={2} spellCheck={false} />
+        <button>Send</button>
+      </form>
+      <p className="outcome" role="status" data-outcome={sent?.ack?.outcome}>{problem || (sent === undefined ? "" : outcome(sent))}</p>
+    </section>
+  );
+}
+
+function outcome({ type, ack, changed }: Sent): string {
+  if (ack === undefined) return `${type}: sent…`;
+  if (ack.outcome === "accepted") return `${type}: accepted, step ${ack.seq}${changed ? "" : ", nothing changed"}`;
+  return `${type}: rejected, ${ack.error.code}: ${ack.error.detail}`;
+}

@@ -1,0 +1,140 @@
+// What is drawn, where, and which transition it was: for the examples, and for charts that nobody would write.
+
+import ELK from "elkjs";
+import type { Definition, StateNode, Transition } from "@machinehub/client";
+import { describe, expect, test } from "vitest";
+import { compare } from "../src/chart/compare.ts";
+import { eventText, graphOf, transitionId } from "../src/chart/graph.ts";
+import { arrange, rounded, treeOf } from "../src/chart/layout.ts";
+import { taken } from "../src/chart/taken.ts";
+import { fitting, zoomed } from "../src/chart/view.ts";
+
+type Config = { readonly [key: string]: Partial<StateNode> & { readonly children?: Config } };
+
+/** A node with its children's ids filled in. */
+function node(id: string, key: string, { children, ...rest }: Partial<StateNode> & { readonly children?: Config }): StateNode {
+  const states = Object.fromEntries(Object.entries(children ?? {}).map(([name, child]) => [name, node(`${id}.${name}`, name, child)]));
+  const first = Object.values(states)[0];
+  const type = rest.type ?? (first ? "compound" : "atomic");
+  return { id, key, type, ...(type === "compound" && first ? { initial: first.id } : {}), ...(first ? { states } : {}), ...rest };
+}
+
+const on = (event: string, ...targets: string[]): Transition => ({ event, kind: "event", ...(targets.length ? { targets } : {}) });
+const machine = (root: Partial<StateNode> & { readonly children?: Config }): Definition => ({ id: "m", events: [], root: node("m", "m", root) });
+
+const LIGHTS = machine({
+  children: {
+    green: { transitions: [{ event: "xstate.after.500.m.green", kind: "after", delay: 500, targets: ["m.yellow"] }, on("PUSH", "m.yellow"), on("count"), on("other")] },
+    yellow: { transitions: [on("NEXT", "m.red.a"), { ...on("NEXT", "m.green"), guard: "g" }] },
+    red: { transitions: [on("OUT", "m.green")], children: { a: { transitions: [on("NEXT", "m.red.b")] }, b: { transitions: [on("OUT", "m.red.a")] } } },
+  },
+});
+
+test("an arrow for each pair of states, a line for each transition, none for those that stay", () => {
+  const { root, edges } = graphOf(LIGHTS);
+  const green = root.children.find((box) => box.id === "m.green");
+  expect(green?.inner.map((line) => line.event)).toEqual(["count", "other"]);
+  const arrow = edges.find((edge) => edge.source === "m.green" && edge.target === "m.yellow");
+  expect(arrow?.lines.map((line) => line.event)).toEqual(["after 500 ms", "PUSH"]);
+  expect(root.children[0]?.kind).toBe("initial");
+});
+
+test.each([
+  [{ event: "", kind: "always" }, "always"], [{ event: "xstate.after.x.m.a", kind: "after", delay: 2000 }, "after 2 s"], [{ event: "xstate.after.x.m.a", kind: "after", delay: "patience" }, "after patience"],
+  [{ event: "xstate.done.state.m.a", kind: "done.state.m" }, "done"], [{ event: "xstate.done.actor.0.m.a", kind: "done.actor.0.m" }, "done(pay)"], [{ event: "xstate.error.actor.mine", kind: "error.actor" }, "error(mine)"], [{ event: "*", kind: "event" }, "*"],
+])("%j is called %s", (transition, text) => {
+  expect(eventText(transition as Transition, { invoke: [{ id: "0.m.a", src: "pay" }] } as never)).toBe(text);
+});
+
+describe("which transition it was", () => {
+  test.each([
+    ["green", "yellow", {}, []], // two explain it
+    ["green", "yellow", { event: "PUSH", kind: "event" }, [["m.green", 1]]],
+    ["green", "yellow", { kind: "timer" }, [["m.green", 0]]],
+    ["green", "green", { event: "count" }, [["m.green", 2]]],
+    ["green", "green", {}, []],
+    ["yellow", { red: "a" }, {}, [["m.yellow", 0]]],
+    [{ red: "a" }, { red: "b" }, {}, [["m.red.a", 0]]],
+    [{ red: "b" }, { red: "a" }, { event: "OUT" }, [["m.red.b", 0]]],
+    [{ red: "b" }, "green", { event: "OUT" }, [["m.red", 0]]],
+    ["green", "green", { event: "no such" }, []],
+  ] as const)("from %j to %j by %j", (before, after, cause, wanted) => {
+    expect(taken(LIGHTS, before, after, cause)).toEqual(wanted.map(([id, index]) => transitionId(id, index)));
+  });
+});
+
+test("what changed between two versions", () => {
+  const newer = machine({
+    children: {
+      green: { tags: ["go"], transitions: [{ event: "xstate.after.500.m.green", kind: "after", delay: 500, targets: ["m.blue"] }, on("PUSH", "m.yellow"), on("count"), on("other")] },
+      yellow: { transitions: [on("NEXT", "m.red.a"), { ...on("NEXT", "m.green"), guard: "g" }] },
+      red: { transitions: [on("OUT", "m.green")], children: { a: { transitions: [on("NEXT", "m.red.b")] }, b: {} } },
+      blue: {},
+    },
+  });
+  const { list, marks } = compare(LIGHTS, newer);
+  expect(list.map(({ change, what }) => `${change} ${what}`)).toEqual(["changed green", "changed green: after 500 ms", "added blue", "removed red.b: OUT"]);
+  expect(marks.get("m.blue")).toBe("added");
+  expect(marks.get(transitionId("m.green", 0))).toBe("changed");
+  expect(compare(LIGHTS, LIGHTS).list).toEqual([]);
+});
+
+test("edges belong to the innermost state around both ends; borders that they cross are open", () => {
+  const tree = treeOf(graphOf(LIGHTS));
+  expect(tree.crossed.has("m.red")).toBe(true);
+  expect(tree.edges.get("m.red")?.length).toBe(3);
+  expect([...tree.crossed].includes("m")).toBe(false);
+});
+
+/** Numbers that are the same in every run. */
+function random(seed: number): () => number {
+  let state = seed;
+  return () => ((state = (state * 1_103_515_245 + 12_345) % 2_147_483_648) / 2_147_483_648);
+}
+
+function anyChart(seed: number): Definition {
+  const next = random(seed);
+  const pick = (count: number): number => Math.floor(next() * count);
+  const ids: string[] = [];
+  const build = (id: string, depth: number): Partial<StateNode> & { readonly children?: Config } => {
+    ids.push(id);
+    const count = depth === 0 ? 1 + pick(5) : next() < 0.45 && depth < 4 ? 1 + pick(4) : 0;
+    const children = Object.fromEntries(Array.from({ length: count }, (_, at) => [`s${at}`, build(`${id}.s${at}`, depth + 1)]));
+    return { ...(count && next() < 0.25 ? { type: "parallel" as const } : !count && next() < 0.1 ? { type: next() < 0.5 ? "final" as const : "history" as const } : {}), children };
+  };
+  const root = build("m", 0);
+  const arrows = new Map<string, Transition[]>();
+  for (let n = pick(ids.length * 3); n > 0; n--) {
+    const source = ids[pick(ids.length)] as string;
+    arrows.set(source, [...(arrows.get(source) ?? []), on(`E${pick(5)}`, ...(next() < 0.85 ? [ids[pick(ids.length)] as string] : []))]);
+  }
+  const dress = (one: Partial<StateNode> & { readonly children?: Config }, id: string): Partial<StateNode> & { readonly children?: Config } => ({
+    ...one, transitions: arrows.get(id) ?? [], children: Object.fromEntries(Object.entries(one.children ?? {}).map(([key, child]) => [key, dress(child, `${id}.${key}`)])),
+  });
+  return machine(dress(root, "m"));
+}
+
+test("every chart can be laid out, every arrow and state has its place", async () => {
+  const elk = new ELK();
+  for (let seed = 1; seed <= 60; seed++) {
+    const graph = graphOf(anyChart(seed));
+    const layout = await arrange(graph, 1.4, elk).catch((error: unknown) => {
+      throw new Error(`seed ${seed}: ${String(error)}`);
+    });
+    for (const { edge, path } of layout.edges) expect(path, `seed ${seed}: ${edge.source} to ${edge.target}`).toMatch(/^M/);
+    for (const [id, place] of layout.places) for (const side of [place.x, place.y, place.x + place.width - layout.width, place.y + place.height - layout.height]) expect(Number.isFinite(side), `seed ${seed}: ${id}`).toBe(true);
+  }
+}, 60_000);
+
+test("corners are rounded, within what the line allows", () => {
+  expect(rounded([])).toBe("");
+  expect(rounded([{ x: 0, y: 0 }, { x: 0, y: 9 }])).toBe("M0 0L0 9");
+  expect(rounded([{ x: 0, y: 0 }, { x: 0, y: 20 }, { x: 4, y: 20 }])).toBe("M0 0L0 14Q0 20 2 20L4 20");
+});
+
+test("views fit, and zoom about a point", () => {
+  expect(fitting(100, 100, 50, 200)).toEqual({ scale: 0.5, x: 0, y: 75 });
+  const view = zoomed({ x: 10, y: 10, scale: 1 }, 2, 50, 50);
+  expect(view).toEqual({ scale: 2, x: -30, y: -30 });
+  expect(zoomed(view, 1e9, 0, 0).scale).toBe(3);
+});

@@ -1,0 +1,27 @@
+// Builds the page into the hub's package: flat, under /assets/, with a gzipped twin of each file, so that the hub compresses nothing.
+
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+import react from "@vitejs/plugin-react";
+import { defineConfig, type Plugin } from "vite";
+
+const out = fileURLToPath(new URL("../../machinehub/web/static", import.meta.url));
+const client = fileURLToPath(new URL("../js/dist/client.js", import.meta.url));
+
+/** The client for pages without a bundler, and what browsers get compressed. */
+const finish: Plugin = {
+  name: "finish",
+  closeBundle() {
+    writeFileSync(`${out}/client.js`, readFileSync(client));
+    for (const name of readdirSync(out)) if (/\.(js|css|html|svg)$/.test(name)) writeFileSync(`${out}/${name}.gz`, gzipSync(readFileSync(`${out}/${name}`), { level: 9 }));
+  },
+};
+
+export default defineConfig({
+  base: "/assets/",
+  plugins: [react(), finish],
+  build: {
+    outDir: out, emptyOutDir: true, assetsDir: "", target: "es2022", modulePreload: { polyfill: false }, assetsInlineLimit: 0, chunkSizeWarningLimit: 2_000,
+  },
+});
