@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import durable
 from bench.hub import ROOT, BenchHub
+from bench.page import page
 from bench.processes import cpu_s
 
 if TYPE_CHECKING:
@@ -106,15 +107,16 @@ def durability(data: str, sized: str, many: str) -> list[tuple[str, str, str]]:
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or ["sqlite", "postgres", "durability"]
+    wanted = sys.argv[1:] or ["sqlite", "postgres", "durability", "page"]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(4):
+        for number in range(5):
             (Path(folder) / str(number)).mkdir()
         parts = {
             "sqlite": ("On SQLite", lambda: on_sqlite(f"{folder}/0")),
             "postgres": ("On Postgres", lambda: on_postgres(f"{folder}/1")),
             "durability": ("Durability (SQLite)", lambda: durability(f"{folder}/0", f"{folder}/2", f"{folder}/3")),
+            "page": ("The page in Chromium", lambda: page(f"{folder}/4")),
         }
         for name in wanted:
             title, run = parts[name]

@@ -12,6 +12,8 @@ from tests.support import COUNTER, Client, Socket, running_hub
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
 ROOM = """
 import { assign, createMachine } from "xstate";
 const note = (sign) => assign({ log: ({ context, event }) => [...context.log, sign + event.sender.id.slice(0, 4) + ":" + event.count] });
@@ -165,6 +167,21 @@ async def test_readers_of_sse_are_members_too(client: Client) -> None:
         async with client.socket(f"{machine}/s?client={ANN}") as socket:
             assert await my_id(socket) == frame["members"][0]["id"]
             assert (await presence(socket, 1))["count"] == 1
+
+
+async def test_a_connection_that_answers_no_ping_is_no_ghost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The intervals are 15 s each; here they are short. A raw socket shakes hands, and then is silent as a network that is gone."""
+    monkeypatch.setattr("machinehub.app.PING_INTERVAL_S", 0.2)
+    monkeypatch.setattr("machinehub.app.PING_TIMEOUT_S", 0.2)
+    async with running_hub(tmp_path, limits=SHORT) as client:
+        machine = await client.deploy(COUNTER)
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
+        writer.write(f"GET /{machine}/s?client={ANN} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode())
+        assert b"101" in await reader.readline()
+        async with client.socket(f"{machine}/s") as watching:
+            assert (await presence(watching, 2))["count"] == 2
+            assert (await presence(watching, 1))["left"]
+        writer.close()
 
 
 async def test_a_large_crowd_arrives_and_leaves(tmp_path: Path) -> None:

@@ -22,10 +22,15 @@ const across = (direction: Direction): Direction => (direction === "DOWN" ? "RIG
 
 let elk: InstanceType<typeof ELK> | undefined;
 
+/** Loading elk takes longer than fetching a definition: it may begin before. */
+export function warmUp(): void {
+  elk ??= new ELK({ workerFactory: () => new Worker(workerUrl) });
+}
+
 /** The arrangement that can be shown largest on a screen of this shape (width / height). Raises what elk raises; nothing that a definition can say should make it. */
 export async function layOut(graph: Graph, shape: number): Promise<Layout> {
-  elk ??= new ELK({ workerFactory: () => new Worker(workerUrl) });
-  return arrange(graph, shape, elk);
+  warmUp();
+  return arrange(graph, shape, elk as NonNullable<typeof elk>);
 }
 
 /** `layOut` on any elk. */
