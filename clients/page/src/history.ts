@@ -4,53 +4,71 @@ import { useCallback, useEffect, useRef, useState } from "react";
 import { type Entry, Problem, readJournal } from "./api.ts";
 
 const NEWEST = 50;
-const OLDER = 200;
+const PAGE = 200;
+const WAIT_MS = 200;
+/** A page that is open for days forgets what is older, unless that was asked for. */
 const KEPT = 1_000;
-const WAIT_MS = 120;
 
 export interface History { readonly entries: readonly Entry[]; readonly problem: Problem | undefined; readonly older: (() => void) | undefined; readonly again: () => void }
 
-/** Follows the session: asks for what is new soon after `seq` moved, not for each step of it. */
+/** Follows the session: asks for what is new soon after `seq` moved, once for all that moved it until then. */
 export function useHistory(machine: string, session: string, seq: number): History {
   const [entries, setEntries] = useState<readonly Entry[]>([]);
   const [problem, setProblem] = useState<Problem>();
-  const [round, setRound] = useState(0);
-  const busy = useRef(false);
-  const wanted = useRef(0);
   const known = useRef<readonly Entry[]>([]);
+  const kept = useRef(KEPT);
+  const wanted = useRef(0);
+  const timer = useRef<ReturnType<typeof setTimeout>>(undefined);
+  const busy = useRef(false);
   wanted.current = seq;
 
   const take = useCallback((more: readonly Entry[]) => {
-    const all = new Map([...known.current, ...more].map((entry) => [`${entry.seq}.${entry.attempt}`, entry]));
-    known.current = [...all.values()].sort((one, other) => one.seq - other.seq || one.attempt - other.attempt).slice(-KEPT);
+    known.current = merged(known.current, more).slice(-kept.current);
     setEntries(known.current);
   }, []);
+  const fail = useCallback((error: unknown) => setProblem(error instanceof Problem ? error : new Problem(0, "unexpected", String(error))), []);
   const follow = useCallback(async () => {
     if (busy.current) return;
     busy.current = true;
     try {
-      do {
-        const last = known.current.at(-1)?.seq ?? 0;
-        const from = Math.max(1, last, wanted.current - NEWEST);
-        const more = await readJournal(machine, session, from, OLDER);
-        take(more);
-        setProblem(undefined);
-        if ((more.at(-1)?.seq ?? 0) <= last) break;
-      } while ((known.current.at(-1)?.seq ?? 0) < wanted.current);
+      const last = known.current.at(-1)?.seq ?? 0;
+      // After a gap that is too long to fetch, the list begins anew with what is newest.
+      if (wanted.current - last > PAGE) known.current = [];
+      take(await readJournal(machine, session, Math.max(1, known.current.length ? last : 0, wanted.current - (known.current.length ? PAGE : NEWEST)), PAGE));
+      setProblem(undefined);
     } catch (error) {
-      setProblem(error instanceof Problem ? error : new Problem(0, "unexpected", String(error)));
+      fail(error);
     } finally {
       busy.current = false;
     }
-  }, [machine, session, take]);
+  }, [machine, session, take, fail]);
+  const soon = useCallback(() => {
+    timer.current ??= setTimeout(() => {
+      timer.current = undefined;
+      void follow();
+    }, WAIT_MS);
+  }, [follow]);
   useEffect(() => {
-    if (seq === 0) return undefined;
-    const timer = setTimeout(() => void follow(), WAIT_MS);
-    return () => clearTimeout(timer);
-    // A stream of updates must not put it off for ever: every so many, it is asked for anyway.
-  }, [Math.floor(seq / 10), round, follow, seq % 10 === 0 ? 0 : seq]);
+    if (seq > 0 && problem?.status !== 401) soon();
+  }, [seq, soon, problem?.status]);
+  const newest = entries.at(-1)?.seq ?? 0;
+  useEffect(() => {
+    if (newest > 0 && newest < wanted.current) soon(); // it went on meanwhile
+  }, [newest, soon]);
+  useEffect(() => () => {
+    clearTimeout(timer.current);
+    timer.current = undefined;
+  }, []);
 
   const first = entries[0]?.seq ?? 0;
-  const older = first > 1 ? () => void readJournal(machine, session, Math.max(1, first - OLDER), OLDER).then(take, setProblem) : undefined;
-  return { entries, problem, older, again: useCallback(() => setRound((number) => number + 1), []) };
+  const older = first > 1 ? () => {
+    kept.current += PAGE;
+    readJournal(machine, session, Math.max(1, first - PAGE), PAGE).then(take, fail);
+  } : undefined;
+  return { entries, problem, older, again: useCallback(() => void follow(), [follow]) };
+}
+
+function merged(known: readonly Entry[], more: readonly Entry[]): readonly Entry[] {
+  const all = new Map([...known, ...more].map((entry) => [`${entry.seq}.${entry.attempt}`, entry]));
+  return [...all.values()].sort((one, other) => one.seq - other.seq || one.attempt - other.attempt);
 }
