@@ -45,13 +45,7 @@ def check_metadata(raw: bytes, *, bytes_max: int, depth_max: int) -> None:
     """The same for what a member says of itself: any JSON value, null for nothing."""
     if len(raw) > bytes_max:
         raise TooLarge("metadata_too_large", f"a member's metadata has at most {bytes_max} bytes")
-    if depth_of(raw) > depth_max:
-        raise BadRequest("invalid_metadata", f"metadata nests at most {depth_max} levels")
-    try:
-        check_utf8(raw)
-        _decode_any(raw)
-    except (msgspec.MsgspecError, RecursionError):
-        raise BadRequest("invalid_metadata", "metadata is JSON") from None
+    _check_value(raw, depth_max, BadRequest("invalid_metadata", f"metadata is JSON that nests at most {depth_max} levels"))
 
 
 def check_input(raw: bytes, *, bytes_max: int, depth_max: int) -> None:
@@ -60,11 +54,17 @@ def check_input(raw: bytes, *, bytes_max: int, depth_max: int) -> None:
         raise TooLarge("input_too_large", f"a session's input has at most {bytes_max} bytes")
     if depth_of(raw) > depth_max:
         raise BadRequest("input_too_deep", f"an input nests at most {depth_max} levels")
+    _check_value(raw, depth_max, BadRequest("invalid_input", "the input is not JSON"))
+
+
+def _check_value(raw: bytes, depth_max: int, otherwise: BadRequest) -> None:
+    if depth_of(raw) > depth_max:
+        raise otherwise
     try:
         check_utf8(raw)
         _decode_any(raw)
     except (msgspec.MsgspecError, RecursionError):
-        raise BadRequest("invalid_input", "the input is not JSON") from None
+        raise otherwise from None
 
 
 def _why_not(data: bytes, error: Exception, *, depth_max: int) -> CallerError:
