@@ -1,5 +1,5 @@
-// Events on their way: sent, and not acknowledged. Decides without I/O what is sent, again or for the first time, and what it means
-// that a hub says `unavailable`. The hub applies an id once, so that sending again is always safe.
+// Events on their way: sent, and not acknowledged. Decides without I/O what is sent, again or for the first time, how much at once, and
+// what it means that a hub says `unavailable`. The hub applies an id once, so that sending again is always safe.
 
 import type { Ack, Problem } from "./types.ts";
 
@@ -7,13 +7,19 @@ export interface Outgoing {
   readonly id: string;
   /** The event as JSON text. */
   readonly event: string;
+  /** How often the hub could not take it. */
   tries: number;
+  sent: boolean;
   readonly settle: (ack: Ack) => void;
 }
 
 /** Says nothing about the event's fate: the hub could not take it just now. */
 const LATER = new Set(["unavailable", "rate_limited"]);
-export const TRIES_MAX = 8;
+export const TRIES_MAX = 20;
+/** Events that may be sent and not acknowledged. A hub that limits rates refuses what is over: it should not be everything that waits. */
+export const WINDOW = 64;
+
+export const isForLater = (problem: Problem | undefined): boolean => problem !== undefined && LATER.has(problem.code);
 
 export class Outbox {
   readonly #waiting = new Map<string, Outgoing>();
@@ -30,15 +36,27 @@ export class Outbox {
     return this.#waiting.size;
   }
 
-  /** Everything that is not acknowledged, in the order of sending. */
-  get all(): Outgoing[] {
-    return [...this.#waiting.values()];
+  /** What should be sent now, in order. It counts as sent from here on. */
+  due(): Outgoing[] {
+    const due: Outgoing[] = [];
+    let place = 0;
+    for (const outgoing of this.#waiting.values()) {
+      if (++place > WINDOW) break;
+      if (!outgoing.sent) due.push(outgoing);
+      outgoing.sent = true;
+    }
+    return due;
+  }
+
+  /** Whatever was sent may have been lost. */
+  again(): void {
+    for (const outgoing of this.#waiting.values()) outgoing.sent = false;
   }
 
   /** Takes an event up, unless too many wait. The promise always resolves. */
-  add(event: unknown): { ack: Promise<Ack>; outgoing?: Outgoing } {
+  add(event: unknown): Promise<Ack> {
     const id = `${this.#prefix}-${++this.#count}`;
-    const refuse = (code: string, detail: string) => ({ ack: Promise.resolve<Ack>({ outcome: "rejected", id, seq: 0, error: { code, detail } }) });
+    const refuse = (code: string, detail: string) => Promise.resolve<Ack>({ outcome: "rejected", id, seq: 0, error: { code, detail } });
     let text: string | undefined;
     try {
       text = JSON.stringify(event);
@@ -49,16 +67,15 @@ export class Outbox {
     if (this.#waiting.size >= this.#max) return refuse("buffer_full", `${this.#max} events wait for the hub already`);
     let settle!: (ack: Ack) => void;
     const ack = new Promise<Ack>((resolve) => (settle = resolve));
-    const outgoing: Outgoing = { id, event: text, tries: 0, settle };
-    this.#waiting.set(id, outgoing);
-    return { ack, outgoing };
+    this.#waiting.set(id, { id, event: text, tries: 0, sent: false, settle });
+    return ack;
   }
 
   /** An answer of the hub's. Says for how many ms nothing should be sent, after which all that waits is sent again; 0 for not at all. */
   answered(id: string, seq: number, error?: Problem): number {
     const outgoing = this.#waiting.get(id);
     if (outgoing === undefined) return 0;
-    if (error !== undefined && LATER.has(error.code) && ++outgoing.tries < TRIES_MAX) return Math.min(5000, 100 * 2 ** outgoing.tries);
+    if (isForLater(error) && ++outgoing.tries < TRIES_MAX) return Math.min(5000, 100 * 2 ** outgoing.tries);
     this.#waiting.delete(id);
     outgoing.settle(error === undefined ? { outcome: "accepted", id, seq } : { outcome: "rejected", id, seq, error });
     return 0;
@@ -66,11 +83,11 @@ export class Outbox {
 
   /** The hub hangs up on a frame that is too large: the largest of what waits is the one. */
   refuseLargest(error: Problem): void {
-    const [largest] = this.all.sort((one, other) => other.event.length - one.event.length);
+    const [largest] = [...this.#waiting.values()].filter(({ sent }) => sent).sort((one, other) => other.event.length - one.event.length);
     if (largest !== undefined) this.answered(largest.id, 0, error);
   }
 
   refuseAll(error: Problem): void {
-    for (const { id } of this.all) this.answered(id, 0, { ...error, code: LATER.has(error.code) ? "closed" : error.code });
+    for (const id of [...this.#waiting.keys()]) this.answered(id, 0, isForLater(error) ? { ...error, code: "closed" } : error);
   }
 }

@@ -83,6 +83,7 @@ export function socketTransport(address: Address, listener: Listener, implementa
         WebSocket: implementation, minReconnectionDelay: 1, maxReconnectionDelay: 1, connectionTimeout: 10_000, maxEnqueuedMessages: 0,
         shouldReconnectOnClose: ({ code }) => !over && !FINAL_CODES.has(code),
       });
+      socket.addEventListener("open", () => heartbeat.heard()); // a hub that says nothing at all is none
       socket.addEventListener("message", (event) => receive(event.data));
       socket.addEventListener("close", (event) => closed(event.code, event.reason));
     },

@@ -1,7 +1,7 @@
 // Over server-sent events and POST, with fetch alone: for places without WebSocket, or behind proxies that do not let it pass.
 
 import { backoffMs } from "./backoff.ts";
-import type { Outgoing } from "./outbox.ts";
+import { isForLater, type Outgoing } from "./outbox.ts";
 import { type Address, type Frame, inputText, type Listener, Nap, query, sessionUrl, tokenOf, type Transport } from "./transport.ts";
 import type { Problem } from "./types.ts";
 
@@ -89,9 +89,11 @@ export function sseTransport(address: Address, listener: Listener, fetcher: type
         const response = await fetcher(url + who, { method: "POST", headers: await headers({ "Content-Type": "application/json", "Idempotency-Key": next.id }), body: next.event, signal: over.signal });
         const body = (await response.json().catch(() => ({}))) as { [field: string]: unknown };
         const error = response.ok ? undefined : problemOf(response, body);
+        if (isForLater(error)) queue = []; // what comes behind it waits with it: the store sends all of them again, in order
         if (response.ok) listener.frame({ type: "update", seq: Number(/\d+/.exec(response.headers.get("ETag") ?? "")?.[0] ?? body["seq"]), snapshot: body["snapshot"] });
         listener.frame({ type: "ack", id: next.id, seq: body["seq"] ?? 0, outcome: error === undefined ? "accepted" : "rejected", error });
       } catch {
+        queue = [];
         if (!over.signal.aborted) listener.frame({ type: "ack", id: next.id, seq: 0, outcome: "rejected", error: { code: "unavailable", detail: "the hub cannot be reached" } });
       }
     }

@@ -3,7 +3,7 @@
 
 import type { Definition } from "./definition.ts";
 import { clientKey, randomKey } from "./key.ts";
-import { Outbox } from "./outbox.ts";
+import { isForLater, Outbox } from "./outbox.ts";
 import { socketTransport } from "./socket.ts";
 import { sseTransport } from "./sse.ts";
 import { type PublicSnapshot, State } from "./state.ts";
@@ -101,10 +101,9 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
   }
 
   readonly send = (event: T["event"]): Promise<Ack> => {
-    const { ack, outgoing } = this.#outbox.add(event);
-    if (outgoing === undefined) return ack;
+    const ack = this.#outbox.add(event);
     if (this.status === "closed") this.#outbox.refuseAll({ code: "closed", detail: this.error?.detail ?? "the store is closed" });
-    else if (this.status === "open" && this.#paused === undefined) this.#transport.send([outgoing]);
+    else this.#pump();
     return ack;
   };
 
@@ -204,21 +203,32 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
     this.status = "open";
     this.error = null;
     if (this.#metadata !== undefined) this.#transport.describe(this.#metadata);
-    this.#resend();
+    this.#sendAgain();
     this.#tell();
   }
 
   #answered(frame: Frame): void {
-    const pauseMs = this.#outbox.answered(String(frame["id"]), Number(frame["seq"]), frame["outcome"] === "accepted" ? undefined : (frame["error"] as Problem));
-    if (pauseMs === 0) return;
-    clearTimeout(this.#paused);
-    this.#paused = setTimeout(() => this.#resend(), pauseMs * (0.5 + Math.random() / 2));
+    const error = frame["outcome"] === "accepted" ? undefined : (frame["error"] as Problem);
+    const pauseMs = this.#outbox.answered(String(frame["id"]), Number(frame["seq"]), error);
+    if (isForLater(error)) {
+      clearTimeout(this.#paused);
+      this.#paused = setTimeout(() => this.#sendAgain(), pauseMs * (0.5 + Math.random() / 2));
+    } else {
+      this.#pump();
+    }
   }
 
-  #resend(): void {
+  /** All that waits is due again, in order. */
+  #sendAgain(): void {
     clearTimeout(this.#paused);
     this.#paused = undefined;
-    if (this.status === "open") this.#transport.send(this.#outbox.all);
+    this.#outbox.again();
+    this.#pump();
+  }
+
+  #pump(): void {
+    const due = this.status === "open" && this.#paused === undefined ? this.#outbox.due() : [];
+    if (due.length > 0) this.#transport.send(due);
   }
 
   #stateOf(frame: Frame, version: number): State<T> {

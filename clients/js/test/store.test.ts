@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { backoffMs } from "../src/backoff.ts";
-import { Outbox, TRIES_MAX } from "../src/outbox.ts";
+import { Outbox, TRIES_MAX, WINDOW } from "../src/outbox.ts";
 import { State } from "../src/state.ts";
 import { fakeHub, snapshot } from "./hub.ts";
 
@@ -188,11 +188,22 @@ test("waits grow, and are spread over their whole length", () => {
 
 test("an event that the hub never takes is given up", () => {
   const outbox = new Outbox("p", 10);
-  const { ack, outgoing } = outbox.add({ type: "a" });
+  const ack = outbox.add({ type: "a" });
   const refusal = { code: "unavailable", detail: "" };
-  for (let n = 1; n < TRIES_MAX; n++) expect(outbox.answered(outgoing?.id ?? "", 0, refusal)).toBeGreaterThan(0);
-  expect(outbox.answered(outgoing?.id ?? "", 0, refusal)).toBe(0);
+  for (let n = 1; n < TRIES_MAX; n++) expect(outbox.answered("p-1", 0, refusal)).toBeGreaterThan(0);
+  expect(outbox.answered("p-1", 0, refusal)).toBe(0);
   return expect(ack).resolves.toMatchObject({ outcome: "rejected", error: refusal });
+});
+
+test("only so many are on their way at once, and in order", () => {
+  const outbox = new Outbox("p", 1000);
+  for (let n = 1; n <= WINDOW + 3; n++) void outbox.add({ type: String(n) });
+  expect(outbox.due().map(({ id }) => id)).toEqual(Array.from({ length: WINDOW }, (_, n) => `p-${n + 1}`));
+  expect(outbox.due()).toEqual([]);
+  outbox.answered("p-2", 1);
+  expect(outbox.due().map(({ id }) => id)).toEqual([`p-${WINDOW + 1}`]);
+  outbox.again();
+  expect(outbox.due()[0]?.id).toBe("p-1");
 });
 
 test("states answer what XState's answer", () => {
