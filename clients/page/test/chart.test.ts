@@ -39,6 +39,11 @@ test("an arrow for each pair of states, a line for each transition, none for tho
   expect(root.children[0]?.kind).toBe("initial");
 });
 
+test("what XState adds for delays is not drawn", () => {
+  const { root } = graphOf(machine({ children: { a: { entry: ["xstate.raise", "mine", "xstate.raise"], exit: ["xstate.cancel"], transitions: [{ event: "xstate.after.5.m.a", kind: "after", delay: 5, targets: ["m.b"] }] }, b: { exit: ["xstate.cancel"] } } }));
+  expect(root.children.map((box) => box.rows.map(({ kind, text }) => `${kind} ${text}`))).toEqual([[], ["entry raise", "entry mine"], ["exit cancel"]]);
+});
+
 test.each([
   [{ event: "", kind: "always" }, "always"], [{ event: "xstate.after.x.m.a", kind: "after", delay: 2000 }, "after 2 s"], [{ event: "xstate.after.x.m.a", kind: "after", delay: "patience" }, "after patience"],
   [{ event: "xstate.done.state.m.a", kind: "done.state.m" }, "done"], [{ event: "xstate.done.actor.0.m.a", kind: "done.actor.0.m" }, "done(pay)"], [{ event: "xstate.error.actor.mine", kind: "error.actor" }, "error(mine)"], [{ event: "*", kind: "event" }, "*"],

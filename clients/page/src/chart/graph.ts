@@ -89,12 +89,18 @@ function boxOf(node: StateNode, region: boolean, drawing: Drawing, name = node.k
   }
   const rows: Row[] = [
     ...(node.description ? [{ kind: "description" as const, text: node.description.split("\n")[0] as string }] : []),
-    ...(node.entry ?? []).map((text) => ({ kind: "entry" as const, text: short(text) })),
-    ...(node.exit ?? []).map((text) => ({ kind: "exit" as const, text: short(text) })),
+    ...written(node, node.entry, "xstate.raise").map((text) => ({ kind: "entry" as const, text: short(text) })),
+    ...written(node, node.exit, "xstate.cancel").map((text) => ({ kind: "exit" as const, text: short(text) })),
     ...(node.invoke ?? []).map(({ src, id }) => ({ kind: "invoke" as const, text: src && src !== "inline" ? src : (id ?? "inline") })),
   ];
   const box = { id: node.id, kind: node.type, name, description: node.description ?? "", tags: node.tags ?? [], rows, inner, deep: node.history === "deep", children, region };
   return { ...box, ...sizeOf(box, measure) };
+}
+
+/** Actions without those that XState adds at the end for each delay of the state: the delays are drawn themselves. */
+function written(node: StateNode, actions: readonly string[] = [], added: string): readonly string[] {
+  let delays = new Set((node.transitions ?? []).filter(({ kind }) => kind === "after").map(({ event }) => event)).size;
+  return actions.toReversed().filter((action) => action !== added || delays-- <= 0).toReversed();
 }
 
 /** XState's own actions and guards without their family name. */
