@@ -54,6 +54,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str
     events: list[str]
     root: dict[str, Any]
+    context: Any = None
+    """What every session begins with, where that depends on nothing."""
     description: str | None = None
     on_error: str | None = None
     """"stop" when the version was deployed so."""

@@ -169,6 +169,17 @@ async def test_readers_of_sse_are_members_too(client: Client) -> None:
             assert (await presence(socket, 1))["count"] == 1
 
 
+async def test_readers_of_sse_are_told_that_there_is_nothing_to_come_back_to(client: Client) -> None:
+    machine = await client.deploy(COUNTER, name="gone")
+    lines: list[str] = []
+    async with client.http.stream("GET", f"/{machine}/s", headers={"Accept": "text/event-stream"}) as response:
+        async for line in response.aiter_lines():
+            lines.append(line)
+            if "snapshot" in line:
+                await client.http.delete(f"/api/v1/machines/{machine}/sessions/s")
+    assert [json.loads(line[6:])["code"] for line in lines if '"error"' in line] == ["no_such_session"]
+
+
 async def test_a_connection_that_answers_no_ping_is_no_ghost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The intervals are 15 s each; here they are short. A raw socket shakes hands, and then is silent as a network that is gone."""
     monkeypatch.setattr("machinehub.app.PING_INTERVAL_S", 0.2)

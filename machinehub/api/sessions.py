@@ -15,7 +15,7 @@ from machinehub.api.problem import Json
 from machinehub.api.requests import decode, page, page_of, read_body, seq_of, while_connected
 from machinehub.clock import timestamp
 from machinehub.errors import BadRequest, NotFound
-from machinehub.router.paths import decode_part
+from machinehub.router.paths import check_session_id, decode_part
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -116,8 +116,7 @@ class SessionApi:
         body = await read_body(request, bytes_max=65536)
         wanted = decode(body, ForkBody) if body else ForkBody()
         session_id = self._entropy.connection_id() if wanted.session is None else wanted.session
-        if not 1 <= len(session_id) <= self._limits.session_id_chars:
-            raise BadRequest("invalid_session_id", f"a session id is 1 to {self._limits.session_id_chars} characters")
+        check_session_id(session_id, chars_max=self._limits.session_id_chars)
         child = await self._host.fork(record, wanted.at, session_id)
         return Json(self._summary(child, child.forked_at or 0), 201)
 

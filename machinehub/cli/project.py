@@ -80,6 +80,7 @@ async def collect_files(project: Project, pool: WorkerPool) -> dict[str, str]:
         paths = await pool.inputs(root=str(project.root), entry=project.entry)
         packages = {match[1] for path in paths if (match := re.match(r"((?:.*/)?node_modules/(?:@[^/]+/)?[^/]+)/", path))}
         paths += [f"{package}/package.json" for package in sorted(packages) if (project.root / package / "package.json").is_file()]
+    paths += _type_only(project.root, paths)
     files: dict[str, str] = {}
     for path in dict.fromkeys(paths):
         try:
@@ -87,6 +88,22 @@ async def collect_files(project: Project, pool: WorkerPool) -> dict[str, str]:
         except (OSError, UnicodeDecodeError) as error:
             fail(f"{path}: {error}")
     return files
+
+
+def _type_only(root: Path, paths: list[str]) -> list[str]:
+    """Files that only types are imported from, which a bundler never opens: `machinehub types` wants them."""
+    from machinehub.cli.modules import candidates, modules_named
+
+    found: list[str] = []
+    known, waiting = set(paths), [path for path in paths if "node_modules/" not in path and path.endswith((".ts", ".tsx", ".mts"))]
+    for path in waiting:
+        for module in modules_named(path, (root / path).read_text(encoding="utf-8", errors="replace")):
+            there = next((place for place in candidates(path, module) if not place.startswith("../") and (root / place).is_file()), None)
+            if there is not None and there not in known and there.endswith((".ts", ".tsx", ".mts")):
+                known.add(there)
+                found.append(there)
+                waiting.append(there)
+    return found
 
 
 def with_forge(work: Callable[[WorkerPool], Awaitable[Any]]) -> Any:

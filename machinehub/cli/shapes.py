@@ -105,6 +105,14 @@ def _object(objects: list[dict[str, Any]]) -> str:
     names = sorted({name for value in objects for name in value})
     if not names:
         return "{}"
-    if len(names) > KEYS_MAX:
+    if len(names) > KEYS_MAX or _is_dictionary(objects):
         return f"Record<string, {observed([inner for value in objects for inner in value.values()])}>"
     return "{ " + "; ".join(f"{key(name)}{'' if all(name in value for value in objects) else '?'}: {observed([value[name] for value in objects if name in value])}" for name in names) + " }"
+
+
+def _is_dictionary(objects: list[dict[str, Any]]) -> bool:
+    """Whether the keys look like ids: other ones in each object, and every value an object of one shape."""
+    filled = [value for value in objects if value]
+    shared = set.intersection(*(set(value) for value in filled)) if filled else set()
+    values = [inner for value in filled for inner in value.values()]
+    return len(filled) > 1 and not shared and all(isinstance(value, dict) for value in values) and len({observed([value]) for value in values}) == 1

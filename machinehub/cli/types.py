@@ -44,7 +44,7 @@ def types_command(
     said = types_said(files["files"], files["entry"])
     text = typescript(about, number, definition, said, lambda: contexts(hub, path, number))
     for unknown in dict.fromkeys(said.unknown) if said else ():
-        progress.print(f"[yellow]note:[/yellow] {plain(unknown)} is only known to a compiler, or to another package: it is `unknown` here", highlight=False)
+        progress.print(f"[yellow]note:[/yellow] {plain(unknown)} is only known to a compiler, or to another package: it is left out", soft_wrap=True)
     if output is None:
         print(text, end="")
         return
@@ -66,7 +66,7 @@ def contexts(hub: Hub, path: str, number: int) -> list[Any]:
             continue
         try:
             found.append(hub.read(f"{path}/sessions/{_quoted(session['id'])}")["snapshot"]["context"])
-        except Refused:
+        except (Refused, LookupError, TypeError):  # it was deleted meanwhile
             continue
         if len(found) == SESSIONS_SEEN:
             break
@@ -83,7 +83,7 @@ def typescript(about: dict[str, Any], number: int, definition: dict[str, Any], s
     """The file. What the machine says of its types comes first, then what can be told without."""
     name = about["name"]
     known = definition.get("context")
-    context = "unknown" if said and "context" in said.type else shapes.observed([*([known] if known is not None else []), *seen()])
+    context = "unknown" if said and said.says_context else shapes.observed([*([known] if known is not None else []), *seen()])
     fallback = {
         "context": context, "events": shapes.events(definition), "tags": shapes.tags(definition), "output": "unknown",
         "emitted": "{ type: string; [key: string]: unknown }", "input": "unknown",
@@ -98,7 +98,7 @@ def typescript(about: dict[str, Any], number: int, definition: dict[str, Any], s
         'import type { ClientEvent, Json, Machine } from "@machinehub/client";',
         "",
         *(part for namespace in (said.namespaces if said else []) for part in (namespace, "")),
-        *([f"type Said = {said.type};", "type Or<T, K extends string, Else> = K extends keyof T ? T[K] : Else;", ""] if said else []),
+        *([f"type Said = {said.type};", "type Or<T, K extends string, Else> = K extends keyof T ? (unknown extends T[K] ? Else : T[K]) : Else;", ""] if said else []),
         "export interface Types {",
         f"  event: ClientEvent<{types['events']}>;",
         f"  context: Json<{types['context']}>;",

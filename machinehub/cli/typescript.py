@@ -1,31 +1,31 @@
 """What a machine's TypeScript says of its types: the `types` of `setup` or `createMachine`, with the declarations that they lean on.
 
-Decides without a compiler: the source is parsed, the type of `types` is taken as it is written, and every type that it names is followed
-through the uploaded files. What would need a compiler (`typeof` of a value) or another package's types becomes `unknown`.
+Decides without a compiler: the type of `types` is taken as it is written, and every type that it names is followed through the
+uploaded files. No name leaves that is not declared there, bound where it stands, or everybody's: what would need a compiler
+(`typeof` of a value) or another package's types is left out, so that something better than nothing can take its place.
 """
 
 from __future__ import annotations
 
-import posixpath
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import tree_sitter_typescript
-from tree_sitter import Language, Parser
+from machinehub.cli.modules import DECLARATIONS, Modules, Source, all_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tree_sitter import Node
 
-_GRAMMARS: Final = {
-    True: Language(tree_sitter_typescript.language_tsx()), False: Language(tree_sitter_typescript.language_typescript()),
+STEPS_MAX: Final = 64
+"""Of following an expression to the machine that it makes."""
+_KEEPING: Final = frozenset({"Array", "Map", "Partial", "Promise", "Readonly", "ReadonlyArray", "ReadonlyMap", "ReadonlySet", "Record", "Required", "Set"})
+"""Generic types that an unknown argument leaves useful."""
+_EVERYBODYS: Final = _KEEPING | {
+    "Awaited", "BigInt", "Boolean", "Capitalize", "Date", "Error", "Exclude", "Extract", "Function", "InstanceType", "Iterable", "Lowercase", "NoInfer", "NonNullable", "Number", "Object",
+    "Omit", "Parameters", "Pick", "RegExp", "ReturnType", "String", "Symbol", "URL", "Uint8Array", "Uncapitalize", "Uppercase",
 }  # fmt: skip
-_SUFFIXES: Final = ("", ".ts", ".tsx", ".mts", "/index.ts", "/index.tsx")
-_DECLARATIONS: Final = ("type_alias_declaration", "interface_declaration", "enum_declaration")
-DEPTH_MAX: Final = 8
-"""Of following a name through constants and files."""
+_BINDING: Final = frozenset({*DECLARATIONS, "function_type", "constructor_type", "method_signature", "call_signature", "construct_signature"})
+_UNKNOWN: Final = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,179 +34,276 @@ class Said:
 
     type: str
     """TypeScript: an object type with some of XState's `context`, `events`, `tags`, `output`, `emitted`, `input`."""
+    says_context: bool
     namespaces: list[str]
     """Declarations that it names, a namespace for each file."""
     unknown: list[str]
-    """What could not be known, and stands there as `unknown`."""
-
-
-@dataclass(slots=True)
-class Source:
-    """One file: what it declares, imports and exports."""
-
-    path: str
-    text: bytes
-    root: Node
-    types: dict[str, Node] = field(default_factory=dict)
-    values: dict[str, Node] = field(default_factory=dict)
-    imports: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Local name to (module, name there)."""
-    exports: dict[str, Node] = field(default_factory=dict)
-
-    def of(self, node: Node) -> str:
-        return self.text[node.start_byte : node.end_byte].decode(errors="replace")
+    """What could not be known."""
 
 
 def types_said(files: dict[str, str], entry: str) -> Said | None:
     """The types of the machine that `entry` exports; None when it says none."""
-    reader = _Reader(files)
-    source = reader.source(entry)
+    modules = Modules(files)
+    source = modules.source(entry)
     if source is None or not entry.endswith((".ts", ".tsx", ".mts")):
         return None
-    exported = source.exports.get("default") or source.exports.get("machine") or next(iter(source.exports.values()), None)
-    found = reader.find(source, exported, DEPTH_MAX) if exported is not None else None
-    if found is None:
+    names = ["default", "machine", *modules.names_exported(source)]
+    exported = next((found for name in names if (found := modules.exported(source, name)) is not None), None)
+    found = types_of_machine(modules, *exported) if exported is not None else None
+    try:
+        return None if found is None else _Reader(modules).said(*found)
+    except RecursionError:  # unions in objects in unions, deeper than anybody writes
         return None
-    where, node = found
-    return reader.said(where, node)
+
+
+def types_of_machine(modules: Modules, source: Source, node: Node) -> tuple[Source, Node] | None:
+    """The value of `types` in the call that makes a machine: `createMachine({types})`, `setup({types}).createMachine()`, through constants."""
+    here: tuple[Source, Node] | None = (source, node)
+    for _ in range(STEPS_MAX):
+        if here is None:
+            return None
+        source, node = here
+        if node.type in ("as_expression", "satisfies_expression", "parenthesized_expression", "non_null_expression"):
+            here = source, node.named_children[0]
+        elif node.type == "identifier":
+            here = _named(modules, source, source.of(node))
+        elif node.type == "call_expression":
+            callee = node.child_by_field_name("function")
+            if callee is None:
+                return None
+            makes = _is_call_of(source, callee, "createMachine") or _is_call_of(source, callee, "setup")
+            if makes and (types := _types_of_call(modules, source, node)) is not None:
+                return types
+            here = (source, callee.named_children[0]) if callee.type == "member_expression" else None
+        else:
+            return None
+    return None
+
+
+def _named(modules: Modules, source: Source, name: str) -> tuple[Source, Node] | None:
+    found = modules.value(source, source.renamed.get(name, name))
+    return found if found is not None else modules.value(source, name)
+
+
+def _is_call_of(source: Source, callee: Node, name: str) -> bool:
+    if callee.type == "member_expression":
+        called = callee.child_by_field_name("property")
+        return called is not None and source.of(called) == name
+    return callee.type == "identifier" and source.imports.get(source.of(callee), ("", source.of(callee)))[1] == name
+
+
+def _types_of_call(modules: Modules, source: Source, call: Node) -> tuple[Source, Node] | None:
+    arguments = call.child_by_field_name("arguments")
+    first = next((child for child in arguments.named_children if child.type != "comment"), None) if arguments is not None else None
+    given = _object(modules, source, first) if first is not None else None
+    if given is None:
+        return None
+    source, options = given
+    for pair in options.named_children:
+        if pair.type == "shorthand_property_identifier" and source.of(pair) == "types":
+            return modules.value(source, "types")
+        key = pair.child_by_field_name("key") if pair.type == "pair" else None
+        value = pair.child_by_field_name("value") if key is not None and source.of(key).strip("'\"") == "types" else None
+        if value is not None:
+            return modules.value(source, source.of(value)) or (source, value) if value.type == "identifier" else (source, value)
+    return None
+
+
+def _object(modules: Modules, source: Source, node: Node) -> tuple[Source, Node] | None:
+    """An object literal, through a constant, `as const` and `satisfies`."""
+    for _ in range(STEPS_MAX):
+        if node.type == "object":
+            return source, node
+        if node.type in ("as_expression", "satisfies_expression", "parenthesized_expression"):
+            node = node.named_children[0]
+        elif node.type == "identifier" and (found := modules.value(source, source.of(node))) is not None:
+            source, node = found
+        else:
+            return None
+    return None
 
 
 class _Reader:
-    def __init__(self, files: dict[str, str]) -> None:
-        self._files = files
-        self._sources: dict[str, Source | None] = {}
+    """Types on their way out of their files."""
+
+    def __init__(self, modules: Modules) -> None:
+        self._modules = modules
         self._wanted: dict[str, dict[str, str]] = {}
         """For each file the declarations that are needed, by name."""
+        self._waiting: list[tuple[Source, str]] = []
         self._unknown: list[str] = []
-
-    # --- files -------------------------------------------------------------------------------------------------
-
-    def source(self, path: str) -> Source | None:
-        if path not in self._sources:
-            text = self._files.get(path)
-            self._sources[path] = None if text is None else _read(path, text.encode(errors="replace"))
-        return self._sources[path]
-
-    def imported(self, source: Source, module: str) -> Source | None:
-        """The file that a relative import means."""
-        if not module.startswith("."):
-            return None
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(source.path), module))
-        stems = [path, re.sub(r"\.[mc]?jsx?$", "", path)]
-        return next((found for stem in stems for suffix in _SUFFIXES if (found := self.source(stem + suffix)) is not None), None)
-
-    # --- the machine -------------------------------------------------------------------------------------------
-
-    def find(self, source: Source, node: Node, depth: int) -> tuple[Source, Node] | None:
-        """The value of the `types` that a machine's expression has, looking through constants and imports."""
-        for call in _all(node, "call_expression"):
-            callee = call.child_by_field_name("function")
-            name = source.of(callee).rsplit(".", 1)[-1].strip() if callee is not None else ""
-            if name in ("setup", "createMachine") and (types := _types_of_call(source, call)) is not None:
-                return source, types
-        if depth == 0:
-            return None
-        for name in dict.fromkeys(source.of(identifier) for identifier in _all(node, "identifier")):
-            value: Node | None = source.values.get(name)
-            there: Source | None = source
-            if value is None and name in source.imports:
-                module, name_there = source.imports[name]
-                there = self.imported(source, module)
-                value = there.exports.get(name_there) if there is not None else None
-            if value is not None and there is not None and value != node and (found := self.find(there, value, depth - 1)):
-                return found
-        return None
 
     def said(self, source: Source, types: Node) -> Said:
         asserted = _asserted(types)
         if asserted is not None:
             text = self._take(source, asserted)
+            says_context = asserted.type != "object_type" or any(source.of(name) == "context" for member in asserted.named_children if (name := member.child_by_field_name("name")) is not None)
         else:
-            pairs = [child for child in types.named_children if child.type == "pair"] if types.type == "object" else []
-            members = []
-            for pair in pairs:
+            given = _object(self._modules, source, types)
+            members: dict[str, str] = {}
+            for pair in given[1].named_children if given is not None else ():
                 key, value = pair.child_by_field_name("key"), pair.child_by_field_name("value")
-                asserted = _asserted(value) if value is not None else None
-                if key is not None and asserted is not None:
-                    members.append(f"{source.of(key)}: {self._take(source, asserted)}")
-            text = "{ " + "; ".join(members) + " }"
+                type_ = _asserted(value) if value is not None and given is not None else None
+                if key is not None and type_ is not None and given is not None and (taken := self._take(given[0], type_)) != _UNKNOWN:
+                    members[given[0].of(key)] = taken
+            text = "{ " + "; ".join(f"{key}: {type_}" for key, type_ in members.items()) + " }"
+            says_context = "context" in members
+            if not members:
+                self._unknown.append("`types`")
+        while self._waiting:
+            there, wanted = self._waiting.pop()
+            self._wanted[there.path][wanted] = "\n".join(self._declaration(there, node) for node in there.types[wanted])
         namespaces = [_namespace(index, names) for index, names in enumerate(self._wanted.values())]
-        return Said(text, namespaces, self._unknown)
+        return Said(text, says_context, namespaces, self._unknown)
 
-    # --- types -------------------------------------------------------------------------------------------------
+    def _declaration(self, source: Source, node: Node) -> str:
+        if node.type == "enum_declaration" and not all(_is_literal(value) for member in all_of(node, "enum_assignment") if (value := member.child_by_field_name("value")) is not None):
+            self._unknown.append(source.of(node).split("{")[0].strip())
+            name = node.child_by_field_name("name")
+            return f"type {source.of(name)} = {_UNKNOWN}" if name is not None else ""
+        return self._take(source, node)
 
-    def _take(self, source: Source, node: Node) -> str:
+    def _take(self, source: Source, node: Node, bound: frozenset[str] = frozenset()) -> str:
         """A type's text as it reads from outside: names of the source's own are put into its namespace."""
-        bound = {source.of(name) for parameter in _all(node, "type_parameter") if (name := parameter.child_by_field_name("name")) is not None}
-        bound |= {source.of(name) for clause in _all(node, "infer_type") for name in clause.named_children[:1]}
-        bound |= {source.of(name) for clause in _all(node, "mapped_type_clause") if (name := clause.child_by_field_name("name")) is not None}
         edits: list[tuple[int, int, str]] = []
-        self._edit(source, node, bound, edits)
+        waiting: list[tuple[Node, frozenset[str]]] = [(node, bound)]
+        while waiting:
+            here, bound = waiting.pop()
+            bound |= _bound_by(source, here)
+            edit = self._edit(source, here, bound)
+            if edit is not None:
+                edits.append((here.start_byte, here.end_byte, edit))
+                continue
+            declared = here.child_by_field_name("name") if here.type in DECLARATIONS else None
+            waiting.extend((child, bound) for child in here.children if child != declared)
+        if edits and (edits[0][0], edits[0][1]) == (node.start_byte, node.end_byte):
+            return edits[0][2]
         text, at = "", node.start_byte
         for start, end, new in sorted(edits):
             text += source.text[at:start].decode(errors="replace") + new
             at = end
         return text + source.text[at : node.end_byte].decode(errors="replace")
 
-    def _edit(self, source: Source, node: Node, bound: set[str], edits: list[tuple[int, int, str]]) -> None:
-        if node.type == "type_query":
-            self._unknown.append(source.of(node))
-            edits.append((node.start_byte, node.end_byte, "unknown"))
-        elif node.type == "comment":
-            edits.append((node.start_byte, node.end_byte, ""))
-        elif node.type == "generic_type" and self._is_foreign(source, node.named_children[0]):
-            self._unknown.append(source.of(node))
-            edits.append((node.start_byte, node.end_byte, "unknown"))
-        elif node.type == "nested_type_identifier":
-            if self._is_foreign(source, node.named_children[0]) or source.of(node.named_children[0]) not in {*source.types, *source.imports, "Intl"}:
-                self._unknown.append(source.of(node))
-                edits.append((node.start_byte, node.end_byte, "unknown"))
-            elif (name := self._name(source, source.of(node.named_children[0]), bound)) is not None:
-                edits.append((node.named_children[0].start_byte, node.named_children[0].end_byte, name))
-        elif node.type == "type_identifier":
-            if (name := self._name(source, source.of(node), bound)) is not None:
-                edits.append((node.start_byte, node.end_byte, name))
-        else:
-            declared = node.child_by_field_name("name") if node.type in _DECLARATIONS else None
-            for child in node.children:
-                if child != declared:
-                    self._edit(source, child, bound, edits)
-
-    def _is_foreign(self, source: Source, node: Node) -> bool:
-        name = source.of(node)
-        return name in source.imports and self._declaring(source, name) is None
-
-    def _name(self, source: Source, name: str, bound: set[str]) -> str | None:
-        """How a type's name is written outside of its file; None for as it is: the language's own, or a parameter."""
-        if name in bound or (name not in source.types and name not in source.imports):
-            return None
-        declaring = self._declaring(source, name)
-        if declaring is None:
-            self._unknown.append(f'{name} of "{source.imports[name][0]}"')
-            return "unknown"
-        there, name_there = declaring
-        self._want(there, name_there)
-        return f"{_prefix(list(self._wanted).index(there.path))}.{name_there}"
-
-    def _declaring(self, source: Source, name: str) -> tuple[Source, str] | None:
-        """The file that declares a type, through imports; None when it is none of ours."""
-        for _ in range(DEPTH_MAX):
-            if name in source.types:
-                return source, name
-            if name not in source.imports:
-                return None
-            module, name = source.imports[name]
-            there = self.imported(source, module)
-            if there is None:
-                return None
-            source = there
+    def _edit(self, source: Source, node: Node, bound: frozenset[str]) -> str | None:
+        """What stands in a node's place; None to look at its parts."""
+        match node.type:
+            case "comment":
+                return ""
+            case "type_identifier":
+                return self._name(source, node, bound)
+            case "nested_type_identifier" | "nested_identifier":
+                return self._nested(source, node)
+            case "type_query":
+                return self._give_up(source, node)
+            case "property_signature" if any(child.type == "computed_property_name" for child in node.named_children):
+                self._give_up(source, node)
+                return f'"(computed {len(self._unknown)})"?: never'
+            case "extends_type_clause" | "extends_clause":
+                kept = [self._take_known(source, child, bound) for child in node.named_children]
+                return "extends " + ", ".join(text for text in kept if text) if any(kept) else ""
+            case "generic_type" if not self._is_known(source, node, bound):
+                return self._give_up(source, node)
+            case "lookup_type" if not self._is_known(source, node.named_children[0], bound):
+                return self._give_up(source, node)
+            case "index_type_query" if not self._is_known(source, node.named_children[-1], bound):
+                return self._give_up(source, node)
+            case "union_type":
+                return self._union(source, node, bound)
+            case "call_expression" | "member_expression" | "import":
+                return self._give_up(source, node)
         return None
 
-    def _want(self, source: Source, name: str) -> None:
+    def _union(self, source: Source, node: Node, bound: frozenset[str]) -> str | None:
+        """Without the members that are not known: one of those would make the whole unknown."""
+        members, waiting = [], [node]
+        while waiting:
+            here = waiting.pop()
+            if here.type == "union_type":
+                waiting.extend(reversed(here.named_children))
+            elif here.type != "comment":
+                members.append(here)
+        known = [member for member in members if self._is_known(source, member, bound)]
+        if len(known) == len(members):
+            return " | ".join(self._take(source, member, bound) for member in members)
+        for member in members:
+            if member not in known:
+                self._give_up(source, member)
+        return " | ".join(self._take(source, member, bound) for member in known) or _UNKNOWN
+
+    def _take_known(self, source: Source, node: Node, bound: frozenset[str]) -> str:
+        if self._is_known(source, node, bound):
+            return self._take(source, node, bound)
+        self._give_up(source, node)
+        return ""
+
+    def _is_known(self, source: Source, node: Node, bound: frozenset[str]) -> bool:
+        """Whether a type can leave its file: by its name, and for a generic one by its arguments."""
+        if node.type == "type_identifier":
+            return self._where(source, source.of(node), bound) != _UNKNOWN
+        if node.type == "nested_type_identifier":
+            return self._nested_name(source, node) is not None
+        if node.type == "generic_type":
+            name = node.named_children[0]
+            arguments = [argument for list_ in node.named_children[1:] for argument in list_.named_children]
+            useful = source.of(name) in _KEEPING or all(self._is_known(source, argument, bound) for argument in arguments)
+            return self._is_known(source, name, bound) and useful
+        if node.type in ("lookup_type", "parenthesized_type", "array_type", "index_type_query", "readonly_type"):
+            return all(self._is_known(source, child, bound) for child in node.named_children[:1])
+        return node.type not in ("type_query", "call_expression", "member_expression")
+
+    # --- names -------------------------------------------------------------------------------------------------
+
+    def _name(self, source: Source, node: Node, bound: frozenset[str]) -> str | None:
+        where = self._where(source, source.of(node), bound)
+        if where == _UNKNOWN:
+            return self._give_up(source, node)
+        return where
+
+    def _where(self, source: Source, name: str, bound: frozenset[str]) -> str | None:
+        """How a type's name is written outside of its file; None for as it is: bound where it stands, or everybody's."""
+        if name in bound:
+            return None
+        declaring = self._modules.declaring(source, name) if name in source.types or name in source.imports else None
+        if declaring is not None:
+            return self._want(*declaring)
+        return None if name in _EVERYBODYS and name not in source.imports else _UNKNOWN
+
+    def _nested(self, source: Source, node: Node) -> str:
+        return self._nested_name(source, node) or self._give_up(source, node)
+
+    def _nested_name(self, source: Source, node: Node) -> str | None:
+        """`Namespace.Type` of `import * as Namespace`, `Enum.Member`."""
+        head, name = source.of(node.named_children[0]), source.of(node.named_children[-1])
+        module, there = source.imports.get(head, ("", ""))
+        if there == "*" and (found := self._modules.imported(source, module)) is not None:
+            declaring = self._modules.declaring(found, name)
+            return None if declaring is None else self._want(*declaring)
+        declaring = self._modules.declaring(source, head) if head in source.types or head in source.imports else None
+        return None if declaring is None else f"{self._want(*declaring)}.{name}"
+
+    def _want(self, source: Source, name: str) -> str:
         wanted = self._wanted.setdefault(source.path, {})
         if name not in wanted:
-            wanted[name] = ""  # types may lean on themselves
-            wanted[name] = self._take(source, source.types[name])
+            wanted[name] = ""
+            self._waiting.append((source, name))
+        return f"{_prefix(list(self._wanted).index(source.path))}.{name}"
+
+    def _give_up(self, source: Source, node: Node) -> str:
+        self._unknown.append(" ".join(source.of(node).split())[:80])
+        return _UNKNOWN
+
+
+def _bound_by(source: Source, node: Node) -> frozenset[str]:
+    """Names that a node binds for what is inside of it."""
+    names: list[Node | None] = []
+    if node.type in _BINDING:
+        names += [parameter.child_by_field_name("name") for child in node.named_children if child.type == "type_parameters" for parameter in child.named_children]
+    elif node.type in ("object_type", "interface_body", "index_signature"):
+        clauses = [child for child in (*node.named_children, *(inner for child in node.named_children for inner in child.named_children)) if child.type == "mapped_type_clause"]
+        names += [clause.child_by_field_name("name") for clause in clauses]
+    elif node.type == "conditional_type":
+        names += [clause.named_children[0] for clause in all_of(node, "infer_type")]
+    return frozenset(source.of(name) for name in names if name is not None)
 
 
 def _prefix(index: int) -> str:
@@ -214,99 +311,20 @@ def _prefix(index: int) -> str:
 
 
 def _namespace(index: int, declarations: dict[str, str]) -> str:
-    lines = ["  " + re.sub(r"^(export|declare)\s+", "", text).strip() for text in declarations.values()]
-    return f"declare namespace {_prefix(index)} {{\n" + "\n".join(line if line.endswith(("}", ";")) else line + ";" for line in lines) + "\n}"
+    lines = ["  " + re.sub(r"^(export|declare|default)\s+", "", text).strip() for text in declarations.values()]
+    return f"export declare namespace {_prefix(index)} {{\n" + "\n".join(line if line.endswith(("}", ";")) else line + ";" for line in lines) + "\n}"
 
 
-# --- reading one file
-
-
-def _read(path: str, text: bytes) -> Source:
-    root = Parser(_GRAMMARS[path.endswith((".tsx", ".jsx", ".js", ".mjs"))]).parse(text).root_node
-    source = Source(path, text, root)
-    for statement in root.named_children:
-        _read_statement(source, statement)
-    return source
-
-
-def _read_statement(source: Source, statement: Node) -> None:
-    if statement.type == "import_statement":
-        _read_import(source, statement)
-        return
-    exported = statement.type == "export_statement"
-    declaration = statement.child_by_field_name("declaration") if exported else statement
-    if exported and (value := statement.child_by_field_name("value")) is not None:
-        source.exports["default"] = value
-    if exported and declaration is None:
-        for specifier in _all(statement, "export_specifier"):
-            _read_export(source, statement, specifier)
-    if declaration is None:
-        return
-    if declaration.type == "ambient_declaration" and declaration.named_children:
-        declaration = declaration.named_children[0]
-    name = declaration.child_by_field_name("name")
-    if declaration.type in _DECLARATIONS and name is not None:
-        source.types[source.of(name)] = declaration
-    for declarator in declaration.named_children if declaration.type == "lexical_declaration" else ():
-        name, value = declarator.child_by_field_name("name"), declarator.child_by_field_name("value")
-        if name is not None and value is not None:
-            source.values[source.of(name)] = value
-            if exported:
-                source.exports[source.of(name)] = value
-
-
-def _read_import(source: Source, statement: Node) -> None:
-    module = statement.child_by_field_name("source")
-    for clause in _all(statement, "import_clause") if module is not None else ():
-        for child in clause.named_children:
-            if child.type == "identifier":
-                source.imports[source.of(child)] = (source.of(module)[1:-1], "default")  # type: ignore[arg-type]
-            elif child.type == "namespace_import":
-                source.imports[source.of(child.named_children[0])] = (source.of(module)[1:-1], "*")  # type: ignore[arg-type]
-        for specifier in _all(clause, "import_specifier"):
-            name, alias = specifier.child_by_field_name("name"), specifier.child_by_field_name("alias")
-            if name is not None:
-                source.imports[source.of(alias or name)] = (source.of(module)[1:-1], source.of(name))  # type: ignore[arg-type]
-
-
-def _read_export(source: Source, statement: Node, specifier: Node) -> None:
-    """`export { a as b }`, `export { a } from "./there"`."""
-    name, alias, module = specifier.child_by_field_name("name"), specifier.child_by_field_name("alias"), statement.child_by_field_name("source")
-    if name is None:
-        return
-    if module is not None:
-        source.imports[source.of(alias or name)] = (source.of(module)[1:-1], source.of(name))
-    source.exports[source.of(alias or name)] = name
-
-
-def _all(node: Node, kind: str) -> Iterator[Node]:
-    """Every node of a kind, outermost first. Without recursion: a stranger's file may nest as deep as it likes."""
-    waiting = [node]
-    while waiting:
-        here = waiting.pop()
-        if here.type == kind:
-            yield here
-        waiting.extend(reversed(here.named_children))
-
-
-def _types_of_call(source: Source, call: Node) -> Node | None:
-    arguments = call.child_by_field_name("arguments")
-    first = next((child for child in arguments.named_children if child.type != "comment"), None) if arguments is not None else None
-    if first is None or first.type != "object":
-        return None
-    for pair in first.named_children:
-        key = pair.child_by_field_name("key") if pair.type == "pair" else None
-        if key is not None and source.of(key).strip("'\"") == "types":
-            return pair.child_by_field_name("value")
-    return None
+def _is_literal(node: Node) -> bool:
+    return node.type in ("string", "number") or (node.type == "unary_expression" and node.named_children[-1].type == "number")
 
 
 def _asserted(value: Node) -> Node | None:
     """The type of `x as T`, `<T>x`, with or without brackets."""
-    while value.type == "parenthesized_expression":
+    while value.type in ("parenthesized_expression", "satisfies_expression"):
         value = value.named_children[0]
     if value.type == "as_expression":
-        return value.named_children[-1]
+        return value.named_children[-1] if value.named_children[-1].type != "const" and len(value.named_children) > 1 else None
     if value.type == "type_assertion":
         return next((child for argument in value.named_children if argument.type == "type_arguments" for child in argument.named_children), None)
     return None

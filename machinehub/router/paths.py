@@ -33,9 +33,14 @@ def read_address(raw_path: bytes, *, session_chars_max: int) -> Address:
     if len(parts) == 1:
         return Address(found[1], version)
     session = decode_part(parts[1])
-    if not 1 <= len(session) <= session_chars_max:
-        raise BadRequest("invalid_session_id", f"a session id is 1 to {session_chars_max} characters of any text, percent-encoded")
-    return Address(found[1], version, session,decode_part(parts[2]) if len(parts) == 3 else None)
+    check_session_id(session, chars_max=session_chars_max)
+    return Address(found[1], version, session, decode_part(parts[2]) if len(parts) == 3 else None)
+
+
+def check_session_id(session: str, *, chars_max: int) -> None:
+    """Raises `BadRequest`."""
+    if not 1 <= len(session) <= chars_max:
+        raise BadRequest("invalid_session_id", f"a session id is 1 to {chars_max} characters of any text, percent-encoded")
 
 
 def decode_part(part: bytes) -> str:

@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from machinehub.session.frames import error_frame
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -56,6 +58,8 @@ class SseConnection:
         self._wake.set()
 
     def close(self, code: int, reason: str) -> None:
+        if code == 4004:  # a stream has no close codes: this is what tells a client not to come back
+            self._push(error_frame("no_such_session", reason), is_update=False)
         self._closed = True
         self._wake.set()
         if self._task is not None:  # it may be stuck in a write that nobody reads

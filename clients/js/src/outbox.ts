@@ -5,6 +5,8 @@ import type { Ack, Problem } from "./types.ts";
 
 export interface Outgoing {
   readonly id: string;
+  /** In the order of sending. */
+  readonly number: number;
   /** The event as JSON text. */
   readonly event: string;
   /** How often the hub could not take it. */
@@ -14,6 +16,8 @@ export interface Outgoing {
 }
 
 /** Says nothing about the event's fate: the hub could not take it just now. */
+/** Half a character: JSON escapes it, and the hub takes no text that is not Unicode. What else begins with a backslash has an even number of them before. */
+const HALF = /(?<!\\)(?:\\\\)*\\ud[89a-f]/;
 const LATER = new Set(["unavailable", "rate_limited"]);
 export const TRIES_MAX = 20;
 /** Events that may be sent and not acknowledged. A hub that limits rates refuses what is over: it should not be everything that waits. */
@@ -25,11 +29,13 @@ export class Outbox {
   readonly #waiting = new Map<string, Outgoing>();
   readonly #prefix: string;
   readonly #max: number;
+  readonly #bytesMax: number;
   #count = 0;
 
-  constructor(prefix: string, max: number) {
+  constructor(prefix: string, max: number, bytesMax = 65_536) {
     this.#prefix = prefix;
     this.#max = max;
+    this.#bytesMax = bytesMax;
   }
 
   get size(): number {
@@ -55,7 +61,8 @@ export class Outbox {
 
   /** Takes an event up, unless too many wait. The promise always resolves. */
   add(event: unknown): Promise<Ack> {
-    const id = `${this.#prefix}-${++this.#count}`;
+    const number = ++this.#count;
+    const id = `${this.#prefix}-${number}`;
     const refuse = (code: string, detail: string) => Promise.resolve<Ack>({ outcome: "rejected", id, seq: 0, error: { code, detail } });
     let text: string | undefined;
     try {
@@ -64,10 +71,12 @@ export class Outbox {
       return refuse("invalid_event", `the event is not JSON: ${String(error)}`);
     }
     if (text === undefined || typeof (event as { type?: unknown } | null)?.type !== "string") return refuse("invalid_event", 'an event is an object with a "type"');
+    if (HALF.test(text)) return refuse("invalid_event", "the event holds half a character, which is no text");
+    if (bytesOf(text) > this.#bytesMax) return refuse("event_too_large", `an event has at most ${this.#bytesMax} bytes`);
     if (this.#waiting.size >= this.#max) return refuse("buffer_full", `${this.#max} events wait for the hub already`);
     let settle!: (ack: Ack) => void;
     const ack = new Promise<Ack>((resolve) => (settle = resolve));
-    this.#waiting.set(id, { id, event: text, tries: 0, sent: false, settle });
+    this.#waiting.set(id, { id, number, event: text, tries: 0, sent: false, settle });
     return ack;
   }
 
@@ -81,9 +90,9 @@ export class Outbox {
     return 0;
   }
 
-  /** The hub hangs up on a frame that is too large: the largest of what waits is the one. */
+  /** A hub that takes less than is usual hangs up on a frame that is too large: the largest of what is on its way is the one. */
   refuseLargest(error: Problem): void {
-    const [largest] = [...this.#waiting.values()].filter(({ sent }) => sent).sort((one, other) => other.event.length - one.event.length);
+    const [largest] = [...this.#waiting.values()].filter(({ sent }) => sent).sort((one, other) => bytesOf(other.event) - bytesOf(one.event));
     if (largest !== undefined) this.answered(largest.id, 0, error);
   }
 
@@ -91,3 +100,7 @@ export class Outbox {
     for (const id of [...this.#waiting.keys()]) this.answered(id, 0, isForLater(error) ? { ...error, code: "closed" } : error);
   }
 }
+
+const encoder = new TextEncoder();
+
+export const bytesOf = (text: string): number => encoder.encode(text).length;

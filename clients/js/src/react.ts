@@ -48,19 +48,18 @@ const shared = new Map<string, Shared>();
 /** The store that all components share, without rendering again when it changes: for `useSelector`, or for what is not rendered. */
 export function useStore<const M = unknown>({ url, sessionId }: Options, config?: Config<M>): Store<TypesOf<M>> {
   const key = JSON.stringify([url, sessionId]);
-  const latest = useRef(config);
   const [generation, setGeneration] = useState(0);
   const entry = useMemo(() => {
     const known = shared.get(key);
-    if (known !== undefined) return known;
-    const made = new Shared(key, { ...(latest.current as Config<unknown>), url, sessionId });
+    if (known !== undefined && known.store.status !== "closed") return known;
+    const made = new Shared(key, { ...(config as Config<unknown>), url, sessionId });
     shared.set(key, made);
     made.forgetUnused();
     return made;
   }, [key, generation]);
   useEffect(() => {
     // An effect that comes back after long (a hidden tree that is shown again) finds its store closed: it needs another.
-    if (entry.store.status === "closed" && entry.store.error?.code === "closed") {
+    if (entry.store.status === "closed") {
       setGeneration((number) => number + 1);
       return undefined;
     }
@@ -83,10 +82,13 @@ export function useMachine<const M = unknown>(options: Options, config?: Config<
 
 /** A part of the state; renders again only when that part is another one, by `isEqual`. */
 export function useSelector<T extends MachineTypes, S>(store: Store<T>, selector: (state: State<T>) => S, isEqual: (one: S, other: S) => boolean = Object.is): S {
-  const last = useRef<{ value: S } | undefined>(undefined);
+  const last = useRef<{ state: State<T>; selector: (state: State<T>) => S; value: S } | undefined>(undefined);
   return useRead(store, () => {
-    const value = selector(store.getSnapshot());
-    if (last.current === undefined || !isEqual(last.current.value, value)) last.current = { value };
+    const state = store.getSnapshot();
+    const known = last.current;
+    if (known?.state === state && known.selector === selector) return known.value; // a selector may make a new object each time
+    const value = selector(state);
+    last.current = { state, selector, value: known !== undefined && isEqual(known.value, value) ? known.value : value };
     return last.current.value;
   });
 }
@@ -113,12 +115,13 @@ export function useStatelyActor<const C = unknown>(options: StatelyOptions, skyC
   const [state, send, { presence, store }] = useMachine<MachineOf<C>>(options, machine === undefined ? undefined : { machine });
   const isConnecting = state.seq === 0;
   const { count } = presence;
-  const before = useRef(0);
+  const before = useRef({ store, count: 0 });
   useEffect(() => {
-    if (count > before.current) options.onPlayerJoined?.({ numberOfPlayers: count });
-    else if (count < before.current) options.onPlayerLeft?.({ numberOfPlayers: count });
-    before.current = count;
-  }, [count]);
+    const known = before.current.store === store ? before.current.count : 0;
+    if (count > known) options.onPlayerJoined?.({ numberOfPlayers: count });
+    else if (count < known) options.onPlayerLeft?.({ numberOfPlayers: count });
+    before.current = { store, count };
+  }, [count, store]);
   const tell = useCallback((event: TypesOf<MachineOf<C>>["event"]) => void send(event), [send]);
   return [state, isConnecting ? undefined : tell, isConnecting ? undefined : store, { isConnecting }];
 }

@@ -4,11 +4,15 @@ import "partysocket/event-target-polyfill"; // for React Native, which has neith
 import ReconnectingWebSocket from "partysocket/ws";
 import { backoffMs } from "./backoff.ts";
 import type { Outgoing } from "./outbox.ts";
-import { type Address, FINAL_CODES, type Frame, inputText, type Listener, Nap, query, sessionUrl, tokenOf, type Transport } from "./transport.ts";
+import { type Address, Attempts, create, FINAL_CODES, type Frame, inputText, type Listener, Nap, query, Refused, sessionUrl, tokenOf, type Transport } from "./transport.ts";
 import type { Problem } from "./types.ts";
 
 const QUIET_MS = 20_000;
 const ANSWER_MS = 8_000;
+/** An `error` frame explains a close that follows so soon. */
+const SAID_MS = 2_000;
+/** Servers and proxies take addresses of some kilobytes; a longer input goes ahead by itself. */
+const INPUT_CHARS_MAX = 2_000;
 
 /** What a network does to a connection is noticed by asking, when it was quiet for long. */
 class Heartbeat {
@@ -35,53 +39,74 @@ class Heartbeat {
   }
 }
 
-export function socketTransport(address: Address, listener: Listener, implementation?: unknown): Transport {
+export function socketTransport(address: Address, listener: Listener, implementation?: unknown, fetcher?: typeof fetch): Transport {
   let socket: ReconnectingWebSocket | undefined;
-  let attempt = 0;
-  let said: Problem | undefined;
-  let over = false;
+  let said: { problem: Problem; at: number } | undefined;
+  let created = false;
+  const over = new AbortController();
   const nap = new Nap();
+  const attempts = new Attempts();
   const heartbeat = new Heartbeat(() => socket?.send('{"type":"ping"}'), () => socket?.reconnect(4000, "no answer"));
+  const input = inputText(address);
+  const ahead = input !== undefined && encodeURIComponent(input).length > INPUT_CHARS_MAX;
 
   const nextUrl = async (): Promise<string> => {
-    await nap.sleep(backoffMs(attempt++));
-    const token = await tokenOf(address).catch((error: unknown) => {
-      listener.lost({ code: "invalid_token", detail: String(error) }, false);
+    await nap.sleep(backoffMs(attempts.next()));
+    try {
+      const token = await tokenOf(address).catch((error: unknown) => {
+        throw new Refused({ code: "invalid_token", detail: String(error) }, false);
+      });
+      if (ahead && !created) await create(address, fetcher ?? globalThis.fetch, over.signal);
+      created = true;
+      return sessionUrl(address.url, address.sessionId).replace(/^http/i, "ws") + query({ client: address.key, input: ahead ? undefined : input, token });
+    } catch (error) {
+      const final = error instanceof Refused && error.final;
+      listener.lost(error instanceof Refused ? error.problem : { code: "disconnected", detail: String(error) }, final);
+      if (final) end();
       throw error instanceof Error ? error : new Error(String(error));
-    });
-    return sessionUrl(address.url, address.sessionId).replace(/^http/, "ws") + query({ client: address.key, input: inputText(address), token });
+    }
   };
 
   const receive = (data: unknown): void => {
     heartbeat.heard();
     const frame = parse(data);
     if (frame === undefined) return;
-    if (frame.type === "snapshot") {
-      attempt = 0;
-      said = undefined;
-    } else if (frame.type === "error") {
-      said = { code: String(frame["code"]), detail: String(frame["detail"]) };
+    if (frame.type === "snapshot") attempts.opened();
+    said = frame.type === "error" ? { problem: { code: String(frame["code"]), detail: String(frame["detail"]) }, at: Date.now() } : said;
+    try {
+      listener.frame(frame);
+    } catch {
+      socket?.reconnect(4002, "not a frame of the protocol");
     }
-    listener.frame(frame);
   };
 
   const closed = (code: number, reason: string): void => {
     heartbeat.stop();
+    if (over.signal.aborted) return;
+    attempts.lost();
+    if (code === 4010) attempts.moved();
     const name = FINAL_CODES.get(code);
-    over ||= name !== undefined;
-    if (code === 4010) attempt = 0;
-    else if (attempt === 0) attempt = 1; // it was open: the next try is not the first
-    const problem = said ?? { code: name ?? (code === 1009 ? "event_too_large" : "disconnected"), detail: reason || `the connection closed with ${code}` };
+    const why = said !== undefined && Date.now() - said.at < SAID_MS ? said.problem : undefined;
     said = undefined;
-    listener.lost(problem, over);
-    if (over) socket?.close();
+    const detail = reason && reason !== "unknown reason" ? reason : code <= 1001 || code === 1006 || code === 1999 ? "there is no connection" : `the connection closed with ${code}`;
+    const final = name !== undefined;
+    const problem = code === 1009 ? { code: "event_too_large", detail } : (why ?? { code: name ?? "disconnected", detail });
+    if (final) end();
+    listener.lost(problem, final);
+  };
+
+  const end = (): void => {
+    over.abort();
+    heartbeat.stop();
+    socket?.close(1000);
+    nap.end();
   };
 
   return {
     open() {
       socket = new ReconnectingWebSocket(nextUrl, ["machinehub.v1"], {
         WebSocket: implementation, minReconnectionDelay: 1, maxReconnectionDelay: 1, connectionTimeout: 10_000, maxEnqueuedMessages: 0,
-        shouldReconnectOnClose: ({ code }) => !over && !FINAL_CODES.has(code),
+        shouldReconnectOnClose: ({ code }) => !over.signal.aborted && !FINAL_CODES.has(code),
       });
       socket.addEventListener("open", () => heartbeat.heard()); // a hub that says nothing at all is none
       socket.addEventListener("message", (event) => receive(event.data));
@@ -94,12 +119,7 @@ export function socketTransport(address: Address, listener: Listener, implementa
       socket?.send(`{"type":"presence","metadata":${metadata}}`);
     },
     hurry: () => nap.end(),
-    close() {
-      over = true;
-      heartbeat.stop();
-      socket?.close(1000);
-      nap.end();
-    },
+    close: end,
   };
 }
 

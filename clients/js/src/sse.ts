@@ -2,77 +2,66 @@
 
 import { backoffMs } from "./backoff.ts";
 import { isForLater, type Outgoing } from "./outbox.ts";
-import { type Address, type Frame, inputText, type Listener, Nap, query, sessionUrl, tokenOf, type Transport } from "./transport.ts";
-import type { Problem } from "./types.ts";
+import { type Address, Attempts, create, type Frame, headersOf, type Listener, Nap, problemOf, query, Refused, refusal, sessionUrl, type Transport } from "./transport.ts";
 
-const FINAL_STATUS = new Set([400, 401, 403, 404]);
 /** The hub says something every 10 s, if only that it is there. */
 const SILENCE_MS = 30_000;
-
-class Refused extends Error {
-  constructor(readonly problem: Problem, readonly final: boolean) {
-    super(problem.detail);
-  }
-}
+const POST_MS = 20_000;
+/** What an `error` frame says before a stream that ends for good. */
+const GONE = new Set(["no_such_session", "no_such_machine"]);
 
 export function sseTransport(address: Address, listener: Listener, fetcher: typeof fetch = globalThis.fetch.bind(globalThis)): Transport {
   const url = sessionUrl(address.url, address.sessionId);
   const who = query({ client: address.key });
   const over = new AbortController();
   const nap = new Nap();
+  const attempts = new Attempts();
   let connection: AbortController | undefined;
   let lastId = "";
   let queue: Outgoing[] = [];
-  let posting = false;
+  let posting: Outgoing | undefined;
 
-  const headers = async (more: { [name: string]: string }): Promise<{ [name: string]: string }> => {
-    const token = await tokenOf(address);
-    return token === undefined ? more : { ...more, Authorization: `Bearer ${token}` };
-  };
-
-  const create = async (): Promise<void> => {
-    const input = inputText(address);
-    if (input === undefined) return;
-    const response = await fetcher(url, { method: "PUT", headers: await headers({ "Content-Type": "application/json" }), body: `{"input":${input}}`, signal: over.signal });
-    if (!response.ok && response.status !== 409) throw await refusal(response);
-  };
-
-  const read = async (heard: () => void): Promise<void> => {
-    const silence = new AbortController();
-    connection = silence;
-    const signal = AbortSignal.any([over.signal, silence.signal]);
+  const read = async (): Promise<void> => {
+    const own = new AbortController();
+    connection = own;
+    const signal = AbortSignal.any([over.signal, own.signal]);
     let timer: ReturnType<typeof setTimeout> | undefined;
     const alive = (): void => {
       clearTimeout(timer);
-      timer = setTimeout(() => silence.abort(new Error("the hub has fallen silent")), SILENCE_MS);
+      timer = setTimeout(() => own.abort(new Error("the hub has fallen silent")), SILENCE_MS);
     };
     try {
       alive();
-      const response = await fetcher(url + who, { headers: await headers({ Accept: "text/event-stream", ...(lastId && { "Last-Event-ID": lastId }) }), signal, cache: "no-store" });
+      const headers = await headersOf(address, { Accept: "text/event-stream", ...(lastId && { "Last-Event-ID": lastId }) });
+      const response = await fetcher(url + who, { headers, signal, cache: "no-store" });
       if (!response.ok || response.body === null) throw await refusal(response);
       for await (const { id, data } of events(response.body, alive)) {
         lastId = id || lastId;
         const frame = JSON.parse(data) as Frame;
-        if (frame.type === "snapshot") heard();
+        if (frame.type === "snapshot") attempts.opened();
+        if (frame.type === "error" && GONE.has(String(frame["code"]))) throw new Refused({ code: String(frame["code"]), detail: String(frame["detail"]) }, true);
         listener.frame(frame);
       }
     } finally {
       clearTimeout(timer);
-      if (connection === silence) connection = undefined;
+      own.abort(); // a request that was sent meanwhile may never be answered either
+      if (connection === own) connection = undefined;
     }
   };
 
   const run = async (): Promise<void> => {
-    let created = false;
-    for (let attempt = 0; !over.signal.aborted; attempt++) {
-      await nap.sleep(backoffMs(attempt));
+    let created = address.input === undefined;
+    while (!over.signal.aborted) {
+      await nap.sleep(backoffMs(attempts.next()));
       if (over.signal.aborted) return;
       try {
-        if (!created) await create();
+        if (!created) await create(address, fetcher, over.signal);
         created = true;
-        await read(() => (attempt = 0));
+        await read();
+        attempts.lost();
         listener.lost({ code: "disconnected", detail: "the hub ended the stream" }, false);
       } catch (error) {
+        attempts.lost();
         if (over.signal.aborted) return;
         const final = error instanceof Refused && error.final;
         if (final) over.abort();
@@ -81,53 +70,47 @@ export function sseTransport(address: Address, listener: Listener, fetcher: type
     }
   };
 
-  /** One after the other, since that is the order of a client's events. */
-  const post = async (): Promise<void> => {
-    posting = true;
-    for (let next = queue.shift(); next !== undefined && !over.signal.aborted; next = queue.shift()) {
-      try {
-        const response = await fetcher(url + who, { method: "POST", headers: await headers({ "Content-Type": "application/json", "Idempotency-Key": next.id }), body: next.event, signal: over.signal });
-        const body = (await response.json().catch(() => ({}))) as { [field: string]: unknown };
-        const error = response.ok ? undefined : problemOf(response, body);
-        if (isForLater(error)) queue = []; // what comes behind it waits with it: the store sends all of them again, in order
-        if (response.ok) listener.frame({ type: "update", seq: Number(/\d+/.exec(response.headers.get("ETag") ?? "")?.[0] ?? body["seq"]), snapshot: body["snapshot"] });
-        listener.frame({ type: "ack", id: next.id, seq: body["seq"] ?? 0, outcome: error === undefined ? "accepted" : "rejected", error });
-      } catch {
-        queue = [];
-        if (!over.signal.aborted) listener.frame({ type: "ack", id: next.id, seq: 0, outcome: "rejected", error: { code: "unavailable", detail: "the hub cannot be reached" } });
-      }
+  const answered = (id: string, seq: unknown, error: unknown): void => listener.frame({ type: "ack", id, seq: seq ?? 0, outcome: error === undefined ? "accepted" : "rejected", error });
+
+  /** One after the other, since that is the order of a client's events. What comes behind one that failed waits with it: the store sends all of them again. */
+  const post = async (next: Outgoing): Promise<void> => {
+    const signal = AbortSignal.any([over.signal, AbortSignal.timeout(POST_MS), ...(connection ? [connection.signal] : [])]);
+    try {
+      const headers = await headersOf(address, { "Content-Type": "application/json", "Idempotency-Key": next.id });
+      const response = await fetcher(url + who, { method: "POST", headers, body: next.event, signal });
+      const body = (await response.json().catch(() => ({}))) as { [field: string]: unknown };
+      const error = response.ok ? undefined : problemOf(response, body);
+      if (isForLater(error)) queue = [];
+      if (response.ok) listener.frame({ type: "update", seq: Number(/\d+/.exec(response.headers.get("ETag") ?? "")?.[0] ?? body["seq"]), snapshot: body["snapshot"] });
+      answered(next.id, body["seq"], error);
+    } catch (error) {
+      queue = [];
+      if (!over.signal.aborted) answered(next.id, 0, { code: "unavailable", detail: `the hub was not reached: ${String(error)}` });
     }
-    posting = false;
+  };
+  const work = async (): Promise<void> => {
+    for (posting = queue.shift(); posting !== undefined && !over.signal.aborted; posting = queue.shift()) await post(posting);
+    posting = undefined;
   };
 
   return {
     open: () => void run(),
     send(events) {
-      const known = new Set(queue);
-      queue = [...queue, ...events.filter((event) => !known.has(event))];
-      if (!posting) void post();
+      const known = new Set([...queue, ...(posting ? [posting] : [])]);
+      queue = [...queue, ...events.filter((event) => !known.has(event))].sort((one, other) => one.number - other.number);
+      if (posting === undefined) void work();
     },
     describe(metadata) {
-      headers({ "Content-Type": "application/json" })
-        .then((all) => fetcher(`${url}/presence${who}`, { method: "PUT", headers: all, body: `{"metadata":${metadata}}`, signal: over.signal }))
+      headersOf(address, { "Content-Type": "application/json" })
+        .then((headers) => fetcher(`${url}/presence${who}`, { method: "PUT", headers, body: `{"metadata":${metadata}}`, signal: over.signal }))
         .catch(() => undefined); // the next connection says it again
     },
     hurry: () => nap.end(),
     close() {
       over.abort();
-      connection?.abort();
       nap.end();
     },
   };
-}
-
-function problemOf(response: Response, body: { [field: string]: unknown }): Problem {
-  return { code: String(body["code"] ?? (response.status >= 500 ? "unavailable" : "refused")), detail: String(body["detail"] ?? `the hub answered ${response.status}`) };
-}
-
-async function refusal(response: Response): Promise<Refused> {
-  const body = (await response.json().catch(() => ({}))) as { [field: string]: unknown };
-  return new Refused(problemOf(response, body), FINAL_STATUS.has(response.status));
 }
 
 /** The events of a stream (WHATWG HTML, section 9.2): lines, `data:` and `id:`, ended by an empty one. */
@@ -142,14 +125,15 @@ async function* events(body: ReadableStream<Uint8Array>, alive: () => void): Asy
       const { done, value } = await reader.read();
       if (done) return;
       alive();
-      const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
+      const lines: string[] = (rest + decoder.decode(value, { stream: true })).split("\n");
       rest = lines.pop() as string;
-      for (const line of lines) {
+      for (const line of lines.map((text) => text.replace(/\r$/, ""))) {
         if (line.startsWith("data:")) data.push(line.slice(5).trimStart());
         else if (line.startsWith("id:")) id = line.slice(3).trim();
         else if (line === "" && data.length) {
-          yield { id, data: data.join("\n") };
+          const text = data.join("\n");
           data = [];
+          if (text) yield { id, data: text };
         }
       }
     }

@@ -3,14 +3,16 @@
 
 import type { Definition } from "./definition.ts";
 import { clientKey, randomKey } from "./key.ts";
-import { isForLater, Outbox } from "./outbox.ts";
+import { bytesOf, isForLater, Outbox } from "./outbox.ts";
 import { socketTransport } from "./socket.ts";
 import { sseTransport } from "./sse.ts";
 import { type PublicSnapshot, State } from "./state.ts";
-import { type Frame, machineUrl, type Transport } from "./transport.ts";
+import { type Address, type Frame, headersOf, machineUrl, type Transport, wrong } from "./transport.ts";
 import type { Ack, MachineTypes, Member, Presence, Problem, Status, TypesOf, Untyped } from "./types.ts";
 
 const BUFFER_MAX = 1_000;
+const METADATA_BYTES_MAX = 4_096;
+const DEFINITION_RETRY_MS = 5_000;
 
 export interface ConnectOptions<M = unknown> {
   /** The machine's URL, as `machinehub deploy` prints it. */
@@ -23,6 +25,8 @@ export interface ConnectOptions<M = unknown> {
   readonly token?: string | (() => string | Promise<string>) | undefined;
   /** Events that may wait for the hub; more are refused with `buffer_full`. */
   readonly eventBufferMax?: number;
+  /** The largest event in bytes, where the hub's settings allow another than 64 KiB. */
+  readonly eventBytesMax?: number;
   /** "websocket" where there is WebSocket, else "sse". */
   readonly transport?: "websocket" | "sse" | undefined;
   /** What `machinehub types` wrote, or an XState machine: for its types, and for what is shown before the hub was heard. */
@@ -44,8 +48,9 @@ export interface Store<T extends MachineTypes = Untyped> {
   /** Resolves with the first state of which `predicate` holds; rejects when the store is closed, or `signal` aborts. */
   waitFor(predicate: (state: State<T>) => boolean, options?: { readonly signal?: AbortSignal }): Promise<State<T>>;
   /** Calls `listener` with what the machine emits, `"*"` for everything; returns what ends that. */
-  on<E extends T["emitted"]["type"]>(type: E | "*", listener: (event: Extract<T["emitted"], { readonly type: E }>) => void): () => void;
-  /** Says something of this client to everybody: any JSON up to 4 KiB. */
+  on(type: "*", listener: (event: T["emitted"]) => void): () => void;
+  on<E extends T["emitted"]["type"]>(type: E, listener: (event: Emitted<T, E>) => void): () => void;
+  /** Says something of this client to everybody: any JSON up to 4 KiB. Throws a `RangeError` for more. */
   setMetadata(metadata: unknown): void;
   readonly presence: Presence;
   readonly status: Status;
@@ -53,6 +58,8 @@ export interface Store<T extends MachineTypes = Untyped> {
   readonly error: Problem | null;
   close(): void;
 }
+
+type Emitted<T extends MachineTypes, E> = string extends T["emitted"]["type"] ? T["emitted"] : Extract<T["emitted"], { readonly type: E }>;
 
 /** Connects to a session of a machine. */
 export function connect<const M = unknown>(options: ConnectOptions<M>): Store<TypesOf<M>> {
@@ -78,22 +85,29 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
   #paused: ReturnType<typeof setTimeout> | undefined;
   #definition: Definition | undefined;
   #definitionOf = -1;
+  #asking: ReturnType<typeof setTimeout> | undefined;
+  readonly #address: Address;
   #cleanUp = (): void => undefined;
 
   constructor(options: ConnectOptions) {
     const key = options.clientKey ?? clientKey();
     this.#options = options;
-    this.#outbox = new Outbox(randomKey(), options.eventBufferMax ?? BUFFER_MAX);
+    this.#outbox = new Outbox(randomKey(), options.eventBufferMax ?? BUFFER_MAX, options.eventBytesMax);
     this.#state = new State<T>(before(options.machine), 0, 0, this.#getDefinition);
-    const address = { url: options.url, sessionId: options.sessionId, key, input: options.input, token: options.token };
+    const address = (this.#address = { url: options.url, sessionId: options.sessionId, key, input: options.input, token: options.token });
+    const problem = wrong(address);
+    if (problem !== undefined) {
+      this.#transport = { open: () => this.#end(problem), send: () => undefined, describe: () => undefined, hurry: () => undefined, close: () => undefined };
+      return;
+    }
     const listener = { frame: (frame: Frame) => this.#receive(frame), lost: (problem: Problem, final: boolean) => this.#lost(problem, final) };
     const socket = options.WebSocket ?? globalThis.WebSocket;
-    this.#transport = (options.transport ?? (socket ? "websocket" : "sse")) === "websocket" ? socketTransport(address, listener, socket) : sseTransport(address, listener, options.fetch);
+    this.#transport = (options.transport ?? (socket ? "websocket" : "sse")) === "websocket" ? socketTransport(address, listener, socket, options.fetch) : sseTransport(address, listener, options.fetch);
   }
 
   open(): void {
     this.#transport.open();
-    if (typeof globalThis.addEventListener === "function") {
+    if (this.status !== "closed" && typeof globalThis.addEventListener === "function") {
       const hurry = (): void => this.#transport.hurry();
       globalThis.addEventListener("online", hurry);
       this.#cleanUp = () => globalThis.removeEventListener("online", hurry);
@@ -142,21 +156,24 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
     });
   }
 
-  on<E extends T["emitted"]["type"]>(type: E | "*", listener: (event: Extract<T["emitted"], { readonly type: E }>) => void): () => void {
+  on(type: string, listener: (event: never) => void): () => void {
     const listeners = this.#emitted.get(type) ?? new Set();
-    this.#emitted.set(type, listeners.add(listener as (event: never) => void));
-    return () => void listeners.delete(listener as (event: never) => void);
+    const own = (event: never): void => listener(event); // the same function may listen twice
+    this.#emitted.set(type, listeners.add(own));
+    return () => void listeners.delete(own);
   }
 
   setMetadata(metadata: unknown): void {
-    this.#metadata = JSON.stringify(metadata) ?? "null";
+    const text = JSON.stringify(metadata) ?? "null";
+    if (bytesOf(text) > METADATA_BYTES_MAX) throw new RangeError(`metadata has at most ${METADATA_BYTES_MAX} bytes`);
+    this.#metadata = text;
     if (this.status === "open") this.#transport.describe(this.#metadata);
   }
 
   close(): void {
     if (this.status === "closed") return;
-    this.#transport.close();
     this.#end({ code: "closed", detail: "the store was closed" });
+    this.#transport.close();
   }
 
   #end(problem: Problem): void {
@@ -164,6 +181,7 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
     this.error = problem;
     this.#cleanUp();
     clearTimeout(this.#paused);
+    clearTimeout(this.#asking);
     this.#outbox.refuseAll(problem);
     this.#tell();
   }
@@ -236,11 +254,11 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
   }
 
   #emit(event: T["emitted"]): void {
-    for (const type of [event.type, "*"]) for (const listener of this.#emitted.get(type) ?? []) call(listener as (event: unknown) => void, event);
+    for (const type of [event.type, "*"]) each(this.#emitted.get(type), event as never);
   }
 
   #tell(): void {
-    for (const listener of [...this.#listeners]) call(listener, this.#state);
+    each(this.#listeners, this.#state);
   }
 
   /** Fetched when somebody asks what can happen, once for each version. */
@@ -256,13 +274,18 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
   async #fetchDefinition(version: number): Promise<void> {
     const fetcher = this.#options.fetch ?? globalThis.fetch;
     try {
-      const response = await fetcher(`${machineUrl(this.#options.url).replace(/@\d+$/, "")}@${version}`, { headers: { Accept: "application/json" } });
+      const headers = await headersOf(this.#address, { Accept: "application/json" });
+      const response = await fetcher(`${machineUrl(this.#options.url).replace(/@\d+$/, "")}@${version}`, { headers });
       if (!response.ok) throw new Error(String(response.status));
       this.#definition = ((await response.json()) as { definition: Definition }).definition;
       this.#state = this.#state.again();
       this.#tell();
     } catch {
-      setTimeout(() => (this.#definitionOf = -1), 5_000); // whoever asks then tries again
+      if (this.status === "closed") return;
+      this.#asking = setTimeout(() => {
+        this.#definitionOf = -1;
+        this.#getDefinition();
+      }, DEFINITION_RETRY_MS);
     }
   }
 }
@@ -284,6 +307,11 @@ export function presenceAfter(before: Presence, frame: Frame): Presence {
   const members = before.members.filter(({ id }) => !left.has(id)).map((member) => news.get(member.id) ?? member);
   const listed = new Set(members.map(({ id }) => id));
   return { ...before, count, members: [...members, ...[...news.values()].filter(({ id }) => !listed.has(id))] };
+}
+
+/** Calls those who listened when it began, and still do. */
+function each<A>(listeners: Set<(argument: A) => void> | undefined, argument: A): void {
+  for (const listener of [...(listeners ?? [])]) if (listeners?.has(listener)) call(listener, argument);
 }
 
 /** One listener that throws must not keep it from the others; its error is reported as an uncaught one is. */

@@ -35,14 +35,33 @@ export interface Address {
 /** Codes after which trying again is no use. */
 export const FINAL_CODES: ReadonlyMap<number, string> = new Map([[4001, "unauthorised"], [4003, "forbidden"], [4004, "no_such_machine"], [1008, "refused"]]);
 
-/** The session's URL, http(s). Relative ones are the page's. */
+/** The machine's URL, http(s). Relative ones are the page's; what comes behind `?` or `#` is not the machine's. */
+export function machineUrl(url: string): string {
+  const [path = ""] = url.split(/[?#]/);
+  const origin = path.startsWith("/") ? (globalThis.location?.origin ?? "") : "";
+  return `${origin}${path.replace(/\/+$/, "")}`.replace(/^ws/i, "http");
+}
+
 export function sessionUrl(url: string, sessionId: string): string {
   return `${machineUrl(url)}/${encodeURIComponent(sessionId)}`;
 }
 
-export function machineUrl(url: string): string {
-  const origin = url.startsWith("/") ? (globalThis.location?.origin ?? "") : "";
-  return `${origin}${url.replace(/\/+$/, "")}`.replace(/^ws/, "http");
+/** What is wrong with an address, and will still be wrong next time. */
+export function wrong(address: Address): Problem | undefined {
+  if (typeof address.url !== "string" || !/^https?:\/\/[^/]+\/./i.test(machineUrl(address.url))) return { code: "invalid_url", detail: `${JSON.stringify(address.url)} is not a machine's URL` };
+  const { sessionId } = address;
+  if (typeof sessionId !== "string" || sessionId === "" || sessionId === "." || sessionId === "..") return { code: "invalid_session_id", detail: "a session id is 1 to 128 characters, and neither . nor .." };
+  try {
+    encodeURIComponent(sessionId);
+  } catch {
+    return { code: "invalid_session_id", detail: "the session id holds half a character, which is no text" };
+  }
+  try {
+    inputText(address);
+  } catch (error) {
+    return { code: "invalid_input", detail: `the input is not JSON: ${String(error)}` };
+  }
+  return undefined;
 }
 
 /** The query of a session's URL: who asks, and what a new session begins with. */
@@ -52,10 +71,78 @@ export function query(parts: { [name: string]: string | undefined }): string {
 
 export const inputText = (address: Address): string | undefined => (address.input === undefined ? undefined : JSON.stringify(address.input));
 
-/** The token for one connection. Whatever goes wrong in a `token` function is an error of its own, and is tried again. */
+/** The token for one connection. Whatever goes wrong in a `token` function, or takes for ever, is an error of its own, and is tried again. */
 export async function tokenOf(address: Address): Promise<string | undefined> {
-  return typeof address.token === "function" ? await address.token() : address.token;
+  if (typeof address.token !== "function") return address.token;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => (timer = setTimeout(() => reject(new Error("the token function does not answer")), TOKEN_MS)));
+  try {
+    return await Promise.race([address.token(), late]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
+
+export async function headersOf(address: Address, more: { [name: string]: string }): Promise<{ [name: string]: string }> {
+  const token = await tokenOf(address);
+  return token === undefined ? more : { ...more, Authorization: `Bearer ${token}` };
+}
+
+/** The hub answered, and not with what was asked for. */
+export class Refused extends Error {
+  constructor(readonly problem: Problem, readonly final: boolean) {
+    super(problem.detail);
+  }
+}
+
+const FINAL_STATUS = new Set([400, 401, 403, 404, 413, 422]);
+
+export async function refusal(response: Response): Promise<Refused> {
+  const body = (await response.json().catch(() => ({}))) as { [field: string]: unknown };
+  // What is no problem of a hub's comes from something in between, which may be gone next time.
+  return new Refused(problemOf(response, body), FINAL_STATUS.has(response.status) && typeof body["code"] === "string");
+}
+
+export function problemOf(response: Response, body: { [field: string]: unknown }): Problem {
+  return { code: String(body["code"] ?? (response.status >= 500 ? "unavailable" : "refused")), detail: String(body["detail"] ?? `the hub answered ${response.status}`) };
+}
+
+/** Creates the session with its input, unless it is there. */
+export async function create(address: Address, fetcher: typeof fetch, signal: AbortSignal): Promise<void> {
+  const headers = await headersOf(address, { "Content-Type": "application/json" });
+  const response = await fetcher(sessionUrl(address.url, address.sessionId), { method: "PUT", headers, body: `{"input":${inputText(address)}}`, signal });
+  if (!response.ok && response.status !== 409) throw await refusal(response);
+}
+
+/** Tries in a row that failed. A connection that breaks soon after it was there is one of them. */
+export class Attempts {
+  #count = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  next(): number {
+    return this.#count++;
+  }
+
+  opened(): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => (this.#count = 0), STABLE_MS);
+    (this.#timer as { unref?: () => void }).unref?.();
+  }
+
+  /** After a connection that had lasted, the next try is not the first either. */
+  lost(): void {
+    clearTimeout(this.#timer);
+    if (this.#count === 0) this.#count = 1;
+  }
+
+  /** The hub asks to come back at once. If it goes on asking, it has to wait. */
+  moved(): void {
+    if (this.#count <= 1) this.#count = 0;
+  }
+}
+
+const STABLE_MS = 3_000;
+const TOKEN_MS = 10_000;
 
 /** A sleep that can be cut short. */
 export class Nap {

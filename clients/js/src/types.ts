@@ -56,11 +56,14 @@ export type ClientEvent<E> =
     ? Type extends `xstate.${string}` | `presence.${string}` ? never : string extends Type ? E : DistributiveOmit<E, "sender">
     : never;
 
-type DistributiveOmit<E, K extends PropertyKey> = E extends unknown ? { [P in keyof E as P extends K ? never : P]: E[P] } : never;
+/** Without `K`; and an enum's member may be said as the text that it is. */
+type DistributiveOmit<E, K extends PropertyKey> = E extends unknown ? { [P in keyof E as P extends K ? never : P]: P extends "type" ? `${E[P] & string}` : E[P] } : never;
+
+type JsonValue = string | number | boolean | null | readonly JsonValue[] | { readonly [key: string]: JsonValue | undefined };
 
 /** What is left of a value once it went over the wire as JSON. */
 export type Json<T> =
-  T extends string | number | boolean | null | undefined ? T
+  T extends JsonValue | undefined ? T // at once: types that contain themselves have no end
   : T extends { toJSON(): infer J } ? J
   : T extends (...parameters: never[]) => unknown ? never
   : T extends readonly unknown[] ? { [K in keyof T]: Json<T[K]> }

@@ -103,3 +103,33 @@ test("a component written for Stately's hook works", async () => {
   expect(sockets[0]?.sent.length).toBe(1);
   expect(players).toEqual([2, -1]);
 });
+
+test("a selector may make a new object each time", async () => {
+  const Long = () => {
+    const log = useSelector(useStore({ url: "http://hub/Wu5gAj", sessionId: "sel" }), (state) => ((state.context.log ?? []) as number[]).filter((n) => n > 1));
+    return <p>{log.join()}</p>;
+  };
+  render(<StrictMode><Long /></StrictMode>);
+  await opened(1);
+  say(snapshot(1, { log: [1, 2, 3] }));
+  expect(screen.getByText("2,3")).toBeTruthy();
+});
+
+test("another session has its own config; one that was refused can be tried again", async () => {
+  const Room = ({ session }: { session: string }) => {
+    const [, , { status }] = useMachine({ url: "http://hub/Wu5gAj", sessionId: session }, { input: { forSession: session } });
+    return <p>{status}</p>;
+  };
+  const { rerender, unmount } = render(<Room session="one" />);
+  await opened(1);
+  rerender(<Room session="two" />);
+  await opened(2);
+  expect(decodeURIComponent(sockets[1]?.url ?? "")).toContain('{"forSession":"two"}');
+  act(() => sockets[1]?.hangUp(4001));
+  expect(screen.getByText("closed")).toBeTruthy();
+  unmount();
+  render(<Room session="two" />);
+  await opened(3);
+  say(snapshot(1), 2);
+  expect(screen.getByText("open")).toBeTruthy();
+});

@@ -4,7 +4,8 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { backoffMs } from "../src/backoff.ts";
 import { Outbox, TRIES_MAX, WINDOW } from "../src/outbox.ts";
 import { State } from "../src/state.ts";
-import { fakeHub, snapshot } from "./hub.ts";
+import { connect } from "../src/index.ts";
+import { fakeHub, snapshot, TestSocket } from "./hub.ts";
 
 beforeEach(() => void vi.spyOn(Math, "random").mockReturnValue(0.01)); // short waits
 afterEach(() => void vi.restoreAllMocks());
@@ -219,4 +220,90 @@ test("states answer what XState's answer", () => {
   expect([state.hasTag("t"), state.hasTag("u")]).toEqual([true, false]);
   expect(["GO", "OUT", "x", "x.y", "", "y", "presence.joined"].map((type) => state.can(type))).toEqual([true, true, true, true, false, false, false]);
   expect(state.nextEvents).toEqual(["GO", "OUT"]);
+});
+
+test("what cannot be sent is refused at once, and nothing else with it", async () => {
+  const { store, socket } = await fakeHub().connect();
+  socket.say(snapshot(1));
+  expect(() => store.setMetadata("x".repeat(5000))).toThrow(RangeError);
+  for (const [event, code] of [[{ type: "a", v: "\ud83d" }, "invalid_event"], [{ type: "a", v: "\\\\\udc00" }, "invalid_event"], [{ type: "a", v: "語".repeat(30_000) }, "event_too_large"], [{ type: "a", v: 1n }, "invalid_event"]] as const) {
+    expect(await store.send(event)).toMatchObject({ outcome: "rejected", error: { code } });
+  }
+  void store.send({ type: "a", v: "\\ud83d", w: "😀" });
+  expect(socket.sent.length).toBe(1);
+  store.close();
+});
+
+test.each([["counter", "s", "invalid_url"], ["/x", "s", "invalid_url"], ["127.0.0.1:1/x", "s", "invalid_url"], [undefined, "s", "invalid_url"], ["http://h/m", "..", "invalid_session_id"], ["http://h/m", "\ud800", "invalid_session_id"], ["http://h/m", "", "invalid_session_id"]])("no session is at %j, %j", async (url, sessionId, code) => {
+  for (const transport of ["websocket", "sse"] as const) {
+    const store = connect({ url: url as string, sessionId, transport, clientKey: "0123456789abcdef", WebSocket: TestSocket });
+    expect([store.status, store.error?.code]).toEqual(["closed", code]);
+    expect((await store.send({ type: "a" })).outcome).toBe("rejected");
+    store.close();
+  }
+});
+
+test("frames that are none drop the connection, and nothing else", async () => {
+  const hub = fakeHub();
+  const { store, socket } = await hub.connect();
+  socket.say(snapshot(1));
+  socket.say({ type: "snapshot", seq: 2 });
+  (await hub.next(2)).say(snapshot(3));
+  expect([store.status, store.getSnapshot().seq]).toEqual(["open", 3]);
+  (await hub.next(2)).say({ type: "presence", joined: 5 });
+  (await hub.next(3)).say({ type: "emitted", event: null });
+  await hub.next(4);
+  store.close();
+});
+
+test("connections that break soon are tried less and less often", async () => {
+  vi.spyOn(Math, "random").mockReturnValue(0.9);
+  const waits: number[] = [];
+  const original = globalThis.setTimeout;
+  vi.spyOn(globalThis, "setTimeout").mockImplementation(((run: () => void, ms: number) => {
+    if ([450, 900, 1800, 3600].includes(ms)) waits.push(ms);
+    return original(run, ms > 400 && ms < 7000 ? 1 : ms);
+  }) as never);
+  const hub = fakeHub();
+  const { store } = await hub.connect();
+  for (let n = 1; n <= 4; n++) {
+    const socket = await hub.next(n);
+    socket.say({ type: "error", code: "x", detail: "y" });
+    socket.hangUp(n % 2 ? 4010 : 1006);
+  }
+  await hub.next(5);
+  expect(waits).toEqual([450, 900, 1800]);
+  store.close();
+});
+
+test("a listener may leave and come back while it is called, and listen twice", async () => {
+  const { store, socket } = await fakeHub().connect();
+  socket.say(snapshot(1));
+  let calls = 0;
+  const listener = (): void => {
+    calls++;
+    off();
+    off = store.on("said", listener);
+  };
+  let off = store.on("said", listener);
+  const other = vi.fn();
+  const first = store.on("*", other);
+  store.on("*", other);
+  socket.say({ type: "emitted", seq: 1, event: { type: "said" } });
+  expect([calls, other.mock.calls.length]).toEqual([1, 2]);
+  first();
+  socket.say({ type: "emitted", seq: 1, event: { type: "said" } });
+  expect(other.mock.calls.length).toBe(3);
+  store.close();
+});
+
+test("close says closed, once", async () => {
+  const { store, socket } = await fakeHub().connect();
+  socket.say(snapshot(1));
+  const told = vi.fn();
+  store.subscribe(told);
+  const waiting = store.send({ type: "a" });
+  store.close();
+  expect(await waiting).toMatchObject({ error: { code: "closed" } });
+  expect(told).toHaveBeenCalledTimes(1);
 });
