@@ -72,14 +72,14 @@ async def under_fire(browser: Browser, url: str) -> dict[str, Any]:
         before = await page.evaluate("frames")
         while not firing.done():
             await page.get_by_role("button", name="TICK", exact=True).click()
-            seen.add(await page.locator("header .quiet", has_text="step").inner_text())
+            seen.add(await page.locator("header .step").inner_text())
             clicks += 1
             await asyncio.sleep(0.2)
         sent = await firing
         frames = (await page.evaluate("frames")) - before
         await page.wait_for_timeout(500)
         seq = (await asyncio.to_thread(httpx.get, f"{url}/busy")).json()["seq"]
-        shown = await page.locator("header .quiet", has_text="step").inner_text()
+        shown = await page.locator("header .step").inner_text()
         draining.cancel()
     durations = await page.evaluate("clicks")
     await context.close()

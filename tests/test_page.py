@@ -115,7 +115,8 @@ async def test_the_past_can_be_seen_and_gone_on_from(client: Client, browser: Br
         await expect(steps).to_have_count(6)
         await expect(active(page, "shipping")).to_be_visible()
         await page.get_by_role("button", name="Fork from here").click()
-        await expect(page.locator("header")).to_contain_text("step 3")
+        await expect(page.locator("header .session")).not_to_have_text("s")
+        await expect(page.locator("header .step")).to_have_text("step 3")
         await ready(page)
         fork = page.url.rsplit("/", 1)[1]
         assert fork != "s"
@@ -134,6 +135,62 @@ async def test_the_past_can_be_seen_and_gone_on_from(client: Client, browser: Br
         await expect(page.locator("header")).to_contain_text("step 1")
 
 
+async def test_history_goes_on_through_rejections_and_gaps(client: Client, browser: Browser) -> None:
+    source = 'import { assign, createMachine } from "xstate"; export default createMachine({ context: { n: 0 }, on: { ADD: { actions: assign({ n: ({ context }) => context.n + 1 }) }, BAD: { actions: () => { throw new Error("bad"); } } } });'
+    machine = await client.deploy(source, name="page-history")
+    async with opened(browser, f"{client.url}/{machine}/s") as page, client.socket(f"{machine}/s") as socket:
+        await ready(page)
+        await tab(page, "history")
+        for _ in range(3):
+            await socket.event("ADD")
+        await asyncio.gather(*(socket.send_raw({"type": "event", "event": {"type": "BAD"}}) for _ in range(230)))
+        await socket.event("ADD")
+        await expect(page.locator(".history li").last).to_contain_text("5ADD")
+        await expect(page.locator(".history li.rejected")).to_have_count(230)
+        await page.locator(".history li.rejected button").first.click()
+        await expect(page.get_by_label("The step")).to_contain_text("machine_error: bad")
+        await asyncio.gather(*(socket.send_raw({"type": "event", "event": {"type": "ADD"}}) for _ in range(500)))
+        await expect(page.locator("header .step")).to_have_text("step 505")
+        await expect(page.locator(".history li").last).to_contain_text("505ADD")
+        seqs = [int(text) for text in await page.locator(".history .seq").all_inner_texts()]
+        assert sorted(set(seqs)) == list(range(min(seqs), 506)), "there are gaps"
+        while min(seqs) > 1:
+            await page.get_by_role("button", name="Older steps").click()
+            await page.wait_for_timeout(200)
+            seqs = [int(text) for text in await page.locator(".history .seq").all_inner_texts()]
+        assert sorted(set(seqs)) == list(range(1, 506))
+
+
+async def test_what_cannot_be_shown_is_said(client: Client, browser: Browser) -> None:
+    machine = await client.deploy(COUNTER, name="page-gone")
+    await client.http.post(f"/{machine}/s", json={"type": "increment"})
+    async with opened(browser, f"{client.url}/{machine}/s") as page:
+        await ready(page)
+        await page.route("**/s?at=*", lambda route: route.fulfill(status=404, content_type="application/json", body='{"code":"history_pruned","detail":"it is not kept"}'))
+        await tab(page, "history")
+        await page.locator(".history li").first.get_by_role("button").click()
+        await expect(page.locator(".banner")).to_contain_text("Step 1 cannot be shown: it is not kept")
+        await expect(page.locator(".box.active")).to_have_count(0)
+        await expect(page.get_by_role("button", name="Fork from here")).to_have_count(0)
+        await page.get_by_role("button", name="Back to live").click()
+        await expect(page.locator(".box.active")).to_have_count(2)
+        await client.http.delete(f"/api/v1/machines/{machine}/sessions/s")
+        await expect(page.locator(".banner")).to_contain_text("the session was deleted")
+        await tab(page, "live")
+        await expect(page.get_by_role("button", name="increment", exact=True)).to_be_disabled()
+
+
+async def test_a_chart_that_nobody_can_lay_out_is_shown_without_arrows(client: Client, browser: Browser) -> None:
+    states = ", ".join(f's{n}: {{ on: {{ A: "s{(n + 1) % 150}", B: "s{(n * 37) % 150}", C: "s{(n * 71) % 150}" }} }}' for n in range(150))
+    machine = await client.deploy(f'import {{ createMachine }} from "xstate"; export default createMachine({{ id: "web", initial: "s0", states: {{ {states} }} }});', name="page-web")
+    async with opened(browser, f"{client.url}/{machine}/s") as page:
+        await expect(page.get_by_text("drawing the chart")).to_be_visible()
+        await expect(page.locator(".chart")).to_have_attribute("data-ready", "true", timeout=25_000)
+        await expect(active(page, "s0")).to_have_count(1)
+        await page.get_by_role("button", name="A", exact=True).click()
+        await expect(active(page, "s1")).to_have_count(1)
+
+
 async def test_versions_are_compared(client: Client, browser: Browser) -> None:
     machine = await client.deploy(COUNTER, name="page-versions")
     await client.http.get(f"/{machine}/old")
@@ -147,7 +204,7 @@ async def test_versions_are_compared(client: Client, browser: Browser) -> None:
         await expect(page.locator(".box > .name", has_text="idle")).to_be_visible()
         await expect(page.locator(".box.active")).to_have_count(0)
         await page.get_by_label("What changed since").select_option("1")
-        await expect(page.locator(".differences li")).to_have_text(["added idleatomic", "added active: resetreset → idle"])
+        await expect(page.locator(".differences li")).to_have_text(["added idle+ atomic", "added active: reset+ reset → idle"])
         await expect(page.locator(".box.added > .name")).to_have_text("idle")
         await page.get_by_role("button", name="Back", exact=True).click()
         await expect(page.locator(".box.active")).to_have_count(2)
@@ -181,6 +238,9 @@ async def test_a_hub_with_tokens_shows_what_the_token_may_see(tmp_path: Path, br
             await expect(page.get_by_test_id("context")).to_contain_text("count: 1")
             await tab(page, "history")
             await expect(page.locator(".token")).to_contain_text("to those who have a token")
+            await page.locator(".token input").fill("☃ no header")
+            await page.get_by_role("button", name="Use token").click()
+            await expect(page.locator(".token [role=status]")).to_contain_text("letters, digits")
             await page.locator(".token input").fill("wrong")
             await page.get_by_role("button", name="Use token").click()
             await page.locator(".token input").fill("secret-token")

@@ -38,7 +38,10 @@ _PAGE = [
     {"name": "cursor", "in": "query", "schema": {"type": "string"}},
 ]
 
-_FROM = {"name": "from", "in": "query", "schema": {"type": "integer", "minimum": 1}, "description": "the seq to begin with"}
+_WHERE = [
+    {"name": "from", "in": "query", "schema": {"type": "integer", "minimum": 1}, "description": "the seq to begin with"},
+    {"name": "after", "in": "query", "schema": {"type": "string", "pattern": "^[0-9]+\\.[0-9]+$"}, "description": "an entry that is known, as seq.attempt: those behind it"},
+]
 _AT = [{"name": "at", "in": "query", "schema": {"type": "integer", "minimum": 1}, "description": "the seq of the input after which to look"}]
 
 
@@ -120,7 +123,7 @@ def openapi_document(base_url: str) -> dict[str, Any]:
                 "get": _call("Read a session, as it is or as it was at an input", {"200": _answer("The session", _ref("Session"))}, parameters=_AT),
                 "delete": _call("Delete a session and all that is kept of it", {"204": _answer("It is gone")}),
             },
-            "/api/v1/machines/{machine}/sessions/{session}/journal": {"parameters": session, "get": _call("List the session's inputs, oldest first", {"200": _answer("A page", _list("Entry"))}, parameters=[*_PAGE, _FROM])},
+            "/api/v1/machines/{machine}/sessions/{session}/journal": {"parameters": session, "get": _call("List the session's inputs, oldest first", {"200": _answer("A page", _list("Entry"))}, parameters=[*_PAGE, *_WHERE])},
             "/api/v1/machines/{machine}/sessions/{session}/fork": {"parameters": session, "post": _call("A new session that goes on from an input of this one", {"201": _answer("The new session", _ref("Session"))}, body=_ref("Fork"))},
             "/api/v1/machines/{machine}/sessions/{session}/replay": {"parameters": session, "post": _call("Recompute from the journal, comparing with the checkpoints", {"200": _answer("What came of it", _ref("Replay"))}, parameters=_AT)},
             "/api/v1/machines/{machine}/logs": {"parameters": machine, "get": _call("The last log lines; text/event-stream follows", {"200": _answer("The lines", _list("LogLine"))})},

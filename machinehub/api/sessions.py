@@ -95,9 +95,10 @@ class SessionApi:
     async def _journal(self, request: Request, record: SessionRecord) -> Response:
         limit, cursor = page_of(request, limit_max=self._limits.page_items)
         first = seq_of(request, "from")
-        after = _CURSOR.fullmatch(cursor or (f"{first - 1}.{ATTEMPT_MAX}" if first else "0.0"))
+        behind = cursor or request.query_params.get("after") or (f"{first - 1}.{ATTEMPT_MAX}" if first else "0.0")
+        after = _CURSOR.fullmatch(behind)
         if after is None:
-            raise BadRequest("invalid_cursor", "the cursor is not one that a list gave")
+            raise BadRequest("invalid_cursor", "that is no cursor of a list, and no seq.attempt")
         entries = await self._sessions.entries(record.key, after=(int(after[1]), int(after[2])), limit=limit + 1)
         return Json(page([show_entry(entry) for entry in entries], limit=limit, key="seq", then="attempt"))
 

@@ -28,12 +28,16 @@ export function token(): string {
   }
 }
 
-export function keepToken(text: string): void {
+/** Whether that can be a token at all: it goes into a header. */
+export function keepToken(text: string): boolean {
+  const given = text.trim();
+  if (!/^[\x21-\x7e]+$/.test(given)) return false;
   try {
-    sessionStorage.setItem(TOKEN, text);
+    sessionStorage.setItem(TOKEN, given);
   } catch {
     // then it is asked for again
   }
+  return true;
 }
 
 async function call<T>(path: string, init: RequestInit = {}): Promise<T> {
@@ -57,7 +61,10 @@ export const readMachine = (machine: string, version?: number): Promise<MachineI
 export const readMachines = async (): Promise<MachineItem[]> => (await call<{ data: MachineItem[] }>("/api/v1/machines?limit=200")).data;
 export const readVersions = async (machine: string): Promise<Version[]> => (await call<{ data: Version[] }>(`${machinePath(machine)}/versions?limit=100`)).data;
 export const readSessions = async (machine: string): Promise<SessionItem[]> => (await call<{ data: SessionItem[] }>(`${machinePath(machine)}/sessions?limit=100`)).data;
-export const readJournal = async (machine: string, session: string, from: number, limit: number): Promise<Entry[]> =>
-  (await call<{ data: Entry[] }>(`${sessionPath(machine, session)}/journal?from=${from}&limit=${limit}`)).data;
+/** Steps from a seq on, or behind an entry that is known. */
+export const readJournal = async (machine: string, session: string, where: { from: number } | { after: Entry }, limit: number): Promise<Entry[]> => {
+  const query = "from" in where ? `from=${where.from}` : `after=${where.after.seq}.${where.after.attempt}`;
+  return (await call<{ data: Entry[] }>(`${sessionPath(machine, session)}/journal?${query}&limit=${limit}`)).data;
+};
 export const readAt = (machine: string, session: string, seq: number): Promise<{ version: number; snapshot: Snapshot }> => call(`/${machine}/${encodeURIComponent(session)}?at=${seq}`);
 export const fork = (machine: string, session: string, at: number): Promise<SessionItem> => call(`${sessionPath(machine, session)}/fork`, { method: "POST", body: JSON.stringify({ at }) });

@@ -6,6 +6,8 @@ import { type Entry, Problem, readJournal } from "./api.ts";
 const NEWEST = 50;
 const PAGE = 200;
 const WAIT_MS = 200;
+/** Pages that are fetched in a row, when many events were rejected at one step. */
+const ROUNDS = 20;
 /** A page that is open for days forgets what is older, unless that was asked for. */
 const KEPT = 1_000;
 
@@ -31,10 +33,15 @@ export function useHistory(machine: string, session: string, seq: number): Histo
     if (busy.current) return;
     busy.current = true;
     try {
-      const last = known.current.at(-1)?.seq ?? 0;
-      // After a gap that is too long to fetch, the list begins anew with what is newest.
-      if (wanted.current - last > PAGE) known.current = [];
-      take(await readJournal(machine, session, Math.max(1, known.current.length ? last : 0, wanted.current - (known.current.length ? PAGE : NEWEST)), PAGE));
+      for (let round = 0; round < ROUNDS; round++) {
+        const last = known.current.at(-1);
+        // After a gap that is too long to fetch, the list begins anew with what is newest.
+        const far = last === undefined || wanted.current - last.seq > PAGE;
+        const more = await readJournal(machine, session, far ? { from: Math.max(1, wanted.current - NEWEST) } : { after: last }, PAGE);
+        if (far) known.current = [];
+        take(more);
+        if (more.length < PAGE) break;
+      }
       setProblem(undefined);
     } catch (error) {
       fail(error);
@@ -61,11 +68,24 @@ export function useHistory(machine: string, session: string, seq: number): Histo
   }, []);
 
   const first = entries[0]?.seq ?? 0;
-  const older = first > 1 ? () => {
-    kept.current += PAGE;
-    readJournal(machine, session, Math.max(1, first - PAGE), PAGE).then(take, fail);
-  } : undefined;
+  const older = first > 1 ? () => void before(machine, session, first).then((more) => {
+    kept.current += more.length;
+    take(more);
+  }, fail) : undefined;
   return { entries, problem, older, again: useCallback(() => void follow(), [follow]) };
+}
+
+/** The steps just before one, with all that was rejected at them. */
+async function before(machine: string, session: string, seq: number): Promise<Entry[]> {
+  const found = await readJournal(machine, session, { from: Math.max(1, seq - PAGE) }, PAGE);
+  for (let round = 0; round < ROUNDS; round++) {
+    const last = found.at(-1);
+    if (last === undefined || last.seq >= seq) break;
+    const more = await readJournal(machine, session, { after: last }, PAGE);
+    found.push(...more);
+    if (more.length < PAGE) break;
+  }
+  return found.filter((entry) => entry.seq < seq);
 }
 
 function merged(known: readonly Entry[], more: readonly Entry[]): readonly Entry[] {

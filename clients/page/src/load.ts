@@ -5,7 +5,7 @@ import { Problem } from "./api.ts";
 
 export interface Loaded<T> { readonly data?: T; readonly problem?: Problem; readonly again: () => void }
 
-/** Fetches when `key` changes (not at all for undefined), and `again` when asked. What was there stays until its successor comes. */
+/** Fetches when `key` changes (not at all for undefined), and `again` when asked. What was there stays until its successor comes, or for good when that is refused. */
 export function useLoaded<T>(key: string | undefined, load: () => Promise<T>): Loaded<T> {
   const [held, setHeld] = useState<{ key?: string; data?: T; problem?: Problem }>({});
   const [round, setRound] = useState(0);
@@ -14,7 +14,7 @@ export function useLoaded<T>(key: string | undefined, load: () => Promise<T>): L
     let wanted = true;
     load().then(
       (data) => wanted && setHeld({ key, data }),
-      (error: unknown) => wanted && setHeld({ key, problem: error instanceof Problem ? error : new Problem(0, "unexpected", String(error)) }),
+      (error: unknown) => wanted && setHeld((before) => ({ ...before, key, problem: error instanceof Problem ? error : new Problem(0, "unexpected", String(error)) })),
     );
     return () => void (wanted = false);
   }, [key, round]);

@@ -7,8 +7,10 @@ import type { Difference } from "./chart/compare.ts";
 import type { History } from "./history.ts";
 import { useLoaded } from "./load.ts";
 import { Copy, Refusal } from "./parts.tsx";
+import { asciiJson, clip, shellQuoted, urlPart, visible } from "./text.ts";
+import { Tree } from "./tree.tsx";
 
-export function HistoryPanel({ history, selected, select }: { history: History; selected: number | undefined; select: (seq: number | undefined) => void }) {
+export function HistoryPanel({ history, selected, select }: { history: History; selected: Entry | undefined; select: (entry: Entry | undefined) => void }) {
   const list = useRef<HTMLOListElement>(null);
   const newest = history.entries.at(-1)?.seq;
   useEffect(() => {
@@ -22,7 +24,7 @@ export function HistoryPanel({ history, selected, select }: { history: History; 
       <ol className="history" ref={list}>
         {history.entries.map((entry) => (
           <li key={`${entry.seq}.${entry.attempt}`} className={entry.outcome}>
-            <button aria-pressed={selected === entry.seq && entry.outcome === "accepted"} disabled={entry.outcome === "rejected"} onClick={() => select(selected === entry.seq ? undefined : entry.seq)} title={details(entry)}>
+            <button aria-pressed={isSame(selected, entry)} onClick={() => select(isSame(selected, entry) ? undefined : entry)}>
               <span className="seq">{entry.seq}</span>
               <span className="what">{what(entry)}</span>
               <span className="note">{entry.outcome === "rejected" ? entry.error?.code : entry.changed ? "" : "no change"}</span>
@@ -31,17 +33,26 @@ export function HistoryPanel({ history, selected, select }: { history: History; 
           </li>
         ))}
       </ol>
+      {selected && (
+        <section aria-label="The step">
+          <h2>{`${selected.outcome === "rejected" ? "Rejected at step" : "Step"} ${selected.seq}: ${what(selected)}`}</h2>
+          {selected.error && <p className="trouble">{visible(`${selected.error.code}: ${selected.error.detail}`)}</p>}
+          <div className="tree"><Tree value={about(selected)} before={undefined} /></div>
+        </section>
+      )}
     </>
   );
 }
 
-function what(entry: Entry): string {
-  return entry.kind === "start" ? "start" : entry.kind === "timer" ? "timer" : (entry.event?.type ?? entry.kind);
+const isSame = (one: Entry | undefined, other: Entry): boolean => one?.seq === other.seq && one.attempt === other.attempt;
+
+/** What came in. */
+function about(entry: Entry): unknown {
+  return entry.kind === "start" ? { input: entry.input } : entry.kind === "timer" ? { timer: true, at: entry.at } : { event: entry.event, sender: entry.sender, at: entry.at };
 }
 
-function details(entry: Entry): string {
-  const about = entry.kind === "start" ? { input: entry.input } : entry.kind === "timer" ? {} : { event: entry.event, sender: entry.sender };
-  return `${entry.at}\n${JSON.stringify(about, null, 1)}${entry.error ? `\n${entry.error.code}: ${entry.error.detail}` : ""}`;
+function what(entry: Entry): string {
+  return entry.kind === "start" ? "start" : entry.kind === "timer" ? "timer" : clip(entry.event?.type ?? entry.kind, 60);
 }
 
 export function SessionsPanel({ machine, session, open }: { machine: string; session: string; open: (session: string) => void }) {
@@ -57,13 +68,13 @@ export function SessionsPanel({ machine, session, open }: { machine: string; ses
         <button>Open</button>
         <button type="button" onClick={() => open(newName())}>New session</button>
       </form>
-      {sessions.problem && <Refusal problem={sessions.problem} again={sessions.again} what="the list of sessions" />}
+      {sessions.problem && <Refusal problem={sessions.problem} again={sessions.again} what="list of sessions" />}
       <ul className="sessions">
         {sessions.data?.map((item) => (
           <li key={item.id}>
             <button aria-current={item.id === session} onClick={() => open(item.id)}>
-              <span className="what">{item.id}</span>
-              <span className="note">{[`step ${item.seq}`, `v${item.version}`, item.finished ? "ended" : item.connections ? `${item.connections} here` : "", item.parent ? `from ${item.parent.id} at ${item.parent.at}` : ""].filter(Boolean).join(", ")}</span>
+              <span className="what">{visible(item.id)}</span>
+              <span className="note">{[`step ${item.seq}`, `v${item.version}`, item.finished ? "ended" : item.connections ? `${item.connections} here` : "", item.parent ? `from ${visible(item.parent.id)} at ${item.parent.at}` : ""].filter(Boolean).join(", ")}</span>
             </button>
           </li>
         ))}
@@ -79,7 +90,7 @@ export function VersionsPanel({ machine, shown, show, compared, compareWith, dif
   differences: readonly Difference[] | undefined; current: number;
 }) {
   const versions = useLoaded(`${machine} ${current}`, () => readVersions(machine));
-  if (versions.problem) return <Refusal problem={versions.problem} again={versions.again} what="the versions" />;
+  if (versions.problem) return <Refusal problem={versions.problem} again={versions.again} what="list of versions" />;
   const others = versions.data?.filter((version) => version.number !== shown) ?? [];
   return (
     <>
@@ -101,7 +112,7 @@ export function VersionsPanel({ machine, shown, show, compared, compareWith, dif
       </label>
       {differences && (
         <ul className="differences" aria-label="Differences">
-          {differences.map((difference, index) => <li key={index} className={difference.change}><b>{difference.change}</b>{` ${difference.what}`}<small>{difference.text}</small></li>)}
+          {differences.map((difference, index) => <li key={index} className={difference.change}><b>{difference.change}</b>{` ${visible(difference.what)}`}{difference.before !== undefined && <small className="minus">{`− ${visible(difference.before)}`}</small>}{difference.after !== undefined && <small className="plus">{`+ ${visible(difference.after)}`}</small>}</li>)}
           {differences.length === 0 && <li>The chart did not change.</li>}
         </ul>
       )}
@@ -114,17 +125,16 @@ function notes(version: Version, current: number): string {
 }
 
 export function SharePanel({ machine, session, type }: { machine: string; session: string; type: string }) {
-  const url = `${location.origin}/${machine}/${encodeURIComponent(session)}`;
-  const quoted = JSON.stringify({ type }).replaceAll("'", "'\\''");
-  const curl = `curl -X POST ${url} -d '${quoted}'`;
+  const url = `${location.origin}/${machine}/${urlPart(session)}`;
+  const curl = `curl -X POST ${shellQuoted(url)} -d ${shellQuoted(asciiJson({ type }))}`;
   const react = `import { useMachine } from "@machinehub/client/react";
 
 const [state, send] = useMachine({
-  url: ${JSON.stringify(`${location.origin}/${machine}`)},
-  sessionId: ${JSON.stringify(session)},
+  url: ${asciiJson(`${location.origin}/${machine}`)},
+  sessionId: ${asciiJson(session)},
 });
 // state.context, state.matches(…)
-// send(${JSON.stringify({ type })})`;
+// send(${asciiJson({ type })})`;
   return (
     <>
       {([["URL", url], ["curl", curl], ["React", react]] as const).map(([name, text]) => (
@@ -141,7 +151,7 @@ export function People({ presence }: { presence: Presence }) {
       <ul className="people">
         {presence.members.slice(0, 50).map((member) => (
           <li key={member.id} title={`since ${new Date(member.joined_at).toLocaleTimeString()}${member.metadata === undefined ? "" : `\n${JSON.stringify(member.metadata)}`}`} className={member.id === presence.self ? "self" : ""}>
-            {nameOf(member.metadata) ?? member.user ?? member.id.slice(0, 6)}{member.id === presence.self ? " (you)" : ""}
+            {visible(nameOf(member.metadata) ?? member.user ?? member.id.slice(0, 6))}{member.id === presence.self ? " (you)" : ""}
           </li>
         ))}
         {presence.count > 50 && <li>{`and ${presence.count - 50} more`}</li>}

@@ -1,7 +1,7 @@
 // Small things that several panels use.
 
-import { type ReactNode, useEffect, useRef, useState } from "react";
-import { keepToken, type Problem } from "./api.ts";
+import { type FormEvent, type KeyboardEvent, useEffect, useRef, useState } from "react";
+import { keepToken, type Problem, token } from "./api.ts";
 
 export function Copy({ text, label }: { text: string; label: string }) {
   const [copied, setCopied] = useState(false);
@@ -26,22 +26,29 @@ function selectAndCopy(text: string): void {
 
 /** Why something is not shown; where a token would help, a place to give one. */
 export function Refusal({ problem, again, what }: { problem: Problem; again: () => void; what: string }) {
-  if (problem.status !== 401) return <p className="notice" role="alert">{`No ${what}: ${problem.message} (${problem.code}) `}<button onClick={again}>Try again</button></p>;
-  const submit = (event: React.FormEvent<HTMLFormElement>): void => {
+  if (problem.status !== 401) return <p className="notice" role="alert">{`There is no ${what} to show: ${problem.message} (${problem.code}) `}<button onClick={again}>Try again</button></p>;
+  return <TokenForm again={again} what={what} />;
+}
+
+function TokenForm({ again, what }: { again: () => void; what: string }) {
+  const [trouble, setTrouble] = useState(token() ? "The token was refused." : "");
+  const submit = (event: FormEvent<HTMLFormElement>): void => {
     event.preventDefault();
-    keepToken(String(new FormData(event.currentTarget).get("token")));
+    if (!keepToken(String(new FormData(event.currentTarget).get("token")))) return setTrouble("A token has letters, digits and signs only.");
+    setTrouble("asking…");
     again();
   };
   return (
     <form className="token" onSubmit={submit}>
       <label>{`This hub shows ${what} to those who have a token.`}<input name="token" type="password" autoComplete="off" required /></label>
       <button>Use token</button>
+      <p role="status">{trouble}</p>
     </form>
   );
 }
 
 export function Tabs<Name extends string>({ names, chosen, choose }: { names: readonly Name[]; chosen: Name; choose: (name: Name) => void }) {
-  const step = (event: React.KeyboardEvent): void => {
+  const step = (event: KeyboardEvent): void => {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (by === undefined) return;
     const next = names[(names.indexOf(chosen) + by + names.length) % names.length] as Name;
@@ -53,8 +60,4 @@ export function Tabs<Name extends string>({ names, chosen, choose }: { names: re
       {names.map((name) => <button key={name} role="tab" data-tab={name} id={`tab-${name}`} aria-selected={name === chosen} aria-controls="panel" tabIndex={name === chosen ? 0 : -1} onClick={() => choose(name)}>{name}</button>)}
     </div>
   );
-}
-
-export function Field({ name, children }: { name: string; children: ReactNode }) {
-  return <><dt>{name}</dt><dd>{children}</dd></>;
 }

@@ -2,16 +2,20 @@
 
 import { type Ack, type Definition, takes } from "@machinehub/client";
 import { type FormEvent, useRef, useState } from "react";
+import { clip, visible } from "./text.ts";
 
 interface Sent { readonly type: string; readonly ack?: Ack; readonly changed?: boolean }
 
-export function Send({ definition, value, active, send }: {
-  definition: Definition; value: unknown; active: boolean; send: (event: { type: string }) => Promise<{ ack: Ack; changed: boolean }>;
+/** `why` says why nothing can be sent now, where that is so. */
+export function Send({ definition, value, why, send }: {
+  definition: Definition; value: unknown; why: string | undefined; send: (event: { type: string }) => Promise<{ ack: Ack; changed: boolean }>;
 }) {
   const [sent, setSent] = useState<Sent>();
   const [problem, setProblem] = useState("");
   const form = useRef<HTMLFormElement>(null);
   const payloads = useRef(new Map<string, string>());
+  // A field takes no line breaks: the type that it stands for is remembered.
+  const exact = useRef({ shown: "", type: "" });
   const number = useRef(0);
   const types = definition.events.filter((type) => !/^(xstate|presence)\./.test(type) && !type.endsWith("*"));
 
@@ -25,12 +29,14 @@ export function Send({ definition, value, active, send }: {
   const field = (name: string): HTMLInputElement => form.current?.elements.namedItem(name) as HTMLInputElement;
   const edit = (type: string): void => {
     field("type").value = type;
+    exact.current = { shown: field("type").value, type };
     field("payload").value = payloads.current.get(type) ?? "{ }";
     field("payload").focus();
   };
   const submit = (event: FormEvent): void => {
     event.preventDefault();
-    const type = field("type").value;
+    const typed = field("type").value;
+    const type = typed === exact.current.shown ? exact.current.type : typed;
     const text = field("payload").value.trim();
     try {
       const payload: unknown = text === "" ? {} : JSON.parse(text);
@@ -47,11 +53,11 @@ export function Send({ definition, value, active, send }: {
       <h2>Send</h2>
       <div className="events">
         {types.map((type) => {
-          const possible = active && takes(definition, value, type);
+          const possible = why === undefined && takes(definition, value, type);
           return (
             <span key={type} className="pair">
-              <button disabled={!possible} onClick={() => void fire({ type })} title={possible ? type : `${type}: no active state takes it`}>{type}</button>
-              <button className="edit" onClick={() => edit(type)} aria-label={`Write a payload for ${type}`} title="with a payload">…</button>
+              <button disabled={!possible} onClick={() => void fire({ type })} title={possible ? visible(type) : `${visible(type)}: ${why ?? "no active state takes it"}`}>{clip(type, 60)}</button>
+              <button className="edit" onClick={() => edit(type)} aria-label={`Write a payload for ${clip(type)}`} title="with a payload">…</button>
             </span>
           );
         })}
@@ -69,7 +75,8 @@ export function Send({ definition, value, active, send }: {
 }
 
 function outcome({ type, ack, changed }: Sent): string {
-  if (ack === undefined) return `${type}: sent…`;
-  if (ack.outcome === "accepted") return `${type}: accepted, step ${ack.seq}${changed ? "" : ", nothing changed"}`;
-  return `${type}: rejected, ${ack.error.code}: ${ack.error.detail}`;
+  const name = clip(type);
+  if (ack === undefined) return `${name}: sent, waiting for the hub…`;
+  if (ack.outcome === "accepted") return `${name}: accepted, step ${ack.seq}${changed ? "" : ", nothing changed"}`;
+  return visible(`${name}: rejected, ${ack.error.code}: ${ack.error.detail}`);
 }

@@ -34,7 +34,7 @@ test("an arrow for each pair of states, a line for each transition, none for tho
   const { root, edges } = graphOf(LIGHTS);
   const green = root.children.find((box) => box.id === "m.green");
   expect(green?.inner.map((line) => line.event)).toEqual(["count", "other"]);
-  const arrow = edges.find((edge) => edge.source === "m.green" && edge.target === "m.yellow");
+  const arrow = edges.find((edge) => edge.source === "s:m.green" && edge.target === "s:m.yellow");
   expect(arrow?.lines.map((line) => line.event)).toEqual(["after 500 ms", "PUSH"]);
   expect(root.children[0]?.kind).toBe("initial");
 });
@@ -55,6 +55,7 @@ describe("which transition it was", () => {
   test.each([
     ["green", "yellow", {}, []], // two explain it
     ["green", "yellow", { event: "PUSH", kind: "event" }, [["m.green", 1]]],
+    ["green", "green", { event: "count", changed: false }, []], // a guard may have refused it
     ["green", "yellow", { kind: "timer" }, [["m.green", 0]]],
     ["green", "green", { event: "count" }, [["m.green", 2]]],
     ["green", "green", {}, []],
@@ -64,7 +65,15 @@ describe("which transition it was", () => {
     [{ red: "b" }, "green", { event: "OUT" }, [["m.red", 0]]],
     ["green", "green", { event: "no such" }, []],
   ] as const)("from %j to %j by %j", (before, after, cause, wanted) => {
-    expect(taken(LIGHTS, before, after, cause)).toEqual(wanted.map(([id, index]) => transitionId(id, index)));
+    expect(taken(LIGHTS, before, after, cause)).toEqual({ ids: wanted.map(([id, index]) => transitionId(id, index)), sure: true });
+  });
+  test("branches that only guards tell apart are not told apart", () => {
+    const branches = machine({ children: { a: { transitions: [{ ...on("G", "m.b"), guard: "no" }, { ...on("G", "m.b"), guard: "yes" }] }, b: {} } });
+    expect(taken(branches, "a", "b", { event: "G" })).toEqual({ ids: [transitionId("m.a", 0), transitionId("m.a", 1)], sure: false });
+  });
+  test("what happened on the way is not guessed", () => {
+    const transient = machine({ children: { a: { transitions: [on("E", "m.b"), on("F", "m.c")] }, b: { transitions: [{ event: "", kind: "always", targets: ["m.c"] }] }, c: {} } });
+    expect(taken(transient, "a", "c", { event: "E" }).ids).toEqual([]);
   });
 });
 
@@ -86,9 +95,9 @@ test("what changed between two versions", () => {
 
 test("edges belong to the innermost state around both ends; borders that they cross are open", () => {
   const tree = treeOf(graphOf(LIGHTS));
-  expect(tree.crossed.has("m.red")).toBe(true);
-  expect(tree.edges.get("m.red")?.length).toBe(3);
-  expect([...tree.crossed].includes("m")).toBe(false);
+  expect(tree.crossed.has("s:m.red")).toBe(true);
+  expect(tree.edges.get("s:m.red")?.length).toBe(3);
+  expect([...tree.crossed].includes("s:m")).toBe(false);
 });
 
 /** Numbers that are the same in every run. */
@@ -131,6 +140,24 @@ test("every chart can be laid out, every arrow and state has its place", async (
   }
 }, 60_000);
 
+test("without arrows everything is a row, and can be laid out however much it is", async () => {
+  const many = machine({ children: Object.fromEntries(Array.from({ length: 300 }, (_, at) => [`s${at}`, { transitions: [on("A", `m.s${(at + 1) % 300}`), on("B", `m.s${(at * 37) % 300}`)] }])) });
+  const graph = graphOf(many, undefined, false);
+  expect([graph.edges.length, graph.root.children[0]?.inner.map((line) => `${line.event} ${line.actions}`)]).toEqual([0, ["A → s1", "B → s0"]]);
+  expect((await arrange(graph, 1.4, new ELK())).places.size).toBe(301);
+}, 30_000);
+
+test("a crowd of transitions between two states is cut, a long name too", () => {
+  const { edges } = graphOf(machine({ children: { a: { transitions: Array.from({ length: 300 }, (_, at) => on(`E${at}`, "m.b")) }, b: { transitions: [on("x".repeat(5000), "m.a")] } } }));
+  expect(edges.find((edge) => edge.lines.length === 300)?.height).toBeLessThan(200);
+  expect(edges.find((edge) => edge.source === "s:m.b")?.width).toBeLessThan(500);
+});
+
+test("ids of an author's cannot be taken for our own", () => {
+  const { root, edges } = graphOf(machine({ children: { a: { id: "i:m" }, b: { id: "e0", transitions: [on("X", "0:e0")] }, c: { id: "0:e0" } } }));
+  expect(new Set([root.key, ...root.children.map((box) => box.key), ...edges.map((edge) => edge.id)]).size).toBe(1 + 4 + 2);
+});
+
 test("corners are rounded, within what the line allows", () => {
   expect(rounded([])).toBe("");
   expect(rounded([{ x: 0, y: 0 }, { x: 0, y: 9 }])).toBe("M0 0L0 9");
@@ -138,7 +165,7 @@ test("corners are rounded, within what the line allows", () => {
 });
 
 test("views fit, and zoom about a point", () => {
-  expect(fitting(100, 100, 50, 200)).toEqual({ scale: 0.5, x: 0, y: 75 });
+  expect(fitting(100, 100, 78, 258)).toEqual({ scale: 0.5, x: 14, y: 89 });
   const view = zoomed({ x: 10, y: 10, scale: 1 }, 2, 50, 50);
   expect(view).toEqual({ scale: 2, x: -30, y: -30 });
   expect(zoomed(view, 1e9, 0, 0).scale).toBe(3);

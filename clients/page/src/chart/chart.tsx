@@ -1,14 +1,15 @@
 // The statechart. Drawn once for a layout; what is active and what was just taken are classes set on what is there, so that fifty
 // updates a second cost little. All text is text: nothing that an author wrote becomes markup.
 
-import { memo, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
+import { memo, useEffect, useLayoutEffect, useRef, useState } from "react";
 import { activeNodes, type Definition } from "@machinehub/client";
 import type { Change } from "./compare.ts";
-import { type Box, clip, type Font, graphOf, type Line, LINE, roughly, textOf } from "./graph.ts";
-import { type Layout, layOut, type Place, type PlacedEdge } from "./layout.ts";
+import { clip, visible } from "../text.ts";
+import { type Box, type Font, graphOf, type Line, LINE, LINES_MAX, roughly, textOf } from "./graph.ts";
+import { giveUp, type Layout, layOutInTime, type Place, type PlacedEdge } from "./layout.ts";
 import { Navigation } from "./view.ts";
 
-export interface Taken { readonly ids: readonly string[]; readonly seq: number }
+export interface Taken { readonly ids: readonly string[]; readonly sure: boolean; readonly seq: number }
 
 export function Chart({ definition, value, taken, marks, name }: {
   definition: Definition; value: unknown; taken: Taken | undefined; marks: ReadonlyMap<string, Change> | undefined; name: string;
@@ -36,11 +37,11 @@ export function Chart({ definition, value, taken, marks, name }: {
 
   return (
     <div className="chart" data-ready={layout !== undefined}>
-      <svg ref={svg} tabIndex={0} role="img" aria-label={`Statechart of ${name}. Arrow keys move it, plus and minus zoom, 0 fits it.`}>
+      <svg ref={svg} tabIndex={0} role="img" aria-label={`Statechart of ${name}${value === undefined ? "" : `, in ${JSON.stringify(value)}`}. Arrow keys move it, plus and minus zoom, 0 fits it.`}>
         <Definitions />
         <g ref={content}>{layout && <Drawing layout={layout} />}</g>
       </svg>
-      {problem && <p className="notice">The chart cannot be laid out: {problem}</p>}
+      {problem ? <p className="notice">The chart cannot be laid out: {problem}</p> : !layout && <p className="notice">drawing the chart…</p>}
       <div className="zoom" role="group" aria-label="Zoom">
         <button onClick={() => navigation?.zoom(1.25)} aria-label="Zoom in">+</button>
         <button onClick={() => navigation?.zoom(0.8)} aria-label="Zoom out">−</button>
@@ -51,15 +52,20 @@ export function Chart({ definition, value, taken, marks, name }: {
 }
 
 function useLayout(definition: Definition, svg: { readonly current: SVGSVGElement | null }): { layout?: Layout; problem?: string } {
-  const graph = useMemo(() => graphOf(definition, measure), [definition]);
-  const [laid, setLaid] = useState<{ layout?: Layout; problem?: string }>({});
+  const [laid, setLaid] = useState<{ definition?: Definition; layout?: Layout; problem?: string }>({});
   useEffect(() => {
     let wanted = true;
+    let done = false;
     const { width = 4, height = 3 } = svg.current?.getBoundingClientRect() ?? {};
-    layOut(graph, width / Math.max(1, height)).then((layout) => wanted && setLaid({ layout }), (error: unknown) => wanted && setLaid({ problem: String(error) }));
-    return () => void (wanted = false);
-  }, [graph]);
-  return laid.layout?.graph === graph || laid.problem ? laid : {};
+    layOutInTime((arrows) => graphOf(definition, measure, arrows), width / Math.max(1, height))
+      .then((layout) => wanted && setLaid({ definition, layout }), (error: unknown) => wanted && setLaid({ definition, problem: String(error) }))
+      .finally(() => (done = true));
+    return () => {
+      wanted = false;
+      if (!done) giveUp();
+    };
+  }, [definition]);
+  return laid.definition === definition ? laid : {};
 }
 
 const FONTS: { readonly [font in Font]: string } = { name: "600 13px", tag: "10.5px", strong: "600 12px", plain: "12px" };
@@ -74,14 +80,20 @@ function measure(text: string, font: Font): number {
 }
 
 type Content = { readonly current: SVGGElement | null };
-const find = (content: Content, id: string): Element[] => [...(content.current?.querySelectorAll(`[data-id="${CSS.escape(id)}"]`) ?? [])];
+const query = (content: Content, attribute: string, id: string): Element[] => [...(content.current?.querySelectorAll(`[data-${attribute}="${CSS.escape(id)}"]`) ?? [])];
+
+/** The arrow and the words of a transition. */
+function find(content: Content, layout: Layout | undefined, id: string): { arrows: Element[]; words: Element[] } {
+  const edges = layout?.graph.edges.filter(({ lines }) => lines.some((line) => line.id === id)) ?? [];
+  return { arrows: edges.flatMap((edge) => query(content, "edge", edge.id)), words: query(content, "transition", id) };
+}
 
 function useActive(content: Content, layout: Layout | undefined, definition: Definition, value: unknown): void {
   const shown = useRef<Set<string>>(new Set());
   const key = JSON.stringify(value) ?? "";
   useLayoutEffect(() => {
     const active = new Set(value === undefined ? [] : activeNodes(definition.root, value).map((node) => node.id));
-    for (const element of content.current?.querySelectorAll(".box") ?? []) element.classList.toggle("active", active.has((element as SVGElement).dataset["id"] ?? ""));
+    for (const element of content.current?.querySelectorAll(".box") ?? []) element.classList.toggle("active", active.has((element as SVGElement).dataset["state"] ?? ""));
     shown.current = active;
     // The value's text stands for it: every update is a new object.
   }, [key, layout, definition]);
@@ -90,7 +102,8 @@ function useActive(content: Content, layout: Layout | undefined, definition: Def
 function useFlash(content: Content, layout: Layout | undefined, taken: Taken | undefined): void {
   useLayoutEffect(() => {
     for (const id of taken?.ids ?? []) {
-      for (const element of find(content, id)) {
+      const { arrows, words } = find(content, layout, id);
+      for (const element of taken?.sure ? [...arrows, ...words] : arrows) {
         element.getAnimations({ subtree: true }).forEach((animation) => animation.cancel());
         element.classList.remove("taken");
         void (element as SVGGraphicsElement).getBBox(); // so that the animation begins again
@@ -102,7 +115,10 @@ function useFlash(content: Content, layout: Layout | undefined, taken: Taken | u
 
 function useMarks(content: Content, layout: Layout | undefined, marks: ReadonlyMap<string, Change> | undefined): void {
   useLayoutEffect(() => {
-    const marked = [...(marks ?? [])].flatMap(([id, change]) => find(content, id).map((element) => ({ element, change })));
+    const marked = [...(marks ?? [])].flatMap(([id, change]) => {
+      const { arrows, words } = find(content, layout, id);
+      return [...arrows, ...words, ...query(content, "state", id)].map((element) => ({ element, change }));
+    });
     for (const { element, change } of marked) element.classList.add(change);
     return () => {
       for (const { element, change } of marked) element.classList.remove(change);
@@ -113,7 +129,7 @@ function useMarks(content: Content, layout: Layout | undefined, marks: ReadonlyM
 function Definitions() {
   return (
     <defs>
-      <marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto-start-reverse"><path d="M0 0L8 4L0 8z" className="arrow" /></marker>
+      <marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerUnits="userSpaceOnUse" markerWidth="9" markerHeight="9" orient="auto-start-reverse"><path d="M0 0L8 4L0 8z" className="arrow" /></marker>
     </defs>
   );
 }
@@ -129,7 +145,7 @@ const Drawing = memo(function Drawing({ layout }: { layout: Layout }) {
 });
 
 function Node({ box, layout, depth }: { box: Box; layout: Layout; depth: number }) {
-  const place = layout.places.get(box.id);
+  const place = layout.places.get(box.key);
   if (place === undefined) return null;
   if (box.kind === "initial") return <circle className="initial" cx={place.x + place.width / 2} cy={place.y + place.height / 2} r={5} />;
   if (box.kind === "history") {
@@ -138,13 +154,13 @@ function Node({ box, layout, depth }: { box: Box; layout: Layout; depth: number 
   }
   return (
     <>
-      <g className={`box ${box.kind} ${box.region ? "region" : ""} ${box.children.length ? "outer" : ""} ${depth % 2 ? "odd" : ""}`} data-id={box.id}>
-        <title>{box.description ? `${box.id}\n${box.description}` : box.id}</title>
+      <g className={`box ${box.kind} ${box.region ? "region" : ""} ${box.children.length ? "outer" : ""} ${depth % 2 ? "odd" : ""}`} data-state={box.id}>
+        <title>{visible(box.id) + (box.description && `\n${box.description}`)}</title>
         <rect {...place} rx={8} className="face" />
         {box.kind === "final" && <rect x={place.x + 3} y={place.y + 3} width={place.width - 6} height={place.height - 6} rx={6} className="within" />}
         <Header box={box} place={place} />
       </g>
-      {box.children.map((child) => <Node key={child.id} box={child} layout={layout} depth={depth + 1} />)}
+      {box.children.map((child) => <Node key={child.key} box={child} layout={layout} depth={depth + 1} />)}
     </>
   );
 }
@@ -163,12 +179,12 @@ function Header({ box, place }: { box: Box; place: Place }) {
         const width = measure(text, "tag") + 10;
         const at = tagAt;
         tagAt += width + 4;
-        return <g key={index} className="tag"><title>{tag}</title><rect x={at} y={y - 11} width={width} height={15} rx={7} /><text x={at + 5} y={y}>{text}</text></g>;
+        return <g key={index} className="tag"><title>{visible(tag)}</title><rect x={at} y={y - 11} width={width} height={15} rx={7} /><text x={at + 5} y={y}>{text}</text></g>;
       })}
       {lines > 0 && <line x1={place.x} x2={place.x + place.width} y1={place.y + 26} y2={place.y + 26} className="rule" />}
       {box.rows.map((row, index) => {
         y = place.y + 41 + index * LINE;
-        return <text key={index} x={x} y={y} className={`row ${row.kind}`}><title>{row.text}</title>{row.kind === "description" ? clip(row.text) : <><tspan className="kind">{row.kind} </tspan>{clip(row.text)}</>}</text>;
+        return <text key={index} x={x} y={y} className={`row ${row.kind}`}><title>{visible(row.text)}</title>{row.kind === "description" ? clip(row.text) : <><tspan className="kind">{row.kind} </tspan>{clip(row.text)}</>}</text>;
       })}
       {box.inner.map((line, index) => <Words key={line.id} line={line} x={x} y={place.y + 41 + (box.rows.length + index) * LINE} width={place.width - 8} />)}
     </>
@@ -179,20 +195,18 @@ function Header({ box, place }: { box: Box; place: Place }) {
 function Words({ line, x, y, width }: { line: Line; x: number; y: number; width: number }) {
   const full = [line.event, line.guard && ` [${line.guard}]`, line.actions && ` / ${line.actions}`].filter(Boolean).join("");
   const short = textOf(line);
+  const whole = short === full;
   return (
-    <g className="words" data-id={line.id}>
-      <title>{line.title}</title>
+    <g className="words" data-transition={line.id}>
+      <title>{line.title.split("\n").map(visible).join("\n")}</title>
       <rect x={x - 6} y={y - 12} width={width} height={LINE} rx={4} className="hit" />
-      <text x={x} y={y}>{short === full ? <><tspan className="event">{line.event}</tspan>{line.guard && <tspan className="guard">{` [${line.guard}]`}</tspan>}{line.actions && <tspan className="actions">{` / ${line.actions}`}</tspan>}</> : <tspan className="event">{short}</tspan>}</text>
+      <text x={x} y={y}>{whole ? <><tspan className="event">{line.event}</tspan>{line.guard && <tspan className="guard">{` [${line.guard}]`}</tspan>}{line.actions && <tspan className="actions">{` / ${line.actions}`}</tspan>}</> : <tspan className="event">{short}</tspan>}</text>
     </g>
   );
 }
 
 function Arrow({ placed }: { placed: PlacedEdge }) {
-  const ids = placed.edge.lines;
-  const path = <path d={placed.path} markerEnd="url(#arrow)" className="edge" />;
-  // The arrow lights up for each of its transitions: nested, since an element has one id.
-  return ids.reduce((inner, line) => <g key={line.id} data-id={line.id} className="carrier">{inner}</g>, path);
+  return <g data-edge={placed.edge.id} className="carrier"><path d={placed.path} markerEnd="url(#arrow)" className="edge" /></g>;
 }
 
 function Label({ placed: { edge, label } }: { placed: PlacedEdge }) {
@@ -200,7 +214,8 @@ function Label({ placed: { edge, label } }: { placed: PlacedEdge }) {
   return (
     <g className="label">
       <rect {...label} rx={5} className="paper" />
-      {edge.lines.map((line, index) => <Words key={line.id} line={line} x={label.x + 6} y={label.y + 13 + index * LINE} width={label.width} />)}
+      {edge.lines.slice(0, LINES_MAX).map((line, index) => <Words key={line.id} line={line} x={label.x + 6} y={label.y + 13 + index * LINE} width={label.width} />)}
+      {edge.lines.length > LINES_MAX && <text x={label.x + 6} y={label.y + 13 + LINES_MAX * LINE} className="row"><title>{edge.lines.slice(LINES_MAX).map((line) => visible(line.title)).join("\n")}</title>{`and ${edge.lines.length - LINES_MAX} more`}</text>}
     </g>
   );
 }

@@ -4,7 +4,7 @@ import type { Definition, StateNode } from "@machinehub/client";
 import { eventText, transitionId } from "./graph.ts";
 
 export type Change = "added" | "removed" | "changed";
-export interface Difference { readonly change: Change; readonly what: string; readonly text: string }
+export interface Difference { readonly change: Change; readonly what: string; readonly before?: string; readonly after?: string }
 
 export interface Comparison {
   readonly list: readonly Difference[];
@@ -23,10 +23,10 @@ export function compare(older: Definition, newer: Definition): Comparison {
     const change = known === undefined ? "added" : known.says !== part.says ? "changed" : undefined;
     if (change === undefined) continue;
     marks.set(part.id, change);
-    list.push({ change, what: part.what, text: known !== undefined ? `${known.says} → ${part.says}` : part.says });
+    list.push({ change, what: part.what, after: part.says, ...(known === undefined ? {} : { before: known.says }) });
   }
-  for (const [key, part] of before) if (!after.has(key)) list.push({ change: "removed", what: part.what, text: part.says });
-  if (JSON.stringify(older.context) !== JSON.stringify(newer.context)) list.push({ change: "changed", what: "initial context", text: `${JSON.stringify(older.context) ?? "computed"} → ${JSON.stringify(newer.context) ?? "computed"}` });
+  for (const [key, part] of before) if (!after.has(key)) list.push({ change: "removed", what: part.what, before: part.says });
+  if (JSON.stringify(older.context) !== JSON.stringify(newer.context)) list.push({ change: "changed", what: "initial context", before: JSON.stringify(older.context) ?? "computed", after: JSON.stringify(newer.context) ?? "computed" });
   return { list, marks };
 }
 

@@ -2,6 +2,7 @@
 // how large everything is; where it lies is decided by elk (layout.ts).
 
 import type { Definition, StateNode, Transition } from "@machinehub/client";
+import { clip } from "../text.ts";
 
 /** One transition, as a line of text. */
 export interface Line {
@@ -16,6 +17,9 @@ export interface Line {
 export interface Row { readonly kind: "entry" | "exit" | "invoke" | "description"; readonly text: string }
 
 export interface Box {
+  /** Names the box in the layout. An author chooses ids: they never stand alone. */
+  readonly key: string;
+  /** Of the state. */
   readonly id: string;
   readonly kind: StateNode["type"] | "initial";
   readonly name: string;
@@ -35,6 +39,7 @@ export interface Box {
 
 export interface Edge {
   readonly id: string;
+  /** Keys of boxes. */
   readonly source: string;
   readonly target: string;
   readonly lines: readonly Line[];
@@ -47,7 +52,6 @@ export interface Graph { readonly root: Box; readonly edges: readonly Edge[] }
 export const LINE = 16;
 const HEADER = 26;
 const PADDING = 10;
-const CHARS_MAX = 44;
 const MARK = 14;
 
 export type Font = "name" | "tag" | "strong" | "plain";
@@ -56,36 +60,40 @@ export type Measure = (text: string, font: Font) => number;
 /** How wide text is, roughly, where nobody can measure it. */
 export const roughly: Measure = (text, font) => Array.from(text).reduce((sum, char) => sum + (char > "\u2e7f" ? 2 : 1), 0) * { name: 8, tag: 6.3, strong: 7.4, plain: 6.8 }[font];
 
-interface Drawing { readonly measure: Measure; readonly edges: Map<string, { source: string; target: string; lines: Line[] }> }
+interface Drawing { readonly measure: Measure; readonly arrows: boolean; readonly edges: Map<string, { source: string; target: string; lines: Line[] }> }
 
-export const clip = (text: string, max = CHARS_MAX): string => (Array.from(text).length > max ? `${Array.from(text).slice(0, max - 1).join("")}…` : text);
+/** So many lines of an arrow are written. */
+export const LINES_MAX = 8;
 
-export function graphOf(definition: Definition, measure: Measure = roughly): Graph {
-  const drawing: Drawing = { measure, edges: new Map() };
+/** Without `arrows` every transition is a row of its source, for charts that nobody can lay out. */
+export function graphOf(definition: Definition, measure: Measure = roughly, arrows = true): Graph {
+  const drawing: Drawing = { measure, arrows, edges: new Map() };
   const root = boxOf(definition.root, false, drawing, definition.id);
-  return { root, edges: [...drawing.edges.values()].map(({ source, target, lines }, index) => ({ id: `\u001fe${index}`, source, target, lines, ...sizeOfLines(lines, measure) })) };
+  return { root, edges: [...drawing.edges.values()].map(({ source, target, lines }, index) => ({ id: `e${index}`, source, target, lines, ...sizeOfLines(lines, measure) })) };
 }
 
 function boxOf(node: StateNode, region: boolean, drawing: Drawing, name = node.key): Box {
-  const { edges, measure } = drawing;
+  const { edges, measure, arrows } = drawing;
+  const own = `s:${node.id}`;
   const inner: Line[] = [];
   (node.transitions ?? []).forEach((transition, index) => {
     const line = lineOf(node, transition, index);
     const targets = transition.targets ?? [];
+    if (!arrows && targets.length > 0) return void inner.push({ ...line, actions: `→ ${targets.map((target) => target.split(".").at(-1)).join(", ")}${line.actions && ` / ${line.actions}`}` });
     if (targets.length === 0 || (targets.length === 1 && targets[0] === node.id)) inner.push(line);
     for (const target of targets) {
       if (target === node.id) continue;
       const key = JSON.stringify([node.id, target]);
-      const edge = edges.get(key) ?? { source: node.id, target, lines: [] };
+      const edge = edges.get(key) ?? { source: own, target: `s:${target}`, lines: [] };
       edge.lines.push(line);
       edges.set(key, edge);
     }
   });
   const children = Object.values(node.states ?? {}).map((child) => boxOf(child, node.type === "parallel", drawing));
-  if (node.type === "compound" && node.initial !== undefined && children.length > 0) {
-    const mark = `${node.id}\u001finitial`;
-    children.unshift({ id: mark, kind: "initial", name: "", description: "", tags: [], rows: [], inner: [], deep: false, children: [], region: false, width: MARK, height: MARK });
-    edges.set(mark, { source: mark, target: node.initial, lines: [] });
+  if (arrows && node.type === "compound" && node.initial !== undefined && children.length > 0) {
+    const mark = `i:${node.id}`;
+    children.unshift({ key: mark, id: node.id, kind: "initial", name: "", description: "", tags: [], rows: [], inner: [], deep: false, children: [], region: false, width: MARK, height: MARK });
+    edges.set(mark, { source: mark, target: `s:${node.initial}`, lines: [] });
   }
   const rows: Row[] = [
     ...(node.description ? [{ kind: "description" as const, text: node.description.split("\n")[0] as string }] : []),
@@ -93,7 +101,7 @@ function boxOf(node: StateNode, region: boolean, drawing: Drawing, name = node.k
     ...written(node, node.exit, "xstate.cancel").map((text) => ({ kind: "exit" as const, text: short(text) })),
     ...(node.invoke ?? []).map(({ src, id }) => ({ kind: "invoke" as const, text: src && src !== "inline" ? src : (id ?? "inline") })),
   ];
-  const box = { id: node.id, kind: node.type, name, description: node.description ?? "", tags: node.tags ?? [], rows, inner, deep: node.history === "deep", children, region };
+  const box = { key: own, id: node.id, kind: node.type, name, description: node.description ?? "", tags: node.tags ?? [], rows, inner, deep: node.history === "deep", children, region };
   return { ...box, ...sizeOf(box, measure) };
 }
 
@@ -115,10 +123,16 @@ function sizeOf(box: Omit<Box, "width" | "height">, measure: Measure): { width: 
 }
 
 /** The event is set in bold, the rest is not. */
-const widthOf = (line: Line, measure: Measure): number => measure(line.event, "strong") + measure(textOf(line).slice(line.event.length), "plain") + 2;
+function widthOf(line: Line, measure: Measure): number {
+  const text = textOf(line);
+  const bold = Math.min(clip(line.event).length, text.length);
+  return measure(text.slice(0, bold), "strong") + measure(text.slice(bold), "plain") + 2;
+}
 
 export function sizeOfLines(lines: readonly Line[], measure: Measure): { width: number; height: number } {
-  return { width: lines.length ? Math.ceil(Math.max(...lines.map((line) => widthOf(line, measure))) + 14) : 0, height: lines.length * LINE + (lines.length ? 4 : 0) };
+  const shown = lines.slice(0, LINES_MAX);
+  const more = lines.length > shown.length ? 1 : 0;
+  return { width: lines.length ? Math.ceil(Math.max(...shown.map((line) => widthOf(line, measure))) + 14) : 0, height: (shown.length + more) * LINE + (lines.length ? 4 : 0) };
 }
 
 /** What an edge says, as long as there is room: event, guard, actions. */
@@ -126,7 +140,7 @@ export function textOf(line: Line): string {
   return clip([line.event, line.guard && `[${line.guard}]`, line.actions && `/ ${line.actions}`].filter(Boolean).join(" "));
 }
 
-export const transitionId = (source: string, index: number): string => `${source}\u001f${index}`;
+export const transitionId = (source: string, index: number): string => `${index}:${source}`;
 
 function lineOf(node: StateNode, transition: Transition, index: number): Line {
   const event = eventText(transition, node);

@@ -27,19 +27,46 @@ export function warmUp(): void {
   elk ??= new ELK({ workerFactory: () => new Worker(workerUrl) });
 }
 
+const PATIENCE_MS = 7_000;
+
+/**
+ * Lays a machine out, as `draw` draws it. What cannot be laid out in some seconds (hundreds of states, all of them connected) is drawn
+ * without arrows: every transition as a row of its source.
+ */
+export async function layOutInTime(draw: (arrows: boolean) => Graph, shape: number): Promise<Layout> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<undefined>((resolve) => (timer = setTimeout(() => resolve(undefined), PATIENCE_MS)));
+  const laid = await Promise.race([layOut(draw(true), shape).catch(() => undefined), late]);
+  clearTimeout(timer);
+  if (laid !== undefined) return laid;
+  giveUp();
+  return layOut(draw(false), shape);
+}
+
+/** Ends what is under way: nobody waits for it any more. */
+export function giveUp(): void {
+  elk?.terminateWorker();
+  elk = undefined;
+}
+
 /** The arrangement that can be shown largest on a screen of this shape (width / height). Raises what elk raises; nothing that a definition can say should make it. */
 export async function layOut(graph: Graph, shape: number): Promise<Layout> {
   warmUp();
   return arrange(graph, shape, elk as NonNullable<typeof elk>);
 }
 
+/** Above so many arrows one direction has to do, and finding it must not take long. */
+const ARROWS_FOR_BOTH = 120;
+const ARROWS_FOR_CARE = 80;
+
 /** `layOut` on any elk. */
 export async function arrange(graph: Graph, shape: number, elk: Pick<InstanceType<typeof ELK>, "layout">): Promise<Layout> {
   const tree = treeOf(graph);
   const tries: Layout[] = [];
   let problem: unknown;
-  for (const page of [pageOf(graph, tree, "DOWN"), pageOf(graph, tree, "RIGHT"), pageOf(graph, together(tree), "DOWN")]) {
-    if (tries.length === 2) break; // the last is for charts that elk cannot do piece by piece
+  const both = graph.edges.length <= ARROWS_FOR_BOTH;
+  for (const page of [pageOf(graph, tree, "DOWN"), ...(both ? [pageOf(graph, tree, "RIGHT")] : []), pageOf(graph, together(tree), "DOWN")]) {
+    if (tries.length === (both ? 2 : 1)) break; // the last is for charts that elk cannot do piece by piece
     try {
       tries.push(read(graph, await elk.layout(page)));
     } catch (error) {
@@ -58,15 +85,16 @@ interface Tree {
   readonly edges: ReadonlyMap<string, readonly Edge[]>;
   /** Nodes that an arrow from inside leaves, or one from outside enters. */
   readonly crossed: ReadonlySet<string>;
+  readonly care: boolean;
 }
 
-const PAGE = "\u001fpage";
+const PAGE = "page";
 
 export function treeOf(graph: Graph): Tree {
   const paths = new Map<string, readonly string[]>();
   const visit = (box: Box, above: readonly string[]): void => {
-    const path = [...above, box.id];
-    paths.set(box.id, path);
+    const path = [...above, box.key];
+    paths.set(box.key, path);
     for (const child of box.children) visit(child, path);
   };
   visit(graph.root, [PAGE]);
@@ -84,7 +112,7 @@ export function treeOf(graph: Graph): Tree {
     for (const path of [from, to]) for (const id of path.slice(Math.max(0, owner) + 1, -1)) crossed.add(id);
     if (owner !== depth) crossed.add(from[depth] as string);
   }
-  return { paths, edges, crossed };
+  return { paths, edges, crossed, care: graph.edges.length <= ARROWS_FOR_CARE };
 }
 
 /** As if arrows crossed every border. */
@@ -93,17 +121,17 @@ const together = (tree: Tree): Tree => ({ ...tree, crossed: new Set(tree.paths.k
 function pageOf(graph: Graph, tree: Tree, direction: Direction): ElkNode {
   return {
     id: PAGE, children: [nodeOf(graph.root, tree, direction)], edges: edgesOf(PAGE, tree),
-    layoutOptions: { ...options(direction), "elk.json.shapeCoords": "ROOT", "elk.json.edgeCoords": "ROOT", "elk.padding": "[top=8,left=8,bottom=8,right=8]" },
+    layoutOptions: { ...options(direction, tree.care), "elk.json.shapeCoords": "ROOT", "elk.json.edgeCoords": "ROOT", "elk.padding": "[top=8,left=8,bottom=8,right=8]" },
   };
 }
 
-function options(direction: Direction): { [name: string]: string } {
+function options(direction: Direction, care: boolean): { [name: string]: string } {
   return {
     "elk.algorithm": "layered", "elk.direction": direction, "elk.hierarchyHandling": "INCLUDE_CHILDREN", "elk.edgeRouting": "ORTHOGONAL",
     "elk.edgeLabels.inline": "true", "elk.layered.edgeLabels.sideSelection": "ALWAYS_DOWN",
     "elk.spacing.nodeNode": "24", "elk.spacing.edgeNode": "14", "elk.spacing.edgeEdge": "12", "elk.spacing.edgeLabel": "2",
     "elk.layered.spacing.nodeNodeBetweenLayers": "26", "elk.layered.spacing.edgeNodeBetweenLayers": "12", "elk.layered.spacing.edgeEdgeBetweenLayers": "10",
-    "elk.layered.nodePlacement.strategy": "NETWORK_SIMPLEX", "elk.layered.thoroughness": "10",
+    "elk.layered.nodePlacement.strategy": care ? "NETWORK_SIMPLEX" : "BRANDES_KOEPF", "elk.layered.thoroughness": care ? "10" : "2",
   };
 }
 
@@ -114,15 +142,15 @@ function edgesOf(container: string, tree: Tree): ElkExtendedEdge[] {
 }
 
 function nodeOf(box: Box, tree: Tree, direction: Direction): ElkNode {
-  if (box.children.length === 0) return { id: box.id, width: box.width, height: box.height };
+  if (box.children.length === 0) return { id: box.key, width: box.width, height: box.height };
   const top = box.height + (box.rows.length + box.inner.length ? 4 : 0);
-  const closed = !tree.crossed.has(box.id);
+  const closed = !tree.crossed.has(box.key);
   const inside = closed && box.children.some((child) => child.children.length > 0) ? direction : closed ? across(direction) : direction;
   return {
-    id: box.id, children: box.children.map((child) => nodeOf(child, tree, inside)), edges: edgesOf(box.id, tree),
+    id: box.key, children: box.children.map((child) => nodeOf(child, tree, inside)), edges: edgesOf(box.key, tree),
     layoutOptions: {
-      ...(closed ? { ...options(inside), "elk.hierarchyHandling": "SEPARATE_CHILDREN" } : {}),
-      ...(closed && box.children.some((child) => tree.crossed.has(child.id)) ? { "elk.hierarchyHandling": "INCLUDE_CHILDREN" } : {}),
+      ...(closed ? { ...options(inside, tree.care), "elk.hierarchyHandling": "SEPARATE_CHILDREN" } : {}),
+      ...(closed && box.children.some((child) => tree.crossed.has(child.key)) ? { "elk.hierarchyHandling": "INCLUDE_CHILDREN" } : {}),
       "elk.padding": `[top=${top},left=14,bottom=14,right=14]`, "elk.nodeSize.constraints": "MINIMUM_SIZE", "elk.nodeSize.minimum": `(${box.width},${box.height + LINE})`,
     },
   };

@@ -8,21 +8,29 @@ export interface Cause {
   /** An event's type; undefined where it is not known. */
   readonly event?: string | undefined;
   readonly kind?: string | undefined;
+  /** Whether anything changed; undefined where it is not known. */
+  readonly changed?: boolean | undefined;
 }
 
-/** The ids of the transitions that were taken between two state values, as far as that can be told. */
-export function taken(definition: Definition, before: unknown, after: unknown, cause: Cause): string[] {
+export interface Found {
+  readonly ids: readonly string[];
+  /** Whether it was all of them. Guards run on the hub: of several branches of one event it cannot be told which it was, only which way it went. */
+  readonly sure: boolean;
+}
+
+const NONE: Found = { ids: [], sure: true };
+
+/** The transitions that were taken between two state values, as far as that can be told. */
+export function taken(definition: Definition, before: unknown, after: unknown, cause: Cause): Found {
+  if (cause.changed === false) return NONE; // it may have been taken and done nothing, or a guard may have refused: nobody knows
   const was = activeNodes(definition.root, before);
   const is = new Set(activeNodes(definition.root, after).map((node) => node.id));
   const entered = new Set([...is].filter((id) => !was.some((node) => node.id === id)));
   const candidates = was.flatMap((node) => (node.transitions ?? []).map((transition, index) => ({ node, transition, id: transitionId(node.id, index) })));
-  const moving = candidates.filter(({ node, transition }) => fits(node, transition, is, entered) && causedBy(transition, cause));
-  if (entered.size > 0) {
-    const found = moving.filter(({ transition }) => leads(transition, entered));
-    return cause.event !== undefined || distinctSources(found) ? innermost(found) : found.length === 1 ? [found[0]?.id as string] : [];
-  }
-  const staying = moving.filter(({ transition }) => !transition.targets?.length || transition.targets.every((target) => is.has(target)));
-  return cause.event !== undefined ? innermost(staying) : staying.length === 1 && cause.kind === undefined ? [staying[0]?.id as string] : [];
+  const fitting = candidates.filter(({ node, transition }) => fits(node, transition, is, entered) && causedBy(transition, cause));
+  const found = entered.size > 0 ? fitting.filter(({ transition }) => leads(transition, entered)) : fitting.filter(({ transition }) => !transition.targets?.length || transition.targets.every((target) => is.has(target)));
+  const known = cause.event !== undefined || cause.kind === "timer";
+  return known || found.length === 1 ? innermost(found) : NONE;
 }
 
 interface Candidate { readonly node: StateNode; readonly transition: Transition; readonly id: string }
@@ -40,14 +48,12 @@ function causedBy(transition: Transition, { event, kind }: Cause): boolean {
   return transition.kind === "event" && describes(transition.event, event);
 }
 
-/** One for each source: the first that fits, of the deepest that has any. */
-function innermost(found: readonly Candidate[]): string[] {
-  const first = found.filter((one, index) => found.findIndex((other) => other.node.id === one.node.id) === index);
-  return first.filter((one) => !first.some((other) => other !== one && contains(one.node, other.node.id))).map(({ id }) => id);
+/** Of the deepest sources that have any. */
+function innermost(found: readonly Candidate[]): Found {
+  const deepest = found.filter((one) => !found.some((other) => other.node !== one.node && contains(one.node, other.node.id)));
+  return { ids: deepest.map(({ id }) => id), sure: new Set(deepest.map(({ node }) => node.id)).size === deepest.length };
 }
 
 function contains(node: StateNode, id: string): boolean {
   return Object.values(node.states ?? {}).some((child) => child.id === id || contains(child, id));
 }
-
-const distinctSources = (found: readonly Candidate[]): boolean => found.length > 0 && new Set(found.map(({ node }) => node.id)).size === found.length && found.length === 1;

@@ -2,14 +2,20 @@
 
 export interface View { x: number; y: number; scale: number }
 
-const SCALE_MIN = 0.08;
+const SCALE_MIN = 0.02;
+const MARGIN = 14;
+/** Below the chart are the buttons. */
+const FOOT = 44;
+/** So much of the chart stays in sight, wherever it is dragged. */
+const SEEN = 60;
 const SCALE_MAX = 3;
 const KEY_STEP = 60;
 
 /** The view in which everything is seen, not larger than life. */
 export function fitting(width: number, height: number, screenWidth: number, screenHeight: number): View {
-  const scale = Math.max(SCALE_MIN, Math.min(1.2, screenWidth / width, screenHeight / height)) || 1;
-  return { scale, x: (screenWidth - width * scale) / 2, y: Math.max(0, (screenHeight - height * scale) / 2) };
+  const [across, down] = [Math.max(1, screenWidth - 2 * MARGIN), Math.max(1, screenHeight - MARGIN - FOOT)];
+  const scale = Math.max(SCALE_MIN, Math.min(1.2, across / width, down / height)) || 1;
+  return { scale, x: (screenWidth - width * scale) / 2, y: MARGIN + Math.max(0, (down - height * scale) / 2) };
 }
 
 export function zoomed(view: View, factor: number, x: number, y: number): View {
@@ -84,6 +90,10 @@ export class Navigation {
   }
 
   set(view: View): void {
+    const { width, height } = this.#svg.getBoundingClientRect();
+    const size = this.#size();
+    const keep = (at: number, length: number, screen: number): number => Math.min(screen - SEEN, Math.max(SEEN - length * view.scale, at));
+    view = { ...view, x: keep(view.x, size.width, width), y: keep(view.y, size.height, height) };
     this.#view = view;
     this.#moved = true;
     this.#content.setAttribute("transform", `translate(${view.x} ${view.y}) scale(${view.scale})`);
