@@ -8,16 +8,20 @@ if (!url) {
 }
 
 const store = connect({ url, sessionId });
-store.subscribe((state) => state.seq > 0 && console.log(state.seq, state.value, state.context));
+store.subscribe((state) => {
+  if (store.status === "open") console.log(state.seq, state.value, state.context);
+  else console.error(store.status, store.error?.code, store.error?.detail);
+});
 store.on("*", (event) => console.log("emitted", event));
 
-const before = await store.waitFor((state) => state.seq > 0);
-const ack = await store.send({ type: "increment" });
-if (ack.outcome === "rejected") {
-  console.error(ack.error.code, ack.error.detail);
+try {
+  const before = await store.waitFor((state) => state.seq > 0);
+  const ack = await store.send({ type: "increment" });
+  if (ack.outcome === "rejected") throw new Error(`${ack.error.code}: ${ack.error.detail}`);
+  const after = await store.waitFor((state) => state.seq >= ack.seq);
+  console.log(`${before.context.count} became ${after.context.count}`);
+} catch (error) {
+  console.error(error.message);
   process.exitCode = 1;
-} else {
-  await store.waitFor((state) => state.seq >= ack.seq);
-  console.log(`${before.context.count} became ${store.getSnapshot().context.count}`);
 }
 store.close();
