@@ -197,16 +197,16 @@ async def test_a_connection_that_answers_no_ping_is_no_ghost(tmp_path: Path, mon
 
 async def test_a_large_crowd_arrives_and_leaves(tmp_path: Path) -> None:
     """More than may wait for their turn at once, so that some of it is told later; in the end the machine knows what is true."""
-    async with running_hub(tmp_path, limits=Limits(presence_grace_ms=300, pending_per_session=20)) as client:
+    async with running_hub(tmp_path, limits=Limits(presence_grace_ms=300, pending_per_session=10)) as client:
         machine = await client.deploy(
             'import { assign, createMachine } from "xstate"; export default createMachine({ context: { log: [] }, on: { "presence.*": { actions: assign({ log: ({ event }) => [event.count] }) } } });'
         )
-        sockets = [client.socket(f"{machine}/s") for _ in range(120)]
+        sockets = [client.socket(f"{machine}/s") for _ in range(60)]
         opened = await asyncio.gather(*(socket.__aenter__() for socket in sockets))
-        first = await presence(opened[0], 120)
+        first = await presence(opened[0], 60)
         assert len(first.get("members", [])) <= 100
         for _ in range(200):
-            if (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"] == [120]:
+            if (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"] == [60]:
                 break
             await asyncio.sleep(0.05)
         await asyncio.gather(*(socket.__aexit__(None, None, None) for socket in sockets))

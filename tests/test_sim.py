@@ -11,7 +11,7 @@ import pytest
 
 from tests.sim.world import World
 
-SEEDS = 3_000
+SEEDS = 1_500
 AT_ONCE = 250
 
 
