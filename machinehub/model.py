@@ -147,3 +147,5 @@ class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
     """Of timers whose turn was undone before."""
     receipts: list[Entry]
     """The last entries that have an event id, oldest first."""
+    members: dict[str, bytes] = {}
+    """Whom its machine believes to be there, and their `sender`."""

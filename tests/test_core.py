@@ -636,6 +636,23 @@ def test_only_news_is_told() -> None:
     assert len(told(members.news())["members"]) == MEMBERS_MAX, "a diff that is longer than the list is the list"
 
 
+def test_a_crowd_that_shrinks_is_known_to_the_last() -> None:
+    members, known = Members(), dict[str, Any]()
+    for number in range(130):
+        members.arrive(Identity(f"m{number}"), "t")
+    members.news()
+    known = {member["id"]: member for member in told(members.whole())["members"]}
+    for number in range(70):
+        members.depart(Identity(f"m{number}"))
+        if number % 5 == 4:
+            said = told(members.news())
+            if "members" in said:
+                known = {member["id"]: member for member in said["members"]}
+            else:
+                known = {name: member for name, member in known.items() if name not in said["left"]} | {member["id"]: member for member in said["joined"]}
+    assert list(known) == [f"m{number}" for number in range(70, 130)]
+
+
 def test_a_client_key_cannot_be_read_off_its_id() -> None:
     key = "k" * 16
     assert id_of_key(key, "m", "s") == id_of_key(key, "m", "s")

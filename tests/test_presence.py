@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
+from machinehub.errors import Unavailable
 from machinehub.limits import Limits
 from tests.support import COUNTER, Client, Socket, running_hub
 
@@ -132,10 +133,65 @@ async def test_a_forks_people_are_not_there(database_url: str, tmp_path: Path) -
                     assert await log_of(client, f"{machine}/f", 3) == [f"+{me[:4]}:1", f"-{me[:4]}:0", f"+{other[:4]}:1"]
 
 
+async def test_a_deletion_that_failed_leaves_no_ghosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("machinehub.session.journal.GIVE_UP_S", 0.3)
+    async with running_hub(tmp_path, limits=SHORT) as client:
+        machine = await client.deploy(ROOM)
+        async with client.socket(f"{machine}/s?client={ANN}") as ann:
+            ids = [(await my_id(ann))[:4]]
+            async with client.socket(f"{machine}/s?client={BOB}") as bob:
+                ids.append((await my_id(bob))[:4])
+                assert len(await log_of(client, f"{machine}/s", 2)) == 2
+
+                async def away(_items: object) -> None:
+                    raise Unavailable("unavailable", "away")
+
+                with monkeypatch.context() as patch:
+                    patch.setattr(client.hub.sessions, "commit", away)
+                    assert (await client.http.delete(f"/api/v1/machines/{machine}/sessions/s")).status_code == 503
+        async with client.socket(f"{machine}/s?client={ANN}"):
+            assert await log_of(client, f"{machine}/s", 3) == [f"+{ids[0]}:1", f"+{ids[1]}:2", f"-{ids[1]}:1"]
+        assert (await log_of(client, f"{machine}/s", 4))[3] == f"-{ids[0]}:0"
+        assert not client.hub.host.people._beliefs, "what nobody needs is forgotten"
+
+
+async def test_a_fork_that_was_made_after_all_has_no_ghosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_hub(tmp_path, limits=SHORT) as client:
+        machine = await client.deploy(ROOM)
+        async with client.socket(f"{machine}/s?client={ANN}") as ann:
+            me = (await my_id(ann))[:4]
+            await log_of(client, f"{machine}/s", 1)
+            real = client.hub.sessions.fork
+
+            async def lost(*arguments: Any) -> None:
+                await real(*arguments)
+                raise Unavailable("unavailable", "the answer was lost")
+
+            monkeypatch.setattr(client.hub.sessions, "fork", lost)
+            assert (await client.http.post(f"/api/v1/machines/{machine}/sessions/s/fork", json={"session": "f"})).status_code == 503
+        async with client.socket(f"{machine}/f?client={BOB}") as bob:
+            other = (await my_id(bob))[:4]
+            assert await log_of(client, f"{machine}/f", 3) == [f"+{me}:1", f"-{me}:0", f"+{other}:1"]
+
+
+async def test_metadata_cannot_break_a_stream(client: Client) -> None:
+    machine = await client.deploy(COUNTER, name="lines")
+    async with client.socket(f"{machine}/s") as socket, client.http.stream("GET", f"/{machine}/s", headers={"Accept": "text/event-stream"}) as response:
+        await socket.until("snapshot")
+        await socket.send_raw('{"type":"presence","metadata":{"a":\n\r 1, "b": "x\\ny"}}')
+        async for line in response.aiter_lines():
+            if line.startswith("data: ") and '"metadata"' in line:
+                break
+        frame = json.loads(line[6:])
+        assert [member["metadata"] for member in frame["members"] if "metadata" in member] == [{"a": 1, "b": "x\ny"}]
+
+
 async def test_what_is_wrong_is_said(client: Client) -> None:
     machine = await client.deploy(COUNTER, name="wrong")
-    async with client.socket(f"{machine}/s?client=short") as socket:
-        assert (await socket.until("error"))["code"] == "invalid_client_key"
+    for wrong in ("client=short", f"client={ANN}&client={BOB}", "client=%ff" + "x" * 20):
+        async with client.socket(f"{machine}/s?{wrong}") as socket:
+            assert (await socket.until("error"))["code"] == "invalid_client_key"
+        assert (await client.http.post(f"/{machine}/s?{wrong}", json={"type": "increment"})).json()["code"] == "invalid_client_key"
     async with client.socket(f"{machine}/s?client={ANN}") as socket:
         await socket.until("snapshot")
         for frame, code in (

@@ -146,6 +146,7 @@ class MemorySessionStore:
             tail=[entry for entry in entries if entry.seq > since and entry.attempt == 0], timers=dict(await self.timers_of(record.key)),
             tries={timer: self.tries[key, timer] for key, timer in self.timers if key == record.key and self.tries.get((key, timer))},
             receipts=[entry for entry in entries if entry.event_id is not None][-self.receipts_loaded :],
+            members={member: sender for (key, member), sender in sorted(self.present.items()) if key == record.key} if record.hears_presence else {},
         )  # fmt: skip
 
     async def record(self, machine_id: str, session_id: str) -> SessionRecord:

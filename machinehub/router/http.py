@@ -16,7 +16,7 @@ from machinehub.api.requests import decode, read_body, seq_of, while_connected
 from machinehub.clock import timestamp
 from machinehub.errors import BadRequest, Conflict, HubError, MethodNotAllowed, NotFound, WaitTimeout, error_of
 from machinehub.router.paths import Address, read_address
-from machinehub.router.sessions import open_session
+from machinehub.router.sessions import client_key, open_session
 from machinehub.router.sse import SseConnection
 from machinehub.session import frames
 from machinehub.session.conditions import read_condition
@@ -238,8 +238,7 @@ class MachineRouter:
     async def _describe(self, request: Request, address: Address) -> Response:
         """What a member that listens over SSE says of itself."""
         body = await read_body(request, bytes_max=self._limits.presence_metadata_bytes + 1024, code="metadata_too_large")
-        metadata = bytes(decode(body, DescribeBody).metadata)
-        check_metadata(metadata, bytes_max=self._limits.presence_metadata_bytes, depth_max=self._limits.event_depth)
+        metadata = check_metadata(bytes(decode(body, DescribeBody).metadata), bytes_max=self._limits.presence_metadata_bytes, depth_max=self._limits.event_depth)
         session = await self._session_there(address)
         if session is None:
             raise Conflict("not_present", "nobody is connected to the session")
@@ -261,7 +260,7 @@ class MachineRouter:
 
     def _who(self, request: Request, address: Address) -> Identity:
         assert address.session is not None
-        return self._host.people.identify(address.machine, address.session, request.query_params.get("client"))
+        return self._host.people.identify(address.machine, address.session, client_key(request.scope["query_string"]))
 
 
 def wants(request: Request, media_type: str) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from machinehub.errors import BadRequest
 
 if TYPE_CHECKING:
     from machinehub.catalog import Catalog
@@ -22,3 +25,14 @@ async def open_session(catalog: Catalog, host: SessionHost, address: Address, *,
         return await host.open(address.machine, address.session, None)
     target = await catalog.target(address.machine, address.version)
     return await host.open(address.machine, address.session, target, input_json=input_json)
+
+
+def client_key(query_string: bytes) -> str | None:
+    """`?client=` of a URL, whichever way it came. Raises `BadRequest` for what is no text, and for two."""
+    try:
+        keys = parse_qs(query_string.decode("latin-1"), keep_blank_values=True, errors="strict").get("client", [])
+    except UnicodeDecodeError:
+        raise BadRequest("invalid_client_key", "the query is not percent-encoded UTF-8") from None
+    if len(keys) > 1:
+        raise BadRequest("invalid_client_key", "there are two client keys")
+    return keys[0] if keys else None

@@ -74,6 +74,8 @@ class SseConnection:
                 while self._queue:
                     json, _ = self._queue.popleft()
                     self._queued_bytes -= len(json)
+                    if b"\n" in json or b"\r" in json:  # white space between tokens, which a stream of lines cannot carry
+                        json = json.replace(b"\r", b" ").replace(b"\n", b" ")
                     yield b"%bdata: %b\n\n" % (_id_line(json), json)
                 if self._closed:
                     return

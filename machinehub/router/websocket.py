@@ -17,7 +17,7 @@ from machinehub.clock import timestamp
 from machinehub.errors import CallerError, HubError, NotFound, RateLimited, Unavailable
 from machinehub.router.paths import read_address
 from machinehub.router.rates import Rate
-from machinehub.router.sessions import open_session
+from machinehub.router.sessions import client_key, open_session
 from machinehub.router.socket import EXTENSION, HubSocket
 from machinehub.session import frames
 from machinehub.session.event import EVENT_ID_CHARS_MAX, check_event, check_input, check_metadata
@@ -153,8 +153,8 @@ class SocketConnection:
     def _receive_presence(self, frame: ClientFrame, size: int) -> None:
         try:
             self._check_rate(size)
-            check_metadata(bytes(frame.metadata), bytes_max=self._limits.presence_metadata_bytes, depth_max=self._limits.event_depth)
-            self._host.people.describe(self._session, self.who, bytes(frame.metadata))
+            metadata = check_metadata(bytes(frame.metadata), bytes_max=self._limits.presence_metadata_bytes, depth_max=self._limits.event_depth)
+            self._host.people.describe(self._session, self.who, metadata)
         except HubError as error:
             self.send(frames.error_frame(error.code, error.detail))
 
@@ -225,7 +225,7 @@ class WebSocketRouter:
         input_json = query["input"][0].encode() if "input" in query else None
         if input_json is not None:
             check_input(input_json, bytes_max=self._limits.input_bytes, depth_max=self._limits.event_depth)
-        who = self._host.people.identify(address.machine, address.session, query["client"][0] if "client" in query else None)
+        who = self._host.people.identify(address.machine, address.session, client_key(scope["query_string"]))
         return await open_session(self._catalog, self._host, address, input_json=input_json), who
 
 

@@ -201,6 +201,7 @@ class SessionHost:
         finally:
             session.restoring = None
         session.recognised += receipts
+        self.people.restored(stored.record.key, stored.members)
         self.alarm.set(stored.record.key, list(stored.timers.items()))
         if session.snapshot_is_old:
             self.placement.place(session)  # `replayed` goes on from here
@@ -301,12 +302,11 @@ class SessionHost:
         if self.find(record.machine_id, session_id) is not None:
             raise Conflict("session_exists", "there is a session of this name")
         try:
-            child, people = await self.past.fork(record, seq, session_id)
+            child = await self.past.fork(record, seq, session_id)
             if child.machine_id in self._deleted:
                 await self.journal.delete(Deletion(child.key))
                 raise NotFound("no_such_machine", "the machine was deleted meanwhile")
             self.alarm.set(child.key, await self._store.timers_of(child.key))
-            self.people.fork(child.key, people)
         except Unavailable:
             self._tasks.spawn(self.alarm.reload())  # it may be there all the same, with timers
             raise
@@ -355,15 +355,21 @@ class SessionHost:
 
     async def _wake(self, key: int) -> None:
         """A session's timer came due while it was not loaded: the alarm goes again once it is."""
-        await self._room_to_wake()
         try:
-            if await self.awaken(key) is not None:
+            if await self.awaken_in_turn(key) is not None:
                 self.alarm.fire()  # what is due is on its way to a worker before the next one is woken
         except HubError:
             self.alarm.again_soon(key)
         finally:
-            self._entering -= 1
             self._waking.discard(key)
+
+    async def awaken_in_turn(self, key: int) -> LiveSession | None:
+        """`awaken`, once there is room for one more."""
+        await self._room_to_wake()
+        try:
+            return await self.awaken(key)
+        finally:
+            self._entering -= 1
 
     # --- what placement and the journal say --------------------------------------------------------------------
 

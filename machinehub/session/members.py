@@ -140,8 +140,8 @@ class Members:
         left = [name for name in before if name not in now]
         if not (joined or changed or left):
             return None
-        if len(joined) + len(changed) + len(left) > MEMBERS_MAX:
-            return self.whole()
+        if len(joined) + len(changed) + len(left) > MEMBERS_MAX or (left and len(before) > MEMBERS_MAX):
+            return self.whole()  # there, too, when others move up into a list that had no room for them
         said = b'"joined":%b,"left":%b%b' % (_encode(joined), _encode(left), b',"changed":' + _encode(changed) if changed else b"")
         listing = self.listing()
         head = listing[1:-1] if len(listing) <= WHOLE_BYTES_MAX else b'"count":%d' % len(now)

@@ -126,8 +126,8 @@ class Past:
             await self._walk(record, thawed, checkpoint.seq if checkpoint else 0, seq)
             return thawed.snapshot
 
-    async def fork(self, record: SessionRecord, seq: int | None, session_id: str) -> tuple[SessionRecord, dict[str, bytes]]:
-        """A new session that goes on from `seq`, and whom its machine believes to be there. What is left of each timer's time then is left of it now.
+    async def fork(self, record: SessionRecord, seq: int | None, session_id: str) -> SessionRecord:
+        """A new session that goes on from `seq`. What is left of each timer's time then is left of it now.
 
         Raises `NotFound` as `snapshot_at`, and `Conflict` when there is a session of that name.
         """
@@ -146,11 +146,10 @@ class Past:
             parent=record.session_id, forked_at=seq,
         )  # fmt: skip
         try:
-            people = await self._believed(record, seq)
-            await self._store.fork(child, record.key, checkpoint, people)
+            await self._store.fork(child, record.key, checkpoint, await self._believed(record, seq))
         except Taken:
             raise Conflict("session_exists", "there is a session of this name") from None
-        return child, people
+        return child
 
     async def _believed(self, record: SessionRecord, seq: int) -> dict[str, bytes]:
         """Whom the machine believed to be there after `seq` inputs: member and `sender`, as far as the journal reaches back."""

@@ -33,6 +33,8 @@ DELAY_S: Final = 0.05
 DELAY_PER_CONNECTION_S: Final = 0.002
 """Joins and leaves that come together are told together, in a large crowd less often: n arrivals would cost n^2 frames."""
 RETRY_S: Final = 1.0
+LOOKS_MAX: Final = 30
+"""Looks for commits that came late, on a hub that is never quiet. A session that is loaded later brings its own people along."""
 _UNHEARD: Final = b""
 """In place of a sender: the machine refused to hear that they came, and so does not hear that they left."""
 _OVER: Final = ("session_finished", "session_deleted", "no_such_session")
@@ -58,8 +60,6 @@ class Belief:
     facts: list[Fact] = field(default_factory=list)
     refused: bool = False
     """Whether a fact was refused through no fault of the machine's: nothing more is sent until that one can be."""
-    told: int = 0
-    """Facts that were settled."""
     awaited: bool = False
     """Whether those who were there before a start of the hub may still come back."""
 
@@ -71,6 +71,8 @@ class People:
         self._entropy = entropy
         self._limits = limits
         self._beliefs: dict[int, Belief] = {}
+        self._moved: set[int] = set()
+        """Sessions of which a fact was settled since `_look_again` began to look."""
         self._tasks = Tasks()
 
     async def start(self) -> None:
@@ -112,6 +114,10 @@ class People:
         who = connection.who
         if session.members.depart(who) and not session.gone:
             session.leaving[who.member] = asyncio.get_running_loop().call_later(self._limits.presence_grace_ms / 1000, self._give_up, session, who.member)
+            if len(session.leaving) > self._limits.connections_per_session:  # somebody makes up one key after the other
+                eldest = next(iter(session.leaving))
+                session.leaving[eldest].cancel()
+                self._give_up(session, eldest)
         self._changed(session)
 
     def describe(self, session: LiveSession, who: Identity, metadata: bytes) -> None:
@@ -141,10 +147,10 @@ class People:
         """The session is no more."""
         self._beliefs.pop(key, None)
 
-    def fork(self, key: int, members: dict[str, bytes]) -> None:
-        """A fork's machine believes its parent's people to be there. It is told otherwise when somebody comes."""
-        for member, sender in members.items():
-            self._inherit(key, member, sender)
+    def restored(self, key: int, members: dict[str, bytes]) -> None:
+        """A session was loaded, whose machine believes these to be there: a fork's, or one whose deletion failed. What is in memory is newer."""
+        if members and key not in self._beliefs:
+            self._beliefs[key] = Belief(there=dict(members))
 
     def _inherit(self, key: int, member: str, sender: bytes) -> None:
         self._beliefs.setdefault(key, Belief()).there[member] = sender
@@ -201,9 +207,11 @@ class People:
                 self._try_again_soon(key)
         else:
             belief.facts.remove(fact)
-            belief.told += 1
+            self._moved.add(key)
             if code is not None and fact.joined and fact.member in belief.there:
                 belief.there[fact.member] = _UNHEARD
+            if not belief.there and not belief.facts and self._beliefs.get(key) is belief:
+                del self._beliefs[key]
 
     def _try_again_soon(self, key: int) -> None:
         asyncio.get_running_loop().call_later(RETRY_S, lambda: self._tasks.spawn(self._catch_up(key)))
@@ -214,12 +222,14 @@ class People:
             if (belief := self._beliefs.get(key)) is not None:
                 belief.awaited = False
                 await self._catch_up(key)
-        while not await self._look_again():
+        for _ in range(LOOKS_MAX):
+            if await self._look_again():
+                break
             await asyncio.sleep(RETRY_S)
 
     async def _look_again(self) -> bool:
         """A commit that was under way when the hub was killed may have been done after `start` looked; whether nothing moved meanwhile."""
-        told = {key: (belief, belief.told) for key, belief in self._beliefs.items()}
+        self._moved.clear()
         try:
             rows = await self._store.members()
         except Unavailable:
@@ -228,7 +238,7 @@ class People:
         for key in {key for key, *_ in rows}:
             belief = self._beliefs.get(key)
             unknown = [(member, sender) for at, member, sender in rows if at == key and (belief is None or member not in belief.there)]
-            if unknown and (belief is None) == (key not in told) and (belief is None or (told[key] == (belief, belief.told) and not belief.facts)):
+            if unknown and key not in self._moved and (belief is None or not belief.facts):
                 for member, sender in unknown:
                     self._inherit(key, member, sender)
                 await self._catch_up(key)
@@ -242,7 +252,7 @@ class People:
         if belief is None:
             return
         try:
-            session = await self._host.awaken(key)
+            session = await self._host.awaken_in_turn(key)
         except NotFound:
             session = None
         except HubError:

@@ -55,7 +55,7 @@ class Publisher:
 
 def snapshot_frame(session: LiveSession, connection_id: str | None = None) -> Frame:
     return frames.snapshot_frame(
-        seq=session.seq, version=session.record.version, snapshot=session.snapshot, connection_id=connection_id, count=len(session.connections)
+        seq=session.seq, version=session.record.version, snapshot=session.snapshot, connection_id=connection_id, count=len(session.members)
     )
 
 

@@ -259,6 +259,7 @@ def _load(connection: Connection, machine_id: str, session_id: str) -> StoredSes
         tail=[_to_entry(row) for row in connection.fetch(say.applied_since, of_key=key, of_seq=since)] if seq > since else [],
         timers={timer: due for timer, due, _ in timers}, tries={timer: tries for timer, _, tries in timers if tries},
         receipts=[_to_entry(row) for row in connection.fetch(say.newest_ids, of_key=key)][::-1],
+        members={member.decode(): sender for member, sender in connection.fetch(say.members_of, of_key=key)} if record.hears_presence else {},
     )  # fmt: skip
 
 

@@ -90,6 +90,7 @@ timers_due = Statement(
 
 add_member = Statement(members.insert())
 delete_member = Statement(members.delete().where(members.c.key == _key, members.c.member == _of("member", sa.LargeBinary)))
+members_of = Statement(sa.select(members.c.member, members.c.sender).where(members.c.key == _key).order_by(members.c.member))
 all_members = Statement(sa.select(members).order_by(members.c.key, members.c.member))
 presence_entries = Statement(
     sa.select(journal).where(journal.c.key == _key, journal.c.seq <= _of("seq"), _applied, journal.c.kind == sa.literal_column("'presence'")).order_by(journal.c.seq)
