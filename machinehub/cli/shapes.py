@@ -29,16 +29,17 @@ def union(parts: list[str], *, empty: str = "never") -> str:
 
 def state_value(node: dict[str, Any]) -> str:
     """The type of a node's state value: XState's shape, one string for an atomic child, an object for the rest."""
-    states = {name: child for name, child in (node.get("states") or {}).items() if child.get("type") != "history"}
+    states = _states(node)
     if not states:
         return "{}"
     if node.get("type") == "parallel":
         return "{ " + "; ".join(f"{key(name)}: {state_value(states[name])}" for name in sorted(states)) + " }"
-    return union([quoted(name) if not _has_states(child) else f"{{ {key(name)}: {state_value(child)} }}" for name, child in states.items()])
+    return union([quoted(name) if not _states(child) else f"{{ {key(name)}: {state_value(child)} }}" for name, child in states.items()])
 
 
-def _has_states(node: dict[str, Any]) -> bool:
-    return any(child.get("type") != "history" for child in (node.get("states") or {}).values())
+def _states(node: dict[str, Any]) -> dict[str, Any]:
+    """The children that a session can be in, by name."""
+    return {name: child for name, child in (node.get("states") or {}).items() if child.get("type") != "history"}
 
 
 def initial_value(definition: dict[str, Any]) -> Any:
@@ -47,13 +48,13 @@ def initial_value(definition: dict[str, Any]) -> Any:
 
 
 def _initial(node: dict[str, Any]) -> Any:
-    states = {name: child for name, child in (node.get("states") or {}).items() if child.get("type") != "history"}
+    states = _states(node)
     if not states:
         return {}
     if node.get("type") == "parallel":
         return {name: _initial(child) for name, child in states.items()}
     chosen = next(((name, child) for name, child in states.items() if child.get("id") == node.get("initial")), next(iter(states.items())))
-    return {chosen[0]: _initial(chosen[1])} if _has_states(chosen[1]) else chosen[0]
+    return {chosen[0]: _initial(chosen[1])} if _states(chosen[1]) else chosen[0]
 
 
 def tags(definition: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import quote
 
 import typer
 
@@ -65,18 +66,12 @@ def contexts(hub: Hub, path: str, number: int) -> list[Any]:
         if session["version"] != number:
             continue
         try:
-            found.append(hub.read(f"{path}/sessions/{_quoted(session['id'])}")["snapshot"]["context"])
+            found.append(hub.read(f"{path}/sessions/{quote(session['id'], safe='')}")["snapshot"]["context"])
         except (Refused, LookupError, TypeError):  # it was deleted meanwhile
             continue
         if len(found) == SESSIONS_SEEN:
             break
     return found
-
-
-def _quoted(session: str) -> str:
-    from urllib.parse import quote
-
-    return quote(session, safe="")
 
 
 def typescript(about: dict[str, Any], number: int, definition: dict[str, Any], said: Said | None, seen: Any) -> str:

@@ -66,7 +66,7 @@ def types_of_machine(modules: Modules, source: Source, node: Node) -> tuple[Sour
         if node.type in ("as_expression", "satisfies_expression", "parenthesized_expression", "non_null_expression"):
             here = source, node.named_children[0]
         elif node.type == "identifier":
-            here = _named(modules, source, source.of(node))
+            here = modules.value(source, source.of(node))
         elif node.type == "call_expression":
             callee = node.child_by_field_name("function")
             if callee is None:
@@ -78,11 +78,6 @@ def types_of_machine(modules: Modules, source: Source, node: Node) -> tuple[Sour
         else:
             return None
     return None
-
-
-def _named(modules: Modules, source: Source, name: str) -> tuple[Source, Node] | None:
-    found = modules.value(source, source.renamed.get(name, name))
-    return found if found is not None else modules.value(source, name)
 
 
 def _is_call_of(source: Source, callee: Node, name: str) -> bool:

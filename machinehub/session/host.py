@@ -337,7 +337,14 @@ class SessionHost:
         self._entering += 1
 
     async def awaken(self, key: int) -> LiveSession | None:
-        """A session into memory; None when it is no more. Raises what loading it raises."""
+        """A session into memory, once there is room for one more; None when it is no more. Raises what loading it raises."""
+        await self._room_to_wake()
+        try:
+            return await self._load(key)
+        finally:
+            self._entering -= 1
+
+    async def _load(self, key: int) -> LiveSession | None:
         session = self._by_key.get(key)
         if session is None:
             record = await self._store.record_of(key)
@@ -356,20 +363,12 @@ class SessionHost:
     async def _wake(self, key: int) -> None:
         """A session's timer came due while it was not loaded: the alarm goes again once it is."""
         try:
-            if await self.awaken_in_turn(key) is not None:
+            if await self.awaken(key) is not None:
                 self.alarm.fire()  # what is due is on its way to a worker before the next one is woken
         except HubError:
             self.alarm.again_soon(key)
         finally:
             self._waking.discard(key)
-
-    async def awaken_in_turn(self, key: int) -> LiveSession | None:
-        """`awaken`, once there is room for one more."""
-        await self._room_to_wake()
-        try:
-            return await self.awaken(key)
-        finally:
-            self._entering -= 1
 
     # --- what placement and the journal say --------------------------------------------------------------------
 

@@ -252,7 +252,7 @@ class People:
         if belief is None:
             return
         try:
-            session = await self._host.awaken_in_turn(key)
+            session = await self._host.awaken(key)
         except NotFound:
             session = None
         except HubError:

@@ -57,16 +57,20 @@ export function describes(descriptor: string, type: string): boolean {
   return descriptor.endsWith(".*") && (`${type}.`).startsWith(descriptor.slice(0, -1));
 }
 
-const isClients = (transition: Transition): boolean => transition.kind === "event" && !/^(xstate|presence)\./.test(transition.event);
+const isClients = (type: string): boolean => !/^(xstate|presence)\./.test(type);
+const isName = (type: string): boolean => isClients(type) && !type.endsWith("*");
+
+/** The types of the events that a machine names and a client may send, in whatever state. */
+export const namedEvents = (definition: Definition): string[] => definition.events.filter(isName);
 
 export function takes(definition: Definition, value: unknown, type: string): boolean {
-  return activeNodes(definition.root, value).some((node) => node.transitions?.some((transition) => isClients(transition) && describes(transition.event, type)) ?? false);
+  return activeNodes(definition.root, value).some((node) => node.transitions?.some(({ kind, event }) => kind === "event" && isClients(event) && describes(event, type)) ?? false);
 }
 
 export function eventsOf(definition: Definition, value: unknown): string[] {
   const types = new Set<string>();
   for (const node of activeNodes(definition.root, value)) {
-    for (const transition of node.transitions ?? []) if (isClients(transition) && !transition.event.endsWith("*")) types.add(transition.event);
+    for (const { kind, event } of node.transitions ?? []) if (kind === "event" && isName(event)) types.add(event);
   }
   return [...types].sort();
 }

@@ -15,9 +15,9 @@ export interface Outgoing {
   readonly settle: (ack: Ack) => void;
 }
 
-/** Says nothing about the event's fate: the hub could not take it just now. */
 /** Half a character: JSON escapes it, and the hub takes no text that is not Unicode. What else begins with a backslash has an even number of them before. */
 const HALF = /(?<!\\)(?:\\\\)*\\ud[89a-f]/;
+/** These say nothing about the event's fate: the hub could not take it just now. */
 const LATER = new Set(["unavailable", "rate_limited"]);
 export const TRIES_MAX = 20;
 /** Events that may be sent and not acknowledged. A hub that limits rates refuses what is over: it should not be everything that waits. */
@@ -36,10 +36,6 @@ export class Outbox {
     this.#prefix = prefix;
     this.#max = max;
     this.#bytesMax = bytesMax;
-  }
-
-  get size(): number {
-    return this.#waiting.size;
   }
 
   /** What should be sent now, in order. It counts as sent from here on. */

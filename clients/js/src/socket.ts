@@ -4,7 +4,7 @@ import "partysocket/event-target-polyfill"; // for React Native, which has neith
 import ReconnectingWebSocket from "partysocket/ws";
 import { backoffMs } from "./backoff.ts";
 import type { Outgoing } from "./outbox.ts";
-import { type Address, Attempts, create, FINAL_CODES, type Frame, inputText, type Listener, Nap, query, Refused, sessionUrl, tokenOf, type Transport } from "./transport.ts";
+import { type Address, Attempts, create, FINAL_CODES, type Frame, inputText, type Listener, lossOf, Nap, query, Refused, sessionUrl, tokenOf, type Transport } from "./transport.ts";
 import type { Problem } from "./types.ts";
 
 const QUIET_MS = 20_000;
@@ -60,8 +60,8 @@ export function socketTransport(address: Address, listener: Listener, implementa
       created = true;
       return sessionUrl(address.url, address.sessionId).replace(/^http/i, "ws") + query({ client: address.key, input: ahead ? undefined : input, token });
     } catch (error) {
-      const final = error instanceof Refused && error.final;
-      listener.lost(error instanceof Refused ? error.problem : { code: "disconnected", detail: String(error) }, final);
+      const [problem, final] = lossOf(error);
+      listener.lost(problem, final);
       if (final) end();
       throw error instanceof Error ? error : new Error(String(error));
     }

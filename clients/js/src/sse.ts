@@ -2,7 +2,7 @@
 
 import { backoffMs } from "./backoff.ts";
 import { isForLater, type Outgoing } from "./outbox.ts";
-import { type Address, Attempts, create, type Frame, headersOf, type Listener, Nap, problemOf, query, Refused, refusal, sessionUrl, type Transport } from "./transport.ts";
+import { type Address, Attempts, create, type Frame, headersOf, type Listener, lossOf, Nap, problemOf, query, Refused, refusal, sessionUrl, type Transport } from "./transport.ts";
 
 /** The hub says something every 10 s, if only that it is there. */
 const SILENCE_MS = 30_000;
@@ -63,9 +63,9 @@ export function sseTransport(address: Address, listener: Listener, fetcher: type
       } catch (error) {
         attempts.lost();
         if (over.signal.aborted) return;
-        const final = error instanceof Refused && error.final;
+        const [problem, final] = lossOf(error);
         if (final) over.abort();
-        listener.lost(error instanceof Refused ? error.problem : { code: "disconnected", detail: String(error) }, final);
+        listener.lost(problem, final);
       }
     }
   };

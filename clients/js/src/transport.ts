@@ -95,6 +95,9 @@ export class Refused extends Error {
   }
 }
 
+/** What went wrong on the way to a connection, and whether trying again is of use. */
+export const lossOf = (error: unknown): [problem: Problem, final: boolean] => (error instanceof Refused ? [error.problem, error.final] : [{ code: "disconnected", detail: String(error) }, false]);
+
 const FINAL_STATUS = new Set([400, 401, 403, 404, 413, 422]);
 
 export async function refusal(response: Response): Promise<Refused> {

@@ -18,6 +18,9 @@ export class Problem extends Error {
   }
 }
 
+/** Whatever was thrown, as something that can be shown. */
+export const problemOf = (error: unknown): Problem => (error instanceof Problem ? error : new Problem(0, "unexpected", String(error)));
+
 const TOKEN = "machinehub.token";
 
 export function token(): string {

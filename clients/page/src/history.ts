@@ -1,7 +1,7 @@
 // A session's journal, as far as the page shows it: the newest steps, and older ones on demand.
 
 import { useCallback, useEffect, useRef, useState } from "react";
-import { type Entry, Problem, readJournal } from "./api.ts";
+import { type Entry, type Problem, problemOf, readJournal } from "./api.ts";
 
 const NEWEST = 50;
 const PAGE = 200;
@@ -28,7 +28,7 @@ export function useHistory(machine: string, session: string, seq: number): Histo
     known.current = merged(known.current, more).slice(-kept.current);
     setEntries(known.current);
   }, []);
-  const fail = useCallback((error: unknown) => setProblem(error instanceof Problem ? error : new Problem(0, "unexpected", String(error))), []);
+  const fail = useCallback((error: unknown) => setProblem(problemOf(error)), []);
   const follow = useCallback(async () => {
     if (busy.current) return;
     busy.current = true;

@@ -1,7 +1,7 @@
 // What is fetched: loading, there, or refused. Answers that come too late are not shown.
 
 import { useCallback, useEffect, useState } from "react";
-import { Problem } from "./api.ts";
+import { type Problem, problemOf } from "./api.ts";
 
 export interface Loaded<T> { readonly data?: T; readonly problem?: Problem; readonly again: () => void }
 
@@ -14,7 +14,7 @@ export function useLoaded<T>(key: string | undefined, load: () => Promise<T>): L
     let wanted = true;
     load().then(
       (data) => wanted && setHeld({ key, data }),
-      (error: unknown) => wanted && setHeld((before) => ({ ...before, key, problem: error instanceof Problem ? error : new Problem(0, "unexpected", String(error)) })),
+      (error: unknown) => wanted && setHeld((before) => ({ ...before, key, problem: problemOf(error) })),
     );
     return () => void (wanted = false);
   }, [key, round]);

@@ -2,7 +2,7 @@
 
 import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { useMachine } from "@machinehub/client/react";
-import { type Ack, type Definition, type Presence, type Problem as Trouble, type State, type Status, takes } from "@machinehub/client";
+import { type Ack, type Definition, type Presence, type Problem as Trouble, type State, type Status, namedEvents, takes } from "@machinehub/client";
 import { type Entry, fork, Problem, readAt, readMachine, type Snapshot } from "./api.ts";
 import { Chart, type Taken } from "./chart/chart.tsx";
 import { compare } from "./chart/compare.ts";
@@ -98,7 +98,7 @@ export function MachinePage({ route }: { route: Route }) {
 
 /** An event for the snippets: one that is possible now, if there is any. */
 function typeToShow(definition: Definition, state: State): string {
-  const types = definition.events.filter((type) => !/^(xstate|presence)\./.test(type) && !type.endsWith("*"));
+  const types = namedEvents(definition);
   return types.find((type) => takes(definition, state.value, type)) ?? types[0] ?? "event";
 }
 
@@ -119,7 +119,7 @@ function Header({ name, session, value, step, status, trouble, presence, version
   );
 }
 
-export function valueText(value: unknown): string {
+function valueText(value: unknown): string {
   if (typeof value === "string") return value;
   if (typeof value !== "object" || value === null) return "";
   return Object.entries(value).map(([key, inner]) => (valueText(inner) ? `${key}: ${typeof inner === "object" ? `(${valueText(inner)})` : valueText(inner)}` : key)).join(", ");

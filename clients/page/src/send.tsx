@@ -1,6 +1,6 @@
 // Sending events: a button for each that the machine knows, greyed where it would not be taken now, and a form for the rest.
 
-import { type Ack, type Definition, takes } from "@machinehub/client";
+import { type Ack, type Definition, namedEvents, takes } from "@machinehub/client";
 import { type FormEvent, useRef, useState } from "react";
 import { clip, visible } from "./text.ts";
 
@@ -17,7 +17,7 @@ export function Send({ definition, value, why, send }: {
   // A field takes no line breaks: the type that it stands for is remembered.
   const exact = useRef({ shown: "", type: "" });
   const number = useRef(0);
-  const types = definition.events.filter((type) => !/^(xstate|presence)\./.test(type) && !type.endsWith("*"));
+  const types = namedEvents(definition);
 
   const fire = async (event: { type: string }): Promise<void> => {
     const mine = ++number.current;

@@ -6,6 +6,9 @@ const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u206
 /** With everything that cannot be seen, or moves what can, written out. */
 export const visible = (text: string): string => text.replace(UNSEEN, (char) => `⟨${(char.codePointAt(0) as number).toString(16).toUpperCase().padStart(4, "0")}⟩`);
 
+/** The same for text of several lines. */
+export const visibleLines = (text: string): string => text.split("\n").map(visible).join("\n");
+
 /** At most so many characters. */
 export function clip(text: string, max = 44): string {
   const chars = Array.from(visible(text));

@@ -4,7 +4,7 @@
 import { memo, useEffect, useLayoutEffect, useRef, useState } from "react";
 import { activeNodes, type Definition } from "@machinehub/client";
 import type { Change } from "./compare.ts";
-import { clip, visible } from "../text.ts";
+import { clip, visible, visibleLines } from "../text.ts";
 import { type Box, type Font, graphOf, type Line, LINE, LINES_MAX, roughly, textOf } from "./graph.ts";
 import { giveUp, type Layout, layOutInTime, type Place, type PlacedEdge } from "./layout.ts";
 import { Navigation } from "./view.ts";
@@ -89,12 +89,10 @@ function find(content: Content, layout: Layout | undefined, id: string): { arrow
 }
 
 function useActive(content: Content, layout: Layout | undefined, definition: Definition, value: unknown): void {
-  const shown = useRef<Set<string>>(new Set());
   const key = JSON.stringify(value) ?? "";
   useLayoutEffect(() => {
     const active = new Set(value === undefined ? [] : activeNodes(definition.root, value).map((node) => node.id));
     for (const element of content.current?.querySelectorAll(".box") ?? []) element.classList.toggle("active", active.has((element as SVGElement).dataset["state"] ?? ""));
-    shown.current = active;
     // The value's text stands for it: every update is a new object.
   }, [key, layout, definition]);
 }
@@ -155,7 +153,7 @@ function Node({ box, layout, depth }: { box: Box; layout: Layout; depth: number 
   return (
     <>
       <g className={`box ${box.kind} ${box.region ? "region" : ""} ${box.children.length ? "outer" : ""} ${depth % 2 ? "odd" : ""}`} data-state={box.id}>
-        <title>{visible(box.id) + (box.description && `\n${box.description}`)}</title>
+        <title>{visible(box.id) + (box.description && `\n${visibleLines(box.description)}`)}</title>
         <rect {...place} rx={8} className="face" />
         {box.kind === "final" && <rect x={place.x + 3} y={place.y + 3} width={place.width - 6} height={place.height - 6} rx={6} className="within" />}
         <Header box={box} place={place} />
@@ -198,7 +196,7 @@ function Words({ line, x, y, width }: { line: Line; x: number; y: number; width:
   const whole = short === full;
   return (
     <g className="words" data-transition={line.id}>
-      <title>{line.title.split("\n").map(visible).join("\n")}</title>
+      <title>{visibleLines(line.title)}</title>
       <rect x={x - 6} y={y - 12} width={width} height={LINE} rx={4} className="hit" />
       <text x={x} y={y}>{whole ? <><tspan className="event">{line.event}</tspan>{line.guard && <tspan className="guard">{` [${line.guard}]`}</tspan>}{line.actions && <tspan className="actions">{` / ${line.actions}`}</tspan>}</> : <tspan className="event">{short}</tspan>}</text>
     </g>
@@ -215,7 +213,7 @@ function Label({ placed: { edge, label } }: { placed: PlacedEdge }) {
     <g className="label">
       <rect {...label} rx={5} className="paper" />
       {edge.lines.slice(0, LINES_MAX).map((line, index) => <Words key={line.id} line={line} x={label.x + 6} y={label.y + 13 + index * LINE} width={label.width} />)}
-      {edge.lines.length > LINES_MAX && <text x={label.x + 6} y={label.y + 13 + LINES_MAX * LINE} className="row"><title>{edge.lines.slice(LINES_MAX).map((line) => visible(line.title)).join("\n")}</title>{`and ${edge.lines.length - LINES_MAX} more`}</text>}
+      {edge.lines.length > LINES_MAX && <text x={label.x + 6} y={label.y + 13 + LINES_MAX * LINE} className="row"><title>{edge.lines.slice(LINES_MAX).map((line) => visibleLines(line.title)).join("\n")}</title>{`and ${edge.lines.length - LINES_MAX} more`}</text>}
     </g>
   );
 }

@@ -145,7 +145,8 @@ function nodeOf(box: Box, tree: Tree, direction: Direction): ElkNode {
   if (box.children.length === 0) return { id: box.key, width: box.width, height: box.height };
   const top = box.height + (box.rows.length + box.inner.length ? 4 : 0);
   const closed = !tree.crossed.has(box.key);
-  const inside = closed && box.children.some((child) => child.children.length > 0) ? direction : closed ? across(direction) : direction;
+  const innermost = box.children.every((child) => child.children.length === 0);
+  const inside = closed && innermost ? across(direction) : direction;
   return {
     id: box.key, children: box.children.map((child) => nodeOf(child, tree, inside)), edges: edgesOf(box.key, tree),
     layoutOptions: {
@@ -156,13 +157,15 @@ function nodeOf(box: Box, tree: Tree, direction: Direction): ElkNode {
   };
 }
 
+const placeOf = ({ x = 0, y = 0, width = 0, height = 0 }: Partial<Place>): Place => ({ x, y, width, height });
+
 function read(graph: Graph, laid: ElkNode): Layout {
   const places = new Map<string, Place>();
   const drawn = new Map<string, ElkExtendedEdge>();
   const collect = (node: ElkNode): void => {
     for (const edge of node.edges ?? []) drawn.set(edge.id, edge);
     for (const child of node.children ?? []) {
-      places.set(child.id, { x: child.x ?? 0, y: child.y ?? 0, width: child.width ?? 0, height: child.height ?? 0 });
+      places.set(child.id, placeOf(child));
       collect(child);
     }
   };
@@ -172,7 +175,7 @@ function read(graph: Graph, laid: ElkNode): Layout {
     const [label] = placed?.labels ?? [];
     return {
       edge, path: (placed?.sections ?? []).map((section) => rounded([section.startPoint, ...(section.bendPoints ?? []), section.endPoint])).join(" "),
-      label: label === undefined ? undefined : { x: label.x ?? 0, y: label.y ?? 0, width: label.width ?? 0, height: label.height ?? 0 },
+      label: label && placeOf(label),
     };
   });
   return { graph, places, edges, width: laid.width ?? 1, height: laid.height ?? 1 };
