@@ -14,10 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from playwright.async_api import Browser
+
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     async with running_hub(tmp_path_factory.mktemp("hub")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    from tests.browser import chromium  # here, since most tests need none
+
+    async with chromium() as running:
         yield running
 
 

@@ -11,10 +11,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import pytest_asyncio
 from playwright.async_api import expect
 
-from tests.browser import chromium
 from tests.processes import deploy, hub_process, until_ready
 from tests.support import CACHE, ROOT, Client, free_port
 from tests.test_client import run
@@ -26,12 +24,6 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
 APPS = ROOT / "examples" / "apps"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as running:
-        yield running
 
 
 @contextlib.asynccontextmanager

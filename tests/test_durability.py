@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-import sqlalchemy as sa
 import zstandard
 
 from machinehub.clock import ManualClock
@@ -20,51 +17,18 @@ from machinehub.store.store import pack_files
 from sandbox.forge import forge_base, forge_image, load_guest
 from sandbox.worker import GUEST
 from tests.databases import new_database
+from tests.durable import TIMERS, asleep, count, hub_on, send
 from tests.support import COUNTER, Client, running_hub
 from tests.test_sandbox import Sandbox, another_engine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
-TIMERS = """
-import { assign, createMachine } from "xstate";
-const log = (what) => assign({ log: ({ context }) => [...context.log, what] });
-export default createMachine({
-  context: { log: [] },
-  initial: "idle",
-  states: {
-    idle: { on: { GO: "waiting" } },
-    waiting: { after: { 500: { actions: log("500") }, 100: { actions: log("100") }, 60000: "done" }, on: { STOP: "idle" } },
-    done: { type: "final" },
-  },
-});
-"""
 THROWS = """
 import { assign, createMachine } from "xstate";
 export default createMachine({ context: { n: 0 }, on: { INC: { actions: assign({ n: ({ context }) => context.n + 1 }) }, BOOM: { actions: [assign({ n: 99 }), () => { throw new Error("boom"); }] } } });
 """
-
-
-@contextlib.asynccontextmanager
-async def hub_on(database_url: str, folder: Path, **settings: Any) -> AsyncIterator[Client]:
-    async with running_hub(folder, database_url=database_url, workers=1, **settings) as client:
-        yield client
-
-
-async def send(client: Client, path: str, event: str = "increment", event_id: str | None = None, **headers: str) -> Any:
-    return await client.http.post(f"/{path}", json={"type": event}, headers=({"Idempotency-Key": event_id} if event_id else {}) | headers)
-
-
-async def asleep(client: Client, machine: str, session: str) -> None:
-    """Puts the session to sleep and waits until it has left memory, or at least its worker."""
-    for _ in range(500):
-        found = client.hub.host.find(machine, session)
-        if found is None or (found.connections and not found.loaded):
-            return
-        client.hub.host.let_go(found)
-        await asyncio.sleep(0.01)
-    raise AssertionError("the session does not go to sleep")
 
 
 def fail_commits(client: Client, monkeypatch: pytest.MonkeyPatch, *, apply: Callable[[int], bool] = lambda _: False) -> Callable[[], None]:
@@ -79,16 +43,6 @@ def fail_commits(client: Client, monkeypatch: pytest.MonkeyPatch, *, apply: Call
 
     monkeypatch.setattr(store, "commit", failing)
     return lambda: monkeypatch.setattr(store, "commit", commit)
-
-
-async def count(client: Client, table: str) -> int:
-    async with client.hub._engine.begin() as connection:
-        return (await connection.execute(sa.text(f"SELECT count(*) FROM {table}"))).scalar_one()
-
-
-async def damage(client: Client, sql: str, values: dict[str, Any]) -> None:
-    async with client.hub._engine.begin() as connection:
-        await connection.execute(sa.text(sql), values)
 
 
 # --- restarts
@@ -460,6 +414,28 @@ async def test_a_timer_that_could_not_be_served_fires_later(tmp_path: Path, monk
         assert seen == ["100", "500"]
 
 
+async def test_thousands_of_overdue_timers_do_not_wake_everybody_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the hub was down: each session is woken, but only so many are live at a time."""
+    monkeypatch.setattr("machinehub.session.housekeeping.FRESH_MS", 0)
+    monkeypatch.setattr("machinehub.session.housekeeping.SWEEP_S", 0.02)
+    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { after: { 1000: "b" } }, b: {} } });'
+    async with running_hub(tmp_path, workers=1) as client:
+        machine = await client.deploy(source)
+        for number in range(60):
+            await client.http.get(f"/{machine}/s{number}")
+    await asyncio.sleep(1)
+    async with running_hub(tmp_path, workers=1, limits=Limits(live_sessions=8)) as client:
+        most, fired = 0, 0
+        for _ in range(400):
+            most = max(most, client.hub.host.placement.live_count)
+            fired = await count(client, "journal") - 60
+            if fired == 60:
+                break
+            await asyncio.sleep(0.02)
+        assert fired == 60
+        assert most <= 16
+
+
 # --- what an error does
 
 
@@ -557,150 +533,3 @@ async def test_finished_sessions_expire(database_url: str, tmp_path: Path) -> No
         assert await client.hub.housekeeper.expire() == 1
         listed = (await client.http.get(f"/api/v1/machines/{machine}/sessions")).json()["data"]
         assert [session["id"] for session in listed] == ["going"]
-
-
-# --- the past
-
-
-async def test_the_past_can_be_looked_at_and_forked(database_url: str, tmp_path: Path) -> None:
-    async with hub_on(database_url, tmp_path) as client:
-        machine = await client.deploy(COUNTER)
-        api = f"/api/v1/machines/{machine}/sessions"
-        async with client.socket(f"{machine}/s") as socket:
-            for number in range(600):  # two checkpoints
-                await socket.send_raw({"type": "event", "id": str(number), "event": {"type": "increment"}})
-            for _ in range(600):
-                await socket.until("ack")
-        for seq in (1, 2, 256, 257, 300, 513, 600, 601):
-            seen = (await client.http.get(f"/{machine}/s?at={seq}")).json()
-            assert (seen["seq"], seen["snapshot"]["context"]) == (seq, {"count": seq - 1})
-            assert (await client.http.get(f"{api}/s?at={seq}")).json()["snapshot"]["context"] == {"count": seq - 1}
-        for bad, status, code in (("0", 404, "no_such_seq"), ("602", 404, "no_such_seq"), ("x", 400, "invalid_seq"), ("-1", 400, "invalid_seq"), ("9" * 30, 400, "invalid_seq")):
-            answer = await client.http.get(f"/{machine}/s?at={bad}")
-            assert (answer.status_code, answer.json()["code"]) == (status, code)
-        assert (await client.http.get(f"/{machine}/none?at=1")).json()["code"] == "no_such_session"
-        assert (await client.http.get(f"{api}/none")).status_code == 404
-        forked = await client.http.post(f"{api}/s/fork", json={"at": 300, "session": "child/é"})
-        assert forked.status_code == 201
-        assert forked.json()["parent"] == {"id": "s", "at": 300}
-        assert (await send(client, f"{machine}/child%2F%C3%A9")).json() == {"seq": 301, "outcome": "accepted", "changed": True, "snapshot": {"value": "active", "context": {"count": 300}, "status": "active", "tags": []}}
-        assert (await client.http.get(f"/{machine}/s")).json()["seq"] == 601
-        assert (await client.http.get(f"/{machine}/child%2F%C3%A9?at=10")).json()["snapshot"]["context"] == {"count": 9}
-        for body, status, code in (
-            ({"session": "s"}, 409, "session_exists"), ({"session": "child/é"}, 409, "session_exists"), ({"at": 602, "session": "x"}, 404, "no_such_seq"),
-            ({"session": ""}, 400, "invalid_session_id"), ({"session": "x" * 129}, 400, "invalid_session_id"), ({"at": "x"}, 400, "invalid_body"),
-        ):  # fmt: skip
-            answer = await client.http.post(f"{api}/s/fork", json=body)
-            assert (answer.status_code, answer.json()["code"]) == (status, code), body
-        for session in ("s", "child%2F%C3%A9"):
-            replayed = (await client.http.post(f"{api}/{session}/replay")).json()
-            assert replayed["verified"]
-            assert replayed["checkpoints"]
-        unnamed = (await client.http.post(f"{api}/s/fork")).json()
-        assert (unnamed["seq"], len(unnamed["id"])) == (601, 12)
-
-
-async def test_only_so_many_look_into_the_past_at_once(client: Client) -> None:
-    machine, other = await client.deploy(COUNTER, name="crowded"), await client.deploy(COUNTER, name="calm")
-    async with client.socket(f"{machine}/s") as socket:
-        for number in range(2000):
-            await socket.send_raw({"type": "event", "id": str(number), "event": {"type": "increment"}})
-            if number % 500 == 499:
-                await asyncio.sleep(0.3)
-        for _ in range(2000):
-            await socket.until("ack")
-    await send(client, f"{other}/s")
-    looking = [asyncio.create_task(client.http.post(f"/api/v1/machines/{machine}/sessions/s/replay")) for _ in range(20)]
-    await asyncio.sleep(0.05)
-    assert (await client.http.get(f"/{other}/s?at=1")).status_code == 200
-    answers = [await task for task in looking]
-    assert {answer.status_code for answer in answers} == {200, 503}
-    assert sum(answer.status_code == 200 for answer in answers) == 8
-    assert (await client.http.get(f"/{machine}/s?at=1000")).json()["snapshot"]["context"] == {"count": 999}
-
-
-async def test_damage_is_noticed_by_a_replay(database_url: str, tmp_path: Path) -> None:
-    async with hub_on(database_url, tmp_path) as client:
-        machine = await client.deploy(COUNTER)
-        await send(client, f"{machine}/s")
-        await asleep(client, machine, "s")
-        api = f"/api/v1/machines/{machine}/sessions/s/replay"
-        assert (await client.http.post(api)).json()["verified"] is True
-        await damage(client, "UPDATE journal SET input = :input WHERE seq = 2", {"input": b'[1,7,{"type":"decrement"},{"id":"x"}]'})
-        assert (await client.http.post(api)).json()["verified"] is False
-        await damage(client, "UPDATE checkpoints SET data = :data", {"data": b"\0" * 40})
-        damaged = await send(client, f"{machine}/s")
-        assert (damaged.status_code, damaged.json()["code"]) == (503, "session_damaged")
-
-
-async def test_a_forks_timers_have_as_long_to_go_as_the_parents_had(database_url: str, tmp_path: Path) -> None:
-    clock = ManualClock()
-    async with hub_on(database_url, tmp_path, clock=clock) as client:
-        machine = await client.deploy(TIMERS)
-        await send(client, f"{machine}/s", "GO")
-        clock.move_to(clock.now_ms() + 200)
-        client.hub.host.alarm.fire()
-        await client.http.post(f"/{machine}/s/wait", json={"condition": {"tag": "x"}, "timeout_ms": 300})
-        clock.move_to(clock.now_ms() + 10_000)
-        forked = await client.http.post(f"/api/v1/machines/{machine}/sessions/s/fork", json={"at": 2, "session": "f"})
-        assert forked.status_code == 201
-        began_ms = clock.now_ms()
-        key = (await client.hub.sessions.record(machine, "f")).key
-        due = sorted(due - began_ms for _, due in await client.hub.sessions.timers_of(key))
-        assert due == [100, 500, 60_000]
-
-
-async def test_the_journal_is_read_in_pages(client: Client) -> None:
-    machine = await client.deploy(COUNTER, name="pages")
-    await client.http.put(f"/{machine}/s", json={"input": {"a": 1}})
-    for number in range(4):
-        await send(client, f"{machine}/s", event_id=f"e{number}")
-    api = f"/api/v1/machines/{machine}/sessions/s/journal"
-    first = (await client.http.get(f"{api}?limit=3")).json()
-    rest = (await client.http.get(f"{api}?limit=3&cursor={first['next']}")).json()
-    assert [entry["seq"] for entry in first["data"] + rest["data"]] == [1, 2, 3, 4, 5]
-    assert rest["next"] is None
-    assert first["data"][0]["input"] == {"a": 1}
-    assert first["data"][1]["event"] == {"type": "increment"}
-    assert first["data"][1]["id"] == "e0"
-    assert json.loads(json.dumps(first["data"][1]["sender"]))["id"]
-    for cursor in ("x", "1", "1.2.3"):
-        assert (await client.http.get(f"{api}?cursor={cursor}")).json()["code"] == "invalid_cursor"
-
-
-async def test_old_entries_go_when_the_hub_is_told_so(database_url: str, tmp_path: Path) -> None:
-    async with hub_on(database_url, tmp_path, keep_journal=100, keep_checkpoints=1, keep_checkpoint_every=0) as client:
-        machine = await client.deploy(COUNTER)
-        async with client.socket(f"{machine}/s") as socket:
-            for number in range(700):
-                await socket.send_raw({"type": "event", "id": str(number), "event": {"type": "increment"}})
-            for _ in range(700):
-                await socket.until("ack")
-        await asleep(client, machine, "s")
-        gone = await client.http.get(f"/{machine}/s?at=10")
-        assert (gone.status_code, gone.json()["code"]) == (404, "history_pruned")
-        assert (await client.http.post(f"/api/v1/machines/{machine}/sessions/s/replay")).json()["verified"]
-    async with hub_on(database_url, tmp_path, keep_journal=100) as client:
-        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {"count": 700}
-
-
-async def test_thousands_of_overdue_timers_do_not_wake_everybody_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the hub was down: each session is woken, but only so many are live at a time."""
-    monkeypatch.setattr("machinehub.session.housekeeping.FRESH_MS", 0)
-    monkeypatch.setattr("machinehub.session.housekeeping.SWEEP_S", 0.02)
-    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { after: { 1000: "b" } }, b: {} } });'
-    async with running_hub(tmp_path, workers=1) as client:
-        machine = await client.deploy(source)
-        for number in range(60):
-            await client.http.get(f"/{machine}/s{number}")
-    await asyncio.sleep(1)
-    async with running_hub(tmp_path, workers=1, limits=Limits(live_sessions=8)) as client:
-        most, fired = 0, 0
-        for _ in range(400):
-            most = max(most, client.hub.host.placement.live_count)
-            fired = await count(client, "journal") - 60
-            if fired == 60:
-                break
-            await asyncio.sleep(0.02)
-        assert fired == 60
-        assert most <= 16

@@ -9,11 +9,10 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-import pytest_asyncio
 from playwright.async_api import expect
 
 from machinehub.web.page import STATIC
-from tests.browser import chromium, sixty_states
+from tests.browser import sixty_states
 from tests.support import COUNTER, EXAMPLES, ROOT, Client, running_hub
 from tests.test_client import run
 
@@ -22,12 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from playwright.async_api import Browser, Page
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as running:
-        yield running
 
 
 @contextlib.asynccontextmanager

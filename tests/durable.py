@@ -1,0 +1,60 @@
+"""What the tests of durability and of the past share: a hub on a database, sessions that sleep, rows that are counted or damaged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from tests.support import Client, running_hub
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+TIMERS = """
+import { assign, createMachine } from "xstate";
+const log = (what) => assign({ log: ({ context }) => [...context.log, what] });
+export default createMachine({
+  context: { log: [] },
+  initial: "idle",
+  states: {
+    idle: { on: { GO: "waiting" } },
+    waiting: { after: { 500: { actions: log("500") }, 100: { actions: log("100") }, 60000: "done" }, on: { STOP: "idle" } },
+    done: { type: "final" },
+  },
+});
+"""
+
+
+@contextlib.asynccontextmanager
+async def hub_on(database_url: str, folder: Path, **settings: Any) -> AsyncIterator[Client]:
+    async with running_hub(folder, database_url=database_url, workers=1, **settings) as client:
+        yield client
+
+
+async def send(client: Client, path: str, event: str = "increment", event_id: str | None = None, **headers: str) -> Any:
+    return await client.http.post(f"/{path}", json={"type": event}, headers=({"Idempotency-Key": event_id} if event_id else {}) | headers)
+
+
+async def asleep(client: Client, machine: str, session: str) -> None:
+    """Puts the session to sleep and waits until it has left memory, or at least its worker."""
+    for _ in range(500):
+        found = client.hub.host.find(machine, session)
+        if found is None or (found.connections and not found.loaded):
+            return
+        client.hub.host.let_go(found)
+        await asyncio.sleep(0.01)
+    raise AssertionError("the session does not go to sleep")
+
+
+async def count(client: Client, table: str) -> int:
+    async with client.hub._engine.begin() as connection:
+        return (await connection.execute(sa.text(f"SELECT count(*) FROM {table}"))).scalar_one()
+
+
+async def damage(client: Client, sql: str, values: dict[str, Any]) -> None:
+    async with client.hub._engine.begin() as connection:
+        await connection.execute(sa.text(sql), values)
