@@ -20,13 +20,15 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from machinehub.api.auth import Tokens
-from machinehub.api.problem import on_http_exception, on_hub_error, on_unexpected
+from machinehub.api.problem import on_http_exception, on_hub_error, on_unexpected, problem
 from machinehub.api.routes import DeployApi
 from machinehub.catalog import Catalog
 from machinehub.clock import Entropy, SystemClock
-from machinehub.errors import HubError
+from machinehub.errors import Forbidden, HubError
 from machinehub.logs import MachineLogs
 from machinehub.metrics import Metrics
+from machinehub.router.connection import HubHttp
+from machinehub.router.door import Door
 from machinehub.router.http import MachineRouter
 from machinehub.router.socket import HubSocket
 from machinehub.router.websocket import WebSocketRouter
@@ -41,7 +43,11 @@ from machinehub.web.page import asset, welcome
 from machinehub.workers import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
 
     from machinehub.clock import Clock
 
@@ -54,7 +60,6 @@ PING_INTERVAL_S = 15.0
 PING_TIMEOUT_S = 15.0
 UNACKNOWLEDGED_MS = 15_000
 """How long the kernel waits for what it sent to be acknowledged: this is how a reader of SSE whose network is gone is noticed."""
-HEADER_BYTES_MAX = 32 * 1024
 GC_OBJECTS = 50_000
 FIXED_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics"})
 FRAME_SLACK_BYTES = 4096
@@ -73,7 +78,7 @@ class Hub:
         self.metrics = Metrics()
         self.logs = MachineLogs(kept=limits.log_lines_kept)
         self.store = Store(self._engine)
-        self.pool = WorkerPool(count=settings.worker_count, cache=settings.cache, on_progress=on_progress)
+        self.pool = WorkerPool(count=settings.worker_count, cache=settings.cache, worker_bytes_max=limits.worker_bytes, forge_bytes_max=limits.forge_bytes, fuel=settings.fuel, on_progress=on_progress)
         self.catalog = Catalog(self.store, self.pool, clock, entropy, limits)
         self._database = Database(self._engine)
         self.sessions = SessionStore(self._database, settings.retention)
@@ -84,15 +89,16 @@ class Hub:
             self.catalog, self.store, self.sessions, self.host, self.pool, self._tokens, self.logs, self.metrics,
             entropy=entropy, limits=limits, base_url=settings.base_url,
         )  # fmt: skip
-        self._machines = MachineRouter(self.catalog, self.sessions, self.host, clock, limits, self.metrics, base_url=settings.base_url)
-        self._websockets = WebSocketRouter(self.catalog, self.host, clock, limits, self.metrics, rate_limited=lambda: not self._tokens.is_open)
+        self._door = Door(settings, limits, is_open=lambda: self._tokens.is_open)
+        self._machines = MachineRouter(self.catalog, self.sessions, self.host, clock, limits, self.metrics, self._door, base_url=settings.base_url)
+        self._websockets = WebSocketRouter(self.catalog, self.host, clock, limits, self.metrics, self._door)
         self._http = Starlette(
             routes=[
                 *self.api.routes(),
                 Route("/", welcome, methods=["GET"]),
                 Route("/assets/{name}", asset, methods=["GET"]),
             ],
-            exception_handlers={HubError: on_hub_error, HTTPException: on_http_exception, Exception: on_unexpected},
+            exception_handlers={HubError: self._refused, HTTPException: on_http_exception, Exception: on_unexpected},
         )
 
     async def start(self) -> None:
@@ -115,7 +121,33 @@ class Hub:
         await self._database.close()
         await self.store.close()
 
-    async def asgi(self, scope: MutableMapping[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._door.check_names(scope["headers"])
+            address = self._door.enter(scope)
+        except HubError as error:
+            await self._turn_away(error, scope, receive, send)
+            return
+        try:
+            await self._route(scope, receive, send)
+        finally:
+            self._door.leave(address)
+
+    async def _turn_away(self, error: HubError, scope: Scope, receive: Receive, send: Send) -> None:
+        self.metrics.refused.labels(code=error.code).inc()
+        if scope["type"] != "websocket":
+            await problem(error)(scope, receive, send)
+        elif isinstance(error, Forbidden):  # of another site: it is told no more than that
+            await send({"type": "websocket.close", "code": 4003})
+        else:
+            await self._websockets.refuse(error, scope, receive, send)
+
+    async def _refused(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HubError)
+        self.metrics.refused.labels(code=error.code).inc()
+        return await on_hub_error(request, error)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await self._websockets(scope, receive, send)
         elif scope["path"] in FIXED_PATHS or scope["path"].startswith(("/api/", "/assets/")):
@@ -135,7 +167,7 @@ class HubServer(uvicorn.Server):
                 hub.asgi, interface="asgi3", host=settings.host, port=settings.port, ws=HubSocket, ws_max_size=settings.limits.event_bytes + FRAME_SLACK_BYTES,
                 ws_ping_interval=PING_INTERVAL_S, ws_ping_timeout=PING_TIMEOUT_S, ws_per_message_deflate=False, lifespan="off",
                 access_log=False, log_config=None, server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=SHUTDOWN_S, h11_max_incomplete_event_size=HEADER_BYTES_MAX,
+                timeout_graceful_shutdown=SHUTDOWN_S, http=HubHttp, limit_concurrency=settings.limits.connections,
             )
         )  # fmt: skip
         self._hub = hub

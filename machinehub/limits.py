@@ -8,6 +8,25 @@ from __future__ import annotations
 import msgspec
 
 
+class MachineLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a version says of its own limits: `[limits]` in machinehub.toml. Only less than the hub's."""
+
+    event_cpu_ms: int | None = None
+    start_cpu_ms: int | None = None
+    memory_bytes: int | None = None
+    snapshot_bytes: int | None = None
+    emitted_bytes: int | None = None
+    timers: int | None = None
+    actors: int | None = None
+    jobs: int | None = None
+    log_lines: int | None = None
+    log_line_bytes: int | None = None
+    event_bytes: int | None = None
+    input_bytes: int | None = None
+    connections_per_session: int | None = None
+    events_per_s: int | None = None
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     event_bytes: int = 64 * 1024
     """One client event, as JSON. A person types kilobytes; files belong elsewhere."""
@@ -18,6 +37,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     source_bytes: int = 1024 * 1024
     """All uploaded files together. A machine with its helpers is a few KiB; npm dependencies take the rest."""
     source_files: int = 200
+    module_bytes: int = 1024 * 1024
+    """A machine that comes as a WASM module. What compiling one takes grows faster than its size."""
     bundle_bytes: int = 1024 * 1024
     """What esbuild makes of the upload, without its source map: it is parsed by an interpreter."""
     event_cpu_ms: int = 50
@@ -36,12 +57,28 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Emitted events of a session that are remembered for SSE clients that come back."""
     timers: int = 1_000
     """Pending timers of a session. Enforced inside the guest."""
+    timer_turns_per_s: int = 250
+    """Timers of a session that fire in one second; what is due beyond that waits for the next. A machine may set its next timer at once."""
+    actors: int = 1_000
+    """Children of a session, and theirs, after a turn: each is in the snapshot. Enforced inside the guest."""
+    jobs: int = 10_000
+    """Promise jobs of one turn. Enforced inside the guest."""
     log_lines: int = 64
     """Lines of one turn; what is over is dropped with a mark. Enforced inside the guest."""
     log_line_bytes: int = 4 * 1024
     log_lines_kept: int = 1_000
     """Lines kept per machine for `GET .../logs`."""
     session_id_chars: int = 128
+    connections_per_address: int = 1_000
+    """Connections and requests under way of one address, on hubs that are not open. An office behind one address has hundreds."""
+    requests_per_s: int = 500
+    """HTTP requests and new connections of one address, on the same hubs."""
+    machine_events_per_s: int = 5_000
+    """Events of all sessions of a machine, on the same hubs: more than a core can do for one stranger's machine."""
+    connections: int = 20_000
+    """HTTP connections of the whole hub; above it, requests are refused."""
+    joins_per_s: int = 200
+    """New members of a session. Each is news to all the others, and may be an event of the machine."""
     connections_per_session: int = 1_000
     """Each change is sent to each: this bounds what one event costs."""
     presence_grace_ms: int = 5_000
@@ -52,6 +89,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Inputs of one session that wait for their turn. Above it, clients are told `unavailable`."""
     pending_bytes: int = 4 * 1024 * 1024
     """The same, by size."""
+    worker_bytes: int = 16 * 1024 * 1024 * 1024
+    """Private memory of one sandbox worker, counted as the kernel does: an image counts whole for each of its sessions, though a tenth of it is touched."""
+    forge_bytes: int = 2 * 1024 * 1024 * 1024
+    """The same of the process that builds images; the bundler alone may have 512 MiB."""
     live_sessions: int = 4_096
     """Sessions that may be thawed at once, at half a MiB or more each; above it, those idle longest are frozen early."""
     unsent_bytes: int = 1024 * 1024
@@ -70,5 +111,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The largest `limit=` of a list."""
 
 
-GUEST_TWINS = {"timers": "timers", "log_lines": "logLines", "log_line_bytes": "logChars", "snapshot_bytes": "snapshotChars", "emitted_bytes": "emittedChars"}
-"""Limits that the prelude enforces (guest/prelude/turn.ts), by their names there. A test compares the numbers."""
+def lowered(limits: Limits, own: MachineLimits) -> Limits:
+    """The hub's limits, with a version's own where those are lower."""
+    said = {name: min(value, getattr(limits, name)) for name in own.__struct_fields__ if (value := getattr(own, name)) is not None}
+    return msgspec.structs.replace(limits, **said) if said else limits
+
+
+def excessive(limits: Limits, own: MachineLimits) -> str | None:
+    """What a version may not say of its limits, if it does."""
+    for name in own.__struct_fields__:
+        value = getattr(own, name)
+        if value is not None and not 1 <= value <= getattr(limits, name):
+            return f"{name} is a number from 1 to {getattr(limits, name)} here"
+    return None

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class LogLine(msgspec.Struct, frozen=True):
+class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
     at_ms: int
     session: str
     level: str
     text: str
+    cost: dict[str, int] | None = None
+    """What the turn took that wrote the line: `cpu_us`, `memory_bytes`, `fuel` where it is counted."""
 
 
 class MachineLogs:
@@ -26,8 +28,8 @@ class MachineLogs:
         self._lines: dict[str, deque[LogLine]] = {}
         self._followers: dict[str, set[Callable[[LogLine], None]]] = {}
 
-    def add(self, machine_id: str, session: str, level: str, text: str, at_ms: int) -> None:
-        line = LogLine(at_ms, session, level, text)
+    def add(self, machine_id: str, session: str, level: str, text: str, at_ms: int, cost: dict[str, int] | None = None) -> None:
+        line = LogLine(at_ms, session, level, text, cost)
         self._lines.setdefault(machine_id, deque(maxlen=self._kept)).append(line)
         for follower in list(self._followers.get(machine_id, ())):
             follower(line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -37,6 +37,10 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     """States, transitions, events (guest/prelude/machine.ts says the shape)."""
 
 
+MODULE_PREFIX: Final = "module-"
+"""What the digest of an engine begins with that is a module's own code (sandbox/foreign.py)."""
+
+
 class Image(msgspec.Struct, frozen=True, kw_only=True):
     """A version's image, as workers take it. Both contents are zstd-compressed."""
 
@@ -44,7 +48,12 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     """Digest of the engine that it was frozen under."""
     engine_code: bytes = b""
-    """That engine, when it is not the one that workers have anyway."""
+    """That engine, when it is not the one that workers have anyway; of a module its machine code."""
+
+    @property
+    def is_module(self) -> bool:
+        """Whether the machine came as a WASM module (docs/guest-abi.md): it lives on workers of its own kind."""
+        return self.engine.startswith(MODULE_PREFIX)
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):

@@ -50,6 +50,10 @@ class Settings:
     """Inputs of a session whose journal is kept; 0 for all."""
     expire_finished_s: int = 0
     """Sessions that finished so many seconds ago are deleted; 0 for never."""
+    origins: str = ""
+    """Sites whose pages may use machines, as in `https://example.org https://example.com`; empty for all."""
+    fuel: bool = False
+    """Whether wasmtime's fuel is counted for every turn: the same work costs the same everywhere, and a fifth more CPU."""
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -79,7 +83,7 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
     values: dict[str, object] = {}
     for name, convert in (
         ("host", str), ("port", int), ("data", Path), ("database_url", str), ("token", str), ("workers", int),
-        ("public_url", str), *((name, int) for name in KEEPING),
+        ("public_url", str), ("origins", str), ("fuel", _yes_or_no), *((name, int) for name in KEEPING),
     ):  # fmt: skip
         text = environment.get(PREFIX + name.upper())
         if text:
@@ -121,11 +125,17 @@ def normalise_database_url(url: str) -> str:
     return url
 
 
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("0", "1", "false", "true", "no", "yes", "off", "on"):
+        raise ValueError(text)
+    return text.lower() in ("1", "true", "yes", "on")
+
+
 def _convert(name: str, text: str, convert: object) -> object:
     try:
         return convert(text)  # type: ignore[operator]
     except ValueError:
-        raise BadSettings(f"{name}: {text!r} is not a number") from None
+        raise BadSettings(f"{name}: {text!r} is not {'yes or no' if convert is _yes_or_no else 'a number'}") from None
 
 
 def _is_loopback_address(host: str) -> bool:

@@ -10,21 +10,21 @@ thread. Calls go through `wasmtime_func_call_unchecked`: about 3 us instead of t
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import importlib.metadata
-import platform
+import os
 import struct
 import tempfile
-import threading
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import wasmtime
 from wasmtime import _bindings
 from wasmtime import _ffi as ffi
+
+from sandbox.cache import processor, read_checked, write_checked
+from sandbox.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,19 +32,22 @@ if TYPE_CHECKING:
 WASM_PAGE_BYTES: Final = 65536
 WASM_STACK_BYTES: Final = 2 * 1024 * 1024
 """Native stack for guest frames. QuickJS's own check (`JS_STACK_BYTES`) is to fire first; this is the wall behind it."""
-WATCHDOG_TICK_S: Final = 0.010
-"""How often the watchdog looks at a running turn: a turn ends at most one tick after its CPU budget."""
 
 _STACK_OVERFLOW: Final = 0
 _INTERRUPT: Final = 10
 _OUT_OF_MEMORY: Final = 1
 _OUTBOX_TOO_LARGE: Final = 2
+_TOO_MANY_JOBS: Final = 4
+_COMPONENT_FEATURES: Final = tuple(name for name in dir(ffi) if name.startswith("wasmtime_config_wasm_component_model"))
+_FUEL: Final = 2**62
+"""An instance's supply: more than any can use. What a turn used is the difference."""
 
 
 class Trap(Exception):
     """A guest call ended in a trap; the instance must be thrown away.
 
-    `code` is one of `cpu_exceeded`, `memory_exceeded`, `stack_exceeded`, `snapshot_too_large`, `machine_error`.
+    `code` is one of `cpu_exceeded`, `memory_exceeded`, `stack_exceeded`, `jobs_exceeded`, `snapshot_too_large`, `snapshot_not_json`,
+    `timers_exceeded`, `emitted_exceeded`, `machine_error`; `unavailable` when the worker is to blame.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -53,18 +56,23 @@ class Trap(Exception):
         self.message = message
 
 
+Kind = Literal["session", "forge", "module"]
+
+
 class Engine:
     """The process's wasmtime engine and the cache of what it compiled."""
 
-    def __init__(self, cache: Path | None, *, forge: bool = False, on_compile: Callable[[str], None] | None = None) -> None:
-        """`forge`: for code that runs once (esbuild above all). Compiled fast rather than well, interrupted by epoch.
+    def __init__(self, cache: Path | None, *, kind: Kind = "session", fuel: bool = False, on_compile: Callable[[str], None] | None = None) -> None:
+        """`kind` is what runs here: "session" is QuickJS under images; "forge" is code that runs once (esbuild above all),
+        compiled fast rather than well; "module" is what strangers compiled themselves. The latter two are interrupted by epoch.
 
-        `on_compile` hears the name of each module that is not in the cache, before it is compiled.
+        With `fuel` it is counted what turns use. `on_compile` hears the name of each module that is not in the cache, before it is compiled.
         """
         config = wasmtime.Config()
-        config.epoch_interruption = forge
+        config.epoch_interruption = kind != "session"
+        config.consume_fuel = self.counts_fuel = fuel
         config.max_wasm_stack = WASM_STACK_BYTES
-        config.cranelift_opt_level = "none" if forge else "speed"
+        config.cranelift_opt_level = "none" if kind == "forge" else "speed"
         config.memory_init_cow = True
         config.parallel_compilation = True
         # Off: every proposal the guest does not need. What is left is bulk memory, reference types and multi-value.
@@ -77,11 +85,20 @@ class Engine:
         config.wasm_function_references = False
         config.wasm_gc = False
         config.wasm_exceptions = False
+        for feature in _COMPONENT_FEATURES:
+            getattr(ffi, feature)(config.ptr(), False)
+        if kind == "module":
+            config.wasm_reference_types = False
+            ffi.wasmtime_config_cranelift_nan_canonicalization_set(config.ptr(), True)  # a NaN's bits must not depend on the processor
         self._engine = wasmtime.Engine(config)
         self._cache = cache
         self._on_compile = on_compile or (lambda name: None)
-        self._kind = "forge" if forge else "session"
-        self.watchdog = Watchdog(self._engine, by_epoch=forge)
+        self._kind = kind + ("-fuel" if fuel else "")
+        self._processor = processor()
+        self._prefetched: dict[Path, bytes] = {}
+        self._cache_descriptor: int | None = None
+        """The cache's folder, opened while that was still allowed."""
+        self.watchdog = Watchdog(str(ffi.filename), ctypes.cast(self._engine.ptr(), ctypes.c_void_p), by_epoch=kind != "session")
 
     def compile(self, wasm: bytes) -> Module:
         """Compiles `wasm`; nothing is cached. For images: data without code, about 2 ms. Raises `ValueError`."""
@@ -98,9 +115,8 @@ class Engine:
         """
         if self._cache is None:
             return self.compile(wasm)  # nobody is told: without a cache every start compiles
-        key = hashlib.sha256(wasm + f"{_VERSION} {self._kind} {_processor()}".encode()).hexdigest()[:32]
-        path = self._cache / f"{name}-{key}.cwasm"
-        code = _read_checked(path)
+        path = self._cached_at(wasm, name)
+        code = self._prefetched.pop(path, None) or read_checked(path, self._cache_descriptor)
         if code is not None:
             try:
                 return Module(wasmtime.Module.deserialize(self._engine, code))
@@ -108,12 +124,49 @@ class Engine:
                 pass  # written by another build of wasmtime: compile anew
         self._on_compile(name)
         module = wasmtime.Module(self._engine, wasm)
-        _write_checked(path, bytes(module.serialize()))
+        write_checked(path, bytes(module.serialize()))
         return Module(module)
+
+    def load(self, machine_code: bytes) -> Module:
+        """A module that an engine of this kind compiled (`machine_code`). Raises `ValueError` for what another one did."""
+        try:
+            return Module(wasmtime.Module.deserialize(self._engine, machine_code))
+        except wasmtime.WasmtimeError as error:
+            raise ValueError(f"not this engine's: {error}") from error
+
+    def fill_cache(self, modules: dict[str, bytes]) -> None:
+        """Sees to it that these modules, by name, are in the cache: a process of its own compiles and writes those that are not.
+
+        To be called before there are threads, by a worker that may not write to the cache later.
+        """
+        missing = []
+        for name, wasm in modules.items() if self._cache is not None else ():
+            path = self._cached_at(wasm, name)
+            code = read_checked(path)
+            if code is None:
+                missing.append((name, wasm))
+            else:
+                self._prefetched[path] = code
+        if missing:
+            child = os.fork()
+            if not child:
+                try:
+                    for name, wasm in missing:
+                        self.compile_cached(wasm, name=name)
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+        if self._cache is not None and self._cache.is_dir():
+            self._cache_descriptor = os.open(self._cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _cached_at(self, wasm: bytes, name: str) -> Path:
+        assert self._cache is not None
+        key = hashlib.sha256(wasm + f"{_VERSION} {self._kind} {self._processor}".encode()).hexdigest()[:32]
+        return self._cache / f"{name}-{key}.cwasm"
 
     def thaw(self, image: Module, engine: Module, *, memory_bytes_max: int) -> Instance:
         """An instance of `engine` over a fresh copy-on-write memory of `image`. About 100 us."""
-        return Instance(self._engine, image, engine, memory_bytes_max, self.watchdog)
+        return Instance(self._engine, image, engine, memory_bytes_max, self.watchdog, fuel=self.counts_fuel)
 
     def run_wasi(self, program: Module, argv: list[str], directory: Path, *, cpu_s: float, memory_bytes_max: int) -> tuple[int, bytes, bytes]:
         """Runs a WASI command that sees only `directory`, as "/". Returns exit code, stdout and stderr.
@@ -125,6 +178,8 @@ class Engine:
         store = wasmtime.Store(self._engine)
         store.set_limits(memory_size=memory_bytes_max)
         store.set_epoch_deadline(1)
+        if self.counts_fuel:
+            store.set_fuel(_FUEL)
         with tempfile.TemporaryDirectory() as streams:
             out, err = Path(streams, "out"), Path(streams, "err")
             wasi = wasmtime.WasiConfig()
@@ -160,8 +215,13 @@ class Module:
     def __init__(self, module: wasmtime.Module) -> None:
         self._module = module
 
+    def machine_code(self) -> bytes:
+        return bytes(self._module.serialize())
 
-_STEP_ARGS = struct.Struct("<i12xi12xi12xi12xi12xq8x")
+
+_STEP_ARGS = struct.Struct("<i12xi12xi12xi12xi12xq8xI12x")
+_FOUR_BYTES: Final = (0, 2)
+"""i32 and f32, as wasmtime counts kinds of values."""
 
 
 class Instance:
@@ -170,14 +230,17 @@ class Instance:
     Not thread-safe. After a `Trap` only `close` may be called.
     """
 
-    __slots__ = ("_base", "_bytes_max", "_context", "_epoch", "_exports", "_instance", "_memory", "_raw", "_step", "_store", "_watchdog")
+    __slots__ = ("_base", "_bytes_max", "_context", "_counts_fuel", "_epoch", "_exports", "_instance", "_memory", "_raw", "_step", "_store", "_watchdog")
 
-    def __init__(self, engine: wasmtime.Engine, image: Module, code: Module, memory_bytes_max: int, watchdog: Watchdog) -> None:
+    def __init__(self, engine: wasmtime.Engine, image: Module, code: Module, memory_bytes_max: int, watchdog: Watchdog, *, fuel: bool) -> None:
         self._watchdog = watchdog
         self._bytes_max = memory_bytes_max
         self._store = wasmtime.Store(engine)
         self._store.set_limits(memory_size=memory_bytes_max, table_elements=10_000, instances=2, tables=1, memories=1)
         self._context = self._store._context()
+        self._counts_fuel = fuel
+        if fuel:
+            ffi.wasmtime_context_set_fuel(self._context, _FUEL)
         if watchdog.by_epoch:
             self._set_deadline()
         data = self._instantiate(image, None)
@@ -185,24 +248,33 @@ class Instance:
         self._instance = self._instantiate(code, self._memory)
         self._step = self._export(self._instance, b"step").of.func
         self._base = self._find_base()
-        self._raw = (ffi.wasmtime_val_raw_t * 6)()
+        self._raw = (ffi.wasmtime_val_raw_t * 7)()
         self._exports: dict[bytes, Any] = {}
 
     def close(self) -> None:
         self._store.close()
 
-    def step(self, *, step: int, collect: int, io: int, io_bytes: int, length: int, now_ns: int) -> int:
+    def step(self, *, step: int, collect: int, io: int, io_bytes: int, length: int, now_ns: int, jobs: int) -> int:
         """Runs the glue's `step`: one input, all its promise jobs, one outbox. Returns the outbox's length at `io`."""
         raw = self._raw
-        _STEP_ARGS.pack_into(raw, 0, step, collect, io, io_bytes, length, now_ns)
-        self._call(self._step, raw, 6)
+        _STEP_ARGS.pack_into(raw, 0, step, collect, io, io_bytes, length, now_ns, jobs)
+        self._call(self._step, raw, 7)  # engines of old take six, and do not look at the last
         answer: int = raw[0].i32
         if not 0 <= answer <= io_bytes:
             raise Trap("machine_error", "the guest answered with a length that cannot be")
         return answer
 
     def call(self, name: str, *arguments: int) -> int:
-        """Calls another function of the glue (see glue.wat). Pointers and lengths are i32, times are i64."""
+        """Calls another exported function (see glue.wat, docs/guest-abi.md). Pointers and lengths are i32, times are i64."""
+        result: int = self._called(name, arguments).i32
+        return result
+
+    def call_i64(self, name: str, *arguments: int) -> int:
+        """The same for a function whose result is an i64, read as an unsigned number."""
+        result: int = self._called(name, arguments).i64
+        return result & 0xFFFFFFFFFFFFFFFF
+
+    def _called(self, name: str, arguments: tuple[int, ...]) -> Any:
         key = name.encode()
         function = self._exports.get(key)
         if function is None:
@@ -211,8 +283,7 @@ class Instance:
         for slot, argument in zip(raw, arguments, strict=False):
             slot.i64 = argument
         self._call(function, raw, len(raw))
-        result: int = raw[0].i32
-        return result
+        return raw[0]
 
     def _call(self, function: Any, raw: ctypes.Array[ffi.wasmtime_val_raw_t], count: int) -> None:
         watchdog = self._watchdog
@@ -243,16 +314,43 @@ class Instance:
         fault = self._fault()
         if fault == _OUT_OF_MEMORY:
             return Trap("memory_exceeded", "the session needs more memory than it may have")
+        if fault == _TOO_MANY_JOBS:
+            return Trap("jobs_exceeded", "the turn ran more promise jobs than it may")
         if fault == _OUTBOX_TOO_LARGE:
             return Trap("snapshot_too_large", "the snapshot, logs and emitted events of the turn are too large")
         return Trap("machine_error", f"the guest trapped (trap {code.value}, fault {fault})")
 
     def _fault(self) -> int:
+        try:
+            return self.read_global(b"fault") & 0xFFFFFFFF
+        except KeyError:
+            return 0  # code of a stranger's own
+
+    def read_global(self, name: bytes) -> int:
+        """The bits of an exported variable. Raises `KeyError`."""
         value = ffi.wasmtime_val_t()
-        extern = self._export(self._instance, b"fault")
+        extern = self._export(self._instance, name)
         ffi.wasmtime_global_get(self._context, ctypes.byref(extern.of.global_), ctypes.byref(value))
-        fault: int = value.of.i32
-        return fault
+        bits: int = value.of.i64
+        return bits & (0xFFFFFFFF if value.kind in _FOUR_BYTES else 0xFFFFFFFFFFFFFFFF)
+
+    def write_global(self, name: bytes, bits: int) -> None:
+        """Sets an exported variable to these bits. Raises `KeyError`."""
+        value = ffi.wasmtime_val_t()
+        extern = self._export(self._instance, name)
+        ffi.wasmtime_global_get(self._context, ctypes.byref(extern.of.global_), ctypes.byref(value))  # for its type
+        value.of.i64 = bits - (1 << 64) if bits >> 63 else bits
+        error = ffi.wasmtime_global_set(self._context, ctypes.byref(extern.of.global_), ctypes.byref(value))
+        assert not error, "a mutable variable takes any bits"
+
+    @property
+    def fuel(self) -> int:
+        """What is left of it; 0 where it is not counted."""
+        if not self._counts_fuel:
+            return 0
+        left = ctypes.c_uint64()
+        ffi.wasmtime_context_get_fuel(self._context, ctypes.byref(left))
+        return left.value
 
     # --- memory ------------------------------------------------------------------------------------------------
 
@@ -322,7 +420,7 @@ class Instance:
             self._context, module._module.ptr(), imports, 0 if memory is None else 1, ctypes.byref(instance), ctypes.byref(trap)
         )
         if error:
-            raise Trap("memory_exceeded", str(wasmtime.WasmtimeError._from_ptr(error)))
+            raise Trap("unavailable", str(wasmtime.WasmtimeError._from_ptr(error)))
         assert not trap, "images and the engine have no start function"
         return instance
 
@@ -334,136 +432,5 @@ class Instance:
         return extern
 
 
-class Watchdog:
-    """Ends a turn that used up its CPU budget.
-
-    A thread looks at the guest thread's own CPU clock every `WATCHDOG_TICK_S`, so a machine is not blamed for a busy
-    computer. There are two ways of ending a turn:
-
-    * *by epoch*: wasmtime's counter, checked at every function entry and loop. It costs QuickJS, whose interpreter is one
-      big loop, 38 % of each event, so only the forge uses it.
-    * *by protection*: the memory of the running instance is made inaccessible (`mprotect`), and the next load or store is
-      the same trap as one out of bounds. It costs nothing while nothing is wrong. It reaches all code that touches its
-      memory, which an interpreter does in every instruction; the engine has no call into native code that would touch it
-      (glue.wat has copies of its own). Code that is compiled from a stranger's own WASM must use the other way.
-
-    A lock is held from the check to the act, and by the guest thread when it begins or ends a call: the turn that is ended
-    is always the one that was checked, and the memory is never looked at after it was taken. The thread sleeps while no
-    turn runs.
-    """
-
-    def __init__(self, engine: wasmtime.Engine, *, by_epoch: bool) -> None:
-        self.by_epoch = by_epoch
-        self.epoch = 0
-        self._lock = threading.Lock()
-        self._fired = False
-        self._guarded: Instance | None = None
-        self._engine_ptr = ctypes.cast(engine.ptr(), ctypes.c_void_p)
-        self._budget_ns = 0
-        self._started_ns = 0
-        self._running = False
-        self._parked = threading.Event()
-        self._awake = False
-        self._clock: int | None = None
-        self._increment = ctypes.PyDLL(str(ffi.filename)).wasmtime_engine_increment_epoch
-        self._increment.argtypes = [ctypes.c_void_p]
-        self._increment.restype = None
-        self._mprotect = ctypes.PyDLL(None).mprotect
-        self._mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-
-    def start(self, cpu_s: float) -> None:
-        """Begins a turn of the calling thread with a budget of `cpu_s` seconds of its CPU time."""
-        if self._clock is None:
-            self._clock = time.pthread_getcpuclockid(threading.get_ident())
-            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
-        with self._lock:
-            self._budget_ns = int(cpu_s * 1e9)
-            self._started_ns = time.thread_time_ns()
-            self._fired = False
-            self._running = True
-        if not self._awake:
-            self._awake = True
-            self._parked.set()
-
-    def stop(self) -> int:
-        """Ends the watch; the CPU that the turn took, in nanoseconds."""
-        with self._lock:
-            self._running = False
-        return time.thread_time_ns() - self._started_ns
-
-    def guard(self, instance: Instance) -> None:
-        """A call into `instance` begins: it may be ended from now on."""
-        with self._lock:
-            self._guarded = instance
-
-    def release(self) -> bool:
-        """The call has returned and cannot be ended any more; whether it was."""
-        with self._lock:
-            self._guarded = None
-            fired, self._fired = self._fired, False
-            return fired
-
-    def _watch(self) -> None:
-        assert self._clock is not None
-        idle = 0
-        while True:
-            time.sleep(WATCHDOG_TICK_S)
-            if not self._running:
-                idle += 1
-                if idle > 20:  # nothing to watch for a while: wait to be woken
-                    self._awake = False
-                    if not self._running:
-                        self._parked.wait()
-                    self._parked.clear()
-                    idle = 0
-                continue
-            idle = 0
-            with self._lock:
-                if self._running and time.clock_gettime_ns(self._clock) - self._started_ns > self._budget_ns:
-                    self._end_turn()
-
-    def _end_turn(self) -> None:
-        if self.by_epoch:
-            self._running = False
-            self.epoch += 1
-            self._increment(self._engine_ptr)
-        elif self._guarded is not None:  # else no call is under way: the turn is over and only wants to say so
-            self._running = False
-            self._fired = True
-            self._guarded.take_memory_away(self._mprotect)
-
-
 _VERSION: Final = importlib.metadata.version("wasmtime")
 _call_unchecked = _bindings._wasmtime_func_call_unchecked
-
-
-def _processor() -> str:
-    """What the machine code was made for: the architecture and the processor's feature list."""
-    features = ""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                features = hashlib.sha256(line.encode()).hexdigest()[:16]
-                break
-    return f"{platform.system()} {platform.machine()} {features}"
-
-
-def _read_checked(path: Path) -> bytes | None:
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    digest, code = content[:32], content[32:]
-    return code if hashlib.sha256(code).digest() == digest else None
-
-
-def _write_checked(path: Path, code: bytes) -> None:
-    """Writes beside and renames, so that two processes that compile at once cannot see each other's half file."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(hashlib.sha256(code).digest() + code)
-        try:
-            Path(file.name).replace(path)
-        finally:
-            Path(file.name).unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import msgspec
 from sandbox import image as images
 from sandbox.engine import Engine, Instance, Module, Trap
 from sandbox.image import Handles
-from sandbox.protocol import BuildMessage
+from sandbox.protocol import BuildMessage, GuestLimits, OwnLimits
 
 if TYPE_CHECKING:
     from sandbox.sourcemap import SourceMap
@@ -29,6 +29,12 @@ IO_BYTES: Final = 1024 * 1024
 EPOCH_NS: Final = 1_700_000_000_000_000_000
 """The time that code sees while an image is built: a constant, so that the same files give the same digest."""
 _BUNDLE_NAME: Final = "machine.js"
+GUEST_TWINS: Final = {"timers": "timers", "actors": "actors", "log_lines": "logLines", "log_line_bytes": "logChars", "snapshot_bytes": "snapshotChars", "emitted_bytes": "emittedChars"}
+"""Limits that the prelude enforces (guest/prelude/turn.ts), by their names there. A test compares the numbers."""
+
+
+USUAL_LIMITS: Final = GuestLimits()
+NO_LIMITS: Final = OwnLimits()
 
 
 class BuildError(Exception):
@@ -75,6 +81,7 @@ class Guest:
     """The parts that `make guest` built, compiled for this process."""
 
     engine: Module
+    engine_wasm: bytes
     engine_digest: str
     base: Module
     base_digest: str
@@ -85,6 +92,7 @@ def load_guest(engine: Engine, engine_wasm: bytes, base_wasm: bytes) -> Guest:
     handles = images.read_handles(base_wasm)
     return Guest(
         engine=engine.compile_cached(engine_wasm, name="engine"),
+        engine_wasm=engine_wasm,
         engine_digest=digest_of(engine_wasm),
         base=engine.compile(base_wasm),
         base_digest=digest_of(base_wasm),
@@ -127,12 +135,14 @@ def forge_base(engine: Engine, engine_wasm: bytes, genesis_wasm: bytes, scripts:
 
 
 def forge_image(
-    engine: Engine, guest: Guest, bundle: str, *, source_map: SourceMap | None, cpu_s: float, memory_bytes_max: int, on_error: str = "reject"
+    engine: Engine, guest: Guest, bundle: str, *, source_map: SourceMap | None, cpu_s: float, memory_bytes_max: int, on_error: str = "reject",
+    limits: GuestLimits = USUAL_LIMITS, own: OwnLimits = NO_LIMITS,
 ) -> tuple[bytes, Definition, list[str]]:
     """The image of the machine in `bundle` (a CommonJS script), the machine's definition, and warnings.
 
     `source_map` leads from the bundle to the user's own files, for errors now and later. `on_error` says what an action that
-    throws does: "reject" undoes the turn, "stop" ends the session in an error as XState does. Raises `BuildError`.
+    throws does: "reject" undoes the turn, "stop" ends the session in an error as XState does. `limits` and `own` are frozen into the
+    image. Raises `BuildError`.
     """
     instance = engine.thaw(guest.base, guest.engine, memory_bytes_max=memory_bytes_max)
     handles = guest.handles
@@ -141,7 +151,9 @@ def forge_image(
         instance.call("set_clock", EPOCH_NS)
         # The wrapper stands on the bundle's first line, so that line numbers stay.
         wrapped = f"(function(module,exports,require){{{bundle}\n}})"
-        function = _evaluate(instance, f'Object.assign({wrapped},{{onError:"stop"}})' if on_error == "stop" else wrapped, _BUNDLE_NAME)
+        options = {"onError": "stop"} if on_error == "stop" else {}
+        told = options | ({"limits": chosen} if (chosen := _for_prelude(limits)) else {})
+        function = _evaluate(instance, f"Object.assign({wrapped},{msgspec.json.encode(told).decode()})" if told else wrapped, _BUNDLE_NAME)
         if function < 0:
             raise _build_error(msgspec.json.decode(_call_text(instance, handles.explain, -function, handles), type=Thrown), source_map)
         report = msgspec.json.decode(_call_text(instance, handles.load, function, handles), type=Report)
@@ -156,12 +168,20 @@ def forge_image(
     finally:
         engine.watchdog.stop()
     instance.write(handles.eval_slot, bytes(4))
-    frozen = _freeze(instance, msgspec.structs.replace(handles, source_map=source_map), memory_bytes_max=memory_bytes_max)
+    frozen = _freeze(instance, msgspec.structs.replace(handles, source_map=source_map, jobs=limits.jobs, own=own), memory_bytes_max=memory_bytes_max)
     instance.close()
     if report.definition is None:
         raise BuildError("machine_throws", [BuildMessage("the file changed the built-in objects that describe a machine")])
     definition = msgspec.structs.replace(report.definition, on_error="stop" if on_error == "stop" else None)
     return frozen, definition, report.warnings[:20]
+
+
+def _for_prelude(limits: GuestLimits) -> dict[str, int]:
+    """The limits that differ from what the prelude has, by its names. What it counts in characters the worker counts in bytes."""
+    usual = USUAL_LIMITS
+    return {
+        there: value for here, there in GUEST_TWINS.items() if (value := getattr(limits, here)) != getattr(usual, here)
+    }  # fmt: skip
 
 
 def _freeze(instance: Instance, handles: Handles, *, memory_bytes_max: int) -> bytes:

@@ -16,7 +16,9 @@ import msgspec
 import zstandard
 
 from sandbox.engine import WASM_PAGE_BYTES
+from sandbox.protocol import GuestLimits, OwnLimits
 from sandbox.sourcemap import SourceMap
+from sandbox.validate import leb128
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,29 +29,49 @@ _SECTION_NAME: Final = b"machinehub"
 _ZERO_PAGE: Final = bytes(PAGE_BYTES)
 
 
-class Handles(msgspec.Struct, frozen=True, kw_only=True):
+class ModuleHandles(msgspec.Struct, frozen=True):
+    """What a machine that came as a module (docs/guest-abi.md) keeps outside its memory."""
+
+    globals: list[int]
+    """The bits of its variables, in the order in which the code exports them."""
+    limits: GuestLimits
+
+
+class Handles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where things are in a frozen memory: QuickJS value handles and addresses, all positions in the linear memory."""
 
-    load: int
-    explain: int
-    step: int
-    collect: int
-    io: int
-    io_bytes: int
-    eval_slot: int
-    """Address of the context's pointer to the parser; zeroed when a machine's image is frozen."""
     engine: str
     """Digest of the engine that this memory belongs to."""
+    load: int = 0
+    explain: int = 0
+    step: int = 0
+    collect: int = 0
+    io: int = 0
+    io_bytes: int = 0
+    eval_slot: int = 0
+    """Address of the context's pointer to the parser; zeroed when a machine's image is frozen."""
     stack_bytes: int = 0
     """The engine's stack is the memory below this address. Between turns nothing of it is alive."""
     source_map: SourceMap | None = None
     """From the bundle in this image to its author's files."""
-
+    jobs: int = 2**32 - 1
+    """Promise jobs of one turn."""
+    own: OwnLimits = OwnLimits()
+    module: ModuleHandles | None = None
+    """Of a machine that is no script for QuickJS: the fields before it mean nothing then."""
 
     @property
     def dead(self) -> tuple[range, range]:
         """Addresses whose content means nothing between turns: the stack, and the I/O area."""
         return range(self.stack_bytes), range(self.io, self.io + self.io_bytes)
+
+
+class _CheckpointBody(msgspec.Struct, array_like=True):
+    size: int
+    changed: list[int]
+    """Numbers of pages"""
+    xored: bytes
+    beside: tuple[int, ...] = ()
 
 
 class DamagedCheckpoint(Exception):
@@ -58,17 +80,17 @@ class DamagedCheckpoint(Exception):
 
 def build_image(memory: bytes | memoryview, handles: Handles, *, pages_max: int) -> bytes:
     """The image module of `memory` (a whole number of 64 KiB pages)."""
-    meta = _leb128(len(_SECTION_NAME)) + _SECTION_NAME + msgspec.json.encode(handles)
+    meta = leb128(len(_SECTION_NAME)) + _SECTION_NAME + msgspec.json.encode(handles)
     pages = len(memory) // WASM_PAGE_BYTES
     runs = list(_runs(memory))
-    data = bytearray(_leb128(len(runs)))
+    data = bytearray(leb128(len(runs)))
     for start, end in runs:
-        data += b"\0\x41" + _signed_leb128(start) + b"\x0b" + _leb128(end - start)
+        data += b"\0\x41" + _signed_leb128(start) + b"\x0b" + leb128(end - start)
         data += memory[start:end]
     return b"".join((
         _HEADER,
         _section(0, meta),
-        _section(5, b"\x01\x01" + _leb128(pages) + _leb128(pages_max)),
+        _section(5, b"\x01\x01" + leb128(pages) + leb128(pages_max)),
         _section(7, b"\x01\x06memory\x02\0"),
         _section(11, bytes(data)),
     ))
@@ -85,8 +107,8 @@ def read_handles(image: bytes) -> Handles:
     return msgspec.json.decode(image[name_at + length : at + size], type=Handles)
 
 
-def encode_checkpoint(image: bytes, memory: memoryview, *, dead: Iterable[range]) -> bytes:
-    """What `memory` has that `image` has not. What is dead is left as the image has it."""
+def encode_checkpoint(image: bytes, memory: memoryview, *, dead: Iterable[range], beside: tuple[int, ...] = ()) -> bytes:
+    """What `memory` has that `image` has not. What is dead is left as the image has it. `beside` is kept with it."""
     current = bytearray(memory)
     for area in dead:
         current[area.start : area.stop] = image[area.start : area.stop]
@@ -102,12 +124,12 @@ def encode_checkpoint(image: bytes, memory: memoryview, *, dead: Iterable[range]
                     was += before
                     now += after
     xored = (int.from_bytes(was, "little") ^ int.from_bytes(now, "little")).to_bytes(len(now), "little")
-    body = msgspec.msgpack.encode((len(memory), changed, xored))
+    body = msgspec.msgpack.encode((len(memory), changed, xored, *((beside,) if beside else ())))
     return hashlib.sha256(body).digest()[:16] + _compressor.compress(body)
 
 
-def apply_checkpoint(checkpoint: bytes, image: memoryview) -> tuple[int, Iterator[tuple[int, bytes]]]:
-    """The size of the memory that was frozen, and its changed pages as (address, content).
+def apply_checkpoint(checkpoint: bytes, image: memoryview) -> tuple[int, Iterator[tuple[int, bytes]], tuple[int, ...]]:
+    """The size of the memory that was frozen, its changed pages as (address, content), and what was kept beside it.
 
     Raises `DamagedCheckpoint` when a byte of it is not as it was written.
     """
@@ -115,10 +137,10 @@ def apply_checkpoint(checkpoint: bytes, image: memoryview) -> tuple[int, Iterato
         body = _decompressor.decompress(checkpoint[16:])
         if hashlib.sha256(body).digest()[:16] != checkpoint[:16]:
             raise DamagedCheckpoint("the digest does not fit")
-        size, changed, xored = msgspec.msgpack.decode(body, type=tuple[int, list[int], bytes])
+        read = msgspec.msgpack.decode(body, type=_CheckpointBody)
     except (zstandard.ZstdError, msgspec.MsgspecError) as error:
         raise DamagedCheckpoint(str(error)) from error
-    return size, _pages(changed, xored, image)
+    return read.size, _pages(read.changed, read.xored, image), read.beside
 
 
 def _pages(changed: list[int], xored: bytes, image: memoryview) -> Iterator[tuple[int, bytes]]:
@@ -128,6 +150,11 @@ def _pages(changed: list[int], xored: bytes, image: memoryview) -> Iterator[tupl
         difference = xored[index * PAGE_BYTES : (index + 1) * PAGE_BYTES]
         mixed = int.from_bytes(before, "little") ^ int.from_bytes(difference, "little")
         yield at, mixed.to_bytes(PAGE_BYTES, "little")
+
+
+def pack(data: bytes) -> bytes:
+    """zstd, as images and code are sent and stored."""
+    return zstandard.ZstdCompressor(level=1).compress(data)
 
 
 _compressor = zstandard.ZstdCompressor(level=3)
@@ -149,17 +176,7 @@ def _runs(memory: bytes | memoryview) -> Iterator[tuple[int, int]]:
 
 
 def _section(number: int, content: bytes) -> bytes:
-    return bytes([number]) + _leb128(len(content)) + content
-
-
-def _leb128(value: int) -> bytes:
-    """Unsigned LEB128, as the WASM binary format spells its integers."""
-    out = bytearray()
-    while True:
-        byte, value = value & 0x7F, value >> 7
-        out.append(byte | (0x80 if value else 0))
-        if not value:
-            return bytes(out)
+    return bytes([number]) + leb128(len(content)) + content
 
 
 def read_leb128(data: bytes, at: int) -> tuple[int, int]:

@@ -15,7 +15,8 @@ import msgspec
 
 from sandbox import image as images
 from sandbox.engine import Trap
-from sandbox.protocol import decode_outbox, is_deeper_than
+from sandbox.module import ModuleState
+from sandbox.protocol import NO_COST, Cost, decode_outbox, is_deeper_than
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +35,12 @@ REPLAY_CPU_S: Final = 5.0
 DEPTH_MAX: Final = 256
 """Of an outbox: the hub's parser, and those of clients, recurse."""
 _REJECTED: Final = b"[0,"
+_START: Final = b"[0,"
+"""What an input begins with that starts a session."""
+
+
+def _less(own: int | None, given: int) -> int:
+    return given if own is None else min(own, given)
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -86,12 +93,17 @@ def load_image(engine: Engine, codes: Mapping[str, Module], image: bytes, *, mem
 class LiveMachine:
     """A thawed session. `apply` is the only way to change it."""
 
-    __slots__ = ("_checkpoint", "_engine", "_image", "_instance", "_sizes", "_tail", "_tail_bytes", "_tail_cpu_ns")
+    __slots__ = ("_checkpoint", "_cpu_s_max", "_engine", "_image", "_instance", "_module", "_sizes", "_start_cpu_s_max", "_tail", "_tail_bytes", "_tail_cpu_ns", "cost")
 
     def __init__(self, engine: Engine, image: LoadedImage, sizes: Sizes, *, checkpoint: bytes | None = None) -> None:
         self._engine = engine
         self._image = image
-        self._sizes = sizes
+        own = image.handles.own
+        self._sizes = Sizes(sizes.memory_bytes_max, _less(own.snapshot_bytes, sizes.snapshot_bytes_max), _less(own.emitted_bytes, sizes.emitted_bytes_max))
+        self._cpu_s_max, self._start_cpu_s_max = ((ms / 1000 if ms else float("inf")) for ms in (own.event_cpu_ms, own.start_cpu_ms))
+        self.cost = NO_COST
+        """Of the last turn, whatever became of it."""
+        self._module: ModuleState | None = None
         self._checkpoint = checkpoint
         self._tail: list[tuple[bytes, int]] = []
         self._tail_bytes = 0
@@ -105,15 +117,18 @@ class LiveMachine:
         Returns the outbox (JSON text of an `Outbox`), or the fault that undid the turn. Raises `LostSession` when it could
         not be undone.
         """
-        watchdog = self._engine.watchdog
+        watchdog, instance = self._engine.watchdog, self._instance
+        assert instance is not None
         outbox = b""
         fault: Fault | None = None
-        watchdog.start(cpu_s)
+        fuel = instance.fuel
+        watchdog.start(min(cpu_s, self._start_cpu_s_max if data.startswith(_START) else self._cpu_s_max))
         try:
             outbox = self._step(data, now_ms)
         except Trap as trap:
             fault = Fault(trap.code, trap.message)
         cpu_ns = watchdog.stop()
+        self.cost = Cost(cpu_ns // 1000, instance.memory_bytes, fuel - instance.fuel)
         if fault is None:
             fault = self._fault_in(outbox)
         if fault is not None:
@@ -154,7 +169,8 @@ class LiveMachine:
     def checkpoint(self) -> bytes:
         """Freezes the session as it is now; what comes later is replayed on top of this."""
         assert self._instance is not None
-        self._checkpoint = images.encode_checkpoint(self._image.memory, self._instance.view(), dead=self._image.handles.dead)
+        beside = self._module.freeze(self._instance) if self._module else ()
+        self._checkpoint = images.encode_checkpoint(self._image.memory, self._instance.view(), dead=self._image.handles.dead, beside=beside)
         self._forget_tail()
         return self._checkpoint
 
@@ -174,12 +190,14 @@ class LiveMachine:
     def _step(self, data: bytes, now_ms: int) -> bytes:
         instance, handles = self._instance, self._image.handles
         assert instance is not None
+        if self._module is not None:
+            return self._module.turn(instance, data, now_ms)
         if len(data) > handles.io_bytes:
             raise Trap("event_too_large", "the input does not fit into the I/O area")
         instance.write_io(handles.io, data)
         length = instance.step(
             step=handles.step, collect=handles.collect, io=handles.io, io_bytes=handles.io_bytes,
-            length=len(data), now_ns=now_ms * 1_000_000,
+            length=len(data), now_ns=now_ms * 1_000_000, jobs=handles.jobs,
         )  # fmt: skip
         return instance.read_io(handles.io, length)
 
@@ -189,11 +207,15 @@ class LiveMachine:
 
     def _thaw(self) -> None:
         self._instance = instance = self._engine.thaw(self._image.module, self._image.code, memory_bytes_max=self._sizes.memory_bytes_max)
+        beside: tuple[int, ...] = ()
         if self._checkpoint is not None:
-            size, pages = images.apply_checkpoint(self._checkpoint, memoryview(self._image.memory))
+            size, pages, beside = images.apply_checkpoint(self._checkpoint, memoryview(self._image.memory))
             instance.grow_to(size)
             for at, content in pages:
                 instance.write(at, content)
+        if self._image.handles.module is not None:
+            self._module = ModuleState(self._image.handles.module, beside)
+            self._module.thaw(instance)
 
     def _undo(self) -> None:
         tail = self._forget_tail()

@@ -37,6 +37,37 @@ class Outbox(msgspec.Struct, array_like=True, gc=False):
     logs: list[tuple[str, str]] = []
 
 
+class GuestLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Limits that are frozen into an image and kept inside the guest. The defaults are the prelude's own (guest/prelude/turn.ts)."""
+
+    timers: int = 1_000
+    actors: int = 1_000
+    jobs: int = 10_000
+    log_lines: int = 64
+    log_line_bytes: int = 4 * 1024
+    snapshot_bytes: int = 256 * 1024
+    emitted_bytes: int = 256 * 1024
+
+
+class OwnLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a version says of itself, frozen into its image: a turn gets this or what the hub allows, whichever is less."""
+
+    event_cpu_ms: int | None = None
+    start_cpu_ms: int | None = None
+    snapshot_bytes: int | None = None
+    emitted_bytes: int | None = None
+
+
+class Cost(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a turn took: CPU of the worker's thread, the guest's memory after it, and wasmtime's fuel where the hub counts it (else 0)."""
+
+    cpu_us: int
+    memory_bytes: int
+    fuel: int = 0
+
+
+NO_COST: Final = Cost(0, 0)
+
 decode_outbox = msgspec.json.Decoder(Outbox).decode
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
@@ -110,6 +141,8 @@ class Build(Message, tag=5, frozen=True):
     cpu_ms: int
     memory_bytes_max: int
     bundle_bytes_max: int
+    limits: GuestLimits = GuestLimits()
+    own: OwnLimits = OwnLimits()
 
 
 class Inputs(Message, tag=6, frozen=True):
@@ -139,7 +172,10 @@ class Replay(Message, tag=8, frozen=True):
 
 
 class LoadEngine(Message, tag=9, frozen=True):
-    """An engine (zstd-compressed WASM) other than the worker's own, for images that were frozen under it."""
+    """An engine (zstd-compressed WASM) other than the worker's own, for images that were frozen under it.
+
+    For a worker of modules it is a module's machine code, as a compiler made it (`ModuleBuilt`, `Compiled`).
+    """
 
     digest: str
     engine: bytes
@@ -151,6 +187,25 @@ class GiveEngine(Message, tag=10, frozen=True):
     ticket: int
 
 
+class BuildModule(Message, tag=11, frozen=True):
+    """Check, compile and freeze a stranger's module (docs/guest-abi.md). `name` is what its definition is called when it has none."""
+
+    ticket: int
+    module: bytes
+    name: str
+    cpu_ms: int
+    memory_bytes_max: int
+    limits: GuestLimits = GuestLimits()
+    own: OwnLimits = OwnLimits()
+
+
+class Compile(Message, tag=12, frozen=True):
+    """Compile the code of a module that was built before (`ModuleBuilt.code`)."""
+
+    ticket: int
+    code: bytes
+
+
 # --- worker to hub ---------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +214,8 @@ class Ready(Message, tag=32, frozen=True):
 
     engine: str
     base: str
+    walls: list[tuple[str, bool, str]] = []
+    """What stands around the worker (sandbox/walls.py): name, whether it stands, what it is."""
 
 
 class Progress(Message, tag=33, frozen=True):
@@ -173,6 +230,7 @@ class Done(Message, tag=34, frozen=True):
     session: int
     ticket: int
     result: bytes
+    cost: Cost = NO_COST
 
 
 class Failed(Message, tag=35, frozen=True):
@@ -185,6 +243,7 @@ class Failed(Message, tag=35, frozen=True):
     code: str
     message: str
     at: str | None
+    cost: Cost = NO_COST
 
 
 class Frozen(Message, tag=39, frozen=True):
@@ -232,6 +291,28 @@ class Built(Message, tag=36, frozen=True):
     freeze_us: int
 
 
+class ModuleBuilt(Message, tag=43, frozen=True):
+    """What became of a module. All three parts are zstd-compressed."""
+
+    ticket: int
+    image: bytes
+    code: bytes
+    """The module without its data: WASM"""
+    compiled: bytes
+    """Machine code, for `LoadEngine`"""
+    engine: str
+    """Digest of the code."""
+    definition: bytes
+    """JSON"""
+    check_us: int
+    compile_us: int
+
+
+class Compiled(Message, tag=44, frozen=True):
+    ticket: int
+    compiled: bytes
+
+
 class BuildFailed(Message, tag=37, frozen=True):
     ticket: int
     code: str
@@ -243,8 +324,14 @@ class InputsFound(Message, tag=38, frozen=True):
     files: list[str]
 
 
-ToWorker = LoadImage | LoadEngine | Open | Replay | Step | Checkpoint | Close | Build | Inputs | Forget | GiveEngine
-ToHub = Ready | Progress | Done | Failed | Frozen | Replayed | Built | BuildFailed | InputsFound | EngineGiven
+class Said(Message, tag=42, frozen=True):
+    """Why the worker ends: it has nowhere else to say it."""
+
+    text: str
+
+
+ToWorker = LoadImage | LoadEngine | Open | Replay | Step | Checkpoint | Close | Build | Inputs | Forget | GiveEngine | BuildModule | Compile
+ToHub = Ready | Progress | Said | Done | Failed | Frozen | Replayed | Built | BuildFailed | InputsFound | EngineGiven | ModuleBuilt | Compiled
 
 
 T = TypeVar("T")

@@ -3,8 +3,8 @@
 Decides: the order of work (as it arrives) and when to send answers (every few, so that a long batch does not hold back
 its first ones). Does not know: the database, clients, clocks (`now_ms` comes with the input), or what to keep.
 
-A worker starts with an empty environment and one descriptor, the socket. When the socket closes it ends: a hub that was
-killed leaves no workers behind.
+A worker starts with an empty environment and one descriptor, the socket, and puts up the other walls itself (`walls.py`).
+When the socket closes it ends: a hub that was killed leaves no workers behind.
 """
 
 from __future__ import annotations
@@ -14,24 +14,29 @@ import contextlib
 import gc
 import socket
 import sys
+import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import zstandard
 
-from sandbox import bundler, protocol
-from sandbox.engine import Engine, Module, Trap
+from sandbox import bundler, protocol, walls
+from sandbox.engine import Engine, Kind, Module, Trap
+from sandbox.foreign import build_module, compile_module
 from sandbox.forge import BuildError, Guest, digest_of, forge_image, load_guest
-from sandbox.image import DamagedCheckpoint
+from sandbox.image import DamagedCheckpoint, pack
 from sandbox.instance import LiveMachine, LoadedImage, LostSession, Sizes, load_image
 from sandbox.protocol import (
     Build,
     BuildFailed,
+    BuildModule,
     Built,
     Checkpoint,
     Close,
+    Compile,
     Done,
     EngineGiven,
     Failed,
@@ -47,6 +52,7 @@ from sandbox.protocol import (
     Ready,
     Replay,
     Replayed,
+    Said,
     Step,
     decode_outbox,
 )
@@ -56,16 +62,19 @@ ANSWERS_AT_ONCE: Final = 16
 ANSWERS_WITHIN_S: Final = 0.005
 """Answers are sent when so many have gathered, when the oldest has waited so long, or when the batch is done."""
 IMAGE_MEMORY_BYTES_MAX: Final = 256 * 1024 * 1024
+KINDS: Final[dict[str, Kind]] = {"session": "session", "forge": "forge", "module": "module", "compiler": "module"}
+"""What a worker may be for, and which engine that takes: sessions of scripts, building scripts, sessions of modules, building those."""
+TRACEBACK_CHARS: Final = 4000
 _RECEIVE_BYTES: Final = 256 * 1024
 
 
 class Worker:
-    """The sessions of one process, by the numbers that the hub gave them."""
+    """The sessions of one process, by the numbers that the hub gave them. `guest` is None where modules run, which need none."""
 
-    def __init__(self, engine: Engine, guest: Guest) -> None:
+    def __init__(self, engine: Engine, guest: Guest | None) -> None:
         self._engine = engine
         self._guest = guest
-        self._engines = {guest.engine_digest: guest.engine}
+        self._engines = {guest.engine_digest: guest.engine} if guest else {}
         self._esbuild: Module | None = None
         self._images: dict[str, LoadedImage] = {}
         self._sessions: dict[int, LiveMachine] = {}
@@ -89,14 +98,27 @@ class Worker:
                 self._load(message)
             case LoadEngine():
                 self._load_engine(message)
-            case GiveEngine():
-                answers.append(EngineGiven(message.ticket, self._guest.engine_digest, _pack((GUEST / "engine.wasm").read_bytes())))
             case Forget():
-                self._images.pop(message.digest, None)
+                self._forget(message.digest)
             case Build():
                 answers.append(self._build(message))
+            case BuildModule():
+                answers.append(build_module(self._engine, message))
+            case Compile():
+                answers.append(compile_module(self._engine, message))
             case Inputs():
                 answers.append(self._inputs(message))
+            case GiveEngine():
+                assert self._guest is not None
+                answers.append(EngineGiven(message.ticket, self._guest.engine_digest, pack(self._guest.engine_wasm)))
+
+    def _forget(self, digest: str) -> None:
+        image = self._images.pop(digest, None)
+        if image is None or image.handles.module is None:
+            return
+        code = image.handles.engine
+        if all(other.handles.engine != code for other in self._images.values()):  # a module's code goes with the last image of it
+            self._engines.pop(code, None)
 
     def _step(self, step: Step, answers: list[protocol.ToHub]) -> None:
         machine = self._sessions.get(step.session)
@@ -110,11 +132,11 @@ class Worker:
             answers.append(_lost(step))
             return
         if isinstance(outcome, bytes):
-            answers.append(Done(step.session, step.ticket, outcome))
+            answers.append(Done(step.session, step.ticket, outcome, machine.cost))
             if machine.wants_checkpoint:
                 answers.append(Frozen(step.session, machine.checkpoint()))
         else:
-            answers.append(Failed(step.session, step.ticket, outcome.code, outcome.message, outcome.at))
+            answers.append(Failed(step.session, step.ticket, outcome.code, outcome.message, outcome.at, machine.cost))
 
     def _open(self, request: Open) -> protocol.ToHub:
         try:
@@ -123,7 +145,9 @@ class Worker:
             machine = LiveMachine(self._engine, image, sizes, checkpoint=request.checkpoint)
         except KeyError:
             return Failed(request.session, request.ticket, "image_damaged", "the image could not be loaded", None)
-        except (DamagedCheckpoint, Trap) as error:
+        except Trap as trap:
+            return Failed(request.session, request.ticket, "unavailable" if trap.code == "unavailable" else "session_damaged", trap.message, None)
+        except DamagedCheckpoint as error:
             return Failed(request.session, request.ticket, "session_damaged", str(error), None)
         self._sessions[request.session] = machine
         return Done(request.session, request.ticket, b"")
@@ -155,16 +179,19 @@ class Worker:
             self._images[request.digest] = load_image(self._engine, self._engines, wasm, memory_bytes_max=IMAGE_MEMORY_BYTES_MAX)
 
     def _load_engine(self, request: LoadEngine) -> None:
-        """Compiles an older engine, or maps it from the cache. A damaged one is noticed as its images are."""
+        """Compiles an older engine, or maps it from the cache; takes a module's machine code. What is damaged is noticed as its images are."""
         if request.digest in self._engines:
             return
         with contextlib.suppress(zstandard.ZstdError, ValueError):
-            wasm = zstandard.ZstdDecompressor().decompress(request.engine, max_output_size=IMAGE_MEMORY_BYTES_MAX)
-            if digest_of(wasm) == request.digest:
-                self._engines[request.digest] = self._engine.compile_cached(wasm, name="engine")
+            code = zstandard.ZstdDecompressor().decompress(request.engine, max_output_size=IMAGE_MEMORY_BYTES_MAX)
+            if self._guest is None:
+                self._engines[request.digest] = self._engine.load(code)
+            elif digest_of(code) == request.digest:
+                self._engines[request.digest] = self._engine.compile_cached(code, name="engine")
 
     def _build(self, build: Build) -> protocol.ToHub:
         started = time.perf_counter_ns()
+        assert self._guest is not None
         try:
             bundle = bundler.bundle(self._engine, self.compiled_esbuild(), build.entry, build.files)
             if len(bundle.script.encode()) > build.bundle_bytes_max:
@@ -172,13 +199,13 @@ class Worker:
             bundled = time.perf_counter_ns()
             image, definition, more = forge_image(
                 self._engine, self._guest, bundle.script, source_map=bundle.source_map,
-                cpu_s=build.cpu_ms / 1000, memory_bytes_max=build.memory_bytes_max, on_error=build.on_error,
+                cpu_s=build.cpu_ms / 1000, memory_bytes_max=build.memory_bytes_max, on_error=build.on_error, limits=build.limits, own=build.own,
             )  # fmt: skip
         except BuildError as error:
             return BuildFailed(build.ticket, error.code, error.errors)
         except Exception as error:  # a stranger's file must not end the forge, whatever we forgot
             return BuildFailed(build.ticket, "machine_throws", [protocol.BuildMessage(f"the file cannot be built ({type(error).__name__})")])
-        packed = _pack(image)
+        packed = pack(image)
         frozen = time.perf_counter_ns()
         return Built(build.ticket, packed, msgspec.json.encode(definition), bundle.warnings + more, (bundled - started) // 1000, (frozen - bundled) // 1000)
 
@@ -188,14 +215,10 @@ class Worker:
         except BuildError as error:
             return BuildFailed(request.ticket, error.code, error.errors)
 
-    def compiled_esbuild(self) -> Module:
+    def compiled_esbuild(self, wasm: bytes | None = None) -> Module:
         if self._esbuild is None:
-            self._esbuild = self._engine.compile_cached((GUEST / "esbuild.wasm").read_bytes(), name="esbuild")
+            self._esbuild = self._engine.compile_cached(wasm or (GUEST / "esbuild.wasm").read_bytes(), name="esbuild")
         return self._esbuild
-
-
-def _pack(data: bytes) -> bytes:
-    return zstandard.ZstdCompressor(level=1).compress(data)
 
 
 def _lost(message: Step | Checkpoint | Replay) -> Failed:
@@ -222,20 +245,59 @@ def serve(connection: socket.socket, worker: Worker) -> None:
 def main() -> int:
     arguments = argparse.ArgumentParser(prog="sandbox.worker")
     arguments.add_argument("--fd", type=int, required=True, help="the socket to the hub")
+    arguments.add_argument("--parent", type=int, required=True, help="the hub's process")
     arguments.add_argument("--cache", type=Path, help="where compiled modules are kept")
-    arguments.add_argument("--forge", action="store_true", help="builds images: compile esbuild at the start")
+    arguments.add_argument("--kind", choices=KINDS, default="session", help="what it is for")
+    arguments.add_argument("--scratch", type=Path, help="the one folder that a forge may write to")
+    arguments.add_argument("--root", type=Path, help="the user's own folder, of whose files bundles are made: for the command line, never for a hub")
+    arguments.add_argument("--fuel", action="store_true", help="count wasmtime's fuel")
+    arguments.add_argument("--memory-bytes-max", type=int, default=0, help="of the whole process")
+    arguments.add_argument("--cpu-s-max", type=int, default=0, help="of the whole process")
     options = arguments.parse_args()
     with socket.socket(fileno=options.fd) as connection, contextlib.suppress(ConnectionError, KeyboardInterrupt):
-        # A forge compiles code that runs once, esbuild above all: what it saves in compiling it never loses in running.
-        engine = Engine(options.cache, forge=options.forge, on_compile=lambda name: connection.sendall(protocol.encode([Progress(name)])))
-        guest = load_guest(engine, (GUEST / "engine.wasm").read_bytes(), (GUEST / "base.wasm").read_bytes())
-        worker = Worker(engine, guest)
-        if options.forge:
-            worker.compiled_esbuild()
-        gc.freeze()  # what is here now stays; the collector need not look at it again
-        connection.sendall(protocol.encode([Ready(guest.engine_digest, guest.base_digest)]))
-        serve(connection, worker)
+        worker, ready = _furnish(options, connection)
+        connection.sendall(protocol.encode([ready]))
+        try:
+            serve(connection, worker)
+        except ConnectionError:
+            raise
+        except BaseException:
+            connection.sendall(protocol.encode([Said(traceback.format_exc()[-TRACEBACK_CHARS:])]))
+            raise
     return 0
+
+
+def _furnish(options: argparse.Namespace, connection: socket.socket) -> tuple[Worker, Ready]:
+    """Loads what the worker needs and puts up its walls; no stranger's byte is read before it returns."""
+    starting = True
+
+    def tell(name: str) -> None:
+        if starting:
+            connection.sendall(protocol.encode([Progress(name)]))
+
+    # A forge compiles code that runs once, esbuild above all: what it saves in compiling it never loses in running.
+    engine = Engine(options.cache, kind=KINDS[options.kind], fuel=options.fuel, on_compile=tell)
+    names = {"session": ("engine", "base"), "forge": ("engine", "base", "esbuild")}.get(options.kind, ())
+    files = {name: (GUEST / f"{name}.wasm").read_bytes() for name in names}
+    engine.fill_cache({name: wasm for name, wasm in files.items() if name != "base"})
+    own_user = options.root is None
+    writable = [folder for folder in (options.scratch, options.root) if folder is not None]
+    stood = walls.raise_first(
+        parent=options.parent, keep=options.fd, readable=[options.cache] if files and options.cache else [], writable=writable,
+        memory_bytes_max=options.memory_bytes_max, cpu_s_max=options.cpu_s_max, own_user=own_user,
+    )  # fmt: skip
+    guest = load_guest(engine, files["engine"], files["base"]) if files else None
+    worker = Worker(engine, guest)
+    if "esbuild" in files:
+        worker.compiled_esbuild(files["esbuild"])
+    if options.scratch is not None:
+        tempfile.tempdir = str(options.scratch)
+    engine.watchdog.start(1)  # its thread is there from now on
+    engine.watchdog.stop()
+    stood += walls.raise_rest(stood=stood, writes_files=bool(writable), own_user=own_user)
+    gc.freeze()  # what is here now stays; the collector need not look at it again
+    starting = False
+    return worker, Ready(guest.engine_digest if guest else "", guest.base_digest if guest else "", stood)
 
 
 if __name__ == "__main__":

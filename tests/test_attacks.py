@@ -169,6 +169,7 @@ async def test_waiting_sees_states_that_pass_quickly(client: Client) -> None:
     source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "cold", states: { cold: { on: { T: "hot" } }, hot: { tags: "hot", on: { T: "cold" } } } });'
     machine_id = await client.deploy(source, name="passing")
     waiting = asyncio.create_task(client.http.post(f"/{machine_id}/s/wait", json={"condition": {"tag": "hot"}, "timeout_ms": 5000}))
+    await asyncio.sleep(0.2)
     async with client.socket(f"{machine_id}/s") as peer:
         await peer.until("snapshot")
         for _ in range(200):
@@ -226,13 +227,13 @@ async def test_an_innocent_build_waits_for_the_guilty(tmp_path: Path) -> None:
 
 async def test_a_worker_that_dies_while_starting_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub waited for it for ever."""
-    from machinehub.workers import Worker
+    from machinehub.worker import Worker
 
     start = Worker.start
     killed: list[int] = []
 
-    async def start_and_die(self: Worker, **options: Any) -> None:
-        await start(self, **options)
+    async def start_and_die(self: Worker, how: Any) -> None:
+        await start(self, how)
         if not killed and self.process is not None:
             killed.append(self.process.pid)
             self.process.kill()
@@ -245,7 +246,7 @@ async def test_a_worker_that_dies_while_starting_is_replaced(tmp_path: Path, mon
 
 async def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One failed restart, for want of descriptors, was the last."""
-    from machinehub.workers import Worker
+    from machinehub.worker import Worker
 
     async with running_hub(tmp_path, workers=1) as client:
         machine_id = await client.deploy(COUNTER)
@@ -253,11 +254,11 @@ async def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path, mo
         start = Worker.start
         failures: list[int] = []
 
-        async def fail_twice(self: Worker, **options: Any) -> None:
+        async def fail_twice(self: Worker, how: Any) -> None:
             if len(failures) < 2:
                 failures.append(1)
                 raise OSError(24, "Too many open files")
-            await start(self, **options)
+            await start(self, how)
 
         monkeypatch.setattr(Worker, "start", fail_twice)
         os.kill(client.worker_pids()[0], signal.SIGKILL)

@@ -8,8 +8,9 @@ import pytest
 from typer.main import get_command
 
 from machinehub.cli.main import app
-from machinehub.limits import GUEST_TWINS, Limits
+from machinehub.limits import Limits
 from machinehub.settings import PREFIX, Settings
+from sandbox.forge import GUEST_TWINS
 from tests.support import ROOT
 
 pytestmark = pytest.mark.core

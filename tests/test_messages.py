@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machinehub.errors import BadRequest, CallerError, NotFound, TooLarge
+from machinehub.rates import Rate
 from machinehub.router.paths import Address, read_address
-from machinehub.router.rates import Rate
 from machinehub.session import frames
 from machinehub.session.conditions import matches, read_condition
 from machinehub.session.event import check_event, check_input, depth_of, event_input, sender_json

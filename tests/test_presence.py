@@ -135,7 +135,7 @@ async def test_a_forks_people_are_not_there(database_url: str, tmp_path: Path) -
 
 async def test_a_deletion_that_failed_leaves_no_ghosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("machinehub.session.journal.GIVE_UP_S", 0.3)
-    async with running_hub(tmp_path, limits=SHORT) as client:
+    async with running_hub(tmp_path, limits=Limits(presence_grace_ms=2000)) as client:  # on a busy computer, coming back takes a while
         machine = await client.deploy(ROOM)
         async with client.socket(f"{machine}/s?client={ANN}") as ann:
             ids = [(await my_id(ann))[:4]]
@@ -243,7 +243,7 @@ async def test_a_connection_that_answers_no_ping_is_no_ghost(tmp_path: Path, mon
     async with running_hub(tmp_path, limits=SHORT) as client:
         machine = await client.deploy(COUNTER)
         reader, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
-        writer.write(f"GET /{machine}/s?client={ANN} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode())
+        writer.write(f"GET /{machine}/s?client={ANN} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode())
         assert b"101" in await reader.readline()
         async with client.socket(f"{machine}/s") as watching:
             assert (await presence(watching, 2))["count"] == 2

@@ -166,7 +166,7 @@ async def raw_socket(client: Client, path: str, *, receive_buffer: int = 0) -> t
     await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", client.hub.settings.port))
     reader, writer = await asyncio.open_connection(sock=plain)
     key = base64.b64encode(os.urandom(16)).decode()
-    writer.write(f"GET /{path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
+    writer.write(f"GET /{path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
     await reader.readuntil(b"\r\n\r\n")
     return reader, writer
 

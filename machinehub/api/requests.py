@@ -6,12 +6,12 @@ import asyncio
 import base64
 import binascii
 import re
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect
 
-from machinehub.errors import BadRequest, TooLarge, Unavailable
+from machinehub.errors import BadRequest, TooLarge, Unavailable, WaitTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 T = TypeVar("T")
+BODY_S: Final = 30.0
 
 
 async def read_body(request: Request, *, bytes_max: int, code: str = "body_too_large") -> bytes:
@@ -29,10 +30,13 @@ async def read_body(request: Request, *, bytes_max: int, code: str = "body_too_l
         raise too_large
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > bytes_max:
-                raise too_large
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > bytes_max:
+                    raise too_large
+    except TimeoutError:
+        raise WaitTimeout("request_timeout", f"the body did not arrive within {BODY_S:g} s") from None
     except ClientDisconnect:
         raise BadRequest("body_incomplete", "the connection ended before the body did") from None
     return bytes(body)

@@ -124,6 +124,7 @@ class DeployApi:
 
     async def metrics(self, _request: Request) -> Response:
         self._metrics.sessions.set(len(self._host))
+        self._metrics.walls_hit.set(self._pool.breaches)
         self._metrics.live_sessions.set(sum(1 for _ in self._host.placement.live))
         return Response(self._metrics.expose(), media_type="text/plain; version=0.0.4")
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from machinehub.cli.common import DEFAULT_SERVER, AsJson, Hub, Server, TokenOption, print_json, progress, say
+from machinehub.cli.common import BROKEN_BUILD, DEFAULT_SERVER, USAGE, AsJson, Hub, Server, TokenOption, fail, print_json, progress, say, table
 from machinehub.cli.project import collect_files, find_project, gather, with_forge
-from machinehub.limits import Limits
+from machinehub.limits import Limits, lowered
 
 if TYPE_CHECKING:
+    from machinehub.cli.budget import Measured
     from machinehub.workers import WorkerPool
 
 File = Annotated[Path | None, typer.Argument(help="The machine file; else `main` of machinehub.toml.", show_default=False)]
@@ -34,7 +35,7 @@ def deploy(
     project = find_project(file, name)
     files = gather(project)
     with progress.status("deploying"):
-        body = {"name": project.name, "entry": project.entry, "files": files, "message": message, "activate": activate, "machine": msgspec.structs.asdict(project.machine)}
+        body = {"name": project.name, "entry": project.entry, "files": files, "message": message, "activate": activate, "machine": msgspec.structs.asdict(project.machine), "limits": msgspec.to_builtins(project.limits)}
         answer = Hub(server, token).call("POST", "/api/v1/deployments", body=body)
     for warning in answer["warnings"]:
         progress.print(f"warning: {warning}", markup=False)
@@ -46,28 +47,53 @@ def deploy(
     say(answer["machine"]["url"])
 
 
-def check(file: File = None, as_json: AsJson = False) -> None:
-    """Build FILE here, without deploying it; print its states and events. Exit code 6 when it does not build."""
-    from machinehub.catalog import Upload, build, check_upload
+def check(
+    file: File = None,
+    budget: Annotated[bool, typer.Option("--budget", help="Send the machine its example events, and print what each costs.")] = False,
+    events: Annotated[Path | None, typer.Option("--events", help="Those events: a file with a JSON list. Else `[[examples]]` of machinehub.toml, else one of each type.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Build FILE here, without deploying it; print its states and events. Exit code 6 when it does not build, or an example exceeds a limit."""
+    from machinehub.catalog import Build, Upload, build, check_upload
+    from machinehub.cli.budget import Answers, measure
 
     project = find_project(file, None)
+    given = _read_events(events) if events is not None else project.examples
+    limits = lowered(Limits(), project.limits)
+    answers = Answers()
 
-    async def work(pool: WorkerPool) -> dict[str, Any]:
-        limits = Limits()
-        upload = Upload(name=project.name, entry=project.entry, files=await collect_files(project, pool), machine=project.machine)
-        check_upload(upload, limits)
-        built = await build(pool, upload, limits)
-        definition: dict[str, Any] = msgspec.json.decode(built.definition)
-        return definition
+    async def work(pool: WorkerPool) -> tuple[Build, list[Measured]]:
+        upload = Upload(name=project.name, entry=project.entry, files=await collect_files(project, pool), machine=project.machine, limits=project.limits)
+        check_upload(upload, Limits())
+        built = await build(pool, upload, Limits())
+        examples = given or [{"type": name} for name in msgspec.json.decode(built.definition)["events"] if "*" not in name]
+        return built, await measure(pool, answers, built.image, examples, limits) if budget else []
 
-    definition = with_forge(work)
+    built, measured = with_forge(project.root, work, listener=answers if budget else None)
+    definition: dict[str, Any] = msgspec.json.decode(built.definition)
     if as_json:
-        print_json(definition)
-        return
-    say(f"{definition['id']}: builds")
-    say("states:")
-    _show_states(definition["root"], 1)
-    say(f"events: {', '.join(definition['events']) or 'none'}")
+        print_json(definition | ({"budget": [each.as_json() for each in measured]} if budget else {}))
+    else:
+        say(f"{definition['id']}: builds")
+        say("states:")
+        _show_states(definition["root"], 1)
+        say(f"events: {', '.join(definition['events']) or 'none'}")
+        if budget:
+            table(["EVENT", "OUTCOME", "CPU us", "OF ITS LIMIT", "MEMORY KiB", "FUEL"], map(_row, measured))
+    if any(each.outcome.endswith("_exceeded") or (each.event == "(start)" and each.outcome != "accepted") for each in measured):
+        raise typer.Exit(BROKEN_BUILD)
+
+
+def _row(each: Measured) -> list[str]:
+    share = each.cost.cpu_us / (each.cpu_ms_max * 10)
+    return [each.event, each.outcome, str(each.cost.cpu_us), f"{share:.1f} %", str(each.cost.memory_bytes // 1024), str(each.cost.fuel)]
+
+
+def _read_events(path: Path) -> list[dict[str, Any]]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+    except (OSError, msgspec.MsgspecError) as error:
+        fail(f"{path}: {error}; a JSON list of events is wanted", USAGE)
 
 
 def _show_states(node: dict[str, Any], depth: int) -> None:

@@ -92,10 +92,10 @@ def upgrade(data: Data = None) -> None:
 
 def doctor(data: Data = None, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
     """Check what a hub needs on this computer. Exit code 1 when something is missing."""
-    checks: list[tuple[str, bool, str]] = []
+    checks: list[tuple[str, str, str]] = []
 
     def note(what: str, fine: bool, detail: str) -> None:
-        checks.append((what, fine, detail))
+        checks.append((what, "ok" if fine else "MISSING", detail))
 
     note("python", sys.version_info >= (3, 11), platform.python_version())
     note("wasmtime", True, version("wasmtime"))
@@ -111,29 +111,35 @@ def doctor(data: Data = None, server: Server = DEFAULT_SERVER, token: TokenOptio
         note("database", True, settings.sqlalchemy_url.split("@")[-1])
     except (HubError, OSError) as error:
         note("database", False, str(error))
-    note("sandbox", *asyncio.run(_try_sandbox(cache)))
-    note("seccomp and namespaces", True, "not used yet: workers have an empty environment and one descriptor, no more")
+    fine, detail, walls = asyncio.run(_try_sandbox(cache))
+    note("sandbox", fine, detail)
+    for kind, name, stands, what in walls:
+        checks.append((f"{kind}: {name}", "ok" if stands else "refused", what))
+    standing = {name for _, name, stands, _ in walls if stands}
+    note("walls", bool(standing & {"files", "own user"}) and "system calls" in standing, f"{len(walls) - sum(not stands for _, _, stands, _ in walls)} of {len(walls)} stand")
     try:
         Hub(server, token).read("/readyz")
         note("hub", True, f"ready at {server}")
     except typer.Exit:
         note("hub", True, f"none running at {server}")
-    table(["CHECK", "", "DETAIL"], ([what, "ok" if fine else "MISSING", detail] for what, fine, detail in checks))
-    if not all(fine for _, fine, _ in checks):
+    table(["CHECK", "", "DETAIL"], map(list, checks))
+    if any(state == "MISSING" for _, state, _ in checks):
         raise typer.Exit(FAILED)
 
 
-async def _try_sandbox(cache: Path) -> tuple[bool, str]:
+async def _try_sandbox(cache: Path) -> tuple[bool, str, list[tuple[str, str, bool, str]]]:
+    """Whether workers start, what they are, and the walls around each kind: (kind, wall, whether it stands, what it is)."""
     from machinehub.workers import WorkerPool
 
     compiling = Compiling()
-    pool = WorkerPool(count=1, cache=cache, on_progress=compiling.begun)
+    limits = from_environment(os.environ).limits
+    pool = WorkerPool(count=1, cache=cache, worker_bytes_max=limits.worker_bytes, forge_bytes_max=limits.forge_bytes, on_progress=compiling.begun)
     try:
         await asyncio.wait_for(pool.start(None), 60)
         engine, base = pool.engine_and_base
-        return True, f"engine {engine[:12]}, base {base[:12]}"
-    except (OSError, TimeoutError) as error:
-        return False, f"a worker did not start: {error}"
+        return True, f"engine {engine[:12]}, base {base[:12]}", [(kind, *wall) for kind, walls in pool.walls.items() for wall in walls]
+    except (OSError, HubError, TimeoutError) as error:
+        return False, f"a worker did not start: {error}", []
     finally:
         compiling.ended()
         await pool.stop()

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from machinehub.cli.common import USAGE, Compiling, fail
+from machinehub.limits import MachineLimits
 from machinehub.model import MachineSettings
 from machinehub.paths import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from machinehub.workers import WorkerPool
+    from machinehub.workers import Listener, WorkerPool
 
 CONFIG = "machinehub.toml"
+T = TypeVar("T")
 _IMPORT = re.compile(r"""(?:\bfrom\s*|\bimport\s*\(?\s*|\brequire\s*\(\s*)["']([^"']+)["']""")
 
 
@@ -33,6 +36,10 @@ class Project:
     name: str
     machine: MachineSettings
     """The table `[machine]` of machinehub.toml."""
+    limits: MachineLimits
+    """The table `[limits]`."""
+    examples: list[dict[str, Any]]
+    """`[[examples]]`: events, with their values, that `check --budget` sends."""
 
     @property
     def entry_path(self) -> Path:
@@ -54,11 +61,17 @@ def find_project(file: Path | None, name: str | None) -> Project:
     if not isinstance(config.get("name", ""), str):
         fail(f"the `name` in {CONFIG} is not text", USAGE)
     chosen = name or config.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", file.name.split(".")[0]).strip("-._") or "machine"
+    return Project(
+        root, file.relative_to(root).as_posix(), chosen, _table(config, "machine", MachineSettings), _table(config, "limits", MachineLimits),
+        _table(config, "examples", list[dict[str, Any]]),
+    )  # fmt: skip
+
+
+def _table(config: dict[str, Any], name: str, kind: type[T]) -> T:
     try:
-        settings = msgspec.convert(config.get("machine", {}), MachineSettings)
+        return msgspec.convert(config.get(name, [] if name == "examples" else {}), kind)
     except msgspec.ValidationError as error:
-        fail(f"[machine] in {CONFIG}: {error}", USAGE)
-    return Project(root, file.relative_to(root).as_posix(), chosen, settings)
+        fail(f"[{name}] in {CONFIG}: {error}", USAGE)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -76,6 +89,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 async def collect_files(project: Project, pool: WorkerPool) -> dict[str, str]:
     """The entry and everything it imports, npm packages included, by their paths below the root."""
     paths = [project.entry]
+    if project.entry_path.suffix == ".wasm":
+        return {project.entry: _base64_of(project.entry_path)}
     if not _imports_only_xstate(project.entry_path):
         paths = await pool.inputs(root=str(project.root), entry=project.entry)
         packages = {match[1] for path in paths if (match := re.match(r"((?:.*/)?node_modules/(?:@[^/]+/)?[^/]+)/", path))}
@@ -106,16 +121,19 @@ def _type_only(root: Path, paths: list[str]) -> list[str]:
     return found
 
 
-def with_forge(work: Callable[[WorkerPool], Awaitable[Any]]) -> Any:
-    """Runs `work` with a forge of this command's own: builds here need no hub."""
+def with_forge(root: Path, work: Callable[[WorkerPool], Awaitable[Any]], *, listener: Listener | None = None) -> Any:
+    """Runs `work` with a forge of this command's own, which may read the files below `root`: builds here need no hub.
+
+    With a `listener` there is a session worker too, which counts fuel.
+    """
     from machinehub.workers import WorkerPool
 
     async def run() -> Any:
         compiling = Compiling()
-        pool = WorkerPool(count=0, cache=cache_folder(), on_progress=compiling.begun)
+        pool = WorkerPool(count=0 if listener is None else 1, cache=cache_folder(), root=root, fuel=listener is not None, on_progress=compiling.begun)
         try:
             try:
-                await pool.start(None)
+                await pool.start(listener)
             finally:
                 compiling.ended()
             return await work(pool)
@@ -127,10 +145,16 @@ def with_forge(work: Callable[[WorkerPool], Awaitable[Any]]) -> Any:
 
 def gather(project: Project) -> dict[str, str]:
     """`collect_files`, starting a bundler only when there is something to follow."""
+    if project.entry_path.suffix == ".wasm":
+        return {project.entry: _base64_of(project.entry_path)}
     if _imports_only_xstate(project.entry_path):
         return {project.entry: project.entry_path.read_text(encoding="utf-8")}
-    files: dict[str, str] = with_forge(lambda pool: collect_files(project, pool))
+    files: dict[str, str] = with_forge(project.root, lambda pool: collect_files(project, pool))
     return files
+
+
+def _base64_of(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
 
 
 def _imports_only_xstate(path: Path) -> bool:

@@ -14,9 +14,9 @@ from starlette.responses import Response, StreamingResponse
 from machinehub.api.problem import on_unexpected, problem
 from machinehub.api.requests import decode, read_body, seq_of, while_connected
 from machinehub.clock import timestamp
-from machinehub.errors import BadRequest, Conflict, HubError, MethodNotAllowed, NotFound, WaitTimeout, error_of
+from machinehub.errors import BadRequest, Conflict, HubError, MethodNotAllowed, NotFound, TooLarge, WaitTimeout, error_of
 from machinehub.router.paths import Address, read_address
-from machinehub.router.sessions import client_key, open_session
+from machinehub.router.sessions import check_size, client_key, open_session, wants_cost
 from machinehub.router.sse import SseConnection
 from machinehub.session import frames
 from machinehub.session.conditions import read_condition
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from machinehub.clock import Clock
     from machinehub.limits import Limits
     from machinehub.metrics import Metrics
+    from machinehub.router.door import Door
     from machinehub.session.host import SessionHost
     from machinehub.session.intake import Answered
     from machinehub.session.live import LiveSession
@@ -73,13 +74,14 @@ class DescribeBody(msgspec.Struct):
 
 
 class MachineRouter:
-    def __init__(self, catalog: Catalog, sessions: SessionStore, host: SessionHost, clock: Clock, limits: Limits, metrics: Metrics, *, base_url: str) -> None:
+    def __init__(self, catalog: Catalog, sessions: SessionStore, host: SessionHost, clock: Clock, limits: Limits, metrics: Metrics, door: Door, *, base_url: str) -> None:
         self._catalog = catalog
         self._sessions = sessions
         self._host = host
         self._clock = clock
         self._limits = limits
         self._metrics = metrics
+        self._door = door
         self._base_url = base_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,6 +95,7 @@ class MachineRouter:
             else:
                 raise MethodNotAllowed("method_not_allowed", f"a machine's URL takes {', '.join(METHODS)}")
         except HubError as error:
+            self._metrics.refused.labels(code=error.code).inc()
             response = problem(error)
         except Exception as error:
             response = await on_unexpected(request, error)
@@ -180,12 +183,17 @@ class MachineRouter:
         session = await self._open(address)
         answered = await self._send(request, session, who, event)
         receipt = answered.receipt
+        cost = b""
+        if receipt.cost is not None and wants_cost(request.scope["query_string"]):
+            cost = b',"cost":%b' % frames.quote(frames.cost_of(receipt.cost))
         return _json(
-            b'{"seq":%d,"outcome":"accepted","changed":%b,"snapshot":%b}' % (receipt.seq, b"true" if receipt.changed else b"false", answered.snapshot),
+            b'{"seq":%d,"outcome":"accepted","changed":%b%b,"snapshot":%b}' % (receipt.seq, b"true" if receipt.changed else b"false", cost, answered.snapshot),
             etag=f'"{answered.seq}"',
         )
 
     async def _send(self, request: Request, session: LiveSession, who: Identity, event: bytes) -> Answered:
+        self._door.take_event(session.machine_id)
+        check_size(session, event)
         event_id = _header_text(request, "idempotency-key")
         if event_id is not None and not 1 <= len(event_id) <= EVENT_ID_CHARS_MAX:
             raise BadRequest("invalid_idempotency_key", f"an Idempotency-Key has 1 to {EVENT_ID_CHARS_MAX} characters")
@@ -202,6 +210,8 @@ class MachineRouter:
         if input_json is not None:
             check_input(input_json, bytes_max=self._limits.input_bytes, depth_max=self._limits.event_depth)
         target = await self._catalog.target(address.machine, address.version)
+        if input_json is not None and len(input_json) > target.limits.input_bytes:
+            raise TooLarge("input_too_large", f"a session's input has at most {target.limits.input_bytes} bytes here")
         assert address.session is not None
         session = await self._host.create(address.machine, address.session, target, input_json=input_json)
         return _json(snapshot_frame(session).json, etag=f'"{session.seq}"', status=201)

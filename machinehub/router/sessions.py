@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-from machinehub.errors import BadRequest
+from machinehub.errors import BadRequest, TooLarge
 
 if TYPE_CHECKING:
+    import msgspec
+
     from machinehub.catalog import Catalog
     from machinehub.router.paths import Address
     from machinehub.session.host import SessionHost
@@ -22,9 +24,21 @@ async def open_session(catalog: Catalog, host: SessionHost, address: Address, *,
     assert address.session is not None
     session = host.find(address.machine, address.session)
     if session is not None and session.started and address.version is None:
-        return await host.open(address.machine, address.session, None)
-    target = await catalog.target(address.machine, address.version)
-    return await host.open(address.machine, address.session, target, input_json=input_json)
+        session = await host.open(address.machine, address.session, None)
+    else:
+        target = await catalog.target(address.machine, address.version)
+        if input_json is not None and len(input_json) > target.limits.input_bytes:
+            raise TooLarge("input_too_large", f"a session's input has at most {target.limits.input_bytes} bytes here")
+        session = await host.open(address.machine, address.session, target, input_json=input_json)
+    if session.limits is None:
+        session.limits = await catalog.limits_of(address.machine, session.record.version)
+    return session
+
+
+def check_size(session: LiveSession, event: bytes | msgspec.Raw) -> None:
+    """What `check_event` checks by the hub's limits, by those of the session's version. Raises `TooLarge`."""
+    if session.limits is not None and len(bytes(event)) > session.limits.event_bytes:
+        raise TooLarge("event_too_large", f"an event has at most {session.limits.event_bytes} bytes here")
 
 
 def client_key(query_string: bytes) -> str | None:
@@ -36,3 +50,8 @@ def client_key(query_string: bytes) -> str | None:
     if len(keys) > 1:
         raise BadRequest("invalid_client_key", "there are two client keys")
     return keys[0] if keys else None
+
+
+def wants_cost(query_string: bytes) -> bool:
+    """`?cost=1`: answers say what their turn took."""
+    return b"cost=1" in query_string.split(b"&")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from machinehub.errors import Unavailable
@@ -34,11 +35,17 @@ _NEVER: Final = 2**62
 class Alarm:
     """`due(key, timer, due_at_ms)` hears of every timer whose time has come, `pending` says whether one still stands, as far as is known."""
 
-    def __init__(self, clock: Clock, store: SessionStore, due: Callable[[int, int, int], None], pending: Callable[[int, int, int], bool]) -> None:
+    def __init__(
+        self, clock: Clock, store: SessionStore, due: Callable[[int, int, int], None], pending: Callable[[int, int, int], bool], *, per_s: int
+    ) -> None:
         self._clock = clock
         self._store = store
         self._due = due
         self._pending = pending
+        self._per_s = per_s
+        self._second = 0
+        self._fired: Counter[int] = Counter()
+        """How many timers of a session have fired in this second."""
         self._queue: TimerQueue[int] = TimerQueue()
         self._prune_at = PRUNE_AT
         self._horizon_ms = _ALWAYS
@@ -86,8 +93,16 @@ class Alarm:
     def fire(self) -> None:
         """Fires what is due, in order."""
         self._handle_at_ms = None
-        for key, timer, due_at_ms in self._queue.pop_due(self._clock.now_ms()):
-            self._due(key, timer, due_at_ms)
+        now_ms = self._clock.now_ms()
+        if now_ms // 1000 != self._second:
+            self._second = now_ms // 1000
+            self._fired.clear()
+        for key, timer, due_at_ms in self._queue.pop_due(now_ms):
+            self._fired[key] += 1
+            if self._fired[key] > self._per_s:  # a machine that sets its next timer at once would have the hub to itself
+                self._queue.add(key, timer, due_at_ms, not_before_ms=(self._second + 1) * 1000)
+            else:
+                self._due(key, timer, due_at_ms)
         self._arm()
 
     async def _extend_on(self) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from machinehub.model import SessionRecord, StoredSession
+    from sandbox.protocol import Cost
 
 TIMER_TRIES: Final = 6
 TIMER_RETRY_MS: Final = 1000
@@ -54,6 +55,8 @@ class Receipt:
     seq: int = 0
     changed: bool = False
     error: tuple[str, str] | None = None
+    cost: Cost | None = None
+    """What the turn took, as long as that is remembered."""
     settled: bool = False
     waiting: list[Callable[[Receipt], None]] = field(default_factory=list)
 
@@ -93,6 +96,7 @@ class Turn:
     error: tuple[str, str] | None = None
     finished: bool = False
     """Whether the session had ended by then."""
+    cost: Cost | None = None
 
 
 OUR_FAULTS: Final = frozenset({"unavailable", "session_damaged", "image_damaged"})
@@ -189,7 +193,7 @@ class Session:
 
     # --- what comes back ---------------------------------------------------------------------------------------
 
-    def done(self, ticket: int, result: bytes) -> Turn:
+    def done(self, ticket: int, result: bytes, cost: Cost | None = None) -> Turn:
         """The result of the oldest pending input, decided.
 
         Raises `BrokenWorker`, which leaves the input where it was: it is tried again elsewhere.
@@ -218,15 +222,15 @@ class Session:
         self._timer_tries.pop(pending.timer, None)
         turn = Turn(
             self._seq, pending, snapshot if snapshot != _UNCHANGED else None, None, outbox.emitted, outbox.logs,
-            [] if self._finished else outbox.timers_set, None, self._finished,
+            [] if self._finished else outbox.timers_set, None, self._finished, cost,
         )  # fmt: skip
         return self._decide(turn, timers_gone=gone, finished_now=finished_now)
 
-    def failed(self, ticket: int, code: str, message: str, at: str | None) -> Turn:
+    def failed(self, ticket: int, code: str, message: str, at: str | None, cost: Cost | None = None) -> Turn:
         """The oldest pending input was undone; the session is as it was before it."""
         pending = self._next(ticket)
         self._take()
-        return self._refuse(pending, code, f"{message} ({at})" if at else message)
+        return self._refuse(pending, code, f"{message} ({at})" if at else message, cost)
 
     def refuse_late(self) -> list[Turn]:
         """The session has ended: what was on its way behind the end is refused, as a later event is."""
@@ -286,6 +290,7 @@ class Session:
         receipt = turn.pending.receipt
         if receipt is not None:
             receipt.seq, receipt.changed, receipt.error, receipt.settled = turn.seq, turn.snapshot is not None, turn.error, True
+            receipt.cost = turn.cost
 
     def rewind(self, known: list[Entry]) -> None:
         """What was decided will not be committed as it stands: all of it waits again, and the session has to be restored first.
@@ -404,8 +409,8 @@ class Session:
         self.pending_bytes = 0
         return again
 
-    def _refuse(self, pending: Pending, code: str, message: str) -> Turn:
-        turn = Turn(self._seq, pending, error=(code, message), finished=self._finished)
+    def _refuse(self, pending: Pending, code: str, message: str, cost: Cost | None = None) -> Turn:
+        turn = Turn(self._seq, pending, error=(code, message), finished=self._finished, cost=cost)
         if pending.kind is Kind.TIMER:
             turn.timers_set = self._try_timer_again(pending, counts=code not in OUR_FAULTS)
         if pending.kind is Kind.START:

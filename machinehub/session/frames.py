@@ -7,9 +7,12 @@ text message (RFC 6455, section 5.2), which is the same for every client and so 
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
+
+if TYPE_CHECKING:
+    from sandbox.protocol import Cost
 
 SUBPROTOCOL: Final = "machinehub.v1"
 
@@ -68,14 +71,21 @@ def update_frame(seq: int, snapshot: bytes) -> Frame:
     return Frame(b'{"type":"update","seq":%d,"snapshot":%b}' % (seq, snapshot))
 
 
-def ack_frame(event_id: str, seq: int, error: tuple[str, str] | None) -> Frame:
+def ack_frame(event_id: str, seq: int, error: tuple[str, str] | None, cost: Cost | None = None) -> Frame:
+    """`cost` for those who asked for it."""
+    spent = b',"cost":%b' % quote(cost_of(cost)) if cost is not None else b""
     if error is None:
-        return Frame(b'{"type":"ack","id":%b,"seq":%d,"outcome":"accepted"}' % (quote(event_id), seq))
+        return Frame(b'{"type":"ack","id":%b,"seq":%d,"outcome":"accepted"%b}' % (quote(event_id), seq, spent))
     code, detail = error
     return Frame(
-        b'{"type":"ack","id":%b,"seq":%d,"outcome":"rejected","error":%b}'
-        % (quote(event_id), seq, quote({"code": code, "detail": detail}))
+        b'{"type":"ack","id":%b,"seq":%d,"outcome":"rejected","error":%b%b}'
+        % (quote(event_id), seq, quote({"code": code, "detail": detail}), spent)
     )
+
+
+def cost_of(cost: Cost) -> dict[str, int]:
+    """What a turn took, as clients and logs are told: fuel only where the hub counts it."""
+    return {"cpu_us": cost.cpu_us, "memory_bytes": cost.memory_bytes, **({"fuel": cost.fuel} if cost.fuel else {})}
 
 
 def emitted_frame(seq: int, event: bytes | msgspec.Raw) -> Frame:

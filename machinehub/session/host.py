@@ -67,7 +67,7 @@ class SessionHost:
         self.intake = Intake(self, store, clock, entropy, limits)
         self.people = People(self, store, entropy, limits)
         self.waits = Waits(per_session=limits.connections_per_session)
-        self.alarm = Alarm(clock, store, self._timer_due, self._timer_pending)
+        self.alarm = Alarm(clock, store, self._timer_due, self._timer_pending, per_s=limits.timer_turns_per_s)
         self.journal = Journal(store, self, metrics)
         self.placement = Placement(pool, images, clock, limits, self)
         self.past = Past(store, pool, images, self.placement, clock, entropy)

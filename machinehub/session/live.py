@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from machinehub.rates import Rate
 from machinehub.session.core import Session
 from machinehub.session.frames import RecentFrames
 from machinehub.session.members import Members
@@ -56,10 +57,10 @@ class SandboxWorker(Protocol):
 
 
 class SandboxWorkers(Protocol):
-    def choose(self) -> SandboxWorker | None:
-        """One that is ready, if there is."""
+    def choose(self, *, modules: bool = False) -> SandboxWorker | None:
+        """One that is ready, if there is: of those that scripts live on, or modules."""
 
-    async def wait_for_worker(self) -> SandboxWorker: ...
+    async def wait_for_worker(self, *, modules: bool = False) -> SandboxWorker: ...
 
 
 class VersionRef(Protocol):
@@ -82,6 +83,9 @@ class LiveSession(Session):
         self.worker: SandboxWorker | None = None
         self.placing = False
         self.window = SendWindow()
+        self.limits: Limits | None = None
+        """What its version allows, once somebody has asked the catalog."""
+        self.joins = Rate(limits.joins_per_s, burst=limits.connections_per_session)
         self.connections: dict[int, Connection] = {}
         self.members = Members()
         self.newcomers: list[Connection] = []

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakValueDictionary
 
 from machinehub.errors import HubError
 from machinehub.session.core import BrokenWorker, Kind
+from machinehub.session.window import HeavyLane, Usual
 from machinehub.tasks import Tasks
 from sandbox.protocol import Checkpoint, Close, Done, Failed, Frozen, Open, Replay, Replayed, Step
 
@@ -57,6 +59,9 @@ class Placement:
         self._numbers = 0
         self._placing = 0
         self._by_number: dict[int, LiveSession] = {}
+        self._lanes: dict[SandboxWorker, HeavyLane[int]] = {}
+        self._usual: WeakValueDictionary[str, Usual] = WeakValueDictionary()
+        """By image, as long as sessions of it are in memory."""
         self._tasks = Tasks()
 
     def stop(self) -> None:
@@ -90,7 +95,15 @@ class Placement:
     def _send_steps(self, session: LiveSession) -> None:
         """Hands over what fits into the session's window."""
         worker = session.worker
-        while worker is not None and (index := session.window.next(len(session.pending))) is not None:
+        if worker is None:
+            return
+        window = session.window
+        if not window.may_send(len(session.pending)):
+            return
+        is_heavy = window.usual.is_heavy(start=session.pending[0].kind is Kind.START)
+        if is_heavy and not self._lanes.setdefault(worker, HeavyLane()).enter(session.number):
+            return
+        while (index := window.next(len(session.pending))) is not None:
             pending = session.pending[index]
             if pending.kind is Kind.CHECKPOINT:
                 worker.ask(session.number, Checkpoint(session.number, pending.ticket))
@@ -98,12 +111,27 @@ class Placement:
                 cpu_ms = self._limits.start_cpu_ms if pending.kind is Kind.START else self._limits.event_cpu_ms
                 worker.ask(session.number, Step(session.number, pending.ticket, pending.input, pending.now_ms, cpu_ms))
 
-    def _settled(self, session: LiveSession, *, overran: bool) -> None:
+    def _settled(self, session: LiveSession, *, overran: bool, turn: Turn | None = None) -> None:
+        if turn is not None and turn.cost is not None:
+            usual = session.window.usual
+            (usual.start_took if turn.pending.kind is Kind.START else usual.took)(turn.cost.cpu_us)
         pause_s = session.window.settled(overran=overran)
+        self._make_way(session)
         if pause_s:
             asyncio.get_running_loop().call_later(pause_s, self._resume, session)
         else:
             self._send_steps(session)
+
+    def _make_way(self, session: LiveSession) -> None:
+        """Whatever the session had on the worker's lane for heavy turns is done: the next one's turn."""
+        lane = self._lanes.get(session.worker) if session.worker is not None else None
+        following = lane.leave(session.number) if lane is not None else None
+        while lane is not None and following is not None:
+            other = self._by_number.get(following)
+            if other is not None and other.window.may_send(len(other.pending)):
+                self._send_steps(other)
+                return
+            following = lane.leave(following)  # it comes back by itself when it has something to send
 
     def _resume(self, session: LiveSession) -> None:
         session.window.resume()
@@ -115,7 +143,7 @@ class Placement:
         if session.placing or session.worker is not None or session.gone:
             return
         image = self._images.at_hand(session.record.digest) if session.loaded else None
-        worker = self._pool.choose() if image is not None else None
+        worker = self._pool.choose(modules=image.is_module) if image is not None else None
         if image is not None and worker is not None:
             self._thaw(session, image, worker)
         else:
@@ -129,7 +157,7 @@ class Placement:
                 if not session.loaded:
                     await self._resident.restore(session)
                 image = await self._images.image(session.record.digest)
-                worker = await self._pool.wait_for_worker()
+                worker = await self._pool.wait_for_worker(modules=image.is_module)
                 if session.loaded or session.gone or not session.pending:
                     break  # else it was rewound meanwhile
         except HubError as error:
@@ -155,7 +183,14 @@ class Placement:
         if session.tail:
             worker.ask(session.number, Replay(session.number, OPEN_TICKET, session.tail, 0))
         session.window.restart()
+        session.window.usual = self._usual_of(session.record.digest)
         self._send_steps(session)
+
+    def _usual_of(self, digest: str) -> Usual:
+        usual = self._usual.get(digest)
+        if usual is None:
+            usual = self._usual[digest] = Usual()
+        return usual
 
     def new_number(self) -> int:
         """A new one each time: what an earlier worker, or an earlier stay on this one, still has to say is nobody's."""
@@ -168,6 +203,7 @@ class Placement:
 
     def leave(self, session: LiveSession) -> None:
         """Takes the session off its worker, whatever it is doing there."""
+        self._make_way(session)
         worker, session.worker = session.worker, None
         self._by_number.pop(session.number, None)
         if worker is not None and not worker.lost:
@@ -179,6 +215,7 @@ class Placement:
 
         The one whose answer was due next is held to blame: a worker does its work in order.
         """
+        self._lanes.pop(worker, None)
         for session in [session for session in self._by_number.values() if session.worker is worker]:
             session.worker = None
             del self._by_number[session.number]
@@ -236,8 +273,8 @@ class Placement:
                 self.leave(session)
                 self._move(session, blamed=True)
             case Failed():
-                turn = session.failed(message.ticket, message.code, message.message, message.at)
-                self._settled(session, overran=message.code == "cpu_exceeded")
+                turn = session.failed(message.ticket, message.code, message.message, message.at, message.cost)
+                self._settled(session, overran=message.code == "cpu_exceeded", turn=turn)
                 self._resident.decided(session, turn)
             case Done() if session.pending and session.pending[0].kind is Kind.CHECKPOINT:
                 session.asleep(message.ticket)
@@ -246,10 +283,10 @@ class Placement:
                 if not session.pending:  # unless something came meanwhile, it leaves
                     self.leave(session)
             case Done():
-                turn = session.done(message.ticket, message.result)
+                turn = session.done(message.ticket, message.result, message.cost)
                 if turn.finished and session.pending:  # the worker must not go on with it
                     self.leave(session)
-                self._settled(session, overran=False)
+                self._settled(session, overran=False, turn=turn)
                 self._resident.decided(session, turn)
                 if turn.finished:
                     self._refuse_late(session)

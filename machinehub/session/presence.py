@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from machinehub.errors import Conflict, HubError, NotFound, Unavailable
+from machinehub.errors import Conflict, HubError, NotFound, RateLimited, Unavailable
 from machinehub.session.core import OUR_FAULTS, Kind
 from machinehub.session.members import Identity, id_of_key
 from machinehub.session.publish import snapshot_frame
@@ -97,8 +98,11 @@ class People:
         """Adds a watcher: it gets the snapshot first, then everything that follows. Raises `Unavailable` when full."""
         if session.gone:
             raise NotFound("no_such_session", "the session was deleted")
-        if len(session.connections) >= self._limits.connections_per_session:
-            raise Unavailable("connections_exceeded", f"a session has at most {self._limits.connections_per_session} connections")
+        room = (session.limits or self._limits).connections_per_session
+        if len(session.connections) >= room:
+            raise Unavailable("connections_exceeded", f"a session has at most {room} connections")
+        if connection.who.member not in session.members and not session.joins.take(1, time.monotonic()):
+            raise RateLimited("rate_limited", f"at most {self._limits.joins_per_s} new members join a session in a second")
         session.connections[id(connection)] = connection
         session.members.arrive(connection.who, connection.joined_at)
         if handle := session.leaving.pop(connection.who.member, None):

@@ -18,35 +18,37 @@ Owner = TypeVar("Owner")
 
 class TimerQueue(Generic[Owner]):
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, int, Owner]] = []
+        self._heap: list[tuple[int, int, int, int, Owner]] = []
+        """(when to fire, how many were added before it, due_at_ms, timer, owner)"""
         self._there: set[tuple[Owner, int, int]] = set()
         self._count = 0
 
-    def add(self, owner: Owner, timer: int, due_at_ms: int) -> None:
-        """Once, however often it is added."""
+    def add(self, owner: Owner, timer: int, due_at_ms: int, *, not_before_ms: int = 0) -> None:
+        """Once, however often it is added. `not_before_ms` is for one that has to wait although it is due."""
         if (owner, timer, due_at_ms) in self._there:
             return
         self._there.add((owner, timer, due_at_ms))
         self._count += 1
-        heapq.heappush(self._heap, (due_at_ms, self._count, timer, owner))
+        heapq.heappush(self._heap, (max(due_at_ms, not_before_ms), self._count, due_at_ms, timer, owner))
 
     def next_due_at_ms(self) -> int | None:
+        """When the next one is to be fired."""
         return self._heap[0][0] if self._heap else None
 
     def pop_due(self, now_ms: int) -> list[tuple[Owner, int, int]]:
         """(owner, timer, due_at_ms) of everything due at `now_ms`, in firing order."""
         due: list[tuple[Owner, int, int]] = []
         while self._heap and self._heap[0][0] <= now_ms:
-            due_at_ms, _, timer, owner = heapq.heappop(self._heap)
+            _, _, due_at_ms, timer, owner = heapq.heappop(self._heap)
             self._there.discard((owner, timer, due_at_ms))
             due.append((owner, timer, due_at_ms))
         return due
 
     def prune(self, is_live: Callable[[Owner, int, int], bool]) -> None:
         """Forgets what `is_live(owner, timer, due_at_ms)` denies: cancelled timers, and those of sessions that are gone."""
-        self._heap = [entry for entry in self._heap if is_live(entry[3], entry[2], entry[0])]
+        self._heap = [entry for entry in self._heap if is_live(entry[4], entry[3], entry[2])]
         heapq.heapify(self._heap)
-        self._there = {(owner, timer, due_at_ms) for due_at_ms, _, timer, owner in self._heap}
+        self._there = {(owner, timer, due_at_ms) for _, _, due_at_ms, timer, owner in self._heap}
 
     def __len__(self) -> int:
         return len(self._heap)

@@ -2,20 +2,52 @@
 
 A worker does its work in the order in which it arrives, so what one session has sent ahead is what all others on that worker
 wait for. A session may have a few inputs on their way; one that uses up its CPU may have one, and waits in between, twice as
-long after each such turn in a row.
+long after each such turn in a row. And of all the sessions of a worker whose turns are heavy, one at a time has one input there
+(`HeavyLane`): a light turn waits for one heavy one at most, however many machines spin beside it.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections import OrderedDict
+from typing import Final, Generic, TypeVar
+
+Waiter = TypeVar("Waiter")
 
 SIZE_MAX: Final = 8
 PAUSE_S: Final = 0.1
 PAUSE_S_MAX: Final = 1.6
+HEAVY_US: Final = 1_000
+"""From so much CPU on a turn is heavy: fifteen times what a counter's takes."""
+_AHEAD_US: Final = 2_000
+"""What a session may have on its way, by what its turns usually take."""
+_NEWER: Final = 0.05
+"""How much the last turn counts, against those before it. One that took more than usual counts at once, and is forgotten slowly."""
+
+
+HEAVY_START_US: Final = 5_000
+"""The same of a session's first turn, which takes a millisecond where nothing is computed."""
+
+
+class Usual:
+    """What turns of a machine take. All its sessions share it: what one of them does, the others are expected to do too."""
+
+    def __init__(self) -> None:
+        self.cpu_us = 0.0
+        self.start_us = 0.0
+
+    def took(self, cpu_us: int) -> None:
+        self.cpu_us = max(cpu_us, self.cpu_us + _NEWER * (cpu_us - self.cpu_us))
+
+    def start_took(self, cpu_us: int) -> None:
+        self.start_us = max(cpu_us, self.start_us + _NEWER * (cpu_us - self.start_us))
+
+    def is_heavy(self, *, start: bool) -> bool:
+        return self.start_us >= HEAVY_START_US if start else self.cpu_us >= HEAVY_US
 
 
 class SendWindow:
     def __init__(self) -> None:
+        self.usual = Usual()
         self._in_flight = 0
         self._size = 1
         self._overruns = 0
@@ -23,10 +55,15 @@ class SendWindow:
 
     def next(self, waiting: int) -> int | None:
         """The position in the queue, of `waiting` inputs, of one that may be sent now; it counts as sent."""
-        if self._paused or self._in_flight >= min(self._size, waiting):
+        if not self.may_send(waiting):
             return None
         self._in_flight += 1
         return self._in_flight - 1
+
+    def may_send(self, waiting: int) -> bool:
+        """Whether `next` would name one."""
+        ahead = 1 if self.usual.cpu_us >= HEAVY_US else min(self._size, max(1, int(_AHEAD_US / (self.usual.cpu_us + 1))))
+        return not self._paused and self._in_flight < min(ahead, waiting)
 
     def settled(self, *, overran: bool) -> float:
         """The oldest input that was sent came back, having used up its CPU or not. How many seconds to pause before `resume`."""
@@ -46,3 +83,27 @@ class SendWindow:
     def restart(self) -> None:
         """The session is on another worker: nothing is on its way any more."""
         self._in_flight = 0
+
+
+class HeavyLane(Generic[Waiter]):
+    """Of one worker: whose heavy turn it may do now, and who waits for that, in the order of their asking."""
+
+    def __init__(self) -> None:
+        self._inside: Waiter | None = None
+        self._waiting: OrderedDict[Waiter, None] = OrderedDict()
+
+    def enter(self, who: Waiter) -> bool:
+        """Whether `who` may send a heavy turn now; if not, `leave` of somebody else will name them."""
+        if self._inside is None:
+            self._waiting.pop(who, None)
+            self._inside = who
+        elif self._inside != who:
+            self._waiting[who] = None
+        return self._inside == who
+
+    def leave(self, who: Waiter) -> Waiter | None:
+        """`who` has no heavy turn there any more, or does not wait for one. Returns who is next, who may `enter` or `leave` too."""
+        self._waiting.pop(who, None)
+        if self._inside == who:
+            self._inside = None
+        return next(iter(self._waiting), None) if self._inside is None else None

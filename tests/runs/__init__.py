@@ -41,7 +41,7 @@ def read_run(name: str) -> Run:
 
 def example_image(sandbox: Sandbox, path: Path) -> tuple[LoadedImage, list[str]]:
     """The image of an example, and its events."""
-    forge = Engine(CACHE, forge=True)
+    forge = Engine(CACHE, kind="forge")
     esbuild = forge.compile_cached((GUEST / "esbuild.wasm").read_bytes(), name="esbuild")
     script = bundle(forge, esbuild, path.name, {path.name: path.read_text()}).script
     wasm, definition, _ = forge_image(sandbox.engine, sandbox.guest, script, source_map=None, cpu_s=2, memory_bytes_max=16 * 1024 * 1024)

@@ -7,7 +7,7 @@
 (global $clock_ns (mut i64) (i64.const 0))
 
 ;; Why the last call trapped. 0: the trap speaks for itself, 1: out of memory, 2: the answer does not fit into the
-;; I/O area, 3: the prelude itself threw (it never should).
+;; I/O area, 3: the prelude itself threw (it never should), 4: too many promise jobs.
 (global $fault (export "fault") (mut i32) (i32.const 0))
 
 ;; --- what QuickJS imports -------------------------------------------------------------------------------------
@@ -155,15 +155,15 @@
     (call $qjs_call (local.get $function) (local.get $nothing) (i32.const 1) (local.get $io)))
   (call $qjs_free_value (local.get $nothing))
   (call $must_not_throw (local.get $result))
-  (call $drain)
+  (call $drain (i32.const -1))
   (call $answer (local.get $result) (local.get $io) (local.get $io_bytes)))
 
 ;; --- a turn ---------------------------------------------------------------------------------------------------
 
-;; step(step, collect, io, io_bytes, length, now_ns) -> length of the outbox, now at io.
-;; Hands the input at io to `step`, runs the promise jobs until none is left, then asks `collect` for the outbox.
+;; step(step, collect, io, io_bytes, length, now_ns, jobs) -> length of the outbox, now at io.
+;; Hands the input at io to `step`, runs the promise jobs until none is left (at most `jobs`), then asks `collect` for the outbox.
 (func (export "step")
-  (param $step i32) (param $collect i32) (param $io i32) (param $io_bytes i32) (param $length i32) (param $now_ns i64)
+  (param $step i32) (param $collect i32) (param $io i32) (param $io_bytes i32) (param $length i32) (param $now_ns i64) (param $jobs i32)
   (result i32)
   (local $nothing i32) (local $argument i32) (local $result i32)
   (global.set $clock_ns (local.get $now_ns))
@@ -175,15 +175,16 @@
   (call $must_not_throw (local.get $result))
   (call $qjs_free_value (local.get $result))
   (call $qjs_free_value (local.get $argument))
-  (call $drain)
+  (call $drain (local.get $jobs))
   (local.set $result
     (call $qjs_call (local.get $collect) (local.get $nothing) (i32.const 0) (i32.const 0)))
   (call $qjs_free_value (local.get $nothing))
   (call $must_not_throw (local.get $result))
   (call $answer (local.get $result) (local.get $io) (local.get $io_bytes)))
 
-;; Promise jobs until none is left. A job that throws has nobody to tell; the next one runs.
-(func $drain
+;; Promise jobs until none is left. A job that throws has nobody to tell; the next one runs. More than `left` of them, as an
+;; unsigned number, end the turn.
+(func $drain (param $left i32)
   (local $state i32)
   (block $done
     (loop $again
@@ -191,6 +192,9 @@
       (br_if $done (i32.eqz (local.get $state)))
       (if (i32.lt_s (local.get $state) (i32.const 0))
         (then (call $qjs_free_value (call $qjs_get_exception))))
+      (if (i32.eqz (local.get $left))
+        (then (global.set $fault (i32.const 4)) (unreachable)))
+      (local.set $left (i32.sub (local.get $left) (i32.const 1)))
       (br $again))))
 
 (func $must_not_throw (param $value i32)

@@ -22,6 +22,7 @@ export const slice = uncurry(String.prototype.slice);
 export const mapGet = uncurry(Map.prototype.get as (this: Map<number, unknown>, key: number) => unknown);
 export const mapSet = uncurry(Map.prototype.set as (this: Map<number, unknown>, key: number, value: unknown) => unknown);
 export const mapDelete = uncurry(Map.prototype.delete as (this: Map<number, unknown>, key: number) => boolean);
+export const startsWith = uncurry(String.prototype.startsWith as (this: string, start: string) => boolean);
 export const exec = uncurry(RegExp.prototype.exec);
 const indexOf = uncurry(String.prototype.indexOf);
 const charAt = uncurry(String.prototype.charAt);

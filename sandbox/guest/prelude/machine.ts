@@ -4,7 +4,7 @@ import { StateMachine, type AnyStateMachine, type AnyStateNode } from "xstate";
 import { modules } from "./modules.ts";
 import * as safe from "./intrinsics.ts";
 import { dropTimers } from "./timers.ts";
-import { describe, faultText } from "./turn.ts";
+import { describe, faultText, type Limits } from "./turn.ts";
 
 type Json = null | boolean | number | string | Json[] | { [key: string]: Json | undefined };
 
@@ -19,6 +19,8 @@ export interface Bundle {
   (module: { exports: Record<string, unknown> }, exports: unknown, require: (name: string) => unknown): void;
   /** What an action that throws does: "stop" ends the session in an error, anything else undoes the turn. */
   onError?: string;
+  /** Limits that are not the usual ones. */
+  limits?: Partial<Limits>;
 }
 
 /** Runs the bundle and finds the machine in its exports. Never throws: the report is JSON for the forge. */

@@ -8,7 +8,7 @@ import { installRandom } from "./random.ts";
 import { installTimers } from "./timers.ts";
 import { loadBundle, type Bundle } from "./machine.ts";
 import { collect, setMachine, step } from "./session.ts";
-import { describe, faultText } from "./turn.ts";
+import { describe, faultText, setLimits } from "./turn.ts";
 
 installRandom();
 installTimers();
@@ -16,6 +16,7 @@ installTimers();
 /** Loads a bundle into this image; answers the forge's report as JSON. */
 function load(bundle: Bundle): string {
   const stopsOnError = bundle.onError === "stop"; // read before the bundle runs
+  if (bundle.limits) setLimits(bundle.limits);
   const { machine, report } = loadBundle(bundle);
   if (machine) setMachine(machine, stopsOnError);
   return report;

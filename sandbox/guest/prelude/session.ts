@@ -15,6 +15,7 @@ let machine: AnyStateMachine | null = null;
 let actor: AnyActorRef | null = null;
 let stopsOnError = false;
 let published = "";
+let actors = 0; // of the snapshot that is spelled
 
 export function setMachine(loaded: AnyStateMachine, stops: boolean): void {
   machine = loaded;
@@ -47,7 +48,7 @@ function start(input: unknown): void {
 }
 
 function send(event: Record<string, unknown>, sender: unknown): void {
-  if (typeof event.type !== "string" || event.type.startsWith("xstate.")) {
+  if (typeof event.type !== "string" || safe.startsWith(event.type, "xstate.")) {
     reject("invalid_event", "an event needs a type of its own");
     return;
   }
@@ -77,7 +78,9 @@ export function collect(): string {
       const snapshot = actor.getSnapshot();
       if (snapshot.status !== "active") finished = "1";
       // Always spelled anew: children, and contexts that are changed in place, move without a new snapshot object.
+      actors = 0;
       const text = safe.wellFormed(snapshotText(snapshot));
+      if (actors > limits.actors) reject("actors_exceeded", `a session has at most ${limits.actors} actors`);
       if (text !== published) changed = published = text;
       if (text.length > limits.snapshotChars) reject("snapshot_too_large", `the snapshot has more than ${limits.snapshotChars} bytes`);
     }
@@ -117,6 +120,7 @@ function snapshotText(snapshot: Snapshotlike): string {
     let children = "";
     for (const id in snapshot.children) {
       const child = safe.hasOwn(snapshot.children, id) ? snapshot.children[id] : undefined;
+      if (child) actors++;
       if (child) children += (children && ",") + stringify(id) + ":" + snapshotText(child.getSnapshot());
     }
     if (children) text += ',"children":{' + children + "}";

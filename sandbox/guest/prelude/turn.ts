@@ -16,7 +16,14 @@ export const limits = {
   snapshotChars: 256 * 1024,
   emitted: 256,
   emittedChars: 256 * 1024,
+  actors: 1000,
 };
+export type Limits = typeof limits;
+
+/** What a hub or a version says otherwise, once, before the machine is loaded: frozen into its image. */
+export function setLimits(chosen: Partial<Limits>): void {
+  for (const name of safe.keysOf(chosen) as (keyof Limits)[]) limits[name] = chosen[name] as number;
+}
 
 export const turn = {
   emitted: [] as string[],

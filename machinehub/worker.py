@@ -1,0 +1,241 @@
+"""One sandbox worker: its process, and the socket to it.
+
+Decides: how a worker is started, what it may say at all, when it is ended. Everything it says is hostile: here by form and by
+count, in `session/core.py` by meaning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections import Counter, deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+from sandbox import protocol
+from sandbox.protocol import Forget, Frozen, LoadEngine, LoadImage, Progress, Ready, Said
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from machinehub.model import Image
+
+log = logging.getLogger("machinehub.workers")
+
+COMMAND: Final = ("-m", "sandbox.worker")
+SAID_CHARS: Final = 4_000
+"""Of what a worker says of its end, so much goes into the log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """How a worker process is started."""
+
+    cache: Path
+    """Where compiled modules are kept."""
+    kind: Literal["session", "forge", "module", "compiler"] = "session"
+    """What it is for: sessions of scripts, building scripts, sessions of modules (docs/guest-abi.md), building one module."""
+    fuel: bool = False
+    """Whether it counts wasmtime's fuel."""
+    cpu_s_max: int = 0
+    """CPU of the process as long as it lives; 0 for no limit."""
+    root: Path | None = None
+    """The user's own folder, whose files bundles are made of: for the command line, never in a hub."""
+    memory_bytes_max: int = 0
+    """Private memory of the process; 0 for no limit."""
+
+
+class Worker(asyncio.Protocol):
+    """One worker process and the socket to it. It is replaced, not restarted: its number never comes again."""
+
+    def __init__(self, number: int, on_messages: Callable[[Worker, list[protocol.ToHub]], None], on_lost: Callable[[Worker], None]) -> None:
+        self.number = number
+        self.ready = asyncio.Event()
+        self.lost = False
+        self.suspect: int | None = None
+        self._killed = False
+        self.heard_at = 0.0
+        self.started_at = 0.0
+        self._images: Counter[str] = Counter()
+        self._engines: set[str] = set()
+        self._modules: dict[str, str] = {}
+        """Images of modules that are there, and their code."""
+        self._owed: deque[int] = deque()
+        self._may_freeze = False
+        self._scratch: Path | None = None
+        self.walls: list[tuple[str, bool, str]] = []
+        """What the worker said of its walls when it was ready."""
+        self.process: asyncio.subprocess.Process | None = None
+        self._on_messages = on_messages
+        self._on_lost = on_lost
+        self._reader = protocol.to_hub_reader()
+        self._outgoing: list[protocol.ToWorker] = []
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+
+    async def start(self, how: Start) -> None:
+        ours, theirs = socket.socketpair()
+        try:
+            for end in (ours, theirs):
+                for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                    end.setsockopt(socket.SOL_SOCKET, option, 1024 * 1024)
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, *COMMAND, "--fd", str(theirs.fileno()), *self._arguments(how),
+                pass_fds=[theirs.fileno()], env={}, cwd=Path(protocol.__file__).parents[1],
+                stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.started_at = self._loop.time()
+        ours.setblocking(False)
+        await self._loop.create_connection(lambda: self, sock=ours)
+
+    def _arguments(self, how: Start) -> list[str]:
+        arguments = ["--kind", how.kind, "--parent", str(os.getpid()), "--cache", str(how.cache), "--memory-bytes-max", str(how.memory_bytes_max)]
+        arguments += ["--cpu-s-max", str(how.cpu_s_max), *(["--fuel"] if how.fuel else [])]
+        if how.kind == "forge":
+            self._scratch = Path(tempfile.mkdtemp(prefix="machinehub-forge-"))
+            arguments += ["--scratch", str(self._scratch)]
+        if how.root is not None:
+            arguments += ["--root", str(how.root)]
+        return arguments
+
+    # --- asyncio.Protocol --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._killed:
+            return  # what it says after it was given up may contradict what is done elsewhere now
+        self.heard_at = self._loop.time()
+        try:
+            for batch in self._reader.feed(data):
+                for message in batch:
+                    self._account(message)
+                self._on_messages(self, batch)
+                if self._killed:
+                    return
+        except protocol.BadFrame as error:
+            self.kill(f"it sent no frame of the protocol: {error}")
+
+    def _account(self, message: protocol.ToHub) -> None:
+        """One answer for each question, and a checkpoint at most with each answer. Raises `BadFrame`: whoever says more has been taken over."""
+        match message:
+            case Ready() | Progress():
+                if self.ready.is_set():
+                    raise protocol.BadFrame("it was ready before")
+            case Frozen():
+                if not self._may_freeze:
+                    raise protocol.BadFrame("a checkpoint of nothing new")
+                self._may_freeze = False
+            case Said():
+                log.error("sandbox worker %d: %s", self.number, message.text[:SAID_CHARS].encode("ascii", "backslashreplace").decode())
+            case _:
+                if not self._owed:
+                    raise protocol.BadFrame("an answer that nobody asked for")
+                self._owed.popleft()
+                self._may_freeze = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._tidy()
+        if not self.lost:
+            self.lost = True
+            if not self._killed:
+                self.suspect = self._due_next
+            self._on_lost(self)
+
+    def _tidy(self) -> None:
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    # --- words of our own --------------------------------------------------------------------------------------
+
+    @property
+    def session_count(self) -> int:
+        return self._images.total()
+
+    @property
+    def owes(self) -> int:
+        """How many answers are due."""
+        return len(self._owed)
+
+    @property
+    def _due_next(self) -> int | None:
+        """Whom the next answer is about: what the worker does now."""
+        return self._owed[0] if self._owed else None
+
+    def ask(self, about: int, message: protocol.ToWorker) -> None:
+        """Sends a message that will be answered, about a session or a build."""
+        if not self._owed:
+            self.heard_at = self._loop.time()
+        self._owed.append(about)
+        self.tell(message)
+
+    def tell(self, message: protocol.ToWorker) -> None:
+        """Sends `message` with whatever else is sent in this turn of the event loop."""
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(message)
+
+    def take(self, digest: str, image: Image) -> None:
+        """Another session of this image comes to live here; the image is sent along with the first, and its engine if it is an old one."""
+        if not self._images[digest]:
+            if image.is_module:
+                self._modules[digest] = image.engine
+            if image.engine_code and image.engine not in self._engines:
+                self._engines.add(image.engine)
+                self.tell(LoadEngine(image.engine, image.engine_code))
+            self.tell(LoadImage(digest, image.image))
+        self._images[digest] += 1
+
+    def leave(self, digest: str) -> None:
+        """A session of this image is gone; with the last one the image goes too."""
+        self._images[digest] -= 1
+        if self._images[digest] <= 0:
+            del self._images[digest]
+            self._engines.discard(self._modules.pop(digest, ""))  # the worker drops a module's code with its last image
+            self.tell(Forget(digest))
+
+    def _flush(self) -> None:
+        messages, self._outgoing = self._outgoing, []
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(protocol.encode(messages))
+
+    def kill(self, why: str, *, suspect: int | None = None) -> None:
+        """Ends the process. `suspect` is the session to blame; else the one whose answer was due next, since a worker works
+        in order."""
+        if self._killed:
+            return
+        log.error("killing sandbox worker %d: %s", self.number, why)
+        self._killed = True
+        self.suspect = self._due_next if suspect is None else suspect
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGKILL)
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def stop(self) -> None:
+        """Closes the socket, which ends the worker; kills it when that takes too long."""
+        self.lost = True
+        if self._transport is not None:
+            self._transport.close()
+        if self.process is not None:
+            try:
+                await asyncio.wait_for(self.process.wait(), 2)
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    self.process.kill()
+                await self.process.wait()
