@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("machinehub.workers")
 
 COMMAND: Final = ("-m", "sandbox.worker")
+END_S: Final = 2.0
+"""How long a process may take to end whose socket is closed."""
 SAID_CHARS: Final = 4_000
 """Of what a worker says of its end, so much goes into the log."""
 
@@ -221,21 +223,28 @@ class Worker(asyncio.Protocol):
         log.error("killing sandbox worker %d: %s", self.number, why)
         self._killed = True
         self.suspect = self._due_next if suspect is None else suspect
+        self._end_process()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _end_process(self) -> None:
         if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGKILL)
-        if self._transport is not None:
-            self._transport.abort()
 
     async def stop(self) -> None:
         """Closes the socket, which ends the worker; kills it when that takes too long."""
         self.lost = True
         if self._transport is not None:
             self._transport.close()
-        if self.process is not None:
-            try:
-                await asyncio.wait_for(self.process.wait(), 2)
-            except TimeoutError:
-                with contextlib.suppress(ProcessLookupError):
-                    self.process.kill()
-                await self.process.wait()
+        await self.ended()
+
+    async def ended(self) -> int:
+        """How the process ended, whose socket is closed. One that closed it and lives on is killed: it has been taken over, or hangs."""
+        if self.process is None:
+            return 0
+        try:
+            return await asyncio.wait_for(self.process.wait(), END_S)
+        except TimeoutError:
+            self._end_process()
+            return await self.process.wait()

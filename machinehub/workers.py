@@ -261,7 +261,7 @@ class WorkerPool:
             self._listener.worker_lost(worker)
 
     async def _replace(self, worker: Worker) -> None:
-        if worker.process is not None and await worker.process.wait() == -signal.SIGSYS:
+        if await worker.ended() == -signal.SIGSYS:
             self.breaches += 1
             log.error("sandbox worker %d tried what no worker does, and its walls ended it: somebody may have got out of wasmtime", worker.number)
         if worker is self._forge and self._answer is not None and not self._answer.done():

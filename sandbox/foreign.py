@@ -9,13 +9,12 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import zstandard
 
 from sandbox import image as images
 from sandbox import validate
 from sandbox.engine import Trap
 from sandbox.forge import Definition, digest_of
-from sandbox.image import Handles, ModuleHandles, pack
+from sandbox.image import Handles, ModuleHandles, pack, unpack
 from sandbox.module import DEPTH_MAX, ModuleState, call_json
 from sandbox.protocol import BuildFailed, BuildMessage, Compiled, ModuleBuilt, is_deeper_than
 
@@ -74,9 +73,9 @@ def build_module(engine: Engine, request: BuildModule) -> ModuleBuilt | BuildFai
 def compile_module(engine: Engine, request: Compile) -> Compiled | BuildFailed:
     """`Compile`, answered."""
     try:
-        code = zstandard.ZstdDecompressor().decompress(request.code, max_output_size=CODE_BYTES_MAX)
+        code = unpack(request.code, bytes_max=CODE_BYTES_MAX)
         return Compiled(request.ticket, pack(engine.compile(code).machine_code()))
-    except (zstandard.ZstdError, ValueError) as error:
+    except ValueError as error:
         return BuildFailed(request.ticket, "image_damaged", [BuildMessage(f"the module's code is damaged: {error}"[:2000])])
 
 

@@ -128,17 +128,17 @@ def encode_checkpoint(image: bytes, memory: memoryview, *, dead: Iterable[range]
     return hashlib.sha256(body).digest()[:16] + _compressor.compress(body)
 
 
-def apply_checkpoint(checkpoint: bytes, image: memoryview) -> tuple[int, Iterator[tuple[int, bytes]], tuple[int, ...]]:
+def apply_checkpoint(checkpoint: bytes, image: memoryview, *, bytes_max: int) -> tuple[int, Iterator[tuple[int, bytes]], tuple[int, ...]]:
     """The size of the memory that was frozen, its changed pages as (address, content), and what was kept beside it.
 
-    Raises `DamagedCheckpoint` when a byte of it is not as it was written.
+    Raises `DamagedCheckpoint` when what comes out is not what was written, or more than a memory of `bytes_max` can have.
     """
     try:
-        body = _decompressor.decompress(checkpoint[16:])
+        body = unpack(checkpoint[16:], bytes_max=2 * bytes_max)  # pages, and their numbers
         if hashlib.sha256(body).digest()[:16] != checkpoint[:16]:
             raise DamagedCheckpoint("the digest does not fit")
         read = msgspec.msgpack.decode(body, type=_CheckpointBody)
-    except (zstandard.ZstdError, msgspec.MsgspecError) as error:
+    except (ValueError, msgspec.MsgspecError) as error:
         raise DamagedCheckpoint(str(error)) from error
     return read.size, _pages(read.changed, read.xored, image), read.beside
 
@@ -155,6 +155,20 @@ def _pages(changed: list[int], xored: bytes, image: memoryview) -> Iterator[tupl
 def pack(data: bytes) -> bytes:
     """zstd, as images and code are sent and stored."""
     return zstandard.ZstdCompressor(level=1).compress(data)
+
+
+def unpack(packed: bytes, *, bytes_max: int) -> bytes:
+    """What `pack` was given. Raises `ValueError` for what it did not write, or for more than `bytes_max`.
+
+    The size that a frame announces is believed by the decompressor, which allocates it: so it is looked at first.
+    """
+    try:
+        size = zstandard.get_frame_parameters(packed).content_size
+        if size > bytes_max:  # an unknown size counts as the largest of all
+            raise ValueError(f"it holds {size} bytes, and may hold {bytes_max}")
+        return _decompressor.decompress(packed)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
 
 
 _compressor = zstandard.ZstdCompressor(level=3)

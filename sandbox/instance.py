@@ -208,14 +208,17 @@ class LiveMachine:
     def _thaw(self) -> None:
         self._instance = instance = self._engine.thaw(self._image.module, self._image.code, memory_bytes_max=self._sizes.memory_bytes_max)
         beside: tuple[int, ...] = ()
-        if self._checkpoint is not None:
-            size, pages, beside = images.apply_checkpoint(self._checkpoint, memoryview(self._image.memory))
-            instance.grow_to(size)
-            for at, content in pages:
-                instance.write(at, content)
-        if self._image.handles.module is not None:
-            self._module = ModuleState(self._image.handles.module, beside)
-            self._module.thaw(instance)
+        try:
+            if self._checkpoint is not None:
+                size, pages, beside = images.apply_checkpoint(self._checkpoint, memoryview(self._image.memory), bytes_max=self._sizes.memory_bytes_max)
+                instance.grow_to(size)
+                for at, content in pages:
+                    instance.write(at, content)
+            if self._image.handles.module is not None:
+                self._module = ModuleState(self._image.handles.module, beside)
+                self._module.thaw(instance)
+        except (ValueError, LookupError, OverflowError) as error:  # its digest fits, but who wrote it was no worker of ours
+            raise images.DamagedCheckpoint(str(error)) from error
 
     def _undo(self) -> None:
         tail = self._forget_tail()

@@ -68,9 +68,19 @@ class Cost(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 NO_COST: Final = Cost(0, 0)
 
-decode_outbox = msgspec.json.Decoder(Outbox).decode
+_decode_outbox = msgspec.json.Decoder(Outbox).decode
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+
+
+def decode_outbox(data: bytes) -> Outbox:
+    """Raises `msgspec.MsgspecError` or `RecursionError` for what is no outbox, or no UTF-8: the parts that stay raw are not looked at otherwise."""
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            raise msgspec.DecodeError(str(error)) from None
+    return _decode_outbox(data)
 
 
 def depth_of(data: bytes) -> int:
@@ -360,7 +370,7 @@ class FrameReader(Generic[T]):
                 break
             try:
                 batches.append(self._decoder.decode(memoryview(self._buffer)[at + 4 : at + 4 + size]))
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise BadFrame(str(error)) from error
             at += 4 + size
         if at:

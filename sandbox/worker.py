@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import zstandard
 
 from sandbox import bundler, protocol, walls
 from sandbox.engine import Engine, Kind, Module, Trap
 from sandbox.foreign import build_module, compile_module
 from sandbox.forge import BuildError, Guest, digest_of, forge_image, load_guest
-from sandbox.image import DamagedCheckpoint, pack
+from sandbox.image import DamagedCheckpoint, pack, unpack
 from sandbox.instance import LiveMachine, LoadedImage, LostSession, Sizes, load_image
 from sandbox.protocol import (
     Build,
@@ -174,16 +173,16 @@ class Worker:
         """A damaged image is noticed by the first `Open` that asks for it."""
         if request.digest in self._images:
             return
-        with contextlib.suppress(zstandard.ZstdError, ValueError, Trap):
-            wasm = zstandard.ZstdDecompressor().decompress(request.image, max_output_size=IMAGE_MEMORY_BYTES_MAX)
+        with contextlib.suppress(ValueError, Trap):
+            wasm = unpack(request.image, bytes_max=IMAGE_MEMORY_BYTES_MAX)
             self._images[request.digest] = load_image(self._engine, self._engines, wasm, memory_bytes_max=IMAGE_MEMORY_BYTES_MAX)
 
     def _load_engine(self, request: LoadEngine) -> None:
         """Compiles an older engine, or maps it from the cache; takes a module's machine code. What is damaged is noticed as its images are."""
         if request.digest in self._engines:
             return
-        with contextlib.suppress(zstandard.ZstdError, ValueError):
-            code = zstandard.ZstdDecompressor().decompress(request.engine, max_output_size=IMAGE_MEMORY_BYTES_MAX)
+        with contextlib.suppress(ValueError):
+            code = unpack(request.engine, bytes_max=IMAGE_MEMORY_BYTES_MAX)
             if self._guest is None:
                 self._engines[request.digest] = self._engine.load(code)
             elif digest_of(code) == request.digest:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from machinehub.limits import Limits
 from machinehub.model import SavedCheckpoint, SessionRecord, StoredSession
 from machinehub.session.core import CRASHES_BEFORE_QUARANTINE, BrokenWorker, Kind, Pending, Receipt, Session, Turn
 from machinehub.session.timers import TimerQueue
@@ -22,7 +23,7 @@ RECORD = SessionRecord(key=7, machine_id="m", session_id="s", version=1, digest=
 
 
 def unloaded_session() -> Session:
-    return Session(RECORD, number=1, timers_max=1000, ids_max=8)
+    return Session(RECORD, number=1, limits=Limits(ids_remembered=8))
 
 
 def new_session() -> Session:

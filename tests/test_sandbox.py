@@ -17,6 +17,7 @@ from sandbox.protocol import Checkpoint, Done, LoadEngine, LoadImage, Open, Repl
 from sandbox.worker import GUEST, Worker
 from tests.runs import example_image, read_run
 from tests.support import CACHE, EXAMPLES
+from tests.trust.attacks import ACTIONS, Attack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -207,10 +208,10 @@ def test_a_checkpoint_is_small_and_damage_is_noticed(sandbox: Sandbox) -> None:
         damaged = bytearray(checkpoint)
         damaged[at] ^= 1
         with pytest.raises(images.DamagedCheckpoint):
-            images.apply_checkpoint(bytes(damaged), image)
+            images.apply_checkpoint(bytes(damaged), image, bytes_max=MEMORY)
     for cut in (0, 10, 20, len(checkpoint) - 1):
         with pytest.raises(images.DamagedCheckpoint):
-            images.apply_checkpoint(checkpoint[:cut], image)
+            images.apply_checkpoint(checkpoint[:cut], image, bytes_max=MEMORY)
 
 
 def test_what_is_no_image_is_refused() -> None:
@@ -228,110 +229,20 @@ def test_an_image_of_another_engine_is_refused(sandbox: Sandbox) -> None:
 
 # --- turns that must not have happened
 
-FAULTS = {
-    "throws": ("throw new Error('boom')", "machine_error"),
-    "throws null": ("throw null", "machine_error"),
-    "throws a symbol": ("throw Symbol('x')", "machine_error"),
-    "throws a trap": ("throw new Proxy({}, { get() { for (;;); } })", "cpu_exceeded"),
-    "throws a long message": ("throw new Error('x'.repeat(1e6))", "machine_error"),
-    "message getter": ("const e = new Error(); Object.defineProperty(e, 'message', { get() { for (;;); } }); throw e", "cpu_exceeded"),
-    "endless loop": ("for (;;);", "cpu_exceeded"),
-    "not catchable": ("for (;;) try { for (;;); } finally { continue }", "cpu_exceeded"),
-    "endless recursion": ("const f = () => f() + 1; f()", "machine_error"),
-    "caught recursion": ("for (;;) try { (function f() { f(); })() } catch {}", "cpu_exceeded"),
-    "regex": ("/^(a+)+$/.test('a'.repeat(60) + 'b')", None),
-    "join of holes": ("Array(2 ** 28).join('x')", None),
-    "bigint power": ("let b = 3n; for (;;) b = b ** 9n % (1n << 40000n)", "cpu_exceeded"),
-    "fill": ("const a = new Uint8Array(4e6); for (;;) a.fill(1)", "cpu_exceeded"),
-    "copy": ("const a = new Uint8Array(4e6); for (;;) a.copyWithin(1, 0)", "cpu_exceeded"),
-    "slice": ("const a = new Uint8Array(2e6); for (;;) a.slice(0)", "cpu_exceeded"),
-    "sort": ("const a = Array.from({ length: 1e5 }, (_, i) => (i * 7919) % 1e5); for (;;) a.sort(() => Math.random() - 0.5)", "cpu_exceeded"),
-    "repeat": ("let s = 'x'; for (;;) s += s", None),
-    "array": ("const a = []; for (;;) a.push(new Array(1000).fill(1))", "memory_exceeded"),
-    "caught memory": ("const a = []; for (;;) try { a.push(new Uint8Array(1e6)) } catch {}", "memory_exceeded"),
-    "big buffer": ("new Uint8Array(2 ** 30)", "memory_exceeded"),
-    "map": ("const m = new Map(); for (let i = 0; ; i++) m.set(i, {})", None),
-    "microtasks": ("const again = () => queueMicrotask(again); again()", "jobs_exceeded"),
-    "promises": ("const again = () => Promise.resolve().then(again); again()", "jobs_exceeded"),
-    "thenable": ("const t = { then(r) { r(t) } }; Promise.resolve(t)", "jobs_exceeded"),
-    "timers": ("for (let i = 0; i < 1e5; i++) setTimeout(() => {}, 1000)", "timers_exceeded"),
-    "generators": ("function* g() { for (;;) yield 1 } for (const x of g());", "cpu_exceeded"),
-    "getter": ("const o = { get x() { return this.x } }; o.x", "machine_error"),
-    "json": ("const o = { toJSON() { return [o, o] } }; JSON.stringify(o)", None),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_turn_that_fails_never_happened(sandbox: Sandbox, name: str) -> None:
-    code, expected = FAULTS[name]
-    machine = sandbox.start(COUNTER % code)
+@pytest.mark.parametrize("attack", ACTIONS, ids=lambda attack: attack.id)
+def test_a_turn_that_fails_never_happened(sandbox: Sandbox, attack: Attack) -> None:
+    """The memory is as it was, byte for byte. What clients see of it is in `trust/test_machines.py`."""
+    machine = sandbox.start(COUNTER % attack.action)
     send(machine, "INC")
     before = machine.memory()
-    fault = send(machine, "BAD", cpu_s=0.3)
+    fault = send(machine, "BAD")
     assert isinstance(fault, Fault), fault
-    assert fault.code == expected if expected else fault.code in ("cpu_exceeded", "memory_exceeded", "stack_exceeded", "machine_error")
+    assert fault.code in attack.expected
     assert len(fault.message) < 2000
     assert machine.memory() == before
     outbox = send(machine, "INC")
     assert isinstance(outbox, bytes)
     assert b'"count":2' in outbox
-
-
-SNAPSHOTS = {
-    "cycle": "(() => { const c = { n: 0 }; c.self = c; return c })()",
-    "bigint": "({ n: 1n })",
-    "loop in a getter": "({ get n() { for (;;); } })",
-    "throwing getter": "({ get n() { throw 1 } })",
-    "large": "({ n: 'x'.repeat(300000) })",
-    "very large": "({ n: Array(1000).fill('x'.repeat(5000)) })",
-    "deep": "(() => { let c = {}; for (let i = 0; i < 1e5; i++) c = { c }; return { c } })()",
-}
-
-
-@pytest.mark.parametrize("name", SNAPSHOTS)
-def test_contexts_that_cannot_be_shown_are_refused(sandbox: Sandbox, name: str) -> None:
-    machine = sandbox.thaw(sandbox.image(f"createMachine({{context: () => ({SNAPSHOTS[name]})}})"))
-    fault = machine.apply(b"[0,5]", NOW_MS, cpu_s=0.25)
-    assert isinstance(fault, Fault), fault
-    assert fault.code in ("snapshot_not_json", "snapshot_too_large", "cpu_exceeded", "memory_exceeded", "stack_exceeded", "machine_error")
-
-
-POLLUTIONS = [
-    "Object.prototype.toJSON = () => 'x'", "Array.prototype.push = () => 0", "JSON.stringify = () => 'garbage'", "JSON.parse = () => null",
-    "Object.defineProperty(Array.prototype, 0, { set() { throw 1 } })", "Map.prototype.get = () => { throw 1 }", "Map.prototype.set = () => { throw 1 }",
-    "String.prototype.startsWith = () => true", "Object.defineProperty(Object.prototype, 'fault', { value: { code: 'x', message: 'y' } })",
-    "for (const k of Object.getOwnPropertyNames(globalThis)) try { delete globalThis[k] } catch {}", "Object.freeze(Object.prototype); Object.freeze(Array.prototype)",
-    "Promise.prototype.then = () => { throw 1 }", "Symbol.iterator in Array.prototype && delete Array.prototype[Symbol.iterator]", "Date.now = () => { throw 1 }",
-    "Reflect.apply = () => { throw 1 }", "Function.prototype.call = () => { throw 1 }", "RegExp.prototype.exec = () => { throw 1 }",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("pollution", POLLUTIONS)
-def test_pollution_stays_in_its_session(sandbox: Sandbox, pollution: str) -> None:
-    """Whatever it breaks, outboxes stay well formed, and another session of the same machine is untouched."""
-    machine = sandbox.start(COUNTER % pollution)
-    outboxes = [send(machine, kind) for kind in ("BAD", "INC", "INC")]
-    for outbox in outboxes:
-        assert isinstance(outbox, Fault) or isinstance(msgspec.json.decode(outbox), list)
-    other = sandbox.start(COUNTER % pollution)
-    outbox = send(other, "INC")
-    assert isinstance(outbox, bytes)
-    assert b'"count":1' in outbox
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "eval('1')", "(0, eval)('1')", "new Function('return 1')()", "(() => {}).constructor('return 1')()", "(async () => {}).constructor('1')()",
-        "(function*(){}).constructor('1')()", "globalThis.constructor.constructor('return 1')()", "setTimeout('1')", "Reflect.construct(Function, ['1'])",
-        "process.exit()", "require('fs')", "std.exit()", "os.exec()", "new WebAssembly.Module()", "importScripts('x')",
-    ],
-)  # fmt: skip
-def test_there_is_no_way_to_evaluate_text(sandbox: Sandbox, code: str) -> None:
-    machine = sandbox.start(COUNTER % code)
-    fault = send(machine, "BAD", cpu_s=0.3)
-    assert isinstance(fault, Fault)
-    assert fault.code == "machine_error"
 
 
 def test_randomness_differs_between_sessions_and_repeats_on_replay(sandbox: Sandbox) -> None:

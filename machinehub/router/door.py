@@ -7,6 +7,7 @@ nothing is counted: a developer's own load test is no abuse.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from machinehub.settings import Settings
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@]+))(?::[0-9]*)?")
 REMEMBERED: Final = 10_000
 """Addresses and machines whose rates are remembered. Who is forgotten starts afresh."""
 
@@ -94,10 +96,9 @@ def _rate(rates: OrderedDict[str, Rate], name: str, per_s: int) -> Rate:
 
 
 def _hostname(host: str) -> str | None:
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:  # "[" alone
-        return None
+    """The name in a `Host` header, without its port (RFC 9110, 7.2)."""
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2]).lower() if found else None
 
 
 def _network(address: str) -> str:

@@ -25,8 +25,8 @@ class Address:
 
 def read_address(raw_path: bytes, *, session_chars_max: int) -> Address:
     """Raises `NotFound` for a path that names no machine, `BadRequest` for a session id that cannot be."""
-    parts = raw_path.split(b"/")[1:]
-    found = _MACHINE.fullmatch(decode_part(parts[0]))
+    before, *parts = raw_path.split(b"/")
+    found = None if before or not parts else _MACHINE.fullmatch(decode_part(parts[0]))
     if found is None or len(parts) > 3:
         raise NotFound("no_such_machine", "no machine has this URL")
     version = int(found[2]) if found[2] else None

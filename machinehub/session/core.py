@@ -28,6 +28,7 @@ from sandbox.protocol import Outbox, decode_outbox
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from machinehub.limits import Limits
     from machinehub.model import SessionRecord, StoredSession
     from sandbox.protocol import Cost
 
@@ -107,6 +108,10 @@ class BrokenWorker(Exception):
     """A worker answered what nobody asked, or not in the protocol's words."""
 
 
+OUTBOX_BYTES_MAX: Final = 2 * 1024 * 1024
+"""A script's fits into 1 MiB, the guest's I/O area; a module's is spelled anew, which may take more."""
+CHECKPOINT_SLACK_BYTES: Final = 64 * 1024
+"""What a checkpoint may take beside the memory, where nothing of it can be compressed."""
 _UNCHANGED: Final = b"null"
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 
@@ -114,7 +119,8 @@ _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 class Session:
     """See the module. `number` is what workers call it; `record` names its image, which never changes."""
 
-    def __init__(self, record: SessionRecord, *, number: int, timers_max: int, ids_max: int) -> None:
+    def __init__(self, record: SessionRecord, *, number: int, limits: Limits) -> None:
+        """`limits` are the hub's."""
         self.record = record
         self.machine_id, self.session_id = record.machine_id, record.session_id
         self.number = number
@@ -146,8 +152,10 @@ class Session:
         self._tickets = 0
         self._receipts: OrderedDict[str, Receipt] = OrderedDict()
         self._recalled: list[Entry] = []
-        self._timers_max = timers_max
-        self._ids_max = ids_max
+        self._timers_max = limits.timers
+        self._snapshot_bytes_max = limits.snapshot_bytes
+        self._checkpoint_bytes_max = limits.memory_bytes + CHECKPOINT_SLACK_BYTES
+        self._ids_max = limits.ids_remembered
 
     @property
     def ended(self) -> bool:
@@ -204,8 +212,10 @@ class Session:
         except (msgspec.MsgspecError, RecursionError) as error:
             raise BrokenWorker(str(error)) from error
         snapshot = bytes(outbox.snapshot)
-        if snapshot != _UNCHANGED and not snapshot.startswith(b"{"):
+        if not snapshot.startswith(b"{") and (snapshot != _UNCHANGED or pending.kind is Kind.START):
             raise BrokenWorker("a snapshot that is no object")
+        if len(result) > OUTBOX_BYTES_MAX or len(snapshot) > self._snapshot_bytes_max:
+            raise BrokenWorker("more than a turn may leave behind")
         self._check_timers(outbox)
         self._take()
         self._seq += 1
@@ -249,7 +259,9 @@ class Session:
         return self._refuse(head, "worker_crashed", "the sandbox died of this event, again and again")
 
     def frozen(self, checkpoint: bytes, at_ms: int) -> SavedCheckpoint | None:
-        """The session as it was decided so far was frozen: what came before need not be replayed any more."""
+        """The session as it was decided so far was frozen: what came before need not be replayed any more. Raises `BrokenWorker`."""
+        if len(checkpoint) > self._checkpoint_bytes_max:
+            raise BrokenWorker("a checkpoint that is larger than the session may be")
         if not self.tail:
             return None
         self.checkpoint = checkpoint

@@ -78,7 +78,7 @@ class LiveSession(Session):
     """A session with the people and the worker around it."""
 
     def __init__(self, record: SessionRecord, *, number: int, now_ms: int, limits: Limits) -> None:
-        super().__init__(record, number=number, timers_max=limits.timers, ids_max=limits.ids_remembered)
+        super().__init__(record, number=number, limits=limits)
         self.last_input_ms = now_ms
         self.worker: SandboxWorker | None = None
         self.placing = False

@@ -18,8 +18,9 @@ function fetch(): Promise<never> {
 
 declare global { interface ErrorConstructor { stackTraceLimit: number } }
 
-// Shared memory has no one to share with here, and XState's own frames must not crowd out the author's in a stack.
-for (const name of ["SharedArrayBuffer", "Atomics"]) Reflect.deleteProperty(globalThis, name);
+// Shared memory has no one to share with here, the polyfills' store is nobody else's business, and XState's own frames must
+// not crowd out the author's in a stack.
+for (const name of ["SharedArrayBuffer", "Atomics", "__core-js_shared__"]) Reflect.deleteProperty(globalThis, name);
 Error.stackTraceLimit = 50;
 const startedAt = Date.now;
 const performance = { timeOrigin: 0, now: () => startedAt(), mark: () => {}, measure: () => {} };
