@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from machinehub.store.store import Store
     from machinehub.workers import WorkerPool
 
+    Call = Callable[[Request], Awaitable[Response]]
 
 PREFIX = "/api/v1"
 
@@ -88,6 +89,9 @@ class DeployApi:
             ("DELETE", session, self._sessions.any),
             ("GET", machine + "/logs", self.logs),
         )
+        by_path: dict[str, dict[str, Call]] = {}
+        for method, path, call in guarded:
+            by_path.setdefault(path, {})[method] = call
         return [
             Route("/healthz", self.health, methods=["GET"]),
             Route("/readyz", self.ready, methods=["GET"]),
@@ -96,17 +100,18 @@ class DeployApi:
                 PREFIX,
                 routes=[
                     Route("/openapi.json", self.openapi, methods=["GET"]),
-                    *(Route(path, self._guard(call), methods=[method]) for method, path, call in guarded),
+                    *(Route(path, self._guard(calls), methods=list(calls)) for path, calls in by_path.items()),
                 ],
             ),
         ]
 
-    def _guard(self, call: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def _guard(self, calls: dict[str, Call]) -> Call:
+        """The calls of one path, by method, for those with a token."""
+
         async def guarded(request: Request) -> Response:
             await self._tokens.check(request)
-            return await call(request)
+            return await calls["GET" if request.method == "HEAD" else request.method](request)
 
-        guarded.__name__ = call.__name__
         return guarded
 
     # --- operations --------------------------------------------------------------------------------------------
@@ -129,7 +134,7 @@ class DeployApi:
         return Response(self._metrics.expose(), media_type="text/plain; version=0.0.4")
 
     async def openapi(self, _request: Request) -> Response:
-        return Json(openapi_document(self._base_url))
+        return Json(openapi_document(self._base_url, self._limits))
 
     # --- machines and versions ---------------------------------------------------------------------------------
 

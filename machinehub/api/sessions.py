@@ -95,7 +95,7 @@ class SessionApi:
     async def _journal(self, request: Request, record: SessionRecord) -> Response:
         limit, cursor = page_of(request, limit_max=self._limits.page_items)
         first = seq_of(request, "from")
-        behind = cursor or request.query_params.get("after") or (f"{first - 1}.{ATTEMPT_MAX}" if first else "0.0")
+        behind = request.query_params.get("after", f"{first - 1}.{ATTEMPT_MAX}" if first else "0.0") if cursor is None else cursor
         after = _CURSOR.fullmatch(behind)
         if after is None:
             raise BadRequest("invalid_cursor", "that is no cursor of a list, and no seq.attempt")
