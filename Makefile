@@ -11,7 +11,7 @@ PAGE := clients/page
 PAGE_SOURCES := $(wildcard $(PAGE)/src/*.ts* $(PAGE)/src/*.css $(PAGE)/src/chart/*.ts* $(PAGE)/public/*) $(PAGE)/index.html $(PAGE)/vite.config.ts $(PAGE)/package.json
 FORGE_SOURCES := sandbox/forge.py sandbox/image.py $(GUEST)/__main__.py
 
-.PHONY: setup guest client page screenshots run test browser core check sim chaos bench bench-peer lock clean
+.PHONY: setup guest client page screenshots run test browser core check sim chaos fuzz test262 bench bench-peer lock clean
 
 setup: $(VENV)/.installed guest client page
 
@@ -74,6 +74,14 @@ sim: setup
 # Workers, hubs and databases killed under load; CHAOS_KILLS of them (tests/test_chaos.py).
 chaos: setup
 	CHAOS_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -q tests/test_chaos.py -s
+
+# Hostile bytes for everything that reads some, SECONDS for each target.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
+
+# The ECMAScript conformance suite, from a checkout of it: make test262 FROM=../test262
+test262: setup
+	$(BIN)/python -m tests.test262 $(FROM)
 
 bench: setup
 	$(BIN)/python -m bench

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from machinehub.limits import Limits
 from machinehub.router import connection as transport
@@ -220,6 +223,44 @@ async def test_frames_that_are_none_end_the_connection(client: Client, data: byt
     writer.transport.abort()
     async with client.socket(f"{machine}/s") as peer:
         assert (await peer.event("increment"))["outcome"] == "accepted"
+
+
+def made_up_frames() -> list[str]:
+    """What hypothesis makes of frames: right ones, wrong ones, and texts that are none."""
+    values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=8)
+    events = st.dictionaries(st.text(max_size=8), values, max_size=3).flatmap(lambda rest: st.fixed_dictionaries({"type": st.sampled_from(["increment", "OK", "xstate.stop", "presence.left", ""]) | st.text(max_size=10)}).map(lambda head: rest | head))
+    frames = st.fixed_dictionaries({}, optional={"type": st.sampled_from(["event", "ping", "presence", "snapshot", "ack"]) | values, "id": st.text(max_size=300) | values, "event": events | values, "metadata": values, "seq": values})
+    texts = st.text(max_size=60) | (values | frames).map(json.dumps)
+    found: list[str] = []
+
+    @hypothesis.settings(max_examples=400, database=None, derandomize=True, deadline=None)
+    @hypothesis.given(texts | frames.map(json.dumps))
+    def make(text: str) -> None:
+        with contextlib.suppress(UnicodeEncodeError):
+            found.append(text.encode().decode())
+
+    make()
+    return found
+
+
+async def test_every_frame_has_its_answer(client: Client) -> None:
+    """An error, an ack, a pong, or the effect of an event without an id: no frame is lost, and none ends the connection or the session."""
+    machine = await client.deploy(COUNTER, name="made-up-frames")
+    sent = [*made_up_frames(), '{"type":"event","id":"the-last","event":{"type":"increment"}}']
+    async with client.socket(f"{machine}/s") as peer:
+        await peer.until("snapshot")
+        for frame in sent:
+            await peer.send_raw(frame)
+        while (ack := await peer.until("ack"))["id"] != "the-last":
+            pass
+        assert ack["outcome"] == "accepted"
+        assert {frame["type"] for frame in peer.seen} <= {"snapshot", "update", "ack", "error", "pong", "presence"}
+        answers = sum(frame["type"] in ("ack", "error", "pong") for frame in peer.seen)
+        assert answers > len(sent) // 2
+        codes = {frame["code"] for frame in peer.seen if frame["type"] == "error"} | {frame["error"]["code"] for frame in peer.seen if "error" in frame}
+        assert codes <= {"bad_frame", "invalid_event", "invalid_metadata", "event_too_deep", "invalid_utf8"}
+    journal = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal?limit=500")).json()["data"]
+    assert all(not entry["event"]["type"].startswith(("xstate.", "presence.")) for entry in journal if entry["kind"] == "event")
 
 
 async def test_nothing_is_compressed(client: Client) -> None:
