@@ -28,6 +28,8 @@ class HubError(Exception):
         self.code = code
         self.detail = detail
         self.errors = errors or []
+        self.more: dict[str, Any] = {}
+        """Further members of the problem (RFC 9457, 3.2)."""
 
 
 class CallerError(HubError):

@@ -26,7 +26,7 @@ class Json(Response):
 def problem(error: HubError) -> Response:
     body: dict[str, Any] = {
         "type": f"https://machinehub.dev/errors/{error.code}", "title": error.title, "status": error.status,
-        "detail": error.detail, "code": error.code,
+        "detail": error.detail, "code": error.code, **error.more,
     }  # fmt: skip
     if error.errors:
         body["errors"] = error.errors

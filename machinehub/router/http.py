@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from machinehub.limits import Limits
     from machinehub.metrics import Metrics
     from machinehub.router.door import Door
+    from machinehub.session.core import Receipt
     from machinehub.session.host import SessionHost
     from machinehub.session.intake import Answered
     from machinehub.session.live import LiveSession
@@ -183,9 +184,7 @@ class MachineRouter:
         session = await self._open(address)
         answered = await self._send(request, session, who, event)
         receipt = answered.receipt
-        cost = b""
-        if receipt.cost is not None and wants_cost(request.scope["query_string"]):
-            cost = b',"cost":%b' % frames.quote(frames.cost_of(receipt.cost))
+        cost = b',"cost":%b' % frames.quote(found) if (found := _cost(request, receipt)) else b""
         return _json(
             b'{"seq":%d,"outcome":"accepted","changed":%b%b,"snapshot":%b}' % (receipt.seq, b"true" if receipt.changed else b"false", cost, answered.snapshot),
             etag=f'"{answered.seq}"',
@@ -199,8 +198,10 @@ class MachineRouter:
             raise BadRequest("invalid_idempotency_key", f"an Idempotency-Key has 1 to {EVENT_ID_CHARS_MAX} characters")
         answered = await self._host.intake.send_and_wait(session, event, who.sender, event_id=event_id, if_match=_if_match(request))
         if answered.receipt.error is not None:
-            code, detail = answered.receipt.error
-            raise error_of(code, detail)
+            refused = error_of(*answered.receipt.error)
+            if (cost := _cost(request, answered.receipt)) is not None:
+                refused.more["cost"] = cost
+            raise refused
         return answered
 
     async def _create(self, request: Request, address: Address) -> Response:
@@ -299,6 +300,11 @@ def _header_text(request: Request, name: str) -> str | None:
         return value.encode("latin-1").decode()
     except UnicodeDecodeError:
         return value
+
+
+def _cost(request: Request, receipt: Receipt) -> dict[str, int] | None:
+    """What the turn took, for who asked."""
+    return frames.cost_of(receipt.cost) if receipt.cost is not None and wants_cost(request.scope["query_string"]) else None
 
 
 def _if_match(request: Request) -> int | None:

@@ -87,7 +87,7 @@ ELSEWHERE = [
     Attack(8, "more context than is shown", 'on: { X: { actions: assign({ fat: () => "x".repeat(300000) }) } }', "snapshot_too_large"),
     Attack(8, "a large output", 'initial: "a", states: { a: { on: { X: "b" } }, b: { type: "final" } }, output: () => "x".repeat(300000)', "snapshot_too_large"),
     Attack(8, "large tags", 'initial: "a", states: { a: { on: { X: "b" } }, b: { tags: Array.from({ length: 3000 }, (_, i) => "t".repeat(100) + i) } }', "snapshot_too_large"),
-    Attack(8, "a flood of actors", "on: { X: { actions: Array.from({ length: 1001 }, () => spawnChild(fromCallback(() => {}))) } }", "actors_exceeded cpu_exceeded memory_exceeded"),
+    Attack(8, "a flood of actors", "on: { X: { actions: Array.from({ length: 1001 }, (_, n) => spawnChild(fromCallback(() => {}), { id: 'c' + n })) } }", "actors_exceeded cpu_exceeded memory_exceeded"),
     Attack(8, "a flood of events", 'on: { X: { actions: Array.from({ length: 300 }, () => emit({ type: "e" })) } }', "emitted_exceeded"),
     Attack(8, "large events", 'on: { X: { actions: emit(() => ({ type: "e", fat: "x".repeat(300000) })) } }', "emitted_exceeded"),
 ]  # fmt: skip
