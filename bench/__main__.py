@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import durable
+from bench import durable, trust
 from bench.hub import ROOT, BenchHub
 from bench.page import page
 from bench.processes import cpu_s
@@ -107,16 +107,18 @@ def durability(data: str, sized: str, many: str) -> list[tuple[str, str, str]]:
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or ["sqlite", "postgres", "durability", "page"]
+    wanted = sys.argv[1:] or ["sqlite", "postgres", "durability", "page", "walls", "neighbours"]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(5):
+        for number in range(7):
             (Path(folder) / str(number)).mkdir()
         parts = {
             "sqlite": ("On SQLite", lambda: on_sqlite(f"{folder}/0")),
             "postgres": ("On Postgres", lambda: on_postgres(f"{folder}/1")),
             "durability": ("Durability (SQLite)", lambda: durability(f"{folder}/0", f"{folder}/2", f"{folder}/3")),
             "page": ("The page in Chromium", lambda: page(f"{folder}/4")),
+            "walls": ("The walls around workers", lambda: trust.walls(f"{folder}/5", measure)),
+            "neighbours": ("Beside hostile machines, on one worker", lambda: trust.neighbours(f"{folder}/6", measure)),
         }
         for name in wanted:
             title, run = parts[name]

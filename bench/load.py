@@ -36,9 +36,10 @@ class Tally:
 class Client(asyncio.Protocol):
     """One connection. `again` makes it send the next event as soon as the last one is acknowledged."""
 
-    def __init__(self, path: str, tally: Tally) -> None:
+    def __init__(self, path: str, tally: Tally, event: bytes) -> None:
         self.path = path
         self.tally = tally
+        self._event = event
         self.again = False
         self.snapshot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.answered = asyncio.Event()
@@ -69,6 +70,10 @@ class Client(asyncio.Protocol):
                 if len(data) - at < 4:
                     break
                 size, head = int.from_bytes(data[at + 2 : at + 4], "big"), 4
+            elif size == 127:
+                if len(data) - at < 10:
+                    break
+                size, head = int.from_bytes(data[at + 2 : at + 10], "big"), 10
             if len(data) - at < head + size:
                 break
             self._receive(data[at + head : at + head + size])
@@ -91,11 +96,11 @@ class Client(asyncio.Protocol):
     def send(self) -> None:
         self._sent += 1
         self._sent_at = time.perf_counter()
-        self.transport.write(frame(b'{"type":"event","id":"%s-%d","event":{"type":"increment"}}' % (self._name.encode(), self._sent)))
+        self.transport.write(frame(b'{"type":"event","id":"%s-%d","event":{"type":"%s"}}' % (self._name.encode(), self._sent, self._event)))
 
 
-async def connect(port: int, path: str, tally: Tally) -> Client:
-    _, client = await asyncio.get_running_loop().create_connection(lambda: Client(path, tally), "127.0.0.1", port)
+async def connect(port: int, path: str, tally: Tally, *, event: bytes = b"increment") -> Client:
+    _, client = await asyncio.get_running_loop().create_connection(lambda: Client(path, tally, event), "127.0.0.1", port)
     await asyncio.wait_for(client.snapshot, 10)
     return client
 
@@ -164,7 +169,28 @@ async def memory(port: int, machine: str, pid: int, *, sessions: int) -> dict[st
     return {"kb_per_session": (private_kb(pid) - before) / sessions}
 
 
-MEASURES = {"opening": opening, "events": events, "memory": memory}
+async def neighbour(port: int, machine: str, _pid: int, *, hostile: list[str], seconds: float, pause_ms: float) -> dict[str, Any]:
+    """One client that sends an event every `pause_ms`, beside sessions of hostile machines whose clients never wait."""
+    tally, others = Tally(), Tally()
+    clients = [await connect(port, f"/{each}/hostile-{os.getpid()}-{number}", others, event=b"X") for number, each in enumerate(hostile)]
+    for client in clients:
+        client.again = True
+        client.send()
+    await asyncio.sleep(1)
+    polite = await connect(port, f"/{machine}/polite-{os.getpid()}", tally)
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        polite.answered.clear()
+        polite.send()
+        await asyncio.wait_for(polite.answered.wait(), 10)
+        await asyncio.sleep(pause_ms / 1000)
+    for client in [polite, *clients]:
+        client.transport.close()
+    times = {f"p{share * 100:g}_ms": percentile(tally.latencies_s, share) * 1000 for share in (0.5, 0.9, 0.99)}
+    return times | {"events": tally.acks, "rejected": tally.rejected, "hostile": others.acks, "hostile_rejected": others.rejected}
+
+
+MEASURES = {"opening": opening, "events": events, "memory": memory, "neighbour": neighbour}
 
 
 def main() -> None:

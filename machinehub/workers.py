@@ -116,8 +116,9 @@ class WorkerPool:
 
     @property
     def walls(self) -> dict[str, list[tuple[str, bool, str]]]:
-        """What stands around a session worker, and around the forge (sandbox/walls.py)."""
-        return {kind: worker.walls for kind, worker in (("session worker", self.choose()), ("forge", self._forge)) if worker is not None}
+        """What stands around a worker of each kind that was started (sandbox/walls.py)."""
+        kinds = ("session worker", self.choose()), ("module worker", self.choose(modules=True)), ("forge", self._forge)
+        return {kind: worker.walls for kind, worker in kinds if worker is not None}
 
     def _everybody(self) -> list[Worker]:
         return [*self.workers, *self._module_workers, *([self._forge] if self._forge else [])]

@@ -72,7 +72,7 @@ def raise_first(*, parent: int, keep: int, readable: list[Path], writable: list[
     ]
 
 
-def raise_rest(*, stood: list[Wall], writes_files: bool, own_user: bool) -> list[Wall]:
+def raise_rest(*, stood: list[Wall], reads_files: bool, writes_files: bool, own_user: bool) -> list[Wall]:
     """The rest, given what `raise_first` said. From here on nothing can be imported."""
     if sys.platform != "linux":
         return []
@@ -83,7 +83,7 @@ def raise_rest(*, stood: list[Wall], writes_files: bool, own_user: bool) -> list
         _try("not dumpable", lambda: _prctl(_PR_SET_DUMPABLE, 0, "nobody of the same user may look in"), otherwise="nothing"),
         _try("output", _silence, otherwise="nothing"),
     ]
-    files = "all" if writes_files else "read" if ("files", True) in [wall[:2] for wall in stood] else "none"
+    files = "all" if writes_files else "read" if reads_files and ("files", True) in [wall[:2] for wall in stood] else "none"
     walls.append(_try("system calls", lambda: _filter(files), otherwise="nothing"))
     return walls
 
@@ -132,7 +132,7 @@ def _limit(memory_bytes_max: int, cpu_s_max: int) -> str:
 
 def _landlock(readable: list[Path], writable: list[Path]) -> str:
     abi = landlock.restrict(readable=[folder for folder in readable if folder.is_dir()], writable=writable)
-    return f"Landlock {abi}: {'reads the cache' if not writable else 'changes one folder'}, no more"
+    return f"Landlock {abi}: {'changes one folder, no more' if writable else 'reads the cache, no more' if readable else 'none'}"
 
 
 def _become_nobody(*, own_user: bool) -> str:

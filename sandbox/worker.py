@@ -281,8 +281,9 @@ def _furnish(options: argparse.Namespace, connection: socket.socket) -> tuple[Wo
     engine.fill_cache({name: wasm for name, wasm in files.items() if name != "base"})
     own_user = options.root is None
     writable = [folder for folder in (options.scratch, options.root) if folder is not None]
+    readable = [options.cache] if files and options.cache else []
     stood = walls.raise_first(
-        parent=options.parent, keep=options.fd, readable=[options.cache] if files and options.cache else [], writable=writable,
+        parent=options.parent, keep=options.fd, readable=readable, writable=writable,
         memory_bytes_max=options.memory_bytes_max, cpu_s_max=options.cpu_s_max, own_user=own_user,
     )  # fmt: skip
     guest = load_guest(engine, files["engine"], files["base"]) if files else None
@@ -293,7 +294,7 @@ def _furnish(options: argparse.Namespace, connection: socket.socket) -> tuple[Wo
         tempfile.tempdir = str(options.scratch)
     engine.watchdog.start(1)  # its thread is there from now on
     engine.watchdog.stop()
-    stood += walls.raise_rest(stood=stood, writes_files=bool(writable), own_user=own_user)
+    stood += walls.raise_rest(stood=stood, reads_files=bool(readable), writes_files=bool(writable), own_user=own_user)
     gc.freeze()  # what is here now stays; the collector need not look at it again
     starting = False
     return worker, Ready(guest.engine_digest if guest else "", guest.base_digest if guest else "", stood)

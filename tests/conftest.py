@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
-    async with running_hub(tmp_path_factory.mktemp("hub")) as running:
+    async with running_hub(tmp_path_factory.mktemp("hub"), workers=2) as running:
         yield running
 
 

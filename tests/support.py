@@ -113,7 +113,8 @@ class Socket:
 
 @contextlib.asynccontextmanager
 async def running_hub(data: Path, *, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Client]:
-    hub = Hub(Settings(port=free_port(), data=data, cache=CACHE, **settings), clock=clock, entropy=Entropy(seed=1) if clock else None)
+    """A hub with one session worker, unless `workers` says otherwise: starting them is most of what a test takes."""
+    hub = Hub(Settings(port=free_port(), data=data, cache=CACHE, **{"workers": 1} | settings), clock=clock, entropy=Entropy(seed=1) if clock else None)
     await hub.start()
     server = HubServer(hub)
     serving = asyncio.create_task(server.serve())

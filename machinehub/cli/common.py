@@ -126,6 +126,15 @@ class Hub:
     def read(self, path: str) -> Any:
         return self.call("GET", path, headers={"Accept": "application/json"})
 
+    def answers(self) -> bool:
+        """Whether a hub is there, and ready. Ends no command."""
+        import httpx
+
+        try:
+            return httpx.get(self.server.rstrip("/") + "/readyz", timeout=10).is_success
+        except (httpx.HTTPError, httpx.InvalidURL):
+            return False
+
     def items(self, path: str) -> Iterator[dict[str, Any]]:
         """The items of a list, page after page as they are needed."""
         cursor = ""

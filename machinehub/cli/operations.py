@@ -117,11 +117,7 @@ def doctor(data: Data = None, server: Server = DEFAULT_SERVER, token: TokenOptio
         checks.append((f"{kind}: {name}", "ok" if stands else "refused", what))
     standing = {name for _, name, stands, _ in walls if stands}
     note("walls", bool(standing & {"files", "own user"}) and "system calls" in standing, f"{len(walls) - sum(not stands for _, _, stands, _ in walls)} of {len(walls)} stand")
-    try:
-        Hub(server, token).read("/readyz")
-        note("hub", True, f"ready at {server}")
-    except typer.Exit:
-        note("hub", True, f"none running at {server}")
+    note("hub", True, f"{'ready' if Hub(server, token).answers() else 'none running'} at {server}")
     table(["CHECK", "", "DETAIL"], map(list, checks))
     if any(state == "MISSING" for _, state, _ in checks):
         raise typer.Exit(FAILED)
@@ -136,6 +132,7 @@ async def _try_sandbox(cache: Path) -> tuple[bool, str, list[tuple[str, str, boo
     pool = WorkerPool(count=1, cache=cache, worker_bytes_max=limits.worker_bytes, forge_bytes_max=limits.forge_bytes, on_progress=compiling.begun)
     try:
         await asyncio.wait_for(pool.start(None), 60)
+        await pool.wait_for_worker(modules=True)
         engine, base = pool.engine_and_base
         return True, f"engine {engine[:12]}, base {base[:12]}", [(kind, *wall) for kind, walls in pool.walls.items() for wall in walls]
     except (OSError, HubError, TimeoutError) as error:
