@@ -78,7 +78,10 @@ class Hub:
         self.metrics = Metrics()
         self.logs = MachineLogs(kept=limits.log_lines_kept)
         self.store = Store(self._engine)
-        self.pool = WorkerPool(count=settings.worker_count, cache=settings.cache, worker_bytes_max=limits.worker_bytes, forge_bytes_max=limits.forge_bytes, fuel=settings.fuel, on_progress=on_progress)
+        self.pool = WorkerPool(
+            count=settings.worker_count, cache=settings.cache, worker_bytes_max=limits.worker_bytes, forge_bytes_max=limits.forge_bytes, fuel=settings.fuel,
+            isolated_max=limits.isolated_machines if settings.isolate_machines else 0, on_progress=on_progress,
+        )  # fmt: skip
         self.catalog = Catalog(self.store, self.pool, clock, entropy, limits)
         self._database = Database(self._engine)
         self.sessions = SessionStore(self._database, settings.retention)

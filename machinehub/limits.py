@@ -95,6 +95,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The same of the process that builds images; the bundler alone may have 512 MiB."""
     live_sessions: int = 4_096
     """Sessions that may be thawed at once, at half a MiB or more each; above it, those idle longest are frozen early."""
+    isolated_machines: int = 200
+    """Machines with sessions that are awake, on hubs that give each a worker of its own, at about 40 MiB each."""
     unsent_bytes: int = 1024 * 1024
     """Unsent data of one connection, after which it is closed with 4008."""
     unsent_bytes_soft: int = 128 * 1024

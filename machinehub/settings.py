@@ -54,6 +54,8 @@ class Settings:
     """Sites whose pages may use machines, as in `https://example.org https://example.com`; empty for all."""
     fuel: bool = False
     """Whether wasmtime's fuel is counted for every turn: the same work costs the same everywhere, and a fifth more CPU."""
+    isolate_machines: bool = False
+    """Whether the sessions of each machine have a worker process of their own, which they share with no other machine."""
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -83,7 +85,7 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
     values: dict[str, object] = {}
     for name, convert in (
         ("host", str), ("port", int), ("data", Path), ("database_url", str), ("token", str), ("workers", int),
-        ("public_url", str), ("origins", str), ("fuel", _yes_or_no), *((name, int) for name in KEEPING),
+        ("public_url", str), ("origins", str), ("fuel", _yes_or_no), ("isolate_machines", _yes_or_no), *((name, int) for name in KEEPING),
     ):  # fmt: skip
         text = environment.get(PREFIX + name.upper())
         if text:

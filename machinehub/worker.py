@@ -66,12 +66,15 @@ class Worker(asyncio.Protocol):
         self._killed = False
         self.heard_at = 0.0
         self.started_at = 0.0
+        self.wanted_at = 0.0
+        """When a session was last placed here, or was about to be."""
         self._images: Counter[str] = Counter()
         self._engines: set[str] = set()
         self._modules: dict[str, str] = {}
         """Images of modules that are there, and their code."""
         self._owed: deque[int] = deque()
         self._may_freeze = False
+        self._has_spoken = False
         self._scratch: Path | None = None
         self.walls: list[tuple[str, bool, str]] = []
         """What the worker said of its walls when it was ready."""
@@ -143,6 +146,9 @@ class Worker(asyncio.Protocol):
                     raise protocol.BadFrame("a checkpoint of nothing new")
                 self._may_freeze = False
             case Said():
+                if self._has_spoken:
+                    raise protocol.BadFrame("it said twice why it ends")
+                self._has_spoken = True
                 log.error("sandbox worker %d: %s", self.number, message.text[:SAID_CHARS].encode("ascii", "backslashreplace").decode())
             case _:
                 if not self._owed:

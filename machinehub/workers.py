@@ -2,6 +2,9 @@
 
 Decides: how many there are, which one a session goes to, when one is given up for dead. Does not know: what a session
 is; messages carry numbers. Everything a worker says is checked by type here and by meaning in `session/core.py`.
+
+Workers are kept in rooms. Scripts share one, modules another; on a hub that isolates machines, each machine has a room with a
+worker of its own, which ends some time after its last session.
 """
 
 from __future__ import annotations
@@ -53,9 +56,15 @@ WORKER_WAIT_S: Final = 30.0
 START_S: Final = 120.0
 """From a worker's start to its being ready: compiling esbuild takes ten seconds on a quiet computer."""
 START_TRIES: Final = 5
-MODULE_WORKERS: Final = 1
+ROOM_IDLE_S: Final = 30.0
+"""How long a machine's own worker outlives its last session."""
 COMPILE_CPU_S: Final = 15
 """CPU of the process that compiles one module."""
+
+
+Room = tuple[str, str]
+"""What its workers are for ("session" or "module"), and whose it is: a machine's, or everybody's ("")."""
+SCRIPTS: Final[Room] = ("session", "")
 
 
 class Listener(Protocol):
@@ -71,9 +80,13 @@ class WorkerPool:
 
     def __init__(
         self, *, count: int, cache: Path, worker_bytes_max: int = 0, forge_bytes_max: int = 0, fuel: bool = False, root: Path | None = None,
-        on_progress: Callable[[str], None] | None = None,
+        isolated_max: int = 0, on_progress: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip
-        """`root` is a folder whose files `inputs` may be asked about; `fuel`: whether sessions count it."""
+        """`root` is a folder whose files `inputs` may be asked about; `fuel`: whether sessions count it.
+
+        With `isolated_max` each machine has a worker of its own, of which there are so many at most; `count` more are kept ready.
+        """
+        self._isolated_max = isolated_max
         self._count = count
         self._how: dict[str, Start] = {
             "session": Start(cache=cache, memory_bytes_max=worker_bytes_max, fuel=fuel),
@@ -88,9 +101,8 @@ class WorkerPool:
         self.breaches = 0
         """Workers that their own walls ended."""
         self._listener: Listener | None = None
-        self.workers: list[Worker] = []
-        self._module_workers: list[Worker] = []
-        """For machines that came as modules: started when there is the first."""
+        self._rooms: dict[Room, list[Worker]] = {SCRIPTS: []}
+        """All but that of scripts are opened when there is the first session for them."""
         self._forge: Worker | None = None
         self._tickets = 0
         self._answer: asyncio.Future[protocol.ToHub] | None = None
@@ -104,9 +116,9 @@ class WorkerPool:
     async def start(self, listener: Listener | None) -> None:
         """Starts everything and waits until it is ready."""
         self._listener = listener
-        self.workers = [self._new_worker() for _ in range(self._count)]
+        self._rooms[SCRIPTS] = [self._new_worker() for _ in range(self._count)]
         self._forge = self._new_worker()
-        await asyncio.gather(*(worker.start(self._how[self._kind_of(worker)]) for worker in self._everybody()))
+        await asyncio.gather(self._forge.start(self._how["forge"]), *(worker.start(self._how["session"]) for worker in self.workers))
         # One that dies meanwhile is replaced as later; several that do are a reason to give up.
         while not all(worker.ready.is_set() for worker in self._everybody()):
             if self.restarts > START_TRIES:
@@ -115,16 +127,18 @@ class WorkerPool:
         self._tasks.spawn(self._watch())
 
     @property
+    def workers(self) -> list[Worker]:
+        """Those of scripts; on a hub that isolates machines, those that are kept ready."""
+        return self._rooms[SCRIPTS]
+
+    @property
     def walls(self) -> dict[str, list[tuple[str, bool, str]]]:
         """What stands around a worker of each kind that was started (sandbox/walls.py)."""
         kinds = ("session worker", self.choose()), ("module worker", self.choose(modules=True)), ("forge", self._forge)
         return {kind: worker.walls for kind, worker in kinds if worker is not None}
 
     def _everybody(self) -> list[Worker]:
-        return [*self.workers, *self._module_workers, *([self._forge] if self._forge else [])]
-
-    def _kind_of(self, worker: Worker) -> str:
-        return "forge" if worker is self._forge else "module" if worker in self._module_workers else "session"
+        return [*(worker for room in self._rooms.values() for worker in room), *([self._forge] if self._forge else [])]
 
     async def stop(self) -> None:
         self._closed = True
@@ -133,31 +147,74 @@ class WorkerPool:
 
     @property
     def is_ready(self) -> bool:
-        return self.choose() is not None and self._forge is not None and self._forge.ready.is_set() and not self._forge.lost
+        return _freest(self.workers) is not None and self._forge is not None and self._forge.ready.is_set() and not self._forge.lost
 
     @property
     def engine_and_base(self) -> tuple[str, str]:
         """The digests of the engine and the base image that new versions are built from."""
         return self._digests
 
-    def choose(self, *, modules: bool = False) -> Worker | None:
-        """The worker with the fewest sessions, of scripts or of modules; None while all are being started or replaced."""
-        alive = [worker for worker in (self._module_workers if modules else self.workers) if worker.ready.is_set() and not worker.lost]
-        return min(alive, key=lambda worker: worker.session_count) if alive else None
+    # --- rooms -------------------------------------------------------------------------------------------------
 
-    async def wait_for_worker(self, *, modules: bool = False) -> Worker:
+    def choose(self, *, modules: bool = False, machine: str = "") -> Worker | None:
+        """The worker with the fewest sessions, of those where sessions of `machine` live; None while none is ready."""
+        worker = _freest(self._rooms.get(self._room_of(modules=modules, machine=machine), []))
+        if worker is not None:
+            worker.wanted_at = self._loop_time()
+        return worker
+
+    async def wait_for_worker(self, *, modules: bool = False, machine: str = "") -> Worker:
         """A worker that is ready. Raises `Unavailable` when none becomes so for a while."""
-        if modules and not self._module_workers:
-            self._module_workers = [self._new_worker() for _ in range(MODULE_WORKERS)]
-            await asyncio.gather(*(starting.start(self._how["module"]) for starting in self._module_workers))
+        room = self._room_of(modules=modules, machine=machine)
         try:
             async with asyncio.timeout(WORKER_WAIT_S):
-                while (worker := self.choose(modules=modules)) is None:
+                while (worker := self.choose(modules=modules, machine=machine)) is None:
                     self._worker_ready.clear()
-                    await self._worker_ready.wait()
+                    if room not in self._rooms:
+                        await self._open(room)
+                    else:
+                        await self._worker_ready.wait()
                 return worker
         except TimeoutError:
             raise Unavailable("unavailable", "no sandbox worker can be started; try again later") from None
+
+    def _room_of(self, *, modules: bool, machine: str) -> Room:
+        return "module" if modules else "session", machine if self._isolated_max else ""
+
+    async def _open(self, room: Room) -> None:
+        """The first session comes to a room. A worker that was kept ready moves in, and another is started in its place."""
+        if self._isolated_max and len(self._rooms) > self._isolated_max:
+            raise Unavailable("unavailable", f"{self._isolated_max} machines have sessions that are awake, and workers of their own; try again later")
+        self._rooms[room] = []
+        spare = _freest(self.workers) if room[0] == SCRIPTS[0] else None
+        fresh = self._new_worker()
+        if spare is not None:
+            self.workers[self.workers.index(spare)] = fresh
+            self._rooms[room] = [spare]
+            self._tasks.spawn(self._start(fresh, SCRIPTS))
+        else:
+            self._rooms[room] = [fresh]
+            await self._start(fresh, room)
+
+    async def _start(self, worker: Worker, room: Room) -> None:
+        try:
+            await worker.start(self._how[room[0]])
+        except OSError as error:  # out of descriptors, processes or memory: `_replace` tries again
+            log.error("a sandbox worker could not be started: %s", error)
+            worker.lost = True
+            self._worker_lost(worker)
+
+    def _close_idle_rooms(self, now_s: float) -> None:
+        for room, workers in list(self._rooms.items()):
+            if room[1] and all(worker.ready.is_set() and not worker.session_count and not worker.owes and now_s - worker.wanted_at > ROOM_IDLE_S for worker in workers):
+                del self._rooms[room]
+                for worker in workers:
+                    self._tasks.spawn(worker.stop())
+
+    def _loop_time(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    # --- builds ------------------------------------------------------------------------------------------------
 
     async def build(
         self, *, entry: str, files: dict[str, str], cpu_ms: int, memory_bytes_max: int, bundle_bytes_max: int, on_error: str, limits: GuestLimits, own: OwnLimits
@@ -269,25 +326,30 @@ class WorkerPool:
             self._answer.set_exception(BuildFailedError("build_crashed", "the sandbox died of this build"))
         while True:
             await asyncio.sleep(RESTART_DELAYS_S[max(0, min(self._crashes, len(RESTART_DELAYS_S)) - 1)])
+            room = next((room for room, workers in self._rooms.items() if worker in workers), None)
+            if room is None and worker is not self._forge:
+                return  # its room was closed
             fresh = self._new_worker()
             try:
-                await fresh.start(self._how[self._kind_of(worker)])
+                await fresh.start(self._how["forge" if room is None else room[0]])
             except OSError as error:  # out of descriptors, processes or memory: that may pass
                 self._crashes += 1
                 log.error("a sandbox worker could not be started: %s", error)
             else:
                 break
-        if worker is self._forge:
+        if room is None:
             self._forge = fresh
+        elif worker in (workers := self._rooms.get(room, [])):
+            workers[workers.index(worker)] = fresh
         else:
-            group = self._module_workers if worker in self._module_workers else self.workers
-            group[group.index(worker)] = fresh
+            await fresh.stop()
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         forgiven_at = loop.time()
         while True:
             await asyncio.sleep(1)
+            self._close_idle_rooms(loop.time())
             if loop.time() - forgiven_at > 10:
                 forgiven_at, self._crashes = loop.time(), max(0, self._crashes - 1)
             for worker in self._everybody():
@@ -295,6 +357,12 @@ class WorkerPool:
                     worker.kill(f"it was not ready within {START_S:g} s")
                 if worker is not self._forge and worker.owes and loop.time() - worker.heard_at > SILENCE_S and not worker.lost:
                     worker.kill(f"it owes {worker.owes} answers and was silent for {SILENCE_S:g} s")
+
+
+def _freest(workers: list[Worker]) -> Worker | None:
+    """The one with the fewest sessions, of those that are ready."""
+    alive = [worker for worker in workers if worker.ready.is_set() and not worker.lost]
+    return min(alive, key=lambda worker: worker.session_count) if alive else None
 
 
 def _raised(answer: protocol.ToHub) -> protocol.ToHub:

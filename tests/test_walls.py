@@ -162,6 +162,8 @@ HOSTILE: dict[str, Callable[[int], list[protocol.ToHub]]] = {
     "an answer that nobody asked for": lambda n: [protocol.Done(n, 99, b"[1,0,null]")] * 3,
     "a flood of checkpoints": lambda n: [protocol.Frozen(n, b"x")] * 1000,
     "ready again, with another engine": lambda n: [protocol.Ready("evil", "evil")],
+    "words without end": lambda n: [protocol.Said("words " * 100)] * 3,
+    "a snapshot of a megabyte": lambda n: [protocol.Done(n, 2, b'[1,0,{"value":"%b"}]' % (b"x" * 1_000_000))],
     "what the forge says": lambda n: [protocol.Built(1, b"", b"{}", [], 1, 1)],
 }
 
@@ -204,3 +206,63 @@ def test_the_filter_is_whole() -> None:
 
 def test_landlock_is_asked_for_its_version() -> None:
     assert landlock.version() >= 0
+
+
+# --- a process for each machine --------------------------------------------------------------------------------------
+
+
+async def test_machines_may_have_workers_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two of them share one; it ends when nobody needs it, and is there again when somebody does; its death is their own affair."""
+    monkeypatch.setattr("machinehub.workers.ROOM_IDLE_S", 0.2)
+    async with running_hub(tmp_path, isolate_machines=True) as client:
+        machines = [await client.deploy(COUNTER, name=name) for name in ("one", "two", "three")]
+
+        async def counts() -> list[int]:
+            answers = [await client.http.post(f"/{machine}/{session}", json={"type": "increment"}) for machine in machines for session in "ab"]
+            return [answer.json()["snapshot"]["context"]["count"] for answer in answers]
+
+        def homes() -> list[int]:
+            found = []
+            for machine in machines:
+                workers = {live.worker.number for session in "ab" if (live := client.hub.host.find(machine, session)) is not None and isinstance(live.worker, Worker)}
+                found += list(workers)
+            return found
+
+        assert await counts() == [1] * 6
+        before = homes()
+        assert len(before) == len(set(before)) == 3
+        victim: Any = client.hub.host.find(machines[0], "a")
+        victim.worker.process.kill()
+        assert await counts() == [2] * 6
+        assert homes()[1:] == before[1:]
+        client.hub.housekeeper.hibernate()
+        async with asyncio.timeout(10):
+            while len(client.hub.pool._rooms) > 1:
+                await asyncio.sleep(0.05)
+        assert await counts() == [3] * 6
+        assert not set(homes()) & set(before)
+
+
+async def test_there_are_only_so_many_workers_of_machines_own(tmp_path: Path) -> None:
+    from machinehub.limits import Limits
+
+    async with running_hub(tmp_path, isolate_machines=True, limits=Limits(isolated_machines=2)) as client:
+        machines = [await client.deploy(COUNTER, name=name) for name in ("one", "two", "three")]
+        codes = [(await client.http.post(f"/{machine}/s", json={"type": "increment"})).status_code for machine in machines]
+        assert codes == [200, 200, 503]
+        assert (await client.http.post(f"/{machines[0]}/s", json={"type": "increment"})).status_code == 200
+
+
+async def test_a_worker_that_hangs_up_and_lives_on_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place stayed empty for as long as it liked."""
+    monkeypatch.setattr("machinehub.worker.END_S", 0.3)
+    async with running_hub(tmp_path) as client:
+        machine = await client.deploy(COUNTER)
+        await client.http.post(f"/{machine}/s", json={"type": "increment"})
+        worker = client.hub.pool.workers[0]
+        assert worker.process is not None
+        os.kill(worker.process.pid, signal.SIGSTOP)  # it cannot even notice
+        assert worker._transport is not None
+        worker._transport.abort()
+        assert (await client.http.post(f"/{machine}/s", json={"type": "increment"})).json()["snapshot"]["context"] == {"count": 2}
+        assert await asyncio.wait_for(worker.process.wait(), 5) == -signal.SIGKILL

@@ -57,10 +57,10 @@ class SandboxWorker(Protocol):
 
 
 class SandboxWorkers(Protocol):
-    def choose(self, *, modules: bool = False) -> SandboxWorker | None:
-        """One that is ready, if there is: of those that scripts live on, or modules."""
+    def choose(self, *, modules: bool = False, machine: str = "") -> SandboxWorker | None:
+        """One that is ready, if there is, of those where this machine's sessions live; modules live apart from scripts."""
 
-    async def wait_for_worker(self, *, modules: bool = False) -> SandboxWorker: ...
+    async def wait_for_worker(self, *, modules: bool = False, machine: str = "") -> SandboxWorker: ...
 
 
 class VersionRef(Protocol):

@@ -199,7 +199,7 @@ class Past:
     async def _thaw(self, record: SessionRecord, checkpoint: SavedCheckpoint | None) -> AsyncIterator[Thawed]:
         async with self._turn_of(record.machine_id):
             image = await self._images.image(record.digest)
-            worker = await self._pool.wait_for_worker(modules=image.is_module)
+            worker = await self._pool.wait_for_worker(modules=image.is_module, machine=record.machine_id)
             thawed = Thawed(self, worker, self._placement.new_number())
             if checkpoint is not None:
                 thawed.snapshot, thawed.finished, thawed.timers = checkpoint.snapshot, checkpoint.finished, dict(checkpoint.timers)

@@ -143,7 +143,7 @@ class Placement:
         if session.placing or session.worker is not None or session.gone:
             return
         image = self._images.at_hand(session.record.digest) if session.loaded else None
-        worker = self._pool.choose(modules=image.is_module) if image is not None else None
+        worker = self._pool.choose(modules=image.is_module, machine=session.machine_id) if image is not None else None
         if image is not None and worker is not None:
             self._thaw(session, image, worker)
         else:
@@ -157,7 +157,7 @@ class Placement:
                 if not session.loaded:
                     await self._resident.restore(session)
                 image = await self._images.image(session.record.digest)
-                worker = await self._pool.wait_for_worker(modules=image.is_module)
+                worker = await self._pool.wait_for_worker(modules=image.is_module, machine=session.machine_id)
                 if session.loaded or session.gone or not session.pending:
                     break  # else it was rewound meanwhile
         except HubError as error:

@@ -259,13 +259,13 @@ class SimPool:
     def now_ms(self) -> int:
         return SimClock(self.loop).now_ms()
 
-    def choose(self, *, modules: bool = False) -> SimWorker | None:
+    def choose(self, *, modules: bool = False, machine: str = "") -> SimWorker | None:
         return self.chance.choice(self.workers) if self.workers and self.chance.random() < 0.5 else None
 
     def at_hand(self, digest: str) -> Image | None:
         return Image(image=b"", engine="e") if self.chance.random() < 0.5 else None
 
-    async def wait_for_worker(self, *, modules: bool = False) -> SimWorker:
+    async def wait_for_worker(self, *, modules: bool = False, machine: str = "") -> SimWorker:
         while not self.workers:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.chance.random() * 0.01)
