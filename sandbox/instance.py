@@ -2,7 +2,7 @@
 
 Decides: that an input is a transaction. A turn that traps, or whose outbox says it failed, throws the instance away;
 the last checkpoint is thawed and the inputs since are replayed, which gives the same bytes. And when a checkpoint is due:
-when replaying would take too long. Does not know: ids or connections.
+when replaying would take too long, here or elsewhere. Does not know: ids or connections.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ if TYPE_CHECKING:
 CHECKPOINT_INPUTS: Final = 256
 """A checkpoint costs what 10 to 20 events cost; replaying this many inputs takes about 25 ms."""
 CHECKPOINT_CPU_NS: Final = 100_000_000
-"""Inputs may be heavy: this bounds what undoing a turn, and thawing elsewhere, can cost everybody on the worker."""
+"""Inputs may be heavy: this bounds what thawing elsewhere can cost everybody on that worker."""
 CHECKPOINT_BYTES: Final = 1024 * 1024
-"""Inputs are kept, here and in the hub, until the next checkpoint."""
+"""Inputs are kept, in the hub, until the next checkpoint."""
+UNDO_CPU_NS: Final = 30_000_000
+"""Undoing a turn replays no more than this, since everybody on the worker waits for it: a session that comes there is frozen, for this worker alone."""
+HEAVY_TURN_NS: Final = 10_000_000
+"""A turn that took so much is never replayed here: freezing takes a fifth of it."""
 REPLAY_CPU_S: Final = 5.0
-"""CPU budget for a replay: ten times what the two bounds above let come together, for a slower hour."""
+"""CPU budget for a replay: ten times what the bounds above let come together, for a slower hour."""
 DEPTH_MAX: Final = 256
 """Of an outbox: the hub's parser, and those of clients, recurse."""
 _REJECTED: Final = b"[0,"
@@ -93,7 +97,9 @@ def load_image(engine: Engine, codes: Mapping[str, Module], image: bytes, *, mem
 class LiveMachine:
     """A thawed session. `apply` is the only way to change it."""
 
-    __slots__ = ("_checkpoint", "_cpu_s_max", "_engine", "_image", "_instance", "_module", "_sizes", "_start_cpu_s_max", "_tail", "_tail_bytes", "_tail_cpu_ns", "cost")
+    __slots__ = (
+        "_checkpoint", "_cpu_s_max", "_engine", "_image", "_instance", "_module", "_sizes", "_start_cpu_s_max", "_tail", "_tail_cpu_ns", "_untold_bytes", "_untold_cpu_ns", "_untold_inputs", "cost",
+    )  # fmt: skip
 
     def __init__(self, engine: Engine, image: LoadedImage, sizes: Sizes, *, checkpoint: bytes | None = None) -> None:
         self._engine = engine
@@ -106,8 +112,10 @@ class LiveMachine:
         self._module: ModuleState | None = None
         self._checkpoint = checkpoint
         self._tail: list[tuple[bytes, int]] = []
-        self._tail_bytes = 0
+        """The inputs since `_checkpoint`."""
         self._tail_cpu_ns = 0
+        self._untold_inputs = self._untold_bytes = self._untold_cpu_ns = 0
+        """What came since the last checkpoint that the hub has."""
         self._instance: Instance | None = None
         self._thaw()
 
@@ -134,44 +142,35 @@ class LiveMachine:
         if fault is not None:
             self._undo()
             return fault
-        self._tail.append((data, now_ms))
-        self._tail_bytes += len(data)
-        self._tail_cpu_ns += cpu_ns
+        self._count([(data, now_ms)], cpu_ns)
         return outbox
 
-    @property
-    def wants_checkpoint(self) -> bool:
-        """Whether replaying what came since the last checkpoint would take too long."""
-        return len(self._tail) >= CHECKPOINT_INPUTS or self._tail_cpu_ns >= CHECKPOINT_CPU_NS or self._tail_bytes >= CHECKPOINT_BYTES
+    def keep(self) -> bytes | None:
+        """To be called after a turn that was taken: freezes the session where undoing its next turn would take too long.
+
+        Returns the checkpoint when the hub should have it too, since thawing the session elsewhere would take too long.
+        """
+        if self._untold_inputs >= CHECKPOINT_INPUTS or self._untold_cpu_ns >= CHECKPOINT_CPU_NS or self._untold_bytes >= CHECKPOINT_BYTES:
+            return self.checkpoint()
+        if self._tail_cpu_ns >= UNDO_CPU_NS or self.cost.cpu_us * 1000 >= HEAVY_TURN_NS:
+            self._freeze()
+        return None
 
     def replay(self, tail: list[tuple[bytes, int]], *, cpu_s: float = 0) -> list[bytes]:
         """Applies inputs that were accepted before, until it has taken `cpu_s` (0: to the end); the outboxes of those it did.
 
         Raises `Trap` when one is not accepted now: the session is of no use then.
         """
-        outboxes: list[bytes] = []
-        until_s = time.thread_time() + cpu_s if cpu_s else float("inf")
-        self._engine.watchdog.start(REPLAY_CPU_S)
-        try:
-            for data, now_ms in tail:
-                outboxes.append(self._step(data, now_ms))
-                if outboxes[-1].startswith(_REJECTED):
-                    raise Trap("machine_error", "an accepted input was rejected when it was replayed")
-                if time.thread_time() >= until_s:
-                    break
-        finally:
-            self._tail_cpu_ns += self._engine.watchdog.stop()
-        done = tail[: len(outboxes)]
-        self._tail += done
-        self._tail_bytes += sum(len(data) for data, _ in done)
+        outboxes, cpu_ns = self._replay(tail, cpu_s)
+        self._count(tail[: len(outboxes)], cpu_ns)
         return outboxes
 
     def checkpoint(self) -> bytes:
-        """Freezes the session as it is now; what comes later is replayed on top of this."""
-        assert self._instance is not None
-        beside = self._module.freeze(self._instance) if self._module else ()
-        self._checkpoint = images.encode_checkpoint(self._image.memory, self._instance.view(), dead=self._image.handles.dead, beside=beside)
-        self._forget_tail()
+        """The session as it is now, for the hub; what comes later is replayed on top of this."""
+        if self._tail or self._checkpoint is None:
+            self._freeze()
+        self._untold_inputs = self._untold_bytes = self._untold_cpu_ns = 0
+        assert self._checkpoint is not None
         return self._checkpoint
 
     def memory(self) -> bytes:
@@ -201,9 +200,34 @@ class LiveMachine:
         )  # fmt: skip
         return instance.read_io(handles.io, length)
 
-    def _forget_tail(self) -> list[tuple[bytes, int]]:
-        tail, self._tail, self._tail_bytes, self._tail_cpu_ns = self._tail, [], 0, 0
-        return tail
+    def _replay(self, tail: list[tuple[bytes, int]], cpu_s: float) -> tuple[list[bytes], int]:
+        """The outboxes, and the CPU it took in nanoseconds."""
+        outboxes: list[bytes] = []
+        until_s = time.thread_time() + cpu_s if cpu_s else float("inf")
+        self._engine.watchdog.start(REPLAY_CPU_S)
+        try:
+            for data, now_ms in tail:
+                outboxes.append(self._step(data, now_ms))
+                if outboxes[-1].startswith(_REJECTED):
+                    raise Trap("machine_error", "an accepted input was rejected when it was replayed")
+                if time.thread_time() >= until_s:
+                    break
+        finally:
+            cpu_ns = self._engine.watchdog.stop()
+        return outboxes, cpu_ns
+
+    def _count(self, inputs: list[tuple[bytes, int]], cpu_ns: int) -> None:
+        self._tail += inputs
+        self._tail_cpu_ns += cpu_ns
+        self._untold_inputs += len(inputs)
+        self._untold_bytes += sum(len(data) for data, _ in inputs)
+        self._untold_cpu_ns += cpu_ns
+
+    def _freeze(self) -> None:
+        assert self._instance is not None
+        beside = self._module.freeze(self._instance) if self._module else ()
+        self._checkpoint = images.encode_checkpoint(self._image.memory, self._instance.view(), dead=self._image.handles.dead, beside=beside)
+        self._tail, self._tail_cpu_ns = [], 0
 
     def _thaw(self) -> None:
         self._instance = instance = self._engine.thaw(self._image.module, self._image.code, memory_bytes_max=self._sizes.memory_bytes_max)
@@ -221,11 +245,10 @@ class LiveMachine:
             raise images.DamagedCheckpoint(str(error)) from error
 
     def _undo(self) -> None:
-        tail = self._forget_tail()
         self.close()
         try:
             self._thaw()
-            self.replay(tail)
+            self._replay(self._tail, 0)
         except (Trap, images.DamagedCheckpoint) as error:
             raise LostSession(str(error)) from error
 

@@ -1,7 +1,7 @@
 """The worker process: `python -m sandbox.worker --fd N`. Holds thawed sessions, and builds images.
 
-Decides: the order of work (as it arrives) and when to send answers (every few, so that a long batch does not hold back
-its first ones). Does not know: the database, clients, clocks (`now_ms` comes with the input), or what to keep.
+Decides: the order of work (as it arrives) and when to send answers (every few, and before a turn that may take long, so that
+a batch does not hold back its first ones). Does not know: the database, clients, clocks (`now_ms` comes with the input), or what to keep.
 
 A worker starts with an empty environment and one descriptor, the socket, and puts up the other walls itself (`walls.py`).
 When the socket closes it ends: a hub that was killed leaves no workers behind.
@@ -60,6 +60,8 @@ GUEST: Final = Path(__file__).parent / "guest" / "dist"
 ANSWERS_AT_ONCE: Final = 16
 ANSWERS_WITHIN_S: Final = 0.005
 """Answers are sent when so many have gathered, when the oldest has waited so long, or when the batch is done."""
+HEAVY_US: Final = 1_000
+"""A session whose last turn took so much is expected to do it again: the answers of others leave before its next turn begins."""
 IMAGE_MEMORY_BYTES_MAX: Final = 256 * 1024 * 1024
 KINDS: Final[dict[str, Kind]] = {"session": "session", "forge": "forge", "module": "module", "compiler": "module"}
 """What a worker may be for, and which engine that takes: sessions of scripts, building scripts, sessions of modules, building those."""
@@ -77,6 +79,11 @@ class Worker:
         self._esbuild: Module | None = None
         self._images: dict[str, LoadedImage] = {}
         self._sessions: dict[int, LiveMachine] = {}
+
+    def may_take_long(self, message: protocol.ToWorker) -> bool:
+        """Whether the answers that there are should not wait for this message's: it is for a session whose last turn was heavy."""
+        machine = self._sessions.get(message.session) if isinstance(message, Step) else None
+        return machine is not None and machine.cost.cpu_us >= HEAVY_US
 
     def handle(self, message: protocol.ToWorker, answers: list[protocol.ToHub]) -> None:
         """Does what one message asks for, adding to `answers` what there is to say."""
@@ -132,8 +139,8 @@ class Worker:
             return
         if isinstance(outcome, bytes):
             answers.append(Done(step.session, step.ticket, outcome, machine.cost))
-            if machine.wants_checkpoint:
-                answers.append(Frozen(step.session, machine.checkpoint()))
+            if (checkpoint := machine.keep()) is not None:
+                answers.append(Frozen(step.session, checkpoint))
         else:
             answers.append(Failed(step.session, step.ticket, outcome.code, outcome.message, outcome.at, machine.cost))
 
@@ -232,11 +239,11 @@ def serve(connection: socket.socket, worker: Worker) -> None:
         since = time.perf_counter()
         for batch in reader.feed(data):
             for message in batch:
-                worker.handle(message, answers)
-                if answers and (len(answers) >= ANSWERS_AT_ONCE or time.perf_counter() - since > ANSWERS_WITHIN_S):
+                if answers and (len(answers) >= ANSWERS_AT_ONCE or time.perf_counter() - since > ANSWERS_WITHIN_S or worker.may_take_long(message)):
                     connection.sendall(protocol.encode(answers))
                     answers.clear()
                     since = time.perf_counter()
+                worker.handle(message, answers)
         if answers:
             connection.sendall(protocol.encode(answers))
 

@@ -127,14 +127,26 @@ def test_only_so_many_ids_are_remembered() -> None:
 
 
 @pytest.mark.parametrize(
-    "outbox", [b"", b"{}", b"[1]", b'["x",0,null]', b'[1,0,{"a":]', b"[1,0,null,[],[[1]]]", b"[" * 5000, b"[1,0,null,[],[[1,1e300]]]", b"[1,0,null,[],[[9007199254740993,1]]]", b"[1,0,null,[],[[-1,1]]]"]
-)
+    "outbox", [b"", b"{}", b"[1]", b'["x",0,null]', b'[1,0,{"a":]', b"[1,0,null,[],[[1]]]", b"[" * 5000, b"[1,0,null,[],[[1,1e300]]]", b"[1,0,null,[],[[9007199254740993,1]]]", b"[1,0,null,[],[[-1,1]]]",
+     b'[1,0,{"a":"\xff"}]', b'[1,0,{"a":"' + b"x" * 262_144 + b'"}]', b"[1,0,null,[" + b",".join([b"1"] * 1_100_000) + b"]]", b"[1,0,7]"]
+)  # fmt: skip
 def test_a_worker_that_lies_about_the_form_is_found_out(outbox: bytes) -> None:
     session = new_session()
     pending = session.offer(Kind.EVENT, b"x", 0)
     with pytest.raises(BrokenWorker):
         session.done(pending.ticket, outbox)
     assert list(session.pending) == [pending]  # it is tried elsewhere
+
+
+def test_a_worker_that_begins_with_nothing_or_freezes_too_much_is_found_out() -> None:
+    session = unloaded_session()
+    session.start_anew()
+    with pytest.raises(BrokenWorker):
+        session.done(session.offer(Kind.START, b"[0,1]", 0).ticket, b"[1,0,null]")
+    session = new_session()
+    with pytest.raises(BrokenWorker):
+        session.frozen(bytes(17 * 2**20), 0)
+    assert session.frozen(b"checkpoint", 0) is not None
 
 
 def test_a_worker_that_answers_out_of_turn_is_found_out() -> None:
@@ -318,8 +330,9 @@ def test_a_worker_cannot_make_up_a_snapshot_that_is_not_json() -> None:
     turn = session.done(session.offer(Kind.EVENT, b"x", 0).ticket, b'[1,0,{"n":1}]')
     session.rewind([])
     session.restore(stored(session, turn))
-    with pytest.raises(BrokenWorker):
-        session.replayed(b'{"n":')
+    for snapshot in (b'{"n":', b'{"n":"' + b"x" * 2_200_000 + b'"}', b'{"n":"\xff"}', b"7"):
+        with pytest.raises(BrokenWorker):
+            session.replayed(snapshot)
 
 
 def test_what_cannot_be_thawed_now_is_refused_and_its_timers_come_again() -> None:

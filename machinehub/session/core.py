@@ -109,7 +109,7 @@ class BrokenWorker(Exception):
 
 
 OUTBOX_BYTES_MAX: Final = 2 * 1024 * 1024
-"""A script's fits into 1 MiB, the guest's I/O area; a module's is spelled anew, which may take more."""
+"""Of a turn, and of a snapshot that was taken under another limit. A script's fits into 1 MiB, the guest's I/O area; a module's is spelled anew, which may take more."""
 CHECKPOINT_SLACK_BYTES: Final = 64 * 1024
 """What a checkpoint may take beside the memory, where nothing of it can be compressed."""
 _UNCHANGED: Final = b"null"
@@ -358,8 +358,11 @@ class Session:
             return
         try:
             _check_json(snapshot)
-        except (msgspec.MsgspecError, RecursionError) as error:
+            snapshot.decode()
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise BrokenWorker(str(error)) from error
+        if len(snapshot) > OUTBOX_BYTES_MAX or (snapshot != _UNCHANGED and not snapshot.startswith(b"{")):
+            raise BrokenWorker("a snapshot that is no object, or too large")
         self.snapshot_is_old = False
         if snapshot != _UNCHANGED:
             self._snapshot = snapshot
