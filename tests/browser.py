@@ -44,7 +44,13 @@ def sixty_states() -> str:
             if step == "reviewed":
                 on |= {"REJECT": {"target": "assigned", "guard": "mayReject", "actions": "note"}}
             inner[step] = {"on": on, "tags": [phase] if at == 0 else []} if step != "finished" else {"type": "final"}
-        states[phase] = {"initial": "queued", "states": inner, "onDone": phases[number + 1] if number + 1 < len(phases) else "closed", "on": {"CANCEL": "cancelled"}, "description": f"The {phase} of an order"}
+        if phase == "checks":  # two regions, one after the other's steps
+            halves = (steps[:4], steps[4:])
+            inner = {f"{phase}-{half[0]}": {"initial": half[0], "states": {step: inner[step] for step in half}} for half in halves}
+            for half in inner.values():
+                for state in half["states"].values():
+                    state["on"] = {event: target for event, target in state.get("on", {}).items() if (target if isinstance(target, str) else target["target"]) in half["states"]}
+        states[phase] = {**({"type": "parallel"} if phase == "checks" else {"initial": "queued"}), "states": inner, "onDone": phases[number + 1] if number + 1 < len(phases) else "closed", "on": {"CANCEL": "cancelled"}, "description": f"The {phase} of an order"}
     states |= {"closed": {"type": "final"}, "cancelled": {"on": {"REOPEN": "intake"}, "after": {"60000": "closed"}}}
     import json
 

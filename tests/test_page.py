@@ -104,6 +104,17 @@ async def test_the_past_can_be_seen_and_gone_on_from(client: Client, browser: Br
         await expect(active(page, "shipping")).to_be_visible()
         await expect(page.locator(".label .words.taken")).to_contain_text("NEXT")
         await expect(page.get_by_test_id("context")).to_contain_text('address: ""')
+        assert page.url.endswith("/s?at=3"), "a step can be sent to somebody"
+        await page.reload()
+        await expect(page.locator(".banner")).to_contain_text("As it was after step 3")
+        await expect(page.locator(".history li button[aria-pressed=true]")).to_contain_text("NEXT")
+        await tab(page, "live")
+        await page.get_by_label("Event type").fill("BACK")
+        await page.get_by_role("button", name="Send", exact=True).click(force=True)
+        await expect(page.locator(".outcome")).to_have_text("Not sent: this is the past")
+        await tab(page, "history")
+        await steps.nth(2).get_by_role("button").press("ArrowUp")
+        await expect(steps.nth(1).get_by_role("button")).to_be_focused()
         await client.http.post(f"/{machine}/s", json={"type": "BACK"})
         await expect(steps).to_have_count(6)
         await expect(active(page, "shipping")).to_be_visible()
@@ -113,9 +124,11 @@ async def test_the_past_can_be_seen_and_gone_on_from(client: Client, browser: Br
         await ready(page)
         fork = page.url.rsplit("/", 1)[1]
         assert fork != "s"
+        assert "at=" not in page.url
         await tab(page, "live")
-        await page.get_by_role("button", name="BACK", exact=True).click()
+        await page.get_by_role("button", name="BACK", exact=True).press("Enter")
         await expect(active(page, "cart")).to_be_visible()
+        await expect(page.get_by_role("button", name="BACK", exact=True)).to_be_focused()
         assert (await client.http.get(f"/{machine}/s")).json()["seq"] == 6
         await tab(page, "sessions")
         await expect(page.locator(".sessions li")).to_have_count(2)
@@ -260,9 +273,10 @@ async def test_it_can_be_used_without_a_mouse(client: Client, browser: Browser) 
     async with opened(browser, f"{client.url}/{machine}/s", viewport={"width": 390, "height": 800}) as page:
         await ready(page)
         content = page.locator(".chart svg > g")
-        before = await content.get_attribute("transform")
         await page.keyboard.press("Tab")
         assert await page.evaluate("document.activeElement.tagName") == "svg"
+        await page.keyboard.press("0")
+        before = await content.get_attribute("transform")
         for key in ("ArrowLeft", "+", "-", "+"):
             await page.keyboard.press(key)
         assert await content.get_attribute("transform") != before
@@ -278,12 +292,34 @@ async def test_it_can_be_used_without_a_mouse(client: Client, browser: Browser) 
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is wider than a phone"
 
 
+async def test_more_sessions_than_a_page_lists(client: Client, browser: Browser) -> None:
+    """The one that is open is always there, however many are before it; what comes meanwhile shows by itself."""
+    machine = await client.deploy(COUNTER, name="page-many")
+    await asyncio.gather(*(client.http.put(f"/{machine}/s{number:03}") for number in range(120)))
+    async with opened(browser, f"{client.url}/{machine}/s119") as page:
+        await ready(page)
+        await tab(page, "sessions")
+        listed = page.locator(".sessions li")
+        await expect(listed).to_have_count(101)
+        await expect(page.locator(".sessions button[aria-current=true]")).to_contain_text("s119")
+        await page.get_by_role("button", name="More sessions").click()
+        await expect(listed).to_have_count(120)
+        await client.http.put(f"/{machine}/a-new-one")
+        await expect(listed.first).to_contain_text("a-new-one", timeout=10_000)
+        await tab(page, "versions")
+        await expect(page.locator(".versions li")).to_have_count(1)
+        await client.deploy(COUNTER + "\n", name="page-many")
+        await expect(page.locator(".versions li")).to_have_count(2, timeout=10_000)
+
+
 async def test_sixty_states_under_fire(client: Client, browser: Browser) -> None:
     """Updates come as fast as they are sent; in the end the page shows the last one, and clicks were not lost."""
     machine = await client.deploy(sixty_states(), name="page-sixty")
     async with opened(browser, f"{client.url}/{machine}/s") as page, client.socket(f"{machine}/s") as socket:
         await ready(page)
-        assert await page.locator(".box").count() == 63
+        assert await page.locator(".box").count() == 65
+        await expect(active(page, "queued")).to_be_in_viewport()
+        assert (await active(page, "queued").bounding_box())["height"] > 9, "names can be read, though the chart does not fit"
 
         async def fire() -> None:
             for _ in range(100):
@@ -295,11 +331,18 @@ async def test_sixty_states_under_fire(client: Client, browser: Browser) -> None
             await page.get_by_role("button", name="TICK", exact=True).click()
         await firing
         await expect(page.get_by_test_id("context")).to_contain_text("steps: 105")
+        for step in ("assigned", "started", "waiting", "reviewed", "signed"):
+            await socket.event("NEXT" if step != "signed" else "REJECT")
+        await expect(active(page, "assigned")).to_be_in_viewport()
+        await page.get_by_role("button", name="Fit").click()
+        await expect(page.locator(".box .name", has_text="aftercare")).to_be_in_viewport()
 
 
 async def test_unknown_machines_and_the_hubs_own_page(client: Client, browser: Browser) -> None:
-    response = await client.http.get("/Nope00", headers={"Accept": "text/html"})
-    assert (response.status_code, response.json()["code"]) == (404, "no_such_machine")
+    assert (await client.http.get("/Nope00/s")).json()["code"] == "no_such_machine"
+    async with opened(browser, f"{client.url}/Nope00/s") as page:
+        await expect(page.get_by_role("alert")).to_contain_text("no_such_machine")
+    assert (await client.http.get("/Nope00/s", headers={"Accept": "text/html"})).status_code == 404
     await client.deploy(COUNTER, name="page-listed")
     async with opened(browser, f"{client.url}/") as page:
         await page.get_by_role("link", name="page-listed").click()

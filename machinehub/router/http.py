@@ -97,7 +97,7 @@ class MachineRouter:
                 raise MethodNotAllowed("method_not_allowed", f"a machine's URL takes {', '.join(METHODS)}")
         except HubError as error:
             self._metrics.refused.labels(code=error.code).inc()
-            response = problem(error)
+            response = _shown(request, error)
         except Exception as error:
             response = await on_unexpected(request, error)
         response.headers.update(_CORS)
@@ -199,6 +199,7 @@ class MachineRouter:
         answered = await self._host.intake.send_and_wait(session, event, who.sender, event_id=event_id, if_match=_if_match(request))
         if answered.receipt.error is not None:
             refused = error_of(*answered.receipt.error)
+            refused.more["seq"] = answered.receipt.seq
             if (cost := _cost(request, answered.receipt)) is not None:
                 refused.more["cost"] = cost
             raise refused
@@ -300,6 +301,14 @@ def _header_text(request: Request, name: str) -> str | None:
         return value.encode("latin-1").decode()
     except UnicodeDecodeError:
         return value
+
+
+def _shown(request: Request, error: HubError) -> Response:
+    """A problem; for a person in a browser the page, which asks again and says it in words."""
+    with contextlib.suppress(NotFound):
+        if isinstance(error, NotFound) and request.method == "GET" and wants(request, "text/html"):
+            return page(request, status=error.status)
+    return problem(error)
 
 
 def _cost(request: Request, receipt: Receipt) -> dict[str, int] | None:

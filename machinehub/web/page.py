@@ -29,9 +29,11 @@ _FOREVER: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
 """For files whose names change with what is in them."""
 
 
-def page(request: Request) -> Response:
+def page(request: Request, *, status: int = 200) -> Response:
     """The page, whichever machine and session its address names. Raises `NotFound` when it was not built."""
-    return _static(request, "index.html", _PAGE | _FRESH)
+    response = _static(request, "index.html", _PAGE | _FRESH)
+    response.status_code = status
+    return response
 
 
 async def welcome(request: Request) -> Response:

@@ -1,6 +1,6 @@
 // Over WebSocket. partysocket reconnects; when, and with which URL, is decided here.
 
-import "partysocket/event-target-polyfill"; // for React Native, which has neither Event nor EventTarget; elsewhere it does nothing
+import "./events.ts";
 import ReconnectingWebSocket from "partysocket/ws";
 import { backoffMs } from "./backoff.ts";
 import type { Outgoing } from "./outbox.ts";

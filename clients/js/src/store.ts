@@ -13,6 +13,7 @@ import type { Ack, MachineTypes, Member, Presence, Problem, Status, TypesOf, Unt
 const BUFFER_MAX = 1_000;
 const METADATA_BYTES_MAX = 4_096;
 const DEFINITION_RETRY_MS = 5_000;
+const NO_WEBSOCKET: Problem = { code: "no_websocket", detail: "there is no WebSocket here: give one as `WebSocket`, or use the transport \"sse\"" };
 
 export interface ConnectOptions<M = unknown> {
   /** The machine's URL, as `machinehub deploy` prints it. */
@@ -95,13 +96,13 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
     this.#outbox = new Outbox(randomKey(), options.eventBufferMax ?? BUFFER_MAX, options.eventBytesMax);
     this.#state = new State<T>(before(options.machine), 0, 0, this.#getDefinition);
     const address = (this.#address = { url: options.url, sessionId: options.sessionId, key, input: options.input, token: options.token });
-    const problem = wrong(address);
+    const socket = options.WebSocket ?? globalThis.WebSocket;
+    const problem = wrong(address) ?? (options.transport === "websocket" && !socket ? NO_WEBSOCKET : undefined);
     if (problem !== undefined) {
       this.#transport = { open: () => this.#end(problem), send: () => undefined, describe: () => undefined, hurry: () => undefined, close: () => undefined };
       return;
     }
     const listener = { frame: (frame: Frame) => this.#receive(frame), lost: (problem: Problem, final: boolean) => this.#lost(problem, final) };
-    const socket = options.WebSocket ?? globalThis.WebSocket;
     this.#transport = (options.transport ?? (socket ? "websocket" : "sse")) === "websocket" ? socketTransport(address, listener, socket, options.fetch) : sseTransport(address, listener, options.fetch);
   }
 

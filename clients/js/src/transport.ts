@@ -120,6 +120,7 @@ export async function create(address: Address, fetcher: typeof fetch, signal: Ab
 /** Tries in a row that failed. A connection that breaks soon after it was there is one of them. */
 export class Attempts {
   #count = 0;
+  #moved = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   next(): number {
@@ -128,7 +129,10 @@ export class Attempts {
 
   opened(): void {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => (this.#count = 0), STABLE_MS);
+    this.#timer = setTimeout(() => {
+      this.#count = 0;
+      this.#moved = false;
+    }, STABLE_MS);
     (this.#timer as { unref?: () => void }).unref?.();
   }
 
@@ -140,7 +144,8 @@ export class Attempts {
 
   /** The hub asks to come back at once. If it goes on asking, it has to wait. */
   moved(): void {
-    if (this.#count <= 1) this.#count = 0;
+    if (!this.#moved) this.#count = 0;
+    this.#moved = true;
   }
 }
 

@@ -307,3 +307,30 @@ test("close says closed, once", async () => {
   expect(await waiting).toMatchObject({ error: { code: "closed" } });
   expect(told).toHaveBeenCalledTimes(1);
 });
+
+test("a hub that goes on moving the session is asked less and less often", async () => {
+  vi.mocked(Math.random).mockReturnValue(0.5);
+  const hub = fakeHub();
+  const { store, socket } = await hub.connect();
+  let current = socket;
+  const times: number[] = [];
+  for (let moves = 2; moves <= 4; moves++) {
+    current.say(snapshot(1));
+    const at = Date.now();
+    current.hangUp(4010);
+    current = await hub.next(moves);
+    times.push(Date.now() - at);
+  }
+  expect(times[0]).toBeLessThan(200);
+  expect(times[1]).toBeGreaterThan(200);
+  expect(times[2]).toBeGreaterThan(400);
+  store.close();
+});
+
+test("where there is no WebSocket, asking for it says so", async () => {
+  vi.stubGlobal("WebSocket", undefined);
+  const store = connect({ url: "http://hub/Wu5gAj", sessionId: "s", transport: "websocket" });
+  expect([store.status, store.error?.code]).toEqual(["closed", "no_websocket"]);
+  expect(await store.send({ type: "a" })).toMatchObject({ outcome: "rejected" });
+  vi.unstubAllGlobals();
+});

@@ -63,7 +63,9 @@ const sessionPath = (machine: string, session: string): string => `${machinePath
 export const readMachine = (machine: string, version?: number): Promise<MachineInfo> => call(`/${machine}${version === undefined ? "" : `@${version}`}`);
 export const readMachines = async (): Promise<MachineItem[]> => (await call<{ data: MachineItem[] }>("/api/v1/machines?limit=200")).data;
 export const readVersions = async (machine: string): Promise<Version[]> => (await call<{ data: Version[] }>(`${machinePath(machine)}/versions?limit=100`)).data;
-export const readSessions = async (machine: string): Promise<SessionItem[]> => (await call<{ data: SessionItem[] }>(`${machinePath(machine)}/sessions?limit=100`)).data;
+export interface Page<T> { readonly data: readonly T[]; readonly next: string | null }
+/** Sessions by id, from the first on or from where a page before ended. */
+export const readSessions = (machine: string, cursor?: string): Promise<Page<SessionItem>> => call(`${machinePath(machine)}/sessions?limit=100${cursor === undefined ? "" : `&cursor=${encodeURIComponent(cursor)}`}`);
 /** Steps from a seq on, or behind an entry that is known. */
 export const readJournal = async (machine: string, session: string, where: { from: number } | { after: Entry }, limit: number): Promise<Entry[]> => {
   const query = "from" in where ? `from=${where.from}` : `after=${where.after.seq}.${where.after.attempt}`;

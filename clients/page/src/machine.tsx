@@ -3,7 +3,7 @@
 import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { useMachine } from "@machinehub/client/react";
 import { type Ack, type Definition, type Presence, type Problem as Trouble, type State, type Status, namedEvents, takes } from "@machinehub/client";
-import { type Entry, fork, Problem, readAt, readMachine, type Snapshot } from "./api.ts";
+import { type Entry, fork, Problem, readAt, readJournal, readMachine, type Snapshot } from "./api.ts";
 import { Chart, type Taken } from "./chart/chart.tsx";
 import { compare } from "./chart/compare.ts";
 import { type Cause, taken } from "./chart/taken.ts";
@@ -11,7 +11,7 @@ import { type History, useHistory } from "./history.ts";
 import { useLoaded } from "./load.ts";
 import { HistoryPanel, People, SessionsPanel, SharePanel, VersionsPanel } from "./panels.tsx";
 import { Tabs } from "./parts.tsx";
-import { goTo, type Route } from "./route.ts";
+import { goTo, nameStep, type Route, stepInAddress } from "./route.ts";
 import { Send } from "./send.tsx";
 import { visible } from "./text.ts";
 import { Tree } from "./tree.tsx";
@@ -45,6 +45,15 @@ export function MachinePage({ route }: { route: Route }) {
     if (status === "open" && info.problem) info.again();
   }, [status]);
   useEffect(() => void (lastTab = tab), [tab]);
+  const [wanted, setWanted] = useState(stepInAddress);
+  useEffect(() => {
+    if (wanted === undefined) return;
+    setTab("history");
+    void entryAt(machine, session, wanted).then(setSelected).finally(() => setWanted(undefined));
+  }, []);
+  useEffect(() => {
+    if (wanted === undefined) nameStep(step);
+  }, [step, wanted]);
   const live = useTaken(info.data?.definition, state, history);
   const moment = step !== undefined && past.data?.seq === step ? past.data : undefined;
   const comparison = useMemo(() => (info.data && other.data && compared !== undefined && other.data.version === compared ? compare(other.data.definition, info.data.definition) : undefined), [info.data, other.data, compared]);
@@ -160,6 +169,12 @@ interface Moment { readonly seq: number; readonly snapshot: Snapshot; readonly b
 async function pastOf(machine: string, session: string, seq: number): Promise<Moment> {
   const [at, before] = await Promise.all([readAt(machine, session, seq), seq > 1 ? readAt(machine, session, seq - 1).catch(() => undefined) : undefined]);
   return { seq, snapshot: at.snapshot, before: before?.snapshot };
+}
+
+/** A step of the journal; who may not read that sees the state all the same. */
+async function entryAt(machine: string, session: string, seq: number): Promise<Entry> {
+  const found = await readJournal(machine, session, { from: seq }, 1).catch(() => []);
+  return found.find((entry) => entry.seq === seq && entry.outcome === "accepted") ?? { seq, attempt: 0, kind: "event", at: "", outcome: "accepted", changed: true };
 }
 
 function causeOf(entry: Entry | undefined): Cause {

@@ -1,11 +1,11 @@
 // The panels beside the chart: history, sessions, versions, and how to get at the session from elsewhere.
 
-import { type FormEvent, useEffect, useRef } from "react";
+import { type FormEvent, type KeyboardEvent, useEffect, useRef, useState } from "react";
 import type { Presence } from "@machinehub/client";
-import { type Entry, readSessions, readVersions, type Version } from "./api.ts";
+import { type Entry, type Page, readSessions, readVersions, type SessionItem, type Version } from "./api.ts";
 import type { Difference } from "./chart/compare.ts";
 import type { History } from "./history.ts";
-import { useLoaded } from "./load.ts";
+import { useLoaded, useFresh } from "./load.ts";
 import { Copy, Refusal } from "./parts.tsx";
 import { asciiJson, clip, shellQuoted, urlPart, visible } from "./text.ts";
 import { Tree } from "./tree.tsx";
@@ -21,7 +21,7 @@ export function HistoryPanel({ history, selected, select }: { history: History; 
     <>
       <p className="quiet">A step shows the session as it was right after it.</p>
       {history.older && <button onClick={history.older}>Older steps</button>}
-      <ol className="history" ref={list}>
+      <ol className="history" ref={list} onKeyDown={moveAlong}>
         {history.entries.map((entry) => (
           <li key={`${entry.seq}.${entry.attempt}`} className={entry.outcome}>
             <button aria-pressed={isSame(selected, entry)} onClick={() => select(isSame(selected, entry) ? undefined : entry)}>
@@ -44,6 +44,15 @@ export function HistoryPanel({ history, selected, select }: { history: History; 
   );
 }
 
+/** Up and down go from step to step; Enter looks at one. */
+function moveAlong(event: KeyboardEvent<HTMLOListElement>): void {
+  const way = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key] as "nextElementSibling" | "previousElementSibling" | undefined;
+  const next = way && (event.target as HTMLElement).closest("li")?.[way]?.querySelector("button");
+  if (!next) return;
+  event.preventDefault();
+  next.focus();
+}
+
 const isSame = (one: Entry | undefined, other: Entry): boolean => one?.seq === other.seq && one.attempt === other.attempt;
 
 /** What came in. */
@@ -56,7 +65,14 @@ function what(entry: Entry): string {
 }
 
 export function SessionsPanel({ machine, session, open }: { machine: string; session: string; open: (session: string) => void }) {
-  const sessions = useLoaded(`${machine} ${session}`, () => readSessions(machine));
+  const first = useLoaded(`${machine} ${session}`, () => readSessions(machine));
+  useFresh(first.again);
+  const [more, setMore] = useState<Page<SessionItem>>();
+  const { data: listed, next } = joined(first.data, more);
+  const onward = async (cursor: string): Promise<void> => {
+    const page = await readSessions(machine, cursor);
+    setMore((before) => ({ data: [...(before?.data ?? []), ...page.data], next: page.next }));
+  };
   const submit = (event: FormEvent<HTMLFormElement>): void => {
     event.preventDefault();
     open(String(new FormData(event.currentTarget).get("session")));
@@ -68,9 +84,10 @@ export function SessionsPanel({ machine, session, open }: { machine: string; ses
         <button>Open</button>
         <button type="button" onClick={() => open(newName())}>New session</button>
       </form>
-      {sessions.problem && <Refusal problem={sessions.problem} again={sessions.again} what="list of sessions" />}
+      {first.problem && <Refusal problem={first.problem} again={first.again} what="list of sessions" />}
       <ul className="sessions">
-        {sessions.data?.map((item) => (
+        {first.data && !listed.some(({ id }) => id === session) && <li><button aria-current={true}><span className="what">{visible(session)}</span><span className="note">this one</span></button></li>}
+        {listed.map((item) => (
           <li key={item.id}>
             <button aria-current={item.id === session} onClick={() => open(item.id)}>
               <span className="what">{visible(item.id)}</span>
@@ -79,8 +96,16 @@ export function SessionsPanel({ machine, session, open }: { machine: string; ses
           </li>
         ))}
       </ul>
+      {next !== null && <button onClick={() => void onward(next).catch(first.again)}>More sessions</button>}
     </>
   );
+}
+
+/** The first page as it is now, and those behind it as they were. */
+function joined(first: Page<SessionItem> | undefined, more: Page<SessionItem> | undefined): Page<SessionItem> {
+  if (first === undefined || more === undefined) return first ?? { data: [], next: null };
+  const fresh = new Set(first.data.map(({ id }) => id));
+  return { data: [...first.data, ...more.data.filter(({ id }) => !fresh.has(id))], next: more.next };
 }
 
 const newName = (): string => Array.from(crypto.getRandomValues(new Uint8Array(5)), (byte) => (byte % 36).toString(36)).join("");
@@ -90,6 +115,7 @@ export function VersionsPanel({ machine, shown, show, compared, compareWith, dif
   differences: readonly Difference[] | undefined; current: number;
 }) {
   const versions = useLoaded(`${machine} ${current}`, () => readVersions(machine));
+  useFresh(versions.again);
   if (versions.problem) return <Refusal problem={versions.problem} again={versions.again} what="list of versions" />;
   const others = versions.data?.filter((version) => version.number !== shown) ?? [];
   return (

@@ -18,6 +18,16 @@ export function readRoute(path: string): Route {
 
 export const pathOf = ({ machine, version, session }: Route): string => `/${machine}${version === undefined ? "" : `@${version}`}${session === undefined ? "" : `/${encodeURIComponent(session)}`}`;
 
+/** The step that the address names: it can be sent to somebody. */
+export function stepInAddress(): number | undefined {
+  const at = new URLSearchParams(location.search).get("at");
+  return at !== null && /^[1-9]\d{0,14}$/.test(at) ? Number(at) : undefined;
+}
+
+export function nameStep(step: number | undefined): void {
+  if (step !== stepInAddress()) history.replaceState(null, "", `${location.pathname}${step === undefined ? "" : `?at=${step}`}`);
+}
+
 export function goTo(route: Route): void {
   history.pushState(null, "", pathOf(route));
   dispatchEvent(new PopStateEvent("popstate"));

@@ -1,4 +1,5 @@
-// Sending events: a button for each that the machine knows, greyed where it would not be taken now, and a form for the rest.
+// Sending events: a button for each that the machine knows, greyed where it would not be taken now, and a form for the rest. What
+// is greyed keeps the focus, so that a keyboard does not lose its place when an event changes what is possible.
 
 import { type Ack, type Definition, namedEvents, takes } from "@machinehub/client";
 import { type FormEvent, useRef, useState } from "react";
@@ -35,6 +36,7 @@ export function Send({ definition, value, why, send }: {
   };
   const submit = (event: FormEvent): void => {
     event.preventDefault();
+    if (why !== undefined) return setProblem(`Not sent: ${why}`);
     const typed = field("type").value;
     const type = typed === exact.current.shown ? exact.current.type : typed;
     const text = field("payload").value.trim();
@@ -56,7 +58,7 @@ export function Send({ definition, value, why, send }: {
           const possible = why === undefined && takes(definition, value, type);
           return (
             <span key={type} className="pair">
-              <button disabled={!possible} onClick={() => void fire({ type })} title={possible ? visible(type) : `${visible(type)}: ${why ?? "no active state takes it"}`}>{clip(type, 60)}</button>
+              <button aria-disabled={!possible} onClick={() => possible && void fire({ type })} title={possible ? visible(type) : `${visible(type)}: ${why ?? "no active state takes it"}`}>{clip(type, 60)}</button>
               <button className="edit" onClick={() => edit(type)} aria-label={`Write a payload for ${clip(type)}`} title="with a payload">…</button>
             </span>
           );
@@ -67,7 +69,7 @@ export function Send({ definition, value, why, send }: {
         <input name="type" aria-label="Event type" placeholder="type" required list="types" autoComplete="off" spellCheck={false} />
         <datalist id="types">{types.map((type) => <option key={type} value={type} />)}</datalist>
         <textarea name="payload" aria-label="Payload as JSON" placeholder='{ "payload": "JSON" }' rows={2} spellCheck={false} />
-        <button>Send</button>
+        <button aria-disabled={why !== undefined} title={why ?? ""}>Send</button>
       </form>
       <p className="outcome" role="status" data-outcome={sent?.ack?.outcome}>{problem || (sent === undefined ? "" : outcome(sent))}</p>
     </section>

@@ -4,10 +4,10 @@ import ELK from "elkjs";
 import type { Definition, StateNode, Transition } from "@machinehub/client";
 import { describe, expect, test } from "vitest";
 import { compare } from "../src/chart/compare.ts";
-import { eventText, graphOf, transitionId } from "../src/chart/graph.ts";
+import { eventText, folded, graphOf, partsOf, transitionId } from "../src/chart/graph.ts";
 import { arrange, rounded, treeOf } from "../src/chart/layout.ts";
 import { taken } from "../src/chart/taken.ts";
-import { fitting, zoomed } from "../src/chart/view.ts";
+import { fitting, isInSight, READABLE, resting, zoomed } from "../src/chart/view.ts";
 
 type Config = { readonly [key: string]: Partial<StateNode> & { readonly children?: Config } };
 
@@ -164,8 +164,34 @@ test("corners are rounded, within what the line allows", () => {
   expect(rounded([{ x: 0, y: 0 }, { x: 0, y: 20 }, { x: 4, y: 20 }])).toBe("M0 0L0 14Q0 20 2 20L4 20");
 });
 
+test("a chart that cannot be read as a whole is seen around what is active", () => {
+  const screen = { width: 800, height: 600 };
+  expect(resting({ width: 500, height: 400 }, screen, { x: 0, y: 0, width: 10, height: 10 })).toEqual(fitting(500, 400, 800, 600));
+  const place = { x: 2000, y: 900, width: 100, height: 50 };
+  const view = resting({ width: 4000, height: 1000 }, screen, place);
+  expect(view.scale).toBe(READABLE);
+  expect(isInSight(view, place, screen)).toBe(true);
+  expect(resting({ width: 4000, height: 1000 }, screen, { ...place, x: 0 }).x).toBe(14);
+  expect(isInSight({ x: 0, y: 0, scale: 1 }, place, screen)).toBe(false);
+});
+
+test("a label that is cut keeps its parts apart", () => {
+  const line = { id: "0:a", event: "GO", guard: "isThisGuardNameVeryVeryLongIndeed", actions: "one, two, three, four", title: "" };
+  const [event, guard, actions] = partsOf(line);
+  expect([event, guard, actions]).toEqual(["GO", " [isThisGuardNameVeryVeryLongIndeed]", " / on…"]);
+  expect(partsOf({ ...line, guard: "", actions: "" })).toEqual(["GO", "", ""]);
+  expect(partsOf({ ...line, event: "x".repeat(60) })[0]).toHaveLength(44);
+});
+
+test("descriptions are folded", () => {
+  expect(folded("")).toEqual([]);
+  expect(folded("A machine whose description is rather long, so that it takes two lines\nand more")).toEqual(["A machine whose description is rather", "long, so that it takes two lines"]);
+  expect(folded("word ".repeat(60))).toHaveLength(3);
+  expect(folded("word ".repeat(60)).at(-1)).toMatch(/…$/);
+});
+
 test("views fit, and zoom about a point", () => {
-  expect(fitting(100, 100, 78, 258)).toEqual({ scale: 0.5, x: 14, y: 89 });
+  expect(fitting(100, 100, 78, 258)).toEqual({ scale: 0.5, x: 14, y: 83 });
   const view = zoomed({ x: 10, y: 10, scale: 1 }, 2, 50, 50);
   expect(view).toEqual({ scale: 2, x: -30, y: -30 });
   expect(zoomed(view, 1e9, 0, 0).scale).toBe(3);

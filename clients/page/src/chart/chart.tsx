@@ -5,9 +5,9 @@ import { memo, useEffect, useLayoutEffect, useRef, useState } from "react";
 import { activeNodes, type Definition } from "@machinehub/client";
 import type { Change } from "./compare.ts";
 import { clip, visible, visibleLines } from "../text.ts";
-import { type Box, type Font, graphOf, type Line, LINE, LINES_MAX, roughly, textOf } from "./graph.ts";
+import { type Box, type Font, graphOf, type Line, LINE, LINES_MAX, partsOf, roughly } from "./graph.ts";
 import { giveUp, type Layout, layOutInTime, type Place, type PlacedEdge } from "./layout.ts";
-import { Navigation } from "./view.ts";
+import { type Area, Navigation } from "./view.ts";
 
 export interface Taken { readonly ids: readonly string[]; readonly sure: boolean; readonly seq: number }
 
@@ -29,9 +29,9 @@ export function Chart({ definition, value, taken, marks, name }: {
   useLayoutEffect(() => {
     if (layout === undefined) return;
     size.current = layout;
-    navigation?.fit();
+    navigation?.rest();
   }, [layout, navigation]);
-  useActive(content, layout, definition, value);
+  useActive(content, layout, definition, value, navigation);
   useFlash(content, layout, taken);
   useMarks(content, layout, marks);
 
@@ -88,14 +88,28 @@ function find(content: Content, layout: Layout | undefined, id: string): { arrow
   return { arrows: edges.flatMap((edge) => query(content, "edge", edge.id)), words: query(content, "transition", id) };
 }
 
-function useActive(content: Content, layout: Layout | undefined, definition: Definition, value: unknown): void {
+function useActive(content: Content, layout: Layout | undefined, definition: Definition, value: unknown, navigation: Navigation | undefined): void {
   const key = JSON.stringify(value) ?? "";
   useLayoutEffect(() => {
-    const active = new Set(value === undefined ? [] : activeNodes(definition.root, value).map((node) => node.id));
+    const nodes = value === undefined ? [] : activeNodes(definition.root, value);
+    const active = new Set(nodes.map((node) => node.id));
     for (const element of content.current?.querySelectorAll(".box") ?? []) element.classList.toggle("active", active.has((element as SVGElement).dataset["state"] ?? ""));
+    navigation?.follow(around(nodes.filter((node) => Object.keys(node.states ?? {}).length === 0).flatMap((node) => layout?.places.get(`s:${node.id}`) ?? [])));
     // The value's text stands for it: every update is a new object.
-  }, [key, layout, definition]);
+  }, [key, layout, definition, navigation]);
 }
+
+/** Of several places that cannot be seen at once, the first: regions are drawn side by side. */
+function around([first, ...others]: readonly Area[]): Area | undefined {
+  if (first === undefined) return undefined;
+  const x = Math.min(first.x, ...others.map((place) => place.x));
+  const y = Math.min(first.y, ...others.map((place) => place.y));
+  const width = Math.max(...[first, ...others].map((place) => place.x + place.width)) - x;
+  const height = Math.max(...[first, ...others].map((place) => place.y + place.height)) - y;
+  return width > AROUND || height > AROUND ? first : { x, y, width, height };
+}
+
+const AROUND = 800;
 
 function useFlash(content: Content, layout: Layout | undefined, taken: Taken | undefined): void {
   useLayoutEffect(() => {
@@ -191,14 +205,12 @@ function Header({ box, place }: { box: Box; place: Place }) {
 
 /** A transition in words: what `taken` and the version comparison mark. */
 function Words({ line, x, y, width }: { line: Line; x: number; y: number; width: number }) {
-  const full = [line.event, line.guard && ` [${line.guard}]`, line.actions && ` / ${line.actions}`].filter(Boolean).join("");
-  const short = textOf(line);
-  const whole = short === full;
+  const [event, guard, actions] = partsOf(line);
   return (
     <g className="words" data-transition={line.id}>
       <title>{visibleLines(line.title)}</title>
       <rect x={x - 6} y={y - 12} width={width} height={LINE} rx={4} className="hit" />
-      <text x={x} y={y}>{whole ? <><tspan className="event">{line.event}</tspan>{line.guard && <tspan className="guard">{` [${line.guard}]`}</tspan>}{line.actions && <tspan className="actions">{` / ${line.actions}`}</tspan>}</> : <tspan className="event">{short}</tspan>}</text>
+      <text x={x} y={y}><tspan className="event">{event}</tspan>{guard && <tspan className="guard">{guard}</tspan>}{actions && <tspan className="actions">{actions}</tspan>}</text>
     </g>
   );
 }

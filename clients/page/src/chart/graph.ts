@@ -96,13 +96,29 @@ function boxOf(node: StateNode, region: boolean, drawing: Drawing, name = node.k
     edges.set(mark, { source: mark, target: `s:${node.initial}`, lines: [] });
   }
   const rows: Row[] = [
-    ...(node.description ? [{ kind: "description" as const, text: node.description.split("\n")[0] as string }] : []),
+    ...folded(node.description ?? "").map((text) => ({ kind: "description" as const, text })),
     ...written(node, node.entry, "xstate.raise").map((text) => ({ kind: "entry" as const, text: short(text) })),
     ...written(node, node.exit, "xstate.cancel").map((text) => ({ kind: "exit" as const, text: short(text) })),
     ...(node.invoke ?? []).map(({ src, id }) => ({ kind: "invoke" as const, text: src && src !== "inline" ? src : (id ?? "inline") })),
   ];
   const box = { key: own, id: node.id, kind: node.type, name, description: node.description ?? "", tags: node.tags ?? [], rows, inner, deep: node.history === "deep", children, region };
   return { ...box, ...sizeOf(box, measure) };
+}
+
+const DESCRIPTION_LINES = 3;
+const DESCRIPTION_CHARS = 42;
+
+/** A description's first paragraph in lines that fit into a box; what is over is in the box's title. */
+export function folded(description: string): string[] {
+  const lines: string[] = [];
+  for (const word of (description.split("\n")[0] as string).split(" ").filter(Boolean)) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + word.length < DESCRIPTION_CHARS) lines[lines.length - 1] = `${last} ${word}`;
+    else lines.push(word);
+  }
+  const shown = lines.slice(0, DESCRIPTION_LINES);
+  if (lines.length > shown.length) shown[shown.length - 1] += "…";
+  return shown;
 }
 
 /** Actions without those that XState adds at the end for each delay of the state: the delays are drawn themselves. */
@@ -124,9 +140,16 @@ function sizeOf(box: Omit<Box, "width" | "height">, measure: Measure): { width: 
 
 /** The event is set in bold, the rest is not. */
 function widthOf(line: Line, measure: Measure): number {
+  const [event, guard, actions] = partsOf(line);
+  return measure(event, "strong") + measure(guard + actions, "plain") + 2;
+}
+
+/** What is written of a line, cut to size, as event, guard and actions. */
+export function partsOf(line: Line): readonly [event: string, guard: string, actions: string] {
   const text = textOf(line);
-  const bold = Math.min(clip(line.event).length, text.length);
-  return measure(text.slice(0, bold), "strong") + measure(text.slice(bold), "plain") + 2;
+  const event = Math.min(clip(line.event).length, text.length);
+  const guard = line.guard ? Math.min(clip(`${line.event} [${line.guard}]`).length, text.length) : event;
+  return [text.slice(0, event), text.slice(event, guard), text.slice(guard)];
 }
 
 export function sizeOfLines(lines: readonly Line[], measure: Measure): { width: number; height: number } {

@@ -1,11 +1,13 @@
 // Pan and zoom of the chart: pointer, wheel, two fingers, keys. The transform is set without rendering, so that it follows a hand.
 
 export interface View { x: number; y: number; scale: number }
+export interface Size { readonly width: number; readonly height: number }
+export interface Area extends Size { readonly x: number; readonly y: number }
 
 const SCALE_MIN = 0.02;
 const MARGIN = 14;
 /** Below the chart are the buttons. */
-const FOOT = 44;
+const FOOT = 56;
 /** So much of the chart stays in sight, wherever it is dragged. */
 const SEEN = 60;
 const SCALE_MAX = 3;
@@ -23,15 +25,39 @@ export function zoomed(view: View, factor: number, x: number, y: number): View {
   return { scale, x: x - ((x - view.x) * scale) / view.scale, y: y - ((y - view.y) * scale) / view.scale };
 }
 
+/** Names are nine pixels high then. */
+export const READABLE = 0.72;
+/** A chart that only fits smaller than this, with names of seven pixels, is seen in part. */
+const BEARABLE = 0.55;
+
+/** What is seen when nobody has moved the chart: all of it, if that can be read; else the part around `place`, readable. */
+export function resting(size: Size, screen: Size, place: Area | undefined): View {
+  const all = fitting(size.width, size.height, screen.width, screen.height);
+  if (all.scale >= BEARABLE || place === undefined) return all;
+  const middle = (length: number, at: number, room: number, foot: number): number => {
+    const whole = length * READABLE;
+    const wanted = (room - foot) / 2 - at * READABLE;
+    return whole + 2 * MARGIN <= room - foot ? (room - foot - whole) / 2 : Math.min(MARGIN, Math.max(room - foot - MARGIN - whole, wanted));
+  };
+  return { scale: READABLE, x: middle(size.width, place.x + place.width / 2, screen.width, 0), y: middle(size.height, place.y + place.height / 2, screen.height, FOOT) };
+}
+
+/** Whether all of `place` is in sight. */
+export function isInSight(view: View, place: Area, screen: Size): boolean {
+  const [left, top] = [view.x + place.x * view.scale, view.y + place.y * view.scale];
+  return left >= 0 && top >= 0 && left + place.width * view.scale <= screen.width && top + place.height * view.scale <= screen.height;
+}
+
 export class Navigation {
+  #place: Area | undefined;
   #view: View = { x: 0, y: 0, scale: 1 };
   #moved = false;
   readonly #pointers = new Map<number, { x: number; y: number }>();
   readonly #svg: SVGSVGElement;
   readonly #content: SVGGElement;
-  readonly #size: () => { width: number; height: number };
+  readonly #size: () => Size;
 
-  constructor(svg: SVGSVGElement, content: SVGGElement, size: () => { width: number; height: number }) {
+  constructor(svg: SVGSVGElement, content: SVGGElement, size: () => Size) {
     this.#svg = svg;
     this.#content = content;
     this.#size = size;
@@ -59,7 +85,7 @@ export class Navigation {
       if (this.key(event.key)) event.preventDefault();
     }, options);
     const resized = new ResizeObserver(() => {
-      if (!this.#moved) this.fit();
+      if (!this.#moved) this.rest();
     });
     resized.observe(svg);
     over.signal.addEventListener("abort", () => resized.disconnect());
@@ -82,11 +108,24 @@ export class Navigation {
     this.set(zoomed(this.#view, factor, width / 2, height / 2));
   }
 
+  /** All of it, however small. */
   fit(): void {
     const { width, height } = this.#svg.getBoundingClientRect();
     const size = this.#size();
     this.set(fitting(size.width, size.height, width, height));
+  }
+
+  /** As it is before anybody moves it. */
+  rest(): void {
+    this.set(resting(this.#size(), this.#svg.getBoundingClientRect(), this.#place));
     this.#moved = false;
+  }
+
+  /** What is active is there now: a chart that nobody has moved follows, when it is out of sight. */
+  follow(place: Area | undefined): void {
+    const first = this.#place === undefined;
+    this.#place = place;
+    if (place !== undefined && !this.#moved && (first || !isInSight(this.#view, place, this.#svg.getBoundingClientRect()))) this.rest();
   }
 
   set(view: View): void {
