@@ -25,10 +25,9 @@ def read_checked(path: Path, folder: int | None = None) -> bytes | None:
     """The code in a file, by its path or (with a descriptor of its folder) by its name there; None when it is damaged or missing."""
     try:
         with open(path.name if folder is not None else path, "rb", opener=lambda name, flags: os.open(name, flags, dir_fd=folder)) as file:
-            content = file.read()
+            digest, code = file.read(32), file.read()
     except OSError:
         return None
-    digest, code = content[:32], content[32:]
     return code if hashlib.sha256(code).digest() == digest else None
 
 

@@ -96,6 +96,7 @@ class Engine:
         self._kind = kind + ("-fuel" if fuel else "")
         self._processor = processor()
         self._prefetched: dict[Path, bytes] = {}
+        self._paths: dict[str, tuple[bytes, Path]] = {}
         self._cache_descriptor: int | None = None
         """The cache's folder, opened while that was still allowed."""
         self.watchdog = Watchdog(str(ffi.filename), ctypes.cast(self._engine.ptr(), ctypes.c_void_p), by_epoch=kind != "session")
@@ -117,6 +118,7 @@ class Engine:
             return self.compile(wasm)  # nobody is told: without a cache every start compiles
         path = self._cached_at(wasm, name)
         code = self._prefetched.pop(path, None) or read_checked(path, self._cache_descriptor)
+        self._paths.pop(name, None)
         if code is not None:
             try:
                 return Module(wasmtime.Module.deserialize(self._engine, code))
@@ -161,8 +163,13 @@ class Engine:
 
     def _cached_at(self, wasm: bytes, name: str) -> Path:
         assert self._cache is not None
-        key = hashlib.sha256(wasm + f"{_VERSION} {self._kind} {self._processor}".encode()).hexdigest()[:32]
-        return self._cache / f"{name}-{key}.cwasm"
+        known, path = self._paths.get(name, (b"", Path()))
+        if known is not wasm:  # else the very bytes that were asked about last: hashing esbuild takes a while
+            content = hashlib.sha256(wasm)
+            content.update(f"{_VERSION} {self._kind} {self._processor}".encode())
+            path = self._cache / f"{name}-{content.hexdigest()[:32]}.cwasm"
+            self._paths[name] = wasm, path
+        return path
 
     def thaw(self, image: Module, engine: Module, *, memory_bytes_max: int) -> Instance:
         """An instance of `engine` over a fresh copy-on-write memory of `image`. About 100 us."""

@@ -106,12 +106,6 @@ async def test_timers_at_the_top_level_are_warned_about(client: Client) -> None:
     assert "1 timers" in response.json()["warnings"][0]
 
 
-async def test_shared_memory_is_not_there(client: Client) -> None:
-    machine_id = await client.deploy(machine("assign({ n: () => [typeof SharedArrayBuffer, typeof Atomics, typeof WebAssembly] })"), name="globals")
-    answer = await client.http.post(f"/{machine_id}/s", json={"type": "X"})
-    assert answer.json()["snapshot"]["context"]["n"] == ["undefined"] * 3
-
-
 async def test_changes_in_place_are_seen(client: Client) -> None:
     """The snapshot was only spelled anew when XState made a new object."""
     machine_id = await client.deploy(machine("({ context }) => { context.n++; }"), name="in-place")

@@ -227,6 +227,17 @@ async def test_the_past_of_a_session(client: Client) -> None:
     assert (await run("replay", "past/s", "--verify", client=client)).returncode == 6
 
 
+async def test_what_strangers_wrote_does_nothing_to_a_terminal(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "m.ts").write_text('import { createMachine } from "xstate"; export default createMachine({ id: "\\u001b[2J", on: { X: { actions: () => { console.log("\\u001b]0;owned\\u0007\\u202eno\\r\\nyes [red]x[/red]"); throw new Error("\\u001b[31m"); } } } });')
+    deployed = await run("deploy", "m.ts", "--name", "terminal", client=client, cwd=tmp_path)
+    assert deployed.returncode == 0, deployed.stderr
+    sent = await run("send", "terminal/s", "X", client=client)
+    shown = [await run("logs", "terminal", client=client), await run("check", "m.ts", cwd=tmp_path), await run("history", "terminal/s", client=client)]
+    text = sent.stderr + "".join(each.stdout + each.stderr for each in shown)
+    assert "machine_error" in text
+    assert not set(text) & {"\x1b", "\x07", "\u202e", "\r"}
+
+
 async def test_numbers_that_are_too_much_for_python_or_for_floats(client: Client) -> None:
     """One such event, and the history could never be shown again."""
     machine = await client.deploy(COUNTER, name="numbers")

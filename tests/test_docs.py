@@ -73,6 +73,16 @@ def test_links_lead_somewhere() -> None:
             assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_each_promise_names_its_test() -> None:
+    """Every test that security.md names exists, and every row of what strangers try is there."""
+    text = (DOCS / "security.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 60
+    for file, test in named:
+        assert re.search(rf"^(async )?def {test}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), f"{file}::{test}"
+    assert re.findall(r"^\| (\d+) \|", text, re.MULTILINE) == [str(row) for row in range(1, 26)]
+
+
 def test_examples_say_what_they_are() -> None:
     examples = sorted((ROOT / "examples").glob("*.ts"))
     assert len(examples) >= 10

@@ -188,7 +188,14 @@ HOSTILE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_what_is_not_let_in(client: Client, name: str) -> None:
+def test_what_is_not_let_in(name: str) -> None:
+    """Refused while it is read; what does not add up, while it is compiled."""
+    with pytest.raises(wasmtime.WasmtimeError if "add up" in name else validate.BadModule):
+        wasmtime.Module(wasmtime.Engine(), validate.split(validate.read_module(HOSTILE[name], pages_max=PAGES)))
+
+
+@pytest.mark.parametrize("name", ["text", "compiled code", "an import", "a giant memory", "a stack that does not add up"])
+async def test_who_uploads_one_is_told(client: Client, name: str) -> None:
     before = client.worker_pids()
     response = await deploy(client, HOSTILE[name], "hostile")
     assert (response.status_code, response.json()["code"]) == (422, "invalid_module"), response.text

@@ -124,7 +124,7 @@ async def test_what_no_worker_does_ends_it(tmp_path: Path, monkeypatch: pytest.M
     assert (came, code) == ({}, -signal.SIGSYS)
 
 
-async def test_a_worker_dies_with_its_hub(tmp_path: Path) -> None:
+async def test_a_worker_is_walled_in(tmp_path: Path) -> None:
     async with running_hub(tmp_path, workers=1) as client:
         for pid in client.worker_pids():
             status = Path(f"/proc/{pid}/status").read_text()
