@@ -30,8 +30,8 @@ CHECKPOINT_CPU_NS: Final = 100_000_000
 """Inputs may be heavy: this bounds what thawing elsewhere can cost everybody on that worker."""
 CHECKPOINT_BYTES: Final = 1024 * 1024
 """Inputs are kept, in the hub, until the next checkpoint."""
-UNDO_CPU_NS: Final = 30_000_000
-"""Undoing a turn replays no more than this, since everybody on the worker waits for it: a session that comes there is frozen, for this worker alone."""
+UNDO_CPU_NS: Final = 50_000_000
+"""Undoing a turn replays no more than this, since everybody on the worker waits for it: a session that comes there is frozen, for this worker alone. A counter's has its next checkpoint by then."""
 HEAVY_TURN_NS: Final = 10_000_000
 """A turn that took so much is never replayed here: freezing takes a fifth of it."""
 REPLAY_CPU_S: Final = 5.0
