@@ -22,9 +22,14 @@ class MachineLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     log_lines: int | None = None
     log_line_bytes: int | None = None
     event_bytes: int | None = None
+    event_depth: int | None = None
     input_bytes: int | None = None
     connections_per_session: int | None = None
     events_per_s: int | None = None
+    event_burst_bytes: int | None = None
+    machine_events_per_s: int | None = None
+    joins_per_s: int | None = None
+    presence_metadata_bytes: int | None = None
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

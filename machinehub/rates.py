@@ -13,6 +13,12 @@ class Rate:
         self._burst = self._level = per_s if burst is None else burst
         self._at: float | None = None
 
+    def slow_down(self, per_s: float, *, burst: float | None = None) -> None:
+        """From now on no more than this."""
+        self._per_s = min(self._per_s, per_s)
+        self._burst = min(self._burst, per_s if burst is None else burst)
+        self._level = min(self._level, self._burst)
+
     def take(self, units: float, now_s: float) -> bool:
         """Whether `units` may pass now; when not, nothing is taken."""
         if self._at is not None:

@@ -100,6 +100,7 @@ LOWERED: dict[str, tuple[dict[str, int], str, dict[str, Any], str]] = {
     "actors": ({"actors": 2}, handling("on: { X: { actions: [1, 2, 3].map((n) => spawnChild(fromCallback(() => {}), { id: 'c' + n })) } }"), {"type": "X"}, "actors_exceeded"),
     "jobs": ({"jobs": 20}, acting("let p = Promise.resolve(); for (let i = 0; i < 30; i++) p = p.then(() => {})"), {"type": "X"}, "jobs_exceeded"),
     "memory_bytes": ({"memory_bytes": 5 * 2**20}, acting("const a = []; for (let i = 0; i < 40; i++) a.push(new Uint8Array(1e5))"), {"type": "X"}, "memory_exceeded"),
+    "event_depth": ({"event_depth": 3}, acting(""), {"type": "X", "v": [[[1]]]}, "event_too_deep"),
     "event_bytes": ({"event_bytes": 100}, acting(""), {"type": "X", "v": "x" * 100}, "event_too_large"),
 }  # fmt: skip
 
@@ -138,6 +139,11 @@ async def test_logs_of_a_version_are_cut_shorter(client: Client) -> None:
 
 async def test_connections_and_rates_of_a_version(tmp_path: Path) -> None:
     async with running_hub(tmp_path, token="t", workers=1) as client:
+        machine = await client.deploy(COUNTER, name="few", limits={"machine_events_per_s": 3, "joins_per_s": 2, "presence_metadata_bytes": 10})
+        assert 429 in [(await client.http.post(f"/{machine}/s{n}", json={"type": "increment"})).status_code for n in range(9)]
+        async with client.socket(f"{machine}/s") as peer:
+            await peer.send_raw({"type": "presence", "metadata": "x" * 20})
+            assert (await peer.until("error"))["code"] == "metadata_too_large"
         machine = await client.deploy(COUNTER, limits={"connections_per_session": 1, "events_per_s": 5})
         async with client.socket(f"{machine}/s") as one, client.socket(f"{machine}/s") as two:
             assert {(await one.receive())["type"], (await two.receive())["type"]} == {"snapshot", "error"}

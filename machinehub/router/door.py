@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
     from machinehub.limits import Limits
+    from machinehub.session.live import LiveSession
     from machinehub.settings import Settings
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -78,10 +79,15 @@ class Door:
             if not self._inside[address]:
                 del self._inside[address]
 
-    def take_event(self, machine: str) -> None:
-        """An event for one of the machine's sessions. Raises `RateLimited`."""
-        if self.counts and not _rate(self._events, machine, self._limits.machine_events_per_s).take(1, time.monotonic()):
-            raise RateLimited("rate_limited", f"a machine takes at most {self._limits.machine_events_per_s} events a second")
+    def take_event(self, session: LiveSession) -> None:
+        """An event for one of a machine's sessions. A version's own rate is its sessions' alone. Raises `RateLimited`."""
+        if not self.counts:
+            return
+        per_s = session.allowed.machine_events_per_s
+        own = per_s < self._limits.machine_events_per_s
+        name = f"{session.machine_id}@{session.record.version}" if own else session.machine_id
+        if not _rate(self._events, name, per_s).take(1, time.monotonic()):
+            raise RateLimited("rate_limited", f"a machine takes at most {per_s} events a second")
 
 
 def _rate(rates: OrderedDict[str, Rate], name: str, per_s: int) -> Rate:

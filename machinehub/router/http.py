@@ -16,7 +16,7 @@ from machinehub.api.requests import decode, read_body, seq_of, while_connected
 from machinehub.clock import timestamp
 from machinehub.errors import BadRequest, Conflict, HubError, MethodNotAllowed, NotFound, TooLarge, WaitTimeout, error_of
 from machinehub.router.paths import Address, read_address
-from machinehub.router.sessions import check_size, client_key, open_session, wants_cost
+from machinehub.router.sessions import check_own_bounds, client_key, open_session, wants_cost
 from machinehub.router.sse import SseConnection
 from machinehub.session import frames
 from machinehub.session.conditions import read_condition
@@ -191,8 +191,8 @@ class MachineRouter:
         )
 
     async def _send(self, request: Request, session: LiveSession, who: Identity, event: bytes) -> Answered:
-        self._door.take_event(session.machine_id)
-        check_size(session, event)
+        self._door.take_event(session)
+        check_own_bounds(session, event)
         event_id = _header_text(request, "idempotency-key")
         if event_id is not None and not 1 <= len(event_id) <= EVENT_ID_CHARS_MAX:
             raise BadRequest("invalid_idempotency_key", f"an Idempotency-Key has 1 to {EVENT_ID_CHARS_MAX} characters")
@@ -254,6 +254,8 @@ class MachineRouter:
         session = await self._session_there(address)
         if session is None:
             raise Conflict("not_present", "nobody is connected to the session")
+        if len(metadata) > session.allowed.presence_metadata_bytes:
+            raise TooLarge("metadata_too_large", f"a member's metadata has at most {session.allowed.presence_metadata_bytes} bytes here")
         self._host.people.describe(session, self._who(request, address), metadata)
         return _json(session.members.listing())
 

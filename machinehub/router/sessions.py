@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from machinehub.errors import BadRequest, TooLarge
+from sandbox.protocol import is_deeper_than
 
 if TYPE_CHECKING:
     import msgspec
@@ -32,13 +33,17 @@ async def open_session(catalog: Catalog, host: SessionHost, address: Address, *,
         session = await host.open(address.machine, address.session, target, input_json=input_json)
     if session.limits is None:
         session.limits = await catalog.limits_of(address.machine, session.record.version)
+        session.joins.slow_down(session.limits.joins_per_s, burst=session.limits.connections_per_session)
     return session
 
 
-def check_size(session: LiveSession, event: bytes | msgspec.Raw) -> None:
-    """What `check_event` checks by the hub's limits, by those of the session's version. Raises `TooLarge`."""
-    if session.limits is not None and len(bytes(event)) > session.limits.event_bytes:
-        raise TooLarge("event_too_large", f"an event has at most {session.limits.event_bytes} bytes here")
+def check_own_bounds(session: LiveSession, event: bytes | msgspec.Raw) -> None:
+    """What `check_event` checks by the hub's limits, by those of the session's version. Raises `TooLarge`, `BadRequest`."""
+    data, allowed = bytes(event), session.allowed
+    if len(data) > allowed.event_bytes:
+        raise TooLarge("event_too_large", f"an event has at most {allowed.event_bytes} bytes here")
+    if is_deeper_than(data, allowed.event_depth):
+        raise BadRequest("event_too_deep", f"an event nests at most {allowed.event_depth} levels here")
 
 
 def client_key(query_string: bytes) -> str | None:

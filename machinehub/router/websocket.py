@@ -17,7 +17,7 @@ from machinehub.clock import timestamp
 from machinehub.errors import BadRequest, CallerError, HubError, NotFound, RateLimited, Unavailable
 from machinehub.rates import Rate
 from machinehub.router.paths import read_address
-from machinehub.router.sessions import check_size, client_key, open_session, wants_cost
+from machinehub.router.sessions import check_own_bounds, client_key, open_session, wants_cost
 from machinehub.router.socket import EXTENSION, HubSocket
 from machinehub.session import frames
 from machinehub.session.event import EVENT_ID_CHARS_MAX, check_event, check_input, check_metadata
@@ -70,8 +70,8 @@ class SocketConnection:
         """Since when events are refused because one before them was, when the last one was, and why."""
         self._door = door
         self._metrics = metrics
-        self._events = Rate((session.limits or limits).events_per_s) if door.counts else None
-        self._bytes = Rate(limits.event_burst_bytes) if door.counts else None
+        self._events = Rate(session.allowed.events_per_s) if door.counts else None
+        self._bytes = Rate(session.allowed.event_burst_bytes) if door.counts else None
         self._others = Rate(limits.events_per_s) if door.counts else None
 
     # --- to the client -----------------------------------------------------------------------------------------
@@ -129,8 +129,8 @@ class SocketConnection:
             if event_id is not None:
                 self._check_hold()
             self._check_rate(size)
-            self._door.take_event(self._session.machine_id)
-            check_size(self._session, frame.event)
+            self._door.take_event(self._session)
+            check_own_bounds(self._session, frame.event)
             check_event(frame.event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth)
             then = partial(self._acknowledge, event_id) if event_id is not None else None
             self._host.intake.send(self._session, bytes(frame.event), self._sender, event_id=event_id, then=then)
@@ -165,7 +165,7 @@ class SocketConnection:
     def _receive_presence(self, frame: ClientFrame, size: int) -> None:
         try:
             self._check_rate(size)
-            metadata = check_metadata(bytes(frame.metadata), bytes_max=self._limits.presence_metadata_bytes, depth_max=self._limits.event_depth)
+            metadata = check_metadata(bytes(frame.metadata), bytes_max=self._session.allowed.presence_metadata_bytes, depth_max=self._limits.event_depth)
             self._host.people.describe(self._session, self.who, metadata)
         except HubError as error:
             self._refuse(error)
@@ -187,9 +187,10 @@ class SocketConnection:
             return
         now_s = time.monotonic()
         if not self._events.take(1, now_s):
-            raise RateLimited("rate_limited", f"a connection sends at most {(self._session.limits or self._limits).events_per_s} events a second")
-        if not self._bytes.take(min(size, self._limits.event_burst_bytes), now_s):
-            raise RateLimited("rate_limited", f"a connection sends at most {self._limits.event_burst_bytes} bytes of events a second")
+            raise RateLimited("rate_limited", f"a connection sends at most {self._session.allowed.events_per_s} events a second")
+        burst = self._session.allowed.event_burst_bytes
+        if not self._bytes.take(min(size, burst), now_s):
+            raise RateLimited("rate_limited", f"a connection sends at most {burst} bytes of events a second")
 
     def _acknowledge(self, event_id: str, receipt: Receipt) -> None:
         if receipt.error is not None:

@@ -85,6 +85,7 @@ class LiveSession(Session):
         self.window = SendWindow()
         self.limits: Limits | None = None
         """What its version allows, once somebody has asked the catalog."""
+        self._hubs_limits = limits
         self.joins = Rate(limits.joins_per_s, burst=limits.connections_per_session)
         self.connections: dict[int, Connection] = {}
         self.members = Members()
@@ -102,6 +103,11 @@ class LiveSession(Session):
         self.restoring: asyncio.Future[None] | None = None
         self.opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Done when the session can be read; says whether it was created then."""
+
+    @property
+    def allowed(self) -> Limits:
+        """What its version allows, as far as that is known; else what the hub does."""
+        return self.limits or self._hubs_limits
 
     @property
     def at_rest(self) -> bool:

@@ -98,11 +98,11 @@ class People:
         """Adds a watcher: it gets the snapshot first, then everything that follows. Raises `Unavailable` when full."""
         if session.gone:
             raise NotFound("no_such_session", "the session was deleted")
-        room = (session.limits or self._limits).connections_per_session
+        room = session.allowed.connections_per_session
         if len(session.connections) >= room:
             raise Unavailable("connections_exceeded", f"a session has at most {room} connections")
         if connection.who.member not in session.members and not session.joins.take(1, time.monotonic()):
-            raise RateLimited("rate_limited", f"at most {self._limits.joins_per_s} new members join a session in a second")
+            raise RateLimited("rate_limited", f"at most {session.allowed.joins_per_s} new members join a session in a second")
         session.connections[id(connection)] = connection
         session.members.arrive(connection.who, connection.joined_at)
         if handle := session.leaving.pop(connection.who.member, None):
