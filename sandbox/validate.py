@@ -108,32 +108,29 @@ class _Reader:
 
     def number(self, bits: int = 32) -> int:
         """An unsigned LEB128 of at most so many bits."""
-        value = shift = 0
-        while True:
-            byte = self.byte()
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if not byte & 0x80:
-                if value >> bits:
-                    raise BadModule("a number is too large")
-                return value
-            if shift >= bits:
-                raise BadModule("a number is too long")
+        value, _ = self._leb128(bits)
+        if value >> bits:
+            raise BadModule("a number is too large")
+        return value
 
     def signed(self, bits: int) -> int:
         """A signed LEB128, as the bits of its two's complement."""
-        value = shift = 0
+        value, size = self._leb128(bits)
+        if value >> (size - 1):  # the highest of its bits is the sign
+            value -= 1 << size
+        return value & ((1 << bits) - 1)
+
+    def _leb128(self, bits: int) -> tuple[int, int]:
+        """The bits of a LEB128, and how many there are."""
+        value = size = 0
         while True:
             byte = self.byte()
-            value |= (byte & 0x7F) << shift
-            shift += 7
+            value |= (byte & 0x7F) << size
+            size += 7
             if not byte & 0x80:
-                break
-            if shift >= bits:
+                return value, size
+            if size >= bits:
                 raise BadModule("a number is too long")
-        if byte & 0x40:
-            value -= 1 << shift
-        return value & ((1 << bits) - 1)
 
     def count(self, what: str) -> int:
         count = self.number()

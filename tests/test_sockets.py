@@ -173,27 +173,6 @@ async def raw_socket(client: Client, path: str, *, receive_buffer: int = 0) -> t
     return reader, writer
 
 
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [
-        (Frame(Opcode.TEXT, b'{"type":"ping"}').serialize(mask=False), 1002),  # unmasked
-        (Frame(Opcode.TEXT, b'{"type":"\xff\xfe"}').serialize(mask=True), 1007),
-        (b"\xc1" + Frame(Opcode.TEXT, b"{}").serialize(mask=True)[1:], 1002),  # a reserved bit
-        (b"\x83" + Frame(Opcode.TEXT, b"{}").serialize(mask=True)[1:], 1002),  # an unknown opcode
-        (b"\x81\xff" + (1 << 40).to_bytes(8, "big") + b"1234", 1009),  # a terabyte announced
-        (Frame(Opcode.TEXT, b"", fin=False).serialize(mask=True) + Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * 3000, 1008),
-    ],
-    ids=["unmasked", "utf8", "reserved", "opcode", "terabyte", "fragments"],
-)  # fmt: skip
-async def test_bytes_that_are_no_websocket(client: Client, data: bytes, code: int) -> None:
-    machine = await client.deploy(COUNTER, name="raw")
-    reader, writer = await raw_socket(client, f"{machine}/s")
-    writer.write(data)
-    received = await asyncio.wait_for(reader.readuntil(code.to_bytes(2, "big")), 10)
-    assert received[-4] == 0x88
-    writer.close()
-
-
 async def test_half_a_frame_holds_up_nobody(client: Client) -> None:
     machine = await client.deploy(COUNTER, name="half")
     _, writer = await raw_socket(client, f"{machine}/s")

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import hypothesis
 import pytest
 from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
 
 from machinehub.limits import Limits
 from machinehub.router import connection as transport
@@ -209,10 +210,13 @@ def _control(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
 @pytest.mark.parametrize(
     ("data", "code"),
     [
+        (Frame(Opcode.TEXT, b'{"type":"ping"}').serialize(mask=False), 1002), (Frame(Opcode.TEXT, b'{"type":"\xff\xfe"}').serialize(mask=True), 1007),
+        (b"\x81\xff" + (1 << 40).to_bytes(8, "big") + b"1234", 1009),
+        (Frame(Opcode.TEXT, b"", fin=False).serialize(mask=True) + Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * 3000, 1008),
         (_control(9, b"x" * 126), 1002), (_control(9, b"x", fin=False), 1002), (_control(8, b"\x00"), 1002), (_control(8, (999).to_bytes(2, "big")), 1002), (_control(8, (1005).to_bytes(2, "big")), 1002),
         (_control(8, (1000).to_bytes(2, "big") + b"\xff"), 1007), (_control(0, b"x"), 1002), (_control(3, b""), 1002), (_control(11, b""), 1002), (bytes((0xC1, 0x80)) + bytes(4), 1002),
     ],
-    ids=["long ping", "ping in parts", "half a close code", "a code that is none", "a code nobody sends", "a reason that is no text", "a part of nothing", "opcode 3", "opcode 11", "compressed"],
+    ids=["unmasked", "no UTF-8", "a terabyte announced", "fragments", "long ping", "ping in parts", "half a close code", "a code that is none", "a code nobody sends", "a reason that is no text", "a part of nothing", "opcode 3", "opcode 11", "compressed"],
 )  # fmt: skip
 async def test_frames_that_are_none_end_the_connection(client: Client, data: bytes, code: int) -> None:
     machine = await client.deploy(COUNTER, name="raw-frames")
