@@ -251,8 +251,9 @@ async def test_a_connection_that_answers_no_ping_is_no_ghost(tmp_path: Path, mon
         writer.close()
 
 
-async def test_a_large_crowd_arrives_and_leaves(tmp_path: Path) -> None:
+async def test_a_large_crowd_arrives_and_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than may wait for their turn at once, so that some of it is told later; in the end the machine knows what is true."""
+    monkeypatch.setattr("machinehub.session.presence.RETRY_S", 0.2)
     async with running_hub(tmp_path, limits=Limits(presence_grace_ms=300, pending_per_session=10)) as client:
         machine = await client.deploy(
             'import { assign, createMachine } from "xstate"; export default createMachine({ context: { log: [] }, on: { "presence.*": { actions: assign({ log: ({ event }) => [event.count] }) } } });'

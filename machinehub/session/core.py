@@ -247,6 +247,11 @@ class Session:
         late, self.pending, self.pending_bytes = self.pending, deque(), 0
         return [self._refuse(pending, *SESSION_FINISHED) for pending in late if pending.kind is Kind.EVENT]
 
+    def abandon(self, *, keep: int) -> None:
+        """The hub stops: only the oldest `keep` inputs are still done. Clients send again what was not acknowledged, and timers are rows until they are."""
+        self.pending = deque(pending for index, pending in enumerate(self.pending) if index < keep)
+        self.pending_bytes = sum(len(pending.input) for pending in self.pending)
+
     def crashed(self) -> Turn | None:
         """The worker died. Says whether the input at the head of the queue is to blame once too often."""
         if not self.pending:

@@ -77,7 +77,9 @@ class Housekeeper:
         return len(asleep)
 
     async def freeze_all(self) -> None:
-        """Before the hub stops: what is thawed is frozen, so that the next start finds it at once."""
+        """Before the hub stops: what is thawed is frozen, so that the next start finds it at once. What no worker has begun is not waited for."""
+        for session in self._host.placement.live:
+            session.abandon(keep=session.window.in_flight)
         try:
             async with asyncio.timeout(FREEZING_S):
                 self.hibernate()

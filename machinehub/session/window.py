@@ -60,6 +60,11 @@ class SendWindow:
         self._in_flight += 1
         return self._in_flight - 1
 
+    @property
+    def in_flight(self) -> int:
+        """How many inputs the worker has."""
+        return self._in_flight
+
     def may_send(self, waiting: int) -> bool:
         """Whether `next` would name one."""
         ahead = 1 if self.usual.cpu_us >= HEAVY_US else min(self._size, max(1, int(_AHEAD_US / (self.usual.cpu_us + 1))))
