@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,8 @@ class Worker(asyncio.Protocol):
         self._engines: set[str] = set()
         self._modules: dict[str, str] = {}
         """Images of modules that are there, and their code."""
-        self._owed: deque[int] = deque()
+        self._owed: deque[tuple[int, protocol.Question]] = deque()
+        """What was asked, and about whom, in the order in which it is answered."""
         self._may_freeze = False
         self._has_spoken = False
         self._scratch: Path | None = None
@@ -151,7 +153,7 @@ class Worker(asyncio.Protocol):
                 self._has_spoken = True
                 log.error("sandbox worker %d: %s", self.number, message.text[:SAID_CHARS].encode("ascii", "backslashreplace").decode())
             case _:
-                if not self._owed:
+                if not self._owed or not protocol.answers(self._owed[0][1], message):
                     raise protocol.BadFrame("an answer that nobody asked for")
                 self._owed.popleft()
                 self._may_freeze = True
@@ -165,8 +167,9 @@ class Worker(asyncio.Protocol):
             self._on_lost(self)
 
     def _tidy(self) -> None:
+        """What a forge left behind may be more, and deeper, than can be removed while others wait."""
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            threading.Thread(target=_remove, args=(self._scratch,), name="tidying", daemon=True).start()
 
     # --- words of our own --------------------------------------------------------------------------------------
 
@@ -182,13 +185,13 @@ class Worker(asyncio.Protocol):
     @property
     def _due_next(self) -> int | None:
         """Whom the next answer is about: what the worker does now."""
-        return self._owed[0] if self._owed else None
+        return self._owed[0][0] if self._owed else None
 
-    def ask(self, about: int, message: protocol.ToWorker) -> None:
+    def ask(self, about: int, message: protocol.Question) -> None:
         """Sends a message that will be answered, about a session or a build."""
         if not self._owed:
             self.heard_at = self._loop.time()
-        self._owed.append(about)
+        self._owed.append((about, message))
         self.tell(message)
 
     def tell(self, message: protocol.ToWorker) -> None:
@@ -254,3 +257,8 @@ class Worker(asyncio.Protocol):
         except TimeoutError:
             self._end_process()
             return await self.process.wait()
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(OSError, RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -252,7 +252,7 @@ class WorkerPool:
         assert isinstance(answer, InputsFound)
         return answer.files
 
-    async def _ask(self, question: Callable[[int], protocol.ToWorker]) -> protocol.ToHub:
+    async def _ask(self, question: Callable[[int], protocol.Question]) -> protocol.ToHub:
         with self._waiting():
             async with self._building:  # one at a time, so that the clock runs, and a crash is blamed, for one build only
                 return _raised(await self._ask_forge(question))
@@ -267,7 +267,7 @@ class WorkerPool:
         finally:
             self._builds_waiting -= 1
 
-    async def _ask_forge(self, question: Callable[[int], protocol.ToWorker]) -> protocol.ToHub:
+    async def _ask_forge(self, question: Callable[[int], protocol.Question]) -> protocol.ToHub:
         try:
             async with asyncio.timeout(BUILD_TIMEOUT_S):
                 while (forge := self._forge) is None or forge.lost or not forge.ready.is_set():

@@ -36,6 +36,7 @@ HEAVY_TURN_NS: Final = 10_000_000
 """A turn that took so much is never replayed here: freezing takes a fifth of it."""
 REPLAY_CPU_S: Final = 5.0
 """CPU budget for a replay: ten times what the bounds above let come together, for a slower hour."""
+PLACE_CHARS_MAX: Final = 300
 DEPTH_MAX: Final = 256
 """Of an outbox: the hub's parser, and those of clients, recurse."""
 _REJECTED: Final = b"[0,"
@@ -261,7 +262,7 @@ class LiveMachine:
                 return Fault("machine_error", "the turn failed and did not say why")
             source_map = self._image.handles.source_map
             place = source_map.find(fault.at) if source_map and fault.at else None
-            return Fault(fault.code[:100], fault.message[:2000], ":".join(map(str, place)) if place else None)
+            return Fault(fault.code[:100], fault.message[:2000], ":".join(map(str, place))[:PLACE_CHARS_MAX] if place else None)
         try:
             if is_deeper_than(outbox, DEPTH_MAX):
                 return Fault("snapshot_too_deep", f"the snapshot, or what the turn emitted, nests more than {DEPTH_MAX} levels")

@@ -92,6 +92,8 @@ class ModuleState:
             raise Trap("snapshot_not_json", "the answer to `start` has no snapshot")
         if snapshot is not None and (not isinstance(snapshot, dict) or snapshot.get("status") not in STATUSES):
             raise Trap("snapshot_not_json", f"a snapshot is an object whose status is one of {', '.join(STATUSES)}")
+        if snapshot is not None and not (isinstance(tags := snapshot.get("tags", []), list) and all(isinstance(tag, str) for tag in tags)):
+            raise Trap("snapshot_not_json", "a snapshot's tags are a list of texts")
         if len(said.emitted) > EMITTED_MAX:
             raise Trap("emitted_exceeded", f"a turn emits at most {EMITTED_MAX} events")
         if not all(isinstance(event, dict) and isinstance(event.get("type"), str) for event in said.emitted):
@@ -102,6 +104,8 @@ class ModuleState:
 
     def _keep_timers(self, said: Answer, *, fired: int | None, now_ms: int) -> tuple[list[tuple[int, int]], list[int]]:
         """Ids count up, since the host takes one that it has seen for the old one; the one that fires may be set again."""
+        if max(len(said.timers_set), len(said.timers_cancelled)) > self._limits.timers:
+            raise Trap("timers_exceeded", f"a turn sets and cancels at most {self._limits.timers} timers")
         if fired is not None:
             self._timers.discard(fired)
         timers_set: list[tuple[int, int]] = []
@@ -111,7 +115,7 @@ class ModuleState:
             self._last_timer = max(self._last_timer, timer)
             self._timers.add(timer)
             timers_set.append((timer, min(max(due_ms, now_ms), FAR_MS)))
-        cancelled = [timer for timer in said.timers_cancelled if timer in self._timers]
+        cancelled = [timer for timer in dict.fromkeys(said.timers_cancelled) if timer in self._timers]
         self._timers.difference_update(cancelled)
         if len(self._timers) > self._limits.timers:
             raise Trap("timers_exceeded", f"a session has at most {self._limits.timers} timers")

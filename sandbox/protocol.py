@@ -8,7 +8,7 @@ that has a ticket exactly once. Both sides check sizes and types: the hub must a
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, Generic, TypeVar
 
 import msgspec
 
@@ -17,8 +17,18 @@ if TYPE_CHECKING:
 
 FRAME_BYTES_WISH: Final = 8 * 1024 * 1024
 """A batch above it is sent in parts: a hundred sessions that are thawed at once bring their checkpoints along."""
+MESSAGES_MAX: Final = 4_096
+"""Of one frame to the hub; a worker sends a few dozen at most."""
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
 """Above this a peer is broken or hostile. An image is about 1.5 MiB, an upload at most a few."""
+
+
+_Few = msgspec.Meta(max_length=256)
+_Many = msgspec.Meta(max_length=100_000)
+_Code = Annotated[str, msgspec.Meta(max_length=100)]
+_Text = Annotated[str, msgspec.Meta(max_length=8_192)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""What a worker may say at most. Lengths are looked at before their content is read."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -61,16 +71,18 @@ class OwnLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Cost(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a turn took: CPU of the worker's thread, the guest's memory after it, and wasmtime's fuel where the hub counts it (else 0)."""
 
-    cpu_us: int
-    memory_bytes: int
-    fuel: int = 0
+    cpu_us: _Count
+    memory_bytes: _Count
+    fuel: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
 
 
 NO_COST: Final = Cost(0, 0)
 
 _decode_outbox = msgspec.json.Decoder(Outbox).decode
 
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A string, or what began as one and never ends: whatever the text, each byte is looked at once."""
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
 
 
 def decode_outbox(data: bytes) -> Outbox:
@@ -83,21 +95,24 @@ def decode_outbox(data: bytes) -> Outbox:
     return _decode_outbox(data)
 
 
-def depth_of(data: bytes) -> int:
-    """How deep the brackets of a JSON text nest, without recursion."""
+def depth_of(data: bytes, *, limit: int | None = None) -> int:
+    """How deep the brackets of a text nest that may be JSON, without recursion; with a `limit`, no further than one beyond it."""
     depth = deepest = 0
-    for char in _STRING.sub(b"", data):
+    for char in _STRING.sub(b"", data).translate(None, _NO_BRACKETS):
         if char in b"{[":
             depth += 1
-            deepest = max(deepest, depth)
-        elif char in b"}]":
+            if depth > deepest:
+                deepest = depth
+                if limit is not None and deepest > limit:
+                    break
+        else:
             depth -= 1
     return deepest
 
 
 def is_deeper_than(data: bytes, limit: int) -> bool:
     """The same question, answered at once for texts that have few brackets."""
-    return data.count(b"{") + data.count(b"[") > limit and depth_of(data) > limit
+    return data.count(b"{") + data.count(b"[") > limit and depth_of(data, limit=limit) > limit
 
 
 # --- hub to worker ---------------------------------------------------------------------------------------------------
@@ -224,14 +239,14 @@ class Ready(Message, tag=32, frozen=True):
 
     engine: str
     base: str
-    walls: list[tuple[str, bool, str]] = []
+    walls: Annotated[list[tuple[_Code, bool, _Text]], _Few] = []
     """What stands around the worker (sandbox/walls.py): name, whether it stands, what it is."""
 
 
 class Progress(Message, tag=33, frozen=True):
     """The worker is about to compile this part; it is ready when all are."""
 
-    what: str
+    what: _Code
 
 
 class Done(Message, tag=34, frozen=True):
@@ -250,9 +265,9 @@ class Failed(Message, tag=35, frozen=True):
 
     session: int
     ticket: int
-    code: str
-    message: str
-    at: str | None
+    code: _Code
+    message: _Text
+    at: _Text | None
     cost: Cost = NO_COST
 
 
@@ -270,7 +285,7 @@ class Replayed(Message, tag=40, frozen=True):
     ticket: int
     snapshot: bytes
     finished: bool
-    timers: list[tuple[int, list[tuple[int, int]], list[int]]]
+    timers: Annotated[list[tuple[int, Annotated[list[tuple[int, int]], _Many], Annotated[list[int], _Many]]], _Many]
     """(position of the input, timers_set, timers_cancelled), where there were any"""
     count: int
     """How many of the inputs were replayed."""
@@ -284,8 +299,8 @@ class EngineGiven(Message, tag=41, frozen=True):
 
 
 class BuildMessage(msgspec.Struct, frozen=True):
-    message: str
-    file: str | None = None
+    message: _Text
+    file: _Text | None = None
     line: int | None = None
     column: int | None = None
 
@@ -296,7 +311,7 @@ class Built(Message, tag=36, frozen=True):
     """zstd-compressed"""
     definition: bytes
     """JSON"""
-    warnings: list[str]
+    warnings: Annotated[list[_Text], _Few]
     bundle_us: int
     freeze_us: int
 
@@ -325,23 +340,37 @@ class Compiled(Message, tag=44, frozen=True):
 
 class BuildFailed(Message, tag=37, frozen=True):
     ticket: int
-    code: str
-    errors: list[BuildMessage]
+    code: _Code
+    errors: Annotated[list[BuildMessage], _Few]
 
 
 class InputsFound(Message, tag=38, frozen=True):
     ticket: int
-    files: list[str]
+    files: Annotated[list[_Text], _Many]
 
 
 class Said(Message, tag=42, frozen=True):
     """Why the worker ends: it has nowhere else to say it."""
 
-    text: str
+    text: _Text
 
 
 ToWorker = LoadImage | LoadEngine | Open | Replay | Step | Checkpoint | Close | Build | Inputs | Forget | GiveEngine | BuildModule | Compile
 ToHub = Ready | Progress | Said | Done | Failed | Frozen | Replayed | Built | BuildFailed | InputsFound | EngineGiven | ModuleBuilt | Compiled
+
+
+Question = Open | Replay | Step | Checkpoint | Build | Inputs | GiveEngine | BuildModule | Compile
+_ANSWERS: Final[dict[type, tuple[type, ...]]] = {
+    Open: (Done, Failed), Step: (Done, Failed), Checkpoint: (Done, Failed), Replay: (Replayed, Failed), Build: (Built, BuildFailed), Inputs: (InputsFound, BuildFailed),
+    GiveEngine: (EngineGiven,), BuildModule: (ModuleBuilt, BuildFailed), Compile: (Compiled, BuildFailed),
+}  # fmt: skip
+
+
+def answers(question: Question, message: ToHub) -> bool:
+    """Whether `message` is an answer to that very question, by kind, ticket and session."""
+    if not isinstance(message, _ANSWERS[type(question)]):
+        return False
+    return getattr(message, "ticket", None) == question.ticket and getattr(message, "session", None) == getattr(question, "session", None)
 
 
 T = TypeVar("T")
@@ -383,7 +412,7 @@ def to_worker_reader() -> FrameReader[ToWorker]:
 
 
 def to_hub_reader() -> FrameReader[ToHub]:
-    return FrameReader(msgspec.msgpack.Decoder(list[ToHub]))
+    return FrameReader(msgspec.msgpack.Decoder(Annotated[list[ToHub], msgspec.Meta(max_length=MESSAGES_MAX)]))
 
 
 _encoder = msgspec.msgpack.Encoder()

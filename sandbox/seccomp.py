@@ -56,6 +56,8 @@ _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16
 _WRITE_AND_EXECUTE: Final = 0x2 | 0x4
 _THREAD: Final = 0x00010000 | 0x00000100
 """CLONE_THREAD and CLONE_VM: a thread of this process, no process of its own."""
+_FCNTL: Final = (1, 2, 3, 4, 0, 1030, 1033, 1034)
+"""Flags, copies of descriptors, seals. Not who gets a signal when a socket has something to read (F_SETOWN, F_SETSIG), nor leases."""
 _SET_MODE_FILTER, _TSYNC = 1, 1
 _SECCOMP: Final = {"x86_64": 317, "aarch64": 277}
 
@@ -88,6 +90,11 @@ def _program(machine: str, files: str) -> list[Instruction]:
         """Looks at the low half of an argument. What follows ends the program, so the number need not be loaded again."""
         return (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * index), (_AND, 0, 0, mask), (_JUMP_IF, 0, 1, equals), (_RETURN, 0, 0, same), (_RETURN, 0, 0, other)
 
+    def one_of(index: int, values: tuple[int, ...]) -> tuple[Instruction, ...]:
+        """Allows those values of an argument."""
+        tests = [(_JUMP_IF, len(values) - at, 0, value) for at, value in enumerate(values)]
+        return (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * index), *tests, (_RETURN, 0, 0, refuse), (_RETURN, 0, 0, _ALLOW)
+
     allow, refuse = (_RETURN, 0, 0, _ALLOW), _ERRNO | errno.EPERM
     reading = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     special = {
@@ -95,6 +102,7 @@ def _program(machine: str, files: str) -> list[Instruction]:
         "clone3": ((_RETURN, 0, 0, _ERRNO | errno.ENOSYS),),  # its flags lie behind a pointer; the C library then uses `clone`
         "mmap": argument(2, _WRITE_AND_EXECUTE, _WRITE_AND_EXECUTE, same=refuse, other=_ALLOW),
         "mprotect": argument(2, _WRITE_AND_EXECUTE, _WRITE_AND_EXECUTE, same=refuse, other=_ALLOW),
+        "fcntl": one_of(1, _FCNTL),
         "tgkill": argument(0, 0xFFFFFFFF, os.getpid(), same=_ALLOW, other=refuse),  # a thread of its own: abort()
         "prlimit64": argument(2, 0xFFFFFFFF, 0, same=_ALLOW, other=refuse),  # reading limits, not setting them
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import re
 from typing import Final
 
@@ -30,26 +32,38 @@ class SourceMap(msgspec.Struct, frozen=True):
             return None
         line, column = (int(part) for part in at.split(":"))
         try:
-            return self._walk(line, column)
+            places = _places(self.mappings)
+            before = bisect.bisect_right(places, (line, column - 1, _LAST)) - 1
+            if before < 0 or places[before][0] != line:
+                return None
+            source, source_line, source_column = places[before][2]
+            return self.sources[source], source_line + 1, source_column + 1
         except (KeyError, IndexError):
             return None
 
-    def _walk(self, line: int, column: int) -> tuple[str, int, int] | None:
-        source = source_line = source_column = 0
-        best: tuple[str, int, int] | None = None
-        for number, segments in enumerate(self.mappings.split(";"), 1):
-            if number > line:
-                break
-            generated = 0
-            for segment in filter(None, segments.split(",")):
-                fields = _vlq(segment)
-                generated += fields[0]
-                if len(fields) < 4:
-                    continue
-                source, source_line, source_column = source + fields[1], source_line + fields[2], source_column + fields[3]
-                if number == line and generated <= column - 1:
-                    best = (self.sources[source], source_line + 1, source_column + 1)
-        return best
+
+_Place = tuple[int, int, tuple[int, int, int]]
+_LAST: Final = (2**31, 0, 0)
+
+
+@functools.lru_cache(maxsize=8)
+def _places(mappings: str) -> list[_Place]:
+    """All mappings in order: line and column in the bundle, and where that is in the sources.
+
+    Walked once for many errors: a machine that throws in every turn would have everybody else pay for the walk.
+    """
+    found: list[_Place] = []
+    source = source_line = source_column = 0
+    for number, segments in enumerate(mappings.split(";"), 1):
+        generated = 0
+        for segment in filter(None, segments.split(",")):
+            fields = _vlq(segment)
+            generated += fields[0]
+            if len(fields) < 4:
+                continue
+            source, source_line, source_column = source + fields[1], source_line + fields[2], source_column + fields[3]
+            found.append((number, generated, (source, source_line, source_column)))
+    return sorted(found)
 
 
 def _vlq(segment: str) -> list[int]:

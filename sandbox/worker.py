@@ -62,6 +62,10 @@ ANSWERS_WITHIN_S: Final = 0.005
 """Answers are sent when so many have gathered, when the oldest has waited so long, or when the batch is done."""
 HEAVY_US: Final = 1_000
 """A session whose last turn took so much is expected to do it again: the answers of others leave before its next turn begins."""
+RESERVED: Final = 0.8
+"""The share of a worker's memory that the memories of modules may take together, were each to grow as far as it may."""
+ERRORS_MAX, ERROR_CHARS_MAX, FILE_CHARS_MAX = 50, 2_000, 300
+"""Of a build that failed: what is shown."""
 IMAGE_MEMORY_BYTES_MAX: Final = 256 * 1024 * 1024
 KINDS: Final[dict[str, Kind]] = {"session": "session", "forge": "forge", "module": "module", "compiler": "module"}
 """What a worker may be for, and which engine that takes: sessions of scripts, building scripts, sessions of modules, building those."""
@@ -72,7 +76,11 @@ _RECEIVE_BYTES: Final = 256 * 1024
 class Worker:
     """The sessions of one process, by the numbers that the hub gave them. `guest` is None where modules run, which need none."""
 
-    def __init__(self, engine: Engine, guest: Guest | None) -> None:
+    def __init__(self, engine: Engine, guest: Guest | None, *, memory_bytes_max: int = 0) -> None:
+        """`memory_bytes_max` is the process's own, 0 for none."""
+        self._memory_bytes_max = memory_bytes_max
+        self._reserved: dict[int, int] = {}
+        """Of sessions of modules: what their memories may grow to."""
         self._engine = engine
         self._guest = guest
         self._engines = {guest.engine_digest: guest.engine} if guest else {}
@@ -98,6 +106,7 @@ class Worker:
                 machine = self._sessions.get(message.session)
                 answers.append(Done(message.session, message.ticket, machine.checkpoint()) if machine else _lost(message))
             case Close():
+                self._reserved.pop(message.session, None)
                 if machine := self._sessions.pop(message.session, None):
                     machine.close()
             case LoadImage():
@@ -135,6 +144,7 @@ class Worker:
             outcome = machine.apply(step.input, step.now_ms, cpu_s=step.cpu_ms / 1000)
         except LostSession:
             del self._sessions[step.session]
+            self._reserved.pop(step.session, None)
             answers.append(_lost(step))
             return
         if isinstance(outcome, bytes):
@@ -145,6 +155,9 @@ class Worker:
             answers.append(Failed(step.session, step.ticket, outcome.code, outcome.message, outcome.at, machine.cost))
 
     def _open(self, request: Open) -> protocol.ToHub:
+        # A growth that the process cannot serve would be one answer now and another in a replay: a module sees what `memory.grow` says.
+        if self._guest is None and self._memory_bytes_max and sum(self._reserved.values()) + request.memory_bytes_max > RESERVED * self._memory_bytes_max:
+            return Failed(request.session, request.ticket, "unavailable", "the sandbox has no room for another module's memory", None)
         try:
             image = self._images[request.digest]
             sizes = Sizes(request.memory_bytes_max, request.snapshot_bytes_max, request.emitted_bytes_max)
@@ -156,6 +169,8 @@ class Worker:
         except DamagedCheckpoint as error:
             return Failed(request.session, request.ticket, "session_damaged", str(error), None)
         self._sessions[request.session] = machine
+        if self._guest is None:
+            self._reserved[request.session] = request.memory_bytes_max
         return Done(request.session, request.ticket, b"")
 
     def _replay(self, request: Replay) -> protocol.ToHub:
@@ -208,23 +223,28 @@ class Worker:
                 cpu_s=build.cpu_ms / 1000, memory_bytes_max=build.memory_bytes_max, on_error=build.on_error, limits=build.limits, own=build.own,
             )  # fmt: skip
         except BuildError as error:
-            return BuildFailed(build.ticket, error.code, error.errors)
+            return BuildFailed(build.ticket, error.code, [_cut(each) for each in error.errors[:ERRORS_MAX]])
         except Exception as error:  # a stranger's file must not end the forge, whatever we forgot
             return BuildFailed(build.ticket, "machine_throws", [protocol.BuildMessage(f"the file cannot be built ({type(error).__name__})")])
         packed = pack(image)
         frozen = time.perf_counter_ns()
-        return Built(build.ticket, packed, msgspec.json.encode(definition), bundle.warnings + more, (bundled - started) // 1000, (frozen - bundled) // 1000)
+        warnings = [text[:ERROR_CHARS_MAX] for text in (bundle.warnings + more)[:ERRORS_MAX]]
+        return Built(build.ticket, packed, msgspec.json.encode(definition), warnings, (bundled - started) // 1000, (frozen - bundled) // 1000)
 
     def _inputs(self, request: Inputs) -> protocol.ToHub:
         try:
             return InputsFound(request.ticket, bundler.inputs_of(self._engine, self.compiled_esbuild(), request.entry, Path(request.root)))
         except BuildError as error:
-            return BuildFailed(request.ticket, error.code, error.errors)
+            return BuildFailed(request.ticket, error.code, [_cut(each) for each in error.errors[:ERRORS_MAX]])
 
     def compiled_esbuild(self, wasm: bytes | None = None) -> Module:
         if self._esbuild is None:
             self._esbuild = self._engine.compile_cached(wasm or (GUEST / "esbuild.wasm").read_bytes(), name="esbuild")
         return self._esbuild
+
+
+def _cut(error: protocol.BuildMessage) -> protocol.BuildMessage:
+    return msgspec.structs.replace(error, message=error.message[:ERROR_CHARS_MAX], file=error.file[:FILE_CHARS_MAX] if error.file else error.file)
 
 
 def _lost(message: Step | Checkpoint | Replay) -> Failed:
@@ -294,7 +314,7 @@ def _furnish(options: argparse.Namespace, connection: socket.socket) -> tuple[Wo
         memory_bytes_max=options.memory_bytes_max, cpu_s_max=options.cpu_s_max, own_user=own_user,
     )  # fmt: skip
     guest = load_guest(engine, files["engine"], files["base"]) if files else None
-    worker = Worker(engine, guest)
+    worker = Worker(engine, guest, memory_bytes_max=options.memory_bytes_max)
     if "esbuild" in files:
         worker.compiled_esbuild(files["esbuild"])
     if options.scratch is not None:

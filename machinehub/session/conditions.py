@@ -28,7 +28,8 @@ class Condition(msgspec.Struct, frozen=True):
         if self.done:
             return bool(seen.get("status") == "done")
         if self.tag is not None:
-            return self.tag in seen.get("tags", [])
+            tags = seen.get("tags")
+            return isinstance(tags, list) and self.tag in tags
         return matches(self.state, seen.get("value"))
 
 

@@ -108,12 +108,28 @@ class BrokenWorker(Exception):
     """A worker answered what nobody asked, or not in the protocol's words."""
 
 
+REFUSALS: Final = OUR_FAULTS | {
+    "machine_error", "cpu_exceeded", "memory_exceeded", "stack_exceeded", "jobs_exceeded", "timers_exceeded", "actors_exceeded", "emitted_exceeded",
+    "snapshot_not_json", "snapshot_too_large", "snapshot_too_deep", "invalid_event", "event_too_large",
+}  # fmt: skip
+"""Why a worker may say that it undid a turn: each is in the docs, and the label of a metric."""
 OUTBOX_BYTES_MAX: Final = 2 * 1024 * 1024
 """Of a turn, and of a snapshot that was taken under another limit. A script's fits into 1 MiB, the guest's I/O area; a module's is spelled anew, which may take more."""
 CHECKPOINT_SLACK_BYTES: Final = 64 * 1024
 """What a checkpoint may take beside the memory, where nothing of it can be compressed."""
 _UNCHANGED: Final = b"null"
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def check_replayed(snapshot: bytes) -> None:
+    """What a replay came to is a snapshot, or null. Raises `BrokenWorker`."""
+    try:
+        _check_json(snapshot)
+        snapshot.decode()
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise BrokenWorker(str(error)) from error
+    if len(snapshot) > OUTBOX_BYTES_MAX or (snapshot != _UNCHANGED and not snapshot.startswith(b"{")):
+        raise BrokenWorker("a snapshot that is no object, or too large")
 
 
 class Session:
@@ -207,6 +223,8 @@ class Session:
         Raises `BrokenWorker`, which leaves the input where it was: it is tried again elsewhere.
         """
         pending = self._next(ticket)
+        if len(result) > OUTBOX_BYTES_MAX:
+            raise BrokenWorker("more than a turn may leave behind")
         try:
             outbox = decode_outbox(result)
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -214,7 +232,7 @@ class Session:
         snapshot = bytes(outbox.snapshot)
         if not snapshot.startswith(b"{") and (snapshot != _UNCHANGED or pending.kind is Kind.START):
             raise BrokenWorker("a snapshot that is no object")
-        if len(result) > OUTBOX_BYTES_MAX or len(snapshot) > self._snapshot_bytes_max:
+        if len(snapshot) > self._snapshot_bytes_max:
             raise BrokenWorker("more than a turn may leave behind")
         self._check_timers(outbox)
         self._take()
@@ -240,7 +258,7 @@ class Session:
         """The oldest pending input was undone; the session is as it was before it."""
         pending = self._next(ticket)
         self._take()
-        return self._refuse(pending, code, f"{message} ({at})" if at else message, cost)
+        return self._refuse(pending, code if code in REFUSALS else "machine_error", f"{message} ({at})" if at else message, cost)
 
     def refuse_late(self) -> list[Turn]:
         """The session has ended: what was on its way behind the end is refused, as a later event is."""
@@ -361,13 +379,7 @@ class Session:
         """The tail was replayed, after which the public snapshot is this one (null: as before)."""
         if not self.snapshot_is_old:
             return
-        try:
-            _check_json(snapshot)
-            snapshot.decode()
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            raise BrokenWorker(str(error)) from error
-        if len(snapshot) > OUTBOX_BYTES_MAX or (snapshot != _UNCHANGED and not snapshot.startswith(b"{")):
-            raise BrokenWorker("a snapshot that is no object, or too large")
+        check_replayed(snapshot)
         self.snapshot_is_old = False
         if snapshot != _UNCHANGED:
             self._snapshot = snapshot

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from machinehub.session.core import Receipt
     from machinehub.session.frames import Frame
     from machinehub.session.members import Identity
-    from sandbox.protocol import ToWorker
+    from sandbox.protocol import Question, ToWorker
 
 
 class Connection(Protocol):
@@ -49,7 +49,7 @@ class SandboxWorker(Protocol):
     suspect: int | None
     lost: bool
 
-    def ask(self, about: int, message: ToWorker) -> None: ...
+    def ask(self, about: int, message: Question) -> None: ...
     def tell(self, message: ToWorker) -> None: ...
     def take(self, digest: str, image: Image) -> None: ...
     def leave(self, digest: str) -> None: ...

@@ -17,7 +17,7 @@ import msgspec
 
 from machinehub.errors import Conflict, NotFound, Unavailable
 from machinehub.model import SavedCheckpoint, SessionRecord
-from machinehub.session.core import Kind
+from machinehub.session.core import BrokenWorker, Kind, check_replayed
 from machinehub.session.event import sender_json
 from machinehub.store.database import Taken
 from sandbox.protocol import Checkpoint, Close, Done, Failed, Replay, Replayed
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from machinehub.session.live import Images, SandboxWorker, SandboxWorkers
     from machinehub.session.placement import Placement
     from machinehub.store.sessions import SessionStore
-    from sandbox.protocol import ToHub, ToWorker
+    from sandbox.protocol import Question, ToHub
 
 SLICE_US: Final = 10_000
 """CPU of a worker that a replay takes before others have their turn."""
@@ -81,6 +81,11 @@ class Thawed:
             answer = await self.past.ask(self, Replay(self.number, at + 1, [(entry.input, entry.now_ms) for entry in slice_], SLICE_US))
             if not isinstance(answer, Replayed) or not 1 <= answer.count <= len(slice_):
                 raise Unavailable("unavailable", "the worker does not answer what it was asked; try again")
+            try:
+                check_replayed(answer.snapshot)
+            except BrokenWorker as error:
+                self.worker.kill(str(error), suspect=self.number)
+                raise Unavailable("unavailable", "the worker does not answer what it was asked; try again") from error
             at += answer.count
             self._take(slice_[: answer.count], answer)
 
@@ -255,7 +260,7 @@ class Past:
 
     # --- workers -----------------------------------------------------------------------------------------------
 
-    async def ask(self, thawed: Thawed, message: ToWorker) -> ToHub:
+    async def ask(self, thawed: Thawed, message: Question) -> ToHub:
         """Raises `Unavailable` when it cannot be done, now or at all."""
         if thawed.worker.lost:
             raise Unavailable("unavailable", "the worker that replayed this has ended; try again")

@@ -15,7 +15,7 @@ from machinehub.errors import HubError
 from machinehub.session.core import BrokenWorker, Kind
 from machinehub.session.window import HeavyLane, Usual
 from machinehub.tasks import Tasks
-from sandbox.protocol import Checkpoint, Close, Done, Failed, Frozen, Open, Replay, Replayed, Step
+from sandbox.protocol import Checkpoint, Close, Done, Failed, Frozen, Open, Replay, Replayed, Said, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -243,6 +243,8 @@ class Placement:
 
     def worker_answered(self, worker: SandboxWorker, messages: list[ToHub]) -> None:
         for message in messages:
+            if isinstance(message, Said):
+                continue
             if not isinstance(message, Done | Failed | Frozen | Replayed):
                 worker.kill("it said what a session worker never says")
                 return

@@ -29,16 +29,24 @@ HEAVY_START_US: Final = 5_000
 
 
 class Usual:
-    """What turns of a machine take. All its sessions share it: what one of them does, the others are expected to do too."""
+    """What turns of a machine take. All its sessions share it: what one of them does, the others are expected to do too.
+
+    Before the first is known the worst is expected: a machine that nobody has met begins with one turn, not with a hundred.
+    """
 
     def __init__(self) -> None:
-        self.cpu_us = 0.0
-        self.start_us = 0.0
+        self.cpu_us = float(HEAVY_US)
+        self.start_us = float(HEAVY_START_US)
+        self._knows_turns = self._knows_starts = False
 
     def took(self, cpu_us: int) -> None:
+        if not self._knows_turns:
+            self.cpu_us, self._knows_turns = 0.0, True
         self.cpu_us = max(cpu_us, self.cpu_us + _NEWER * (cpu_us - self.cpu_us))
 
     def start_took(self, cpu_us: int) -> None:
+        if not self._knows_starts:
+            self.start_us, self._knows_starts = 0.0, True
         self.start_us = max(cpu_us, self.start_us + _NEWER * (cpu_us - self.start_us))
 
     def is_heavy(self, *, start: bool) -> bool:
