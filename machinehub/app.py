@@ -92,9 +92,9 @@ class Hub:
             self.catalog, self.store, self.sessions, self.host, self.pool, self._tokens, self.logs, self.metrics,
             entropy=entropy, limits=limits, base_url=settings.base_url,
         )  # fmt: skip
-        self._door = Door(settings, limits, is_open=lambda: self._tokens.is_open)
-        self._machines = MachineRouter(self.catalog, self.sessions, self.host, clock, limits, self.metrics, self._door, base_url=settings.base_url)
-        self._websockets = WebSocketRouter(self.catalog, self.host, clock, limits, self.metrics, self._door)
+        self.door = Door(settings, limits, is_open=lambda: self._tokens.is_open)
+        self._machines = MachineRouter(self.catalog, self.sessions, self.host, clock, limits, self.metrics, self.door, base_url=settings.base_url)
+        self._websockets = WebSocketRouter(self.catalog, self.host, clock, limits, self.metrics, self.door)
         self._http = Starlette(
             routes=[
                 *self.api.routes(),
@@ -126,15 +126,15 @@ class Hub:
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            self._door.check_names(scope["headers"])
-            address = self._door.enter(scope)
+            self.door.check_names(scope["headers"])
+            address = self.door.enter(scope)
         except HubError as error:
             await self._turn_away(error, scope, receive, send)
             return
         try:
             await self._route(scope, receive, send)
         finally:
-            self._door.leave(address)
+            self.door.leave(address)
 
     async def _turn_away(self, error: HubError, scope: Scope, receive: Receive, send: Send) -> None:
         self.metrics.refused.labels(code=error.code).inc()
@@ -170,7 +170,7 @@ class HubServer(uvicorn.Server):
                 hub.asgi, interface="asgi3", host=settings.host, port=settings.port, ws=HubSocket, ws_max_size=settings.limits.event_bytes + FRAME_SLACK_BYTES,
                 ws_ping_interval=PING_INTERVAL_S, ws_ping_timeout=PING_TIMEOUT_S, ws_per_message_deflate=False, lifespan="off",
                 access_log=False, log_config=None, server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=SHUTDOWN_S, http=HubHttp, limit_concurrency=settings.limits.connections,
+                timeout_graceful_shutdown=SHUTDOWN_S, http=HubHttp.serving(hub.door), limit_concurrency=settings.limits.connections,
             )
         )  # fmt: skip
         self._hub = hub

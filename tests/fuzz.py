@@ -25,8 +25,9 @@ from machinehub.limits import Limits
 from machinehub.model import SessionRecord
 from machinehub.router.paths import read_address
 from machinehub.session import frames
+from machinehub.session.answers import BrokenWorker
 from machinehub.session.conditions import read_condition
-from machinehub.session.core import BrokenWorker, Kind, Session
+from machinehub.session.core import Kind, Session
 from machinehub.session.event import check_event, check_input, check_metadata, event_input, sender_json
 from sandbox import image as images
 from sandbox import protocol, validate

@@ -289,7 +289,7 @@ async def test_the_answer_that_was_refused_is_blamed_and_nobody_else(tmp_path: P
             raise msgspec.DecodeError("refused for the test")
         return decode_outbox(result)
 
-    monkeypatch.setattr("machinehub.session.core.decode_outbox", refuse_poison)
+    monkeypatch.setattr("machinehub.session.answers.decode_outbox", refuse_poison)
     async with running_hub(tmp_path, workers=1) as client:
         machine_id = await client.deploy(machine('assign({ n: "poison" })'))
         async with client.socket(f"{machine_id}/guilty") as guilty, client.socket(f"{machine_id}/innocent") as innocent:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from machinehub.limits import Limits
 from machinehub.model import SavedCheckpoint, SessionRecord, StoredSession
-from machinehub.session.core import CRASHES_BEFORE_QUARANTINE, BrokenWorker, Kind, Pending, Receipt, Session, Turn
+from machinehub.session.answers import BrokenWorker
+from machinehub.session.core import CRASHES_BEFORE_QUARANTINE, Kind, Pending, Receipt, Session, Turn
 from machinehub.session.timers import TimerQueue
 from machinehub.session.window import SendWindow
 from machinehub.store.sessions import superfluous

@@ -63,6 +63,14 @@ def test_inputs_are_any_json() -> None:
             check_input(bad, bytes_max=100, depth_max=64)
 
 
+@pytest.mark.parametrize("text", [b'"' + b'\\"' * 2_000_000, b"[" + b'"' + b'\\"' * 2_000_000, b'"\\\n' * 1_000_000, b'"' * 4_000_001])
+def test_a_text_without_end_is_read_once(text: bytes) -> None:
+    """Each quotation mark of a string that never ended began a look through all the rest."""
+    assert depth_of(text) <= 1
+    with pytest.raises(CallerError):
+        check_event(text[:65_000], bytes_max=65_536, depth_max=64)
+
+
 @given(st.recursive(st.none() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20))
 def test_depth_is_counted_outside_strings(value: object) -> None:
     def depth(part: object) -> int:

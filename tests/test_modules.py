@@ -15,6 +15,11 @@ from hypothesis import strategies as st
 from machinehub.clock import ManualClock
 from machinehub.limits import Limits
 from sandbox import validate
+from sandbox.engine import Trap
+from sandbox.image import ModuleHandles
+from sandbox.module import ModuleState
+from sandbox.protocol import GuestLimits
+from tests import fuzz
 from tests.support import COUNTER, ROOT, Client, running_hub
 
 if TYPE_CHECKING:
@@ -249,6 +254,8 @@ ANSWERS: dict[str, tuple[str, str]] = {
     "an object": ("{}", "snapshot_not_json"),
     "no status": ('[1,0,{"value":1}]', "snapshot_not_json"),
     "a status of its own": ('[1,0,{"status":"flying"}]', "snapshot_not_json"),
+    "tags that are a number": ('[1,0,{"status":"active","tags":5}]', "snapshot_not_json"),
+    "tags that are numbers": ('[1,0,{"status":"active","tags":[1]}]', "snapshot_not_json"),
     "a snapshot that is a number": ("[1,0,7]", "snapshot_not_json"),
     "half a character": ('[1,0,{"status":"active","context":"\\ud800"}]', "snapshot_not_json"),
     "a number that is none": ('[1,0,{"status":"active","context":1e999}]', "snapshot_not_json"),
@@ -298,6 +305,27 @@ async def test_a_turn_that_fails_never_happened(client: Client, name: str) -> No
     again = (await client.http.get(f"/{machine}/{name}")).json()
     assert (again["seq"], again["snapshot"]) == (first["seq"], first["snapshot"])
     assert not worker.lost
+
+
+def test_a_timer_that_fires_is_not_set_a_thousand_times() -> None:
+    """The hub took the answer for a worker's lie, and ended the worker."""
+    state = ModuleState(ModuleHandles([], GuestLimits(timers=5)), ())
+    memory: Any = fuzz._Memory(b"[1,0,null,[],[[1,9]]]")
+    state.turn(memory, b"[1,1,{},{}]", 5)
+    memory = fuzz._Memory(b"[1,0,null,[],[" + b",".join([b"[1,9]"] * 6) + b"]]")
+    with pytest.raises(Trap, match="at most 5 timers"):
+        state.turn(memory, b"[2,1,1]", 9)
+
+
+async def test_what_a_memory_may_grow_to_is_kept_for_it(tmp_path: Path) -> None:
+    """A growth that failed because others had grown was acknowledged, and succeeded in a replay."""
+    async with running_hub(tmp_path, limits=Limits(worker_bytes=512 * 2**20, memory_bytes=64 * 2**20)) as client:
+        machine = await machine_of(client, wat(), "large")
+        answers = [await client.http.post(f"/{machine}/s{number}", json={"type": "X"}) for number in range(8)]
+        assert [answer.status_code for answer in answers] == [200] * 6 + [503] * 2
+        assert "no room" in answers[-1].json()["detail"]
+        await client.http.delete("/api/v1/machines/large/sessions/s0")
+        assert (await client.http.post(f"/{machine}/s6", json={"type": "X"})).status_code == 200
 
 
 async def test_growing_stops_at_the_limit(client: Client) -> None:

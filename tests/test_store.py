@@ -98,15 +98,19 @@ async def test_many_deployments_of_one_name_at_once(store: Store) -> None:
 
 async def test_machines_are_found_by_id_and_by_name(store: Store) -> None:
     await deploy(store, name="one", new_id="Aaaaaa")
-    await deploy(store, name="Aaaaaa", new_id="Bbbbbb", digest="d2")
+    await deploy(store, name="Bbbbbc", new_id="Bbbbbb", digest="d2")
+    with pytest.raises(Conflict, match="is the id of another machine"):
+        await deploy(store, name="Aaaaaa", new_id="Cccccc", digest="d3")
+    with pytest.raises(Conflict, match="is the id of another machine"):
+        await store.rename("Bbbbbb", "Aaaaaa")
     assert (await store.machine("one")).id == "Aaaaaa"
     assert (await store.machine("Aaaaaa")).name == "one"
-    assert (await store.machine("Bbbbbb")).name == "Aaaaaa"
+    assert (await store.machine("Bbbbbb")).name == "Bbbbbc"
     for missing in ("", "two", "\0", "x" * 1000, "'; drop table machines; --", "\ud800"):
         with pytest.raises(NotFound):
             await store.machine(missing)
-    assert [m.name for m in await store.machine_list(after=None, limit=10)] == ["Aaaaaa", "one"]
-    assert [m.name for m in await store.machine_list(after="Aaaaaa", limit=10)] == ["one"]
+    assert [m.name for m in await store.machine_list(after=None, limit=10)] == ["Bbbbbc", "one"]
+    assert [m.name for m in await store.machine_list(after="Bbbbbc", limit=10)] == ["one"]
 
 
 async def test_renaming(store: Store) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machinehub.worker import Start, Worker
+from machinehub.worker import Start, Worker, _remove
 from sandbox import landlock, protocol, seccomp
 from tests.support import CACHE, COUNTER, Client, running_hub
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux's; elsewhere `machinehub doctor` says that they are missing")
 
 INSIDE = """
-import ctypes, errno, json, mmap, os, resource, signal, socket, threading
+import ctypes, errno, fcntl, json, mmap, os, resource, signal, socket, threading
 from sandbox import protocol, worker
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -88,6 +88,8 @@ COMMON = {
     "more memory": 'raw("setrlimit", resource.RLIMIT_DATA, (ctypes.c_ulong * 2)(2**40, 2**40))',
     "memory to write and run": "mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)",
     "passing descriptors": 'raw("sendmsg", 3, bytes(56), 0)',
+    "a signal for the hub when something comes": "fcntl.fcntl(0, 8, os.getppid())",
+    "which signal that is": "fcntl.fcntl(0, 10, signal.SIGKILL)",
     "a terminal's input": 'raw("ioctl", 0, 0x5412, b"x")',
     "changing the root": 'os.chroot("/")',
 }
@@ -164,6 +166,11 @@ HOSTILE: dict[str, Callable[[int], list[protocol.ToHub]]] = {
     "ready again, with another engine": lambda n: [protocol.Ready("evil", "evil")],
     "words without end": lambda n: [protocol.Said("words " * 100)] * 3,
     "a snapshot of a megabyte": lambda n: [protocol.Done(n, 2, b'[1,0,{"value":"%b"}]' % (b"x" * 1_000_000))],
+    "an answer to another question": lambda n: [protocol.Done(n, 0, b"")],
+    "a price below nothing": lambda n: [protocol.Done(n, 2, b"[1,0,null]", protocol.Cost(-20, 0))],
+    "a code like a novel": lambda n: [protocol.Failed(n, 2, "x" * 1000, "y", None)],
+    "a hundred thousand timers": lambda n: [protocol.Replayed(n, 2, b"null", False, [(0, [], [])] * 100_001, 1)],
+    "ten thousand messages": lambda n: [protocol.Frozen(n, b"")] * 10_000,
     "what the forge says": lambda n: [protocol.Built(1, b"", b"{}", [], 1, 1)],
 }
 
@@ -266,3 +273,17 @@ async def test_a_worker_that_hangs_up_and_lives_on_is_ended(tmp_path: Path, monk
         worker._transport.abort()
         assert (await client.http.post(f"/{machine}/s", json={"type": "increment"})).json()["snapshot"]["context"] == {"count": 2}
         assert await asyncio.wait_for(worker.process.wait(), 5) == -signal.SIGKILL
+
+
+def test_what_a_forge_leaves_behind_may_be_deep(tmp_path: Path) -> None:
+    """Removing it failed in the middle of hearing that the forge was gone, which was then never replaced."""
+    deep = tmp_path / "scratch"
+    deep.mkdir()
+    at = os.open(deep, os.O_RDONLY)
+    for _ in range(1_300):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    _remove(deep)

@@ -73,7 +73,8 @@ class SessionApi:
         raise NotFound("not_found", "there is nothing at this URL")
 
     def _address(self, request: Request) -> tuple[str, str | None]:
-        below = request.scope["raw_path"].split(b"/sessions/", 1)[1].split(b"/")
+        # /api/v1/machines/{machine}/sessions/{session}[/{action}]: the machine may be called anything, and any letter may be encoded.
+        below = request.scope["raw_path"].split(b"/", 6)[6].split(b"/")
         if len(below) > 2:
             raise NotFound("not_found", "a slash in a session's id is written %2F")
         session_id = decode_part(below[0])

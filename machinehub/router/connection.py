@@ -7,13 +7,19 @@ everything else. (A request's body is bounded by who reads it, `api/requests.py`
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from machinehub.errors import RateLimited
+from machinehub.router.socket import HubSocket
+
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
+
+    from machinehub.router.door import Door
 
 HEAD_BYTES_MAX: Final = 32 * 1024
 HEADERS_MAX: Final = 100
@@ -21,22 +27,42 @@ HEAD_S: Final = 10.0
 """From the first byte of a head, or from connecting, to its end."""
 LINGER_S: Final = 5.0
 """How long the rest of a body is read and thrown away that was answered before it ended: a client that is hung up on while it sends may never see the answer."""
+WAITING_MAX: Final = 8
+"""Requests that a client may send before it has the answer to its first."""
 
 
 class HubHttp(HttpToolsProtocol):
+    door: ClassVar[Door | None] = None
+    """Who counts connections; set by the hub that serves (`serving`)."""
+
     _timer: asyncio.TimerHandle | None = None
-    """Ends the connection when a head, or the rest of a body that nobody wants, takes too long."""
+    """Ends the connection when a head, or the rest of a body that was answered, takes too long."""
     _head_bytes = 0
     _in_head = True
     _in_body = False
     _refused = False
+    _leave: Callable[[], None] | None = None
+
+    @classmethod
+    def serving(cls, door: Door) -> type[HubHttp]:
+        """The protocol for one hub."""
+        return type("HubHttp", (cls,), {"door": door})
+
+    # --- what asyncio calls ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._await_head()
+        if self.door is not None and self.client is not None:
+            try:
+                self._leave = self.door.connect(self.client[0])
+            except RateLimited as error:
+                self._refuse(error.status, error.code, error.detail)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        if self._leave is not None:
+            self._leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -51,31 +77,49 @@ class HubHttp(HttpToolsProtocol):
                 return
         super().data_received(data)
 
+    # --- what the parser calls; an exception is passed on as an error of its own, and refused as no HTTP ----------
+
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= WAITING_MAX:
+            raise ValueError("too many requests that wait for their answers")
         super().on_message_begin()
-        if self._timer is None:
+        if not self._in_head:
             self._await_head()
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
         self._in_head, self._head_bytes, self._in_body = False, 0, True
         if len(self.headers) > HEADERS_MAX:
-            raise ValueError("too many headers")  # the parser passes it on as an error of its own
+            raise ValueError("too many headers")
+        if self.parser.should_upgrade() and self._should_upgrade():
+            has_body = any(name in (b"content-length", b"transfer-encoding") and value != b"0" for name, value in self.headers)
+            if self._is_answering or self.parser.get_method() != b"GET" or has_body:
+                raise ValueError("a WebSocket begins with a GET without a body, on a connection that waits for nothing")
         super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        super().on_body(body)
-        if self.cycle is not None and self.cycle.response_complete and self._timer is None:
-            self._linger()
 
     def on_message_complete(self) -> None:
         self._stop_waiting()
         self._in_body = False
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing() or self._timer is not None or self._is_answering:
+            return
+        if self._in_body:
+            self._linger()
+        elif self._in_head:  # the next request had begun to come
+            self._await_head()
+
     def handle_websocket_upgrade(self) -> None:
         self._stop_waiting()
+        leave, self._leave = self._leave, None
         super().handle_websocket_upgrade()
+        socket = self.transport.get_protocol()
+        if isinstance(socket, HubSocket):
+            socket.leave = leave
+        elif leave is not None:
+            leave()
 
     def send_400_response(self, msg: str) -> None:
         if len(self.headers or ()) > HEADERS_MAX:
@@ -83,9 +127,17 @@ class HubHttp(HttpToolsProtocol):
         else:
             self._refuse(400, "bad_request", "this is no HTTP request")
 
+    # --- words of our own --------------------------------------------------------------------------------------
+
+    @property
+    def _is_answering(self) -> bool:
+        """Whether a request before this one still waits for its answer."""
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _await_head(self) -> None:
         self._in_head, self._in_body, self._head_bytes = True, False, 0
-        self._timer = self.loop.call_later(HEAD_S, self._too_slow)
+        if self._timer is None and not self._is_answering:  # else it is waited for when that answer is out
+            self._timer = self.loop.call_later(HEAD_S, self._too_slow)
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:
@@ -104,6 +156,12 @@ class HubHttp(HttpToolsProtocol):
             return
         self._stop_waiting()
         self._refused = True
+        if self._is_answering:
+            if self.pipeline or self.cycle.response_started:  # no word of ours stands within another answer
+                self.transport.close()
+                return
+            self.cycle.disconnected = True  # this is its answer
+            self.cycle.message_event.set()
         title = HTTPStatus(status).phrase
         problem: dict[str, Any] = {"type": f"https://machinehub.dev/errors/{code}", "title": title, "status": status, "detail": detail, "code": code}
         body = msgspec.json.encode(problem)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from machinehub.session.live import LiveSession
     from machinehub.settings import Settings
 
+PROXIES: Final = frozenset({"127.0.0.1", "::1"})
+"""From where `X-Forwarded-For` is believed, as uvicorn does."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@]+))(?::[0-9]*)?")
 REMEMBERED: Final = 10_000
@@ -35,6 +37,7 @@ class Door:
         self._origins = frozenset(settings.origins.replace(",", " ").split())
         self._limits = limits
         self._is_open = is_open
+        self._connected: Counter[str] = Counter()
         self._inside: Counter[str] = Counter()
         self._requests: OrderedDict[str, Rate] = OrderedDict()
         self._events: OrderedDict[str, Rate] = OrderedDict()
@@ -58,8 +61,24 @@ class Door:
                 origin = value.decode("latin-1")
         if self._is_open() and _hostname(host) not in self._names:
             raise Forbidden("foreign_host", "an open hub answers to localhost only; configure a token, or MACHINEHUB_PUBLIC_URL, to use other names")
-        if origin and self._origins and origin not in self._origins and urlsplit(origin).netloc != host:
+        if origin and self._origins and origin not in self._origins and site_of(origin) != host:
             raise Forbidden("foreign_origin", "this hub's machines are for other sites' pages")
+
+    def connect(self, peer: str) -> Callable[[], None] | None:
+        """A connection is there, whatever comes of it; what to call when it is gone. Those of a proxy on this computer are counted by request. Raises `RateLimited`."""
+        if not self.counts or peer in PROXIES:
+            return None
+        address = _network(peer)
+        if self._connected[address] >= self._limits.connections_per_address:
+            raise RateLimited("connections_exceeded", f"an address has at most {self._limits.connections_per_address} connections at once")
+        self._connected[address] += 1
+
+        def leave() -> None:
+            self._connected[address] -= 1
+            if not self._connected[address]:
+                del self._connected[address]
+
+        return leave
 
     def enter(self, scope: MutableMapping[str, Any]) -> str | None:
         """A request or connection begins; the address to `leave` with. Raises `RateLimited`."""
@@ -101,6 +120,14 @@ def _rate(rates: OrderedDict[str, Rate], name: str, per_s: int) -> Rate:
     return rate
 
 
+def site_of(origin: str) -> str | None:
+    """Host and port of an `Origin`; None for what names none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # "http://["
+        return None
+
+
 def _hostname(host: str) -> str | None:
     """The name in a `Host` header, without its port (RFC 9110, 7.2)."""
     found = _HOST.fullmatch(host)
@@ -111,6 +138,8 @@ def _network(address: str) -> str:
     """IPv6 by its first four groups: whoever has one such address has the whole network."""
     if ":" not in address:
         return address
+    if "." in address:  # an IPv4 address, spelled as one of the others
+        return address.rsplit(":", 1)[1]
     head, _, tail = address.partition("::")
     groups = head.split(":") if head else []
     if tail or "::" in address:

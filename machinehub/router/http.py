@@ -228,17 +228,19 @@ class MachineRouter:
         who = self._who(request, address)
         if event:
             check_event(event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth)
+        async def wait() -> Response:
+            session = await self._open(address)
+            if event:
+                answered = await self._send(request, session, who, event)
+                if condition.holds(answered.snapshot):
+                    return _json(frames.snapshot_frame(seq=answered.seq, version=session.record.version, snapshot=answered.snapshot, connection_id=None, count=0).json)
+            return _json((await self._host.waits.until(session, condition.holds)).json)
+
         try:
             async with asyncio.timeout(wanted.timeout_ms / 1000):
-                session = await self._open(address)
-                if event:
-                    answered = await self._send(request, session, who, event)
-                    if condition.holds(answered.snapshot):
-                        return _json(frames.snapshot_frame(seq=answered.seq, version=session.record.version, snapshot=answered.snapshot, connection_id=None, count=0).json)
-                frame = await self._host.waits.until(session, condition.holds)
+                return await while_connected(request, wait())
         except TimeoutError:
             raise WaitTimeout("wait_timeout", f"the condition did not hold within {wanted.timeout_ms} ms") from None
-        return _json(frame.json)
 
     # --- presence ----------------------------------------------------------------------------------------------
 

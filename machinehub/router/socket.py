@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
 
     from websockets.frames import Frame as WebSocketFrame
     from websockets.http11 import Request
@@ -36,6 +36,8 @@ class SocketListener(Protocol):
 class HubSocket(WebSocketsSansIOProtocol):
     listener: SocketListener | None = None
     write_paused = False
+    leave: Callable[[], None] | None = None
+    """Tells the door that the connection is gone."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -89,6 +91,11 @@ class HubSocket(WebSocketsSansIOProtocol):
         self.close_sent = True
         self.listener = None
         self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.leave is not None:
+            self.leave()
+        super().connection_lost(exc)
 
     # --- what uvicorn calls ------------------------------------------------------------------------------------
 

@@ -20,25 +20,23 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from machinehub.model import Entry, SavedCheckpoint, Settled
-from sandbox.protocol import Outbox, decode_outbox
+from machinehub.session.answers import OUR_FAULTS, REFUSALS, UNCHANGED, BrokenWorker, check_checkpoint, check_replayed, check_timers, read_outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import msgspec
+
     from machinehub.limits import Limits
     from machinehub.model import SessionRecord, StoredSession
-    from sandbox.protocol import Cost
+    from sandbox.protocol import Cost, Outbox
 
 TIMER_TRIES: Final = 6
 TIMER_RETRY_MS: Final = 1000
 """A timer whose turn was undone is still pending in the machine: it is tried again after 1, 2, 4 ... seconds, then given up."""
 CRASHES_BEFORE_QUARANTINE: Final = 3
 """An input whose worker died this often while it was the next to be done is refused, so that it cannot kill them all."""
-NUMBER_MAX: Final = 2**53
-"""Above it a guest's numbers are not whole ones, and a database may not take them."""
 
 
 class Kind(Enum):
@@ -100,36 +98,7 @@ class Turn:
     cost: Cost | None = None
 
 
-OUR_FAULTS: Final = frozenset({"unavailable", "session_damaged", "image_damaged"})
 SESSION_FINISHED: Final = ("session_finished", "the session has ended and takes no more events")
-
-
-class BrokenWorker(Exception):
-    """A worker answered what nobody asked, or not in the protocol's words."""
-
-
-REFUSALS: Final = OUR_FAULTS | {
-    "machine_error", "cpu_exceeded", "memory_exceeded", "stack_exceeded", "jobs_exceeded", "timers_exceeded", "actors_exceeded", "emitted_exceeded",
-    "snapshot_not_json", "snapshot_too_large", "snapshot_too_deep", "invalid_event", "event_too_large",
-}  # fmt: skip
-"""Why a worker may say that it undid a turn: each is in the docs, and the label of a metric."""
-OUTBOX_BYTES_MAX: Final = 2 * 1024 * 1024
-"""Of a turn, and of a snapshot that was taken under another limit. A script's fits into 1 MiB, the guest's I/O area; a module's is spelled anew, which may take more."""
-CHECKPOINT_SLACK_BYTES: Final = 64 * 1024
-"""What a checkpoint may take beside the memory, where nothing of it can be compressed."""
-_UNCHANGED: Final = b"null"
-_check_json = msgspec.json.Decoder(msgspec.Raw).decode
-
-
-def check_replayed(snapshot: bytes) -> None:
-    """What a replay came to is a snapshot, or null. Raises `BrokenWorker`."""
-    try:
-        _check_json(snapshot)
-        snapshot.decode()
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise BrokenWorker(str(error)) from error
-    if len(snapshot) > OUTBOX_BYTES_MAX or (snapshot != _UNCHANGED and not snapshot.startswith(b"{")):
-        raise BrokenWorker("a snapshot that is no object, or too large")
 
 
 class Session:
@@ -147,12 +116,12 @@ class Session:
         # What was committed.
         self.started = False
         self.seq = 0
-        self.snapshot = _UNCHANGED
+        self.snapshot = UNCHANGED
         self.finished = False
         # What was decided, and not committed yet.
         self._seq = 0
         self._attempts = 0
-        self._snapshot = _UNCHANGED
+        self._snapshot = UNCHANGED
         self._finished = False
         self._decided: deque[Turn] = deque()
         self.timers: dict[int, int] = {}
@@ -168,9 +137,7 @@ class Session:
         self._tickets = 0
         self._receipts: OrderedDict[str, Receipt] = OrderedDict()
         self._recalled: list[Entry] = []
-        self._timers_max = limits.timers
-        self._snapshot_bytes_max = limits.snapshot_bytes
-        self._checkpoint_bytes_max = limits.memory_bytes + CHECKPOINT_SLACK_BYTES
+        self._limits = limits
         self._ids_max = limits.ids_remembered
 
     @property
@@ -223,23 +190,14 @@ class Session:
         Raises `BrokenWorker`, which leaves the input where it was: it is tried again elsewhere.
         """
         pending = self._next(ticket)
-        if len(result) > OUTBOX_BYTES_MAX:
-            raise BrokenWorker("more than a turn may leave behind")
-        try:
-            outbox = decode_outbox(result)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise BrokenWorker(str(error)) from error
+        outbox = read_outbox(result, snapshot_bytes_max=self._limits.snapshot_bytes, begins=pending.kind is Kind.START)
+        check_timers(outbox, waiting=len(self.timers), timers_max=self._limits.timers)
         snapshot = bytes(outbox.snapshot)
-        if not snapshot.startswith(b"{") and (snapshot != _UNCHANGED or pending.kind is Kind.START):
-            raise BrokenWorker("a snapshot that is no object")
-        if len(snapshot) > self._snapshot_bytes_max:
-            raise BrokenWorker("more than a turn may leave behind")
-        self._check_timers(outbox)
         self._take()
         self._seq += 1
         self._attempts = 0
         self.tail.append((pending.input, pending.now_ms))
-        if snapshot != _UNCHANGED:
+        if snapshot != UNCHANGED:
             self._snapshot = snapshot
         finished_now = bool(outbox.finished) and not self._finished
         self._finished = self._finished or finished_now
@@ -249,7 +207,7 @@ class Session:
             gone.append(pending.timer)
         self._timer_tries.pop(pending.timer, None)
         turn = Turn(
-            self._seq, pending, snapshot if snapshot != _UNCHANGED else None, None, outbox.emitted, outbox.logs,
+            self._seq, pending, snapshot if snapshot != UNCHANGED else None, None, outbox.emitted, outbox.logs,
             [] if self._finished else outbox.timers_set, None, self._finished, cost,
         )  # fmt: skip
         return self._decide(turn, timers_gone=gone, finished_now=finished_now)
@@ -283,8 +241,7 @@ class Session:
 
     def frozen(self, checkpoint: bytes, at_ms: int) -> SavedCheckpoint | None:
         """The session as it was decided so far was frozen: what came before need not be replayed any more. Raises `BrokenWorker`."""
-        if len(checkpoint) > self._checkpoint_bytes_max:
-            raise BrokenWorker("a checkpoint that is larger than the session may be")
+        check_checkpoint(checkpoint, memory_bytes_max=self._limits.memory_bytes)
         if not self.tail:
             return None
         self.checkpoint = checkpoint
@@ -361,7 +318,7 @@ class Session:
         self._attempts = stored.attempts
         self.checkpoint = checkpoint.data if checkpoint else None
         self.tail = [(entry.input, entry.now_ms) for entry in stored.tail]
-        self._snapshot = checkpoint.snapshot if checkpoint else _UNCHANGED
+        self._snapshot = checkpoint.snapshot if checkpoint else UNCHANGED
         self._finished = stored.record.finished_at_ms is not None
         # The tail's own snapshots are not stored: only when it was replayed is there a new one to be read.
         self.snapshot_is_old = any(entry.changed for entry in stored.tail)
@@ -381,7 +338,7 @@ class Session:
             return
         check_replayed(snapshot)
         self.snapshot_is_old = False
-        if snapshot != _UNCHANGED:
+        if snapshot != UNCHANGED:
             self._snapshot = snapshot
         self._publish()
 
@@ -472,15 +429,6 @@ class Session:
         self._firing.pop(taken.timer, None)
 
     # --- timers ------------------------------------------------------------------------------------------------
-
-    def _check_timers(self, outbox: Outbox) -> None:
-        if not (outbox.timers_set or outbox.timers_cancelled):
-            return
-        if len(self.timers) + len(outbox.timers_set) - len(outbox.timers_cancelled) > self._timers_max * 2:
-            raise BrokenWorker("more timers than a guest can set")
-        numbers = [*outbox.timers_cancelled, *(number for pair in outbox.timers_set for number in pair)]
-        if not 0 <= min(numbers) <= max(numbers) <= NUMBER_MAX:
-            raise BrokenWorker("a timer with a number that a guest cannot count to")
 
     def _keep_timers(self, outbox: Outbox) -> None:
         for timer, due_at_ms in outbox.timers_set:

@@ -17,7 +17,8 @@ import msgspec
 
 from machinehub.errors import Conflict, NotFound, Unavailable
 from machinehub.model import SavedCheckpoint, SessionRecord
-from machinehub.session.core import BrokenWorker, Kind, check_replayed
+from machinehub.session.answers import BrokenWorker, check_replayed
+from machinehub.session.core import Kind
 from machinehub.session.event import sender_json
 from machinehub.store.database import Taken
 from sandbox.protocol import Checkpoint, Close, Done, Failed, Replay, Replayed

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakValueDictionary
 
 from machinehub.errors import HubError
-from machinehub.session.core import BrokenWorker, Kind
+from machinehub.session.answers import BrokenWorker
+from machinehub.session.core import Kind
 from machinehub.session.window import HeavyLane, Usual
 from machinehub.tasks import Tasks
 from sandbox.protocol import Checkpoint, Close, Done, Failed, Frozen, Open, Replay, Replayed, Said, Step

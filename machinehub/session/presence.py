@@ -15,7 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from machinehub.errors import Conflict, HubError, NotFound, RateLimited, Unavailable
-from machinehub.session.core import OUR_FAULTS, Kind
+from machinehub.session.answers import OUR_FAULTS
+from machinehub.session.core import Kind
 from machinehub.session.members import Identity, id_of_key
 from machinehub.session.publish import snapshot_frame
 from machinehub.tasks import Tasks

@@ -69,6 +69,7 @@ class Store:
         """Raises `Conflict` when another machine has the name."""
         try:
             async with self._transaction() as connection:
+                await _check_is_no_id(connection, name, of=machine_id)
                 await connection.execute(machines.update().where(machines.c.id == machine_id).values(name=name))
                 return await _machine(connection, machine_id)
         except IntegrityError:
@@ -111,6 +112,7 @@ class Store:
                         await connection.execute(images.insert().values(digest=digest, engine=engine, image=image, definition=definition))
                     row = (await connection.execute(sa.select(machines).where(machines.c.name == name).with_for_update())).mappings().first()
                     if row is None:
+                        await _check_is_no_id(connection, name)
                         await connection.execute(machines.insert().values(id=new_id, name=name, created_at_ms=now_ms, active_version=0))
                     machine_id = row["id"] if row else new_id
                     mine = versions.c.machine_id == machine_id
@@ -230,6 +232,13 @@ def pack_files(files: dict[str, str]) -> bytes:
 
 def unpack_files(packed: bytes) -> dict[str, str]:
     return msgspec.json.decode(zstandard.ZstdDecompressor().decompress(packed), type=dict[str, str])
+
+
+async def _check_is_no_id(connection: AsyncConnection, name: str, *, of: str = "") -> None:
+    """A machine called as another one's id would be taken for that one. Raises `Conflict`."""
+    found = (await connection.execute(sa.select(machines.c.id).where(machines.c.id == name))).scalar()
+    if found is not None and found != of:
+        raise Conflict("name_taken", f"{name!r} is the id of another machine")
 
 
 async def _machine(connection: AsyncConnection, id_or_name: str) -> Machine:

@@ -16,6 +16,7 @@ from websockets.frames import Frame, Opcode
 
 from machinehub.limits import Limits
 from machinehub.router import connection as transport
+from machinehub.router.door import _network
 from tests.support import COUNTER, Client, running_hub
 from tests.test_sockets import closed_with, raw_socket
 from tests.trust.test_machines import OK, fresh, handling
@@ -161,14 +162,14 @@ IDS = ["..", ".", "../../etc/passwd", "/etc/passwd", "a/b", "%2e%2e", "a\0b", "\
 @pytest.mark.parametrize("session", IDS)
 async def test_odd_ids_are_ids(tmp_path_factory: pytest.TempPathFactory, client: Client, session: str) -> None:
     """A session of that very name, as the API lists it, or a refusal; and no file beside the data folder's own."""
-    machine = await client.deploy(COUNTER, name="odd-ids")
+    machine = await client.deploy(COUNTER, name="odd-ids-raw")
     kept = sorted(path.name for path in client.hub.settings.data.iterdir())
     path = f"/{machine}/{quote(session, safe='')}"
     body = b'{"type":"increment"}'
     head, _, answer = (await ask(client, f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)).partition(b"\r\n\r\n")
     assert b"Set-Cookie" not in head
     assert head.startswith(b"HTTP/1.1 200"), answer
-    listed = (await client.http.get("/api/v1/machines/odd-ids/sessions?limit=500")).json()["data"]
+    listed = (await client.http.get("/api/v1/machines/odd-ids-raw/sessions?limit=500")).json()["data"]
     assert session in [found["id"] for found in listed]
     assert sorted(path.name for path in client.hub.settings.data.iterdir()) == kept
 
@@ -288,6 +289,61 @@ async def test_a_body_that_never_ends_is_not_waited_for(client: Client, monkeypa
     assert answer.startswith(b"HTTP/1.1 408")
 
 
+UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "answers"),
+    [
+        (b"GET /{m} HTTP/1.1\r\nHost: localhost\r\n\r\nGET /{m}/s HTTP/1.1\r\nHost: localhost\r\n" + UPGRADE + b"\r\n", 1),
+        (b"POST /{m}/s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n" + UPGRADE + b"\r\n{}", 1),
+        (b"GET /{m}/s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n" + UPGRADE + b"\r\n0\r\n\r\n", 1),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 14_000, 10),
+    ],
+    ids=["behind another request", "with a body", "with a body in chunks", "fourteen thousand at once"],
+)  # fmt: skip
+async def test_what_a_connection_may_not_begin_meanwhile(client: Client, request_bytes: bytes, answers: int) -> None:
+    """An upgrade took a connection away from an answer that nobody then ended; one with a body waited for ever; requests queued without bound."""
+    machine = await client.deploy(COUNTER, name="meanwhile")
+    answer = b""
+    with contextlib.suppress(ConnectionResetError):  # who sends on is hung up on
+        answer = await ask(client, request_bytes.replace(b"{m}", machine.encode()))
+    assert answer.count(b"HTTP/1.1") <= answers
+    assert b"101" not in answer.split(b"\r\n", 1)[0]
+    live = client.hub.host.find(machine, "s")
+    assert live is None or not live.connections
+
+
+async def test_nothing_stands_within_an_answer(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start of a next request, or an empty line, brought a 408 into the stream under way."""
+    monkeypatch.setattr(transport, "HEAD_S", 0.2)
+    machine = await client.deploy(COUNTER, name="within")
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
+    writer.write(f"GET /{machine}/s HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode() + b"\r\nG")
+    await reader.readuntil(b"snapshot")
+    await asyncio.sleep(0.5)
+    await client.http.post(f"/{machine}/s", json={"type": "increment"})
+    assert b"408" not in await reader.readuntil(b'"count":1')
+    writer.transport.abort()
+    body = b'{"condition":{"tag":"never"},"timeout_ms":600}'
+    answer = await ask(client, f"POST /{machine}/s/wait HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body + b"\r\n")
+    assert b"wait_timeout" in answer
+
+
+async def test_who_stops_waiting_gives_up_the_place(tmp_path: Path) -> None:
+    async with running_hub(tmp_path, limits=Limits(connections_per_session=3)) as client:
+        machine = await client.deploy(COUNTER)
+        body = b'{"condition":{"tag":"never"},"timeout_ms":60000}'
+        for _ in range(3):
+            _, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
+            writer.write(f"POST /{machine}/s/wait HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            await asyncio.sleep(0.1)
+            writer.transport.abort()
+        await asyncio.sleep(0.2)
+        answer = await client.http.post(f"/{machine}/s/wait", json={"condition": {"matches": "active"}, "timeout_ms": 1000})
+        assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_an_answer_reaches_those_who_still_send(client: Client, monkeypatch: pytest.MonkeyPatch, *, chunked: bool) -> None:
     """They were hung up on in the middle of their body, so that the 413 was lost. What comes too late is thrown away, for a while."""
@@ -373,6 +429,22 @@ async def test_an_address_has_so_many_connections(tmp_path: Path) -> None:
         assert 'machinehub_refused_total{code="connections_exceeded"}' in (await client.http.get("/metrics")).text
 
 
+async def test_connections_that_ask_nothing_are_counted_too(tmp_path: Path) -> None:
+    """By the address that they come from; those of a proxy on this computer by what it forwards."""
+    async with running_hub(tmp_path, token="t", limits=Limits(connections_per_address=3)) as client:
+        opened = [await asyncio.open_connection("127.0.0.1", client.hub.settings.port, local_addr=("127.0.0.2", 0)) for _ in range(4)]
+        assert b"connections_exceeded" in await asyncio.wait_for(opened[-1][0].read(), 10)
+        opened[0][1].transport.abort()
+        await asyncio.sleep(0.1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port, local_addr=("127.0.0.2", 0))
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+        for _, each in [*opened, (reader, writer)]:
+            each.transport.abort()
+        await asyncio.sleep(0.1)
+        assert not client.hub.door._connected
+
+
 async def test_an_address_makes_so_many_requests(tmp_path: Path) -> None:
     async with running_hub(tmp_path, token="t", workers=1, limits=Limits(requests_per_s=5)) as client:
         answers = [(await client.http.get("/healthz")) for _ in range(12)]
@@ -410,6 +482,20 @@ async def test_made_up_members_have_a_rate(tmp_path: Path) -> None:
                 codes.append(None if first["type"] == "snapshot" else first["code"])
         assert "rate_limited" in codes
         assert codes[0] is None
+
+
+@pytest.mark.core
+def test_addresses_of_both_kinds() -> None:
+    """Whoever came through a proxy that writes IPv4 as IPv6 was one and the same address."""
+    assert _network("::ffff:10.0.0.7") == "10.0.0.7"
+    assert _network("2001:db8:1:2:3:4:5:6") == _network("2001:db8:1:2::9") != _network("2001:db8:1:3::9")
+    assert _network("") == ""
+
+
+async def test_an_origin_that_is_none(client: Client) -> None:
+    """These were 500s."""
+    assert (await client.http.get("/api/v1/machines", headers={"Origin": "http://["})).status_code == 403
+    assert (await client.http.get("/api/v1/machines/none/%73essions/a")).status_code == 404
 
 
 async def test_pages_of_named_sites_only(tmp_path: Path) -> None:

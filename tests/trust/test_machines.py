@@ -182,6 +182,20 @@ async def test_large_uploads_are_refused_before_anything_is_built(client: Client
     assert (response.status_code, response.json()["code"]) in ((413, "source_too_large"), (413, "body_too_large"))
 
 
+async def test_the_place_of_an_error_is_cut(client: Client) -> None:
+    """A source map may call a file anything: each error was then as long."""
+    sources = json.dumps({"version": 3, "sources": ["A" * 300_000], "names": [], "mappings": "AAAA;" * 30})
+    files = {"m.js": acting('throw new Error("x")') + "\n//# sourceMappingURL=m.js.map", "m.js.map": sources}
+    response = await client.http.post("/api/v1/deployments", json={"name": "places", "entry": "m.js", "files": files})
+    assert response.status_code in (200, 201), response.text[:300]
+    answer = await client.http.post(f"/{response.json()['machine']['id']}/{fresh()}", json={"type": "X"})
+    assert answer.json()["code"] == "machine_error"
+    assert len(answer.content) < 2_000
+    refused = await client.http.post("/api/v1/deployments", json={"name": "places", "entry": "m.js", "files": {"m.js": f'import "{"b" * 300_000}"'}})
+    assert refused.status_code == 422
+    assert len(refused.content) < 20_000
+
+
 # --- rows 5 to 7: what waits, and what is said -----------------------------------------------------------------------
 
 
