@@ -107,9 +107,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     unsent_bytes_soft: int = 128 * 1024
     """Unsent data after which a connection gets only the newest update."""
     events_per_s: int = 100
-    """Events of one connection, on hubs that are not open (`api/auth.py`)."""
+    """Events of one WebSocket, on hubs that are not open (`api/auth.py`). Requests are counted by address and machine."""
     event_burst_bytes: int = 64 * 1024
-    """Bytes of events of one connection in any one second, on the same hubs."""
+    """Bytes of events of one WebSocket in any one second, on the same hubs."""
     ids_remembered: int = 4_096
     """Event ids a session keeps in memory, to answer a second copy with the first one's ack. Older ones are found in the journal, more slowly."""
     wait_timeout_ms: int = 60_000

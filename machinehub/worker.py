@@ -169,7 +169,7 @@ class Worker(asyncio.Protocol):
     def _tidy(self) -> None:
         """What a forge left behind may be more, and deeper, than can be removed while others wait."""
         if self._scratch is not None:
-            threading.Thread(target=_remove, args=(self._scratch,), name="tidying", daemon=True).start()
+            threading.Thread(target=_remove, args=(self._scratch,), name="tidying").start()
 
     # --- words of our own --------------------------------------------------------------------------------------
 

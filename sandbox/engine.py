@@ -38,6 +38,11 @@ _INTERRUPT: Final = 10
 _OUT_OF_MEMORY: Final = 1
 _OUTBOX_TOO_LARGE: Final = 2
 _TOO_MANY_JOBS: Final = 4
+_TRAPS: Final = {
+    1: "an access outside the memory", 3: "an access outside the table", 4: "a call of nothing through the table", 5: "a call through the table of another type",
+    6: "an integer overflow", 7: "an integer division by zero", 8: "a number that is no integer", 9: "unreachable code was reached",
+}  # fmt: skip
+"""wasmtime's codes (wasmtime/trap.h), in words for a module's author."""
 _COMPONENT_FEATURES: Final = tuple(name for name in dir(ffi) if name.startswith("wasmtime_config_wasm_component_model"))
 _FUEL: Final = 2**62
 """An instance's supply: more than any can use. What a turn used is the difference."""
@@ -325,7 +330,8 @@ class Instance:
             return Trap("jobs_exceeded", "the turn ran more promise jobs than it may")
         if fault == _OUTBOX_TOO_LARGE:
             return Trap("snapshot_too_large", "the snapshot, logs and emitted events of the turn are too large")
-        return Trap("machine_error", f"the guest trapped (trap {code.value}, fault {fault})")
+        what = _TRAPS.get(code.value, f"trap {code.value}")
+        return Trap("machine_error", f"the guest trapped: {what}" + (f" (fault {fault})" if fault else ""))
 
     def _fault(self) -> int:
         try:

@@ -144,7 +144,10 @@ def forge_image(
     throws does: "reject" undoes the turn, "stop" ends the session in an error as XState does. `limits` and `own` are frozen into the
     image. Raises `BuildError`.
     """
-    instance = engine.thaw(guest.base, guest.engine, memory_bytes_max=memory_bytes_max)
+    try:
+        instance = engine.thaw(guest.base, guest.engine, memory_bytes_max=memory_bytes_max)
+    except Trap:
+        raise BuildError("build_memory_exceeded", [BuildMessage(f"QuickJS and XState alone take more than {memory_bytes_max} bytes (memory_bytes): 4 MiB is a beginning")]) from None
     handles = guest.handles
     engine.watchdog.start(cpu_s)
     try:

@@ -22,6 +22,7 @@ BODY_BYTES_MAX: Final = 128 * 1024
 """Of one function: what compiling takes may grow faster than the function."""
 COUNTS_MAX: Final = {"types": 1_000, "functions": 10_000, "globals": 1_000, "exports": 1_000, "elements": 1_000, "segments": 10_000}
 PARAMETERS_MAX: Final = 64
+NAME_SHOWN: Final = 60
 LOCALS_MAX: Final = 2_000
 NESTING_MAX: Final = 500
 TABLE_MAX: Final = 10_000
@@ -30,6 +31,7 @@ PAGE_BYTES: Final = 65_536
 _MAGIC: Final = b"\0asm"
 _I32, _I64, _F32, _F64 = 0x7F, 0x7E, 0x7D, 0x7C
 _NUMERIC: Final = (_I32, _I64, _F32, _F64)
+_TYPE_NAMES: Final = {_I32: "i32", _I64: "i64", _F32: "f32", _F64: "f64"}
 _CUSTOM, _TYPE, _IMPORT, _FUNCTION, _TABLE, _MEMORY, _GLOBAL, _EXPORT, _START, _ELEMENT, _CODE, _DATA, _DATA_COUNT = range(13)
 _ORDER: Final = (_TYPE, _IMPORT, _FUNCTION, _TABLE, _MEMORY, _GLOBAL, _EXPORT, _START, _ELEMENT, _DATA_COUNT, _CODE, _DATA)
 _CALLS: Final = {
@@ -200,7 +202,8 @@ def _value_types(reader: _Reader) -> bytes:
 
 def _read_imports(_module: Module, reader: _Reader, _pages_max: int) -> None:
     if reader.number():
-        raise BadModule("it imports something: there is nothing to import")
+        module, name = (reader.take(min(reader.number(), NAME_SHOWN)).decode("utf-8", "replace") for _ in range(2))
+        raise BadModule(f"it imports {module}.{name}: there is nothing to import")
 
 
 def _read_functions(module: Module, reader: _Reader, _pages_max: int) -> None:
@@ -390,7 +393,13 @@ def _check_exports(module: Module) -> None:
         if kind is None and name in _OPTIONAL:
             continue
         if kind != 0 or index >= len(module.functions) or module.types[module.functions[index]] != expected:
-            raise BadModule(f"it does not export a function {name} of the type that the guest ABI says")
+            there = "it exports none" if kind is None else "it exports something else" if kind != 0 or index >= len(module.functions) else f"it exports {_spelled(module.types[module.functions[index]])}"
+            raise BadModule(f"the guest ABI wants an exported function {name}{_spelled(expected)}; {there}")
+
+
+def _spelled(signature: tuple[bytes, bytes]) -> str:
+    parameters, results = (", ".join(_TYPE_NAMES[each] for each in types) for types in signature)
+    return f"({parameters}) -> ({results})"
 
 
 def split(module: Module) -> bytes:

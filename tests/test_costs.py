@@ -83,6 +83,13 @@ async def test_a_budget_of_examples(tmp_path: Path) -> None:
     assert 6_000 < budget[2]["cpu_us"] < 60_000
     assert budget[1]["fuel"] > 0
     assert (await run("check", "--budget", "--events", "nowhere.json", cwd=tmp_path)).returncode == 2
+    (tmp_path / "machinehub.toml").write_text('main = "machine.ts"\n[limits]\nevent_bytes = 20\n[[examples]]\ntype = "OK"\nvalue = "longer than twenty bytes"\n[[examples]]\nvalue = 1\n')
+    refused = await run("check", "--budget", cwd=tmp_path)
+    assert "OK: an event has at most 20 bytes" in refused.stdout
+    assert "(no type)  invalid_event" in refused.stdout
+    (tmp_path / "machinehub.toml").write_text('main = "machine.ts"\n[limit]\nevent_bytes = 20\n')
+    typo = await run("check", cwd=tmp_path)
+    assert (typo.returncode, "limit, which means nothing" in typo.stderr.replace("\n", " ")) == (2, True)
 
 
 async def test_examples_are_one_of_each_type_without_others() -> None:
@@ -127,6 +134,11 @@ async def test_a_beginning_has_its_own_limit(client: Client) -> None:
     assert (await client.http.get(f"/{machine}/{fresh()}")).json()["code"] == "cpu_exceeded"
     machine = await client.deploy(acting(""), name="own-input", limits={"input_bytes": 10})
     assert (await client.http.put(f"/{machine}/{fresh()}", json={"input": "x" * 20})).json()["code"] == "input_too_large"
+
+
+async def test_less_memory_than_the_engine_takes_is_said(client: Client) -> None:
+    response = await client.http.post("/api/v1/deployments", json={"name": "small", "entry": "m.ts", "files": {"m.ts": COUNTER}, "limits": {"memory_bytes": 3_000_000}})
+    assert (response.status_code, response.json()["code"]) == (422, "build_memory_exceeded")
 
 
 async def test_logs_of_a_version_are_cut_shorter(client: Client) -> None:

@@ -199,6 +199,24 @@ def test_what_is_not_let_in(name: str) -> None:
         wasmtime.Module(wasmtime.Engine(), validate.split(validate.read_module(HOSTILE[name], pages_max=PAGES)))
 
 
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (HOSTILE["an import"], "it imports wasi_snapshot_preview1.fd_write"),
+        (wasmtime.wat2wasm('(module (memory (export "memory") 1) (func (export "alloc") (param i64)))'), r"alloc\(i32\) -> \(i32\); it exports \(i64\) -> \(\)"),
+        (HOSTILE["missing functions"], "it exports none"),
+    ],
+)  # fmt: skip
+def test_authors_are_told_what_is_wrong(module: bytes, words: str) -> None:
+    with pytest.raises(validate.BadModule, match=words):
+        validate.read_module(bytes(module), pages_max=PAGES)
+
+
+async def test_traps_have_names(client: Client) -> None:
+    machine = await machine_of(client, wat(step="unreachable"), "named")
+    assert "unreachable code was reached" in (await client.http.post(f"/{machine}/s", json={"type": "X"})).json()["detail"]
+
+
 @pytest.mark.parametrize("name", ["text", "compiled code", "an import", "a giant memory", "a stack that does not add up"])
 async def test_who_uploads_one_is_told(client: Client, name: str) -> None:
     before = client.worker_pids()

@@ -53,6 +53,6 @@ async def on_http_exception(_request: Request, error: Exception) -> Response:
 
 async def on_unexpected(request: Request, error: Exception) -> Response:
     """A bug of ours. The caller learns that, and nothing of its insides."""
-    log.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+    log.error("unexpected error in %s %r", request.method, request.url.path, exc_info=error)
     body = {"type": "about:blank", "title": "Internal error", "status": 500, "detail": "this is a bug of the hub, not yours", "code": "internal_error"}
     return Response(msgspec.json.encode(body), 500, None, "application/problem+json")

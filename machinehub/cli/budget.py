@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from machinehub.session.event import event_input, sender_json, start_input
-from sandbox.protocol import Done, Failed, Open, Step
+from machinehub.errors import CallerError
+from machinehub.session.event import check_event, event_input, sender_json, start_input
+from sandbox.protocol import NO_COST, Done, Failed, Open, Step
 
 if TYPE_CHECKING:
     from machinehub.limits import Limits
@@ -36,7 +37,7 @@ class Measured:
     cpu_ms_max: int
 
     def as_json(self) -> dict[str, Any]:
-        return {"event": self.event, "outcome": self.outcome, "cpu_us": self.cost.cpu_us, "memory_bytes": self.cost.memory_bytes, "fuel": self.cost.fuel}
+        return {"event": self.event, "outcome": self.outcome, "detail": self.detail, "cpu_us": self.cost.cpu_us, "memory_bytes": self.cost.memory_bytes, "fuel": self.cost.fuel}
 
 
 class Answers:
@@ -71,8 +72,16 @@ async def measure(pool: WorkerPool, answers: Answers, image: Image, events: list
     measured: list[Measured] = []
     sender = sender_json("example")
     inputs = [("(start)", start_input(SEED, None), limits.start_cpu_ms)]
-    inputs += [(str(event.get("type")), event_input(SEED, msgspec.json.encode(event), sender), limits.event_cpu_ms) for event in events]
-    for ticket, (name, data, cpu_ms) in enumerate(inputs, start=1):
+    inputs += [(str(event.get("type", "(no type)")), msgspec.json.encode(event), limits.event_cpu_ms) for event in events]
+    for ticket, (name, given, cpu_ms) in enumerate(inputs, start=1):
+        data = given
+        if ticket > 1:
+            try:
+                check_event(given, bytes_max=limits.event_bytes, depth_max=limits.event_depth)
+            except CallerError as error:  # the hub would not even ask the machine
+                measured.append(Measured(name, error.code, error.detail, NO_COST, cpu_ms))
+                continue
+            data = event_input(SEED, given, sender)
         worker.ask(_SESSION, Step(_SESSION, ticket, data, NOW_MS + ticket, cpu_ms))
         answer = await answers.next()
         if isinstance(answer, Done):

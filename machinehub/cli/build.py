@@ -80,6 +80,9 @@ def check(
         say(f"events: {', '.join(definition['events']) or 'none'}")
         if budget:
             table(["EVENT", "OUTCOME", "CPU us", "OF ITS LIMIT", "MEMORY KiB", "FUEL"], map(_row, measured))
+            for each in measured:
+                if each.detail:
+                    say(f"{each.event}: {each.detail}")
     if any(each.outcome.endswith("_exceeded") or (each.event == "(start)" and each.outcome != "accepted") for each in measured):
         raise typer.Exit(BROKEN_BUILD)
 

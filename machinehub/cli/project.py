@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from machinehub.cli.common import USAGE, Compiling, fail
+from machinehub.cli.common import USAGE, Compiling, fail, progress
 from machinehub.limits import MachineLimits
 from machinehub.model import MachineSettings
 from machinehub.paths import cache_folder
@@ -58,6 +58,10 @@ def find_project(file: Path | None, name: str | None) -> Project:
     if not file.is_file():
         fail(f"there is no file {file}", USAGE)
     root = next((folder for folder in file.parents if any((folder / mark).exists() for mark in ("package.json", CONFIG, "node_modules"))), file.parent)
+    if unknown := set(config) - {"name", "main", "machine", "limits", "examples", "egress", "_folder"}:
+        fail(f"{CONFIG} has {', '.join(sorted(unknown))}, which means nothing; there are name, main, [machine], [limits] and [[examples]]", USAGE)
+    if "egress" in config:
+        progress.print(f"warning: [egress] in {CONFIG} has no effect yet: machines have no network", markup=False)
     if not isinstance(config.get("name", ""), str):
         fail(f"the `name` in {CONFIG} is not text", USAGE)
     chosen = name or config.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", file.name.split(".")[0]).strip("-._") or "machine"

@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from machinehub.api.problem import on_unexpected, problem
 from machinehub.api.requests import decode, read_body, seq_of, while_connected
 from machinehub.clock import timestamp
-from machinehub.errors import BadRequest, Conflict, HubError, MethodNotAllowed, NotFound, TooLarge, WaitTimeout, error_of
+from machinehub.errors import BadRequest, Conflict, HubError, MachineError, MethodNotAllowed, NotFound, TooLarge, WaitTimeout, error_of
 from machinehub.router.paths import Address, read_address
 from machinehub.router.sessions import check_own_bounds, client_key, open_session, wants_cost
 from machinehub.router.sse import SseConnection
@@ -96,7 +96,8 @@ class MachineRouter:
             else:
                 raise MethodNotAllowed("method_not_allowed", f"a machine's URL takes {', '.join(METHODS)}")
         except HubError as error:
-            self._metrics.refused.labels(code=error.code).inc()
+            if not isinstance(error, MachineError):  # that was counted when it was undone
+                self._metrics.refused.labels(code=error.code).inc()
             response = _shown(request, error)
         except Exception as error:
             response = await on_unexpected(request, error)
