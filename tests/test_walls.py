@@ -287,3 +287,4 @@ def test_what_a_forge_leaves_behind_may_be_deep(tmp_path: Path) -> None:
         at = below
     os.close(at)
     _remove(deep)
+    assert not deep.exists()
