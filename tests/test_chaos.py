@@ -1,6 +1,6 @@
 """Real processes, killed at random under load: workers, hubs, databases. Nothing that was acknowledged is lost, nothing is done twice.
 
-`CHAOS_KILLS` says how many (20 for each database in `make test`, 200 in `make chaos`), `CHAOS_SEED` in which order.
+`CHAOS_KILLS` says how many (12 for each database in `make test`, 200 in `make chaos`), `CHAOS_SEED` in which order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.processes import Process
 
-KILLS = int(os.environ.get("CHAOS_KILLS", "20"))
+KILLS = int(os.environ.get("CHAOS_KILLS", "12"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 SESSIONS = 5
 MACHINE = """

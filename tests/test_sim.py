@@ -11,7 +11,7 @@ import pytest
 
 from tests.sim.world import World
 
-SEEDS = 1_500
+SEEDS = 1_000
 AT_ONCE = 250
 
 
