@@ -120,6 +120,11 @@ class LiveMachine:
         self._instance: Instance | None = None
         self._thaw()
 
+    @property
+    def memory_bytes_max(self) -> int:
+        """What its memory may grow to."""
+        return self._sizes.memory_bytes_max
+
     def apply(self, data: bytes, now_ms: int, *, cpu_s: float) -> bytes | Fault:
         """Runs one input (JSON text, see guest/prelude/session.ts) at `now_ms`.
 

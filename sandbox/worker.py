@@ -79,8 +79,6 @@ class Worker:
     def __init__(self, engine: Engine, guest: Guest | None, *, memory_bytes_max: int = 0) -> None:
         """`memory_bytes_max` is the process's own, 0 for none."""
         self._memory_bytes_max = memory_bytes_max
-        self._reserved: dict[int, int] = {}
-        """Of sessions of modules: what their memories may grow to."""
         self._engine = engine
         self._guest = guest
         self._engines = {guest.engine_digest: guest.engine} if guest else {}
@@ -106,7 +104,6 @@ class Worker:
                 machine = self._sessions.get(message.session)
                 answers.append(Done(message.session, message.ticket, machine.checkpoint()) if machine else _lost(message))
             case Close():
-                self._reserved.pop(message.session, None)
                 if machine := self._sessions.pop(message.session, None):
                     machine.close()
             case LoadImage():
@@ -144,7 +141,6 @@ class Worker:
             outcome = machine.apply(step.input, step.now_ms, cpu_s=step.cpu_ms / 1000)
         except LostSession:
             del self._sessions[step.session]
-            self._reserved.pop(step.session, None)
             answers.append(_lost(step))
             return
         if isinstance(outcome, bytes):
@@ -156,7 +152,8 @@ class Worker:
 
     def _open(self, request: Open) -> protocol.ToHub:
         # A growth that the process cannot serve would be one answer now and another in a replay: a module sees what `memory.grow` says.
-        if self._guest is None and self._memory_bytes_max and sum(self._reserved.values()) + request.memory_bytes_max > RESERVED * self._memory_bytes_max:
+        reserved = request.memory_bytes_max + sum(machine.memory_bytes_max for machine in self._sessions.values()) if self._guest is None else 0
+        if self._memory_bytes_max and reserved > RESERVED * self._memory_bytes_max:
             return Failed(request.session, request.ticket, "unavailable", "the sandbox has no room for another module's memory", None)
         try:
             image = self._images[request.digest]
@@ -169,8 +166,6 @@ class Worker:
         except DamagedCheckpoint as error:
             return Failed(request.session, request.ticket, "session_damaged", str(error), None)
         self._sessions[request.session] = machine
-        if self._guest is None:
-            self._reserved[request.session] = request.memory_bytes_max
         return Done(request.session, request.ticket, b"")
 
     def _replay(self, request: Replay) -> protocol.ToHub:
@@ -223,7 +218,7 @@ class Worker:
                 cpu_s=build.cpu_ms / 1000, memory_bytes_max=build.memory_bytes_max, on_error=build.on_error, limits=build.limits, own=build.own,
             )  # fmt: skip
         except BuildError as error:
-            return BuildFailed(build.ticket, error.code, [_cut(each) for each in error.errors[:ERRORS_MAX]])
+            return _build_failed(build.ticket, error)
         except Exception as error:  # a stranger's file must not end the forge, whatever we forgot
             return BuildFailed(build.ticket, "machine_throws", [protocol.BuildMessage(f"the file cannot be built ({type(error).__name__})")])
         packed = pack(image)
@@ -235,7 +230,7 @@ class Worker:
         try:
             return InputsFound(request.ticket, bundler.inputs_of(self._engine, self.compiled_esbuild(), request.entry, Path(request.root)))
         except BuildError as error:
-            return BuildFailed(request.ticket, error.code, [_cut(each) for each in error.errors[:ERRORS_MAX]])
+            return _build_failed(request.ticket, error)
 
     def compiled_esbuild(self, wasm: bytes | None = None) -> Module:
         if self._esbuild is None:
@@ -243,8 +238,13 @@ class Worker:
         return self._esbuild
 
 
-def _cut(error: protocol.BuildMessage) -> protocol.BuildMessage:
-    return msgspec.structs.replace(error, message=error.message[:ERROR_CHARS_MAX], file=error.file[:FILE_CHARS_MAX] if error.file else error.file)
+def _build_failed(ticket: int, error: BuildError) -> BuildFailed:
+    """Cut to size: a stranger wrote names and messages."""
+    shown = [
+        msgspec.structs.replace(each, message=each.message[:ERROR_CHARS_MAX], file=each.file[:FILE_CHARS_MAX] if each.file else each.file)
+        for each in error.errors[:ERRORS_MAX]
+    ]  # fmt: skip
+    return BuildFailed(ticket, error.code, shown)
 
 
 def _lost(message: Step | Checkpoint | Replay) -> Failed:
