@@ -64,6 +64,7 @@ core: setup
 	$(BIN)/python -m pytest -q -m core
 
 check: setup
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 

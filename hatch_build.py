@@ -1,4 +1,6 @@
-"""The wheel's build hook: builds the guest and the page with Node, so that installing the wheel needs none."""
+"""The wheel's build hook: builds the guest and the page with Node, so that installing the wheel
+needs none.
+"""
 
 from __future__ import annotations
 
@@ -22,4 +24,6 @@ class GuestHook(BuildHookInterface):  # type: ignore[type-arg]
         subprocess.run([sys.executable, "-m", "sandbox.guest"], cwd=self.root, check=True)
         subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=self.root, check=True)
         for package in ("js", "page"):
-            subprocess.run(["npm", "run", "build"], cwd=Path(self.root) / "clients" / package, check=True)
+            subprocess.run(
+                ["npm", "run", "build"], cwd=Path(self.root) / "clients" / package, check=True
+            )

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 def measure(name: str, hub: BenchHub | Workerd, machine: str, **options: Any) -> dict[str, Any]:
     arguments = [name, str(hub.port), machine, str(hub.pid), json.dumps(options)]
-    run = subprocess.run([sys.executable, "-m", "bench.load", *arguments], capture_output=True, check=True, cwd=ROOT, timeout=300)
+    run = subprocess.run(
+        [sys.executable, "-m", "bench.load", *arguments],
+        capture_output=True,
+        check=True,
+        cwd=ROOT,
+        timeout=300,
+    )
     answer: dict[str, Any] = json.loads(run.stdout)
     return answer
 
@@ -40,27 +46,63 @@ def on_sqlite(data: str) -> list[tuple[str, str, str]]:
         fresh, again, machine = hub.deploy(times=15)
         opening = measure("opening", hub, machine, sessions=300)
         hub.settle()
-        commits, seconds = hub.metric("machinehub_journal_commits_total"), hub.metric("machinehub_journal_commit_seconds_total")
+        commits, seconds = (
+            hub.metric("machinehub_journal_commits_total"),
+            hub.metric("machinehub_journal_commit_seconds_total"),
+        )
         ping = measure("events", hub, machine, sessions=1, clients=1, seconds=3)
-        commit_ms = (hub.metric("machinehub_journal_commit_seconds_total") - seconds) / (hub.metric("machinehub_journal_commits_total") - commits) * 1000
-        lines, commits = hub.metric("machinehub_journal_lines_total"), hub.metric("machinehub_journal_commits_total")
+        commit_ms = (
+            (hub.metric("machinehub_journal_commit_seconds_total") - seconds)
+            / (hub.metric("machinehub_journal_commits_total") - commits)
+            * 1000
+        )
+        lines, commits = (
+            hub.metric("machinehub_journal_lines_total"),
+            hub.metric("machinehub_journal_commits_total"),
+        )
         many = measure("events", hub, machine, sessions=100, clients=1, seconds=5)
-        share = (hub.metric("machinehub_journal_lines_total") - lines) / (hub.metric("machinehub_journal_commits_total") - commits)
+        share = (hub.metric("machinehub_journal_lines_total") - lines) / (
+            hub.metric("machinehub_journal_commits_total") - commits
+        )
         fan = measure("events", hub, machine, sessions=1, clients=100, seconds=4)
         memory = measure("memory", hub, machine, sessions=1000)
     rejected = sum(result["rejected"] for result in (ping, many, fan))
     assert not rejected, f"{rejected} events were rejected: the figures are not of accepted events"
     return [
-        ("deploy the TypeScript counter to first snapshot over WebSocket, p50", f"{fresh:.0f} ms", "80 ms"),
+        (
+            "deploy the TypeScript counter to first snapshot over WebSocket, p50",
+            f"{fresh:.0f} ms",
+            "80 ms",
+        ),
         ("the same content again, p50", f"{again:.1f} ms", "10 ms"),
-        ("open a new session over WebSocket to first snapshot, p50", f"{opening['p50_ms']:.2f} ms", "5 ms"),
+        (
+            "open a new session over WebSocket to first snapshot, p50",
+            f"{opening['p50_ms']:.2f} ms",
+            "5 ms",
+        ),
         ("open a new session, server CPU", f"{opening['cpu_ms']:.2f} ms", "1.5 ms"),
         ("ping-pong of one client, p50", f"{ping['p50_ms']:.2f} ms", "1.5 ms"),
-        ("of which the commit, mean (one fsync of 4 KB here, p50)", f"{commit_ms:.2f} ms ({durable.fsync_ms():.2f} ms)", ""),
-        ("100 sessions x 1 client: events per CPU-second of all server processes", f"{many['events_per_cpu_s']:,.0f}", "7,500"),
+        (
+            "of which the commit, mean (one fsync of 4 KB here, p50)",
+            f"{commit_ms:.2f} ms ({durable.fsync_ms():.2f} ms)",
+            "",
+        ),
+        (
+            "100 sessions x 1 client: events per CPU-second of all server processes",
+            f"{many['events_per_cpu_s']:,.0f}",
+            "7,500",
+        ),
         ("entries that share a commit there, mean", f"{share:.0f}", ""),
-        ("1 session x 100 clients: deliveries per CPU-second", f"{fan['deliveries_per_cpu_s']:,.0f}", "110,000"),
-        ("private memory per live session, 1 000 sessions x 3 events", f"{memory['kb_per_session']:.0f} KB", "300 KB"),
+        (
+            "1 session x 100 clients: deliveries per CPU-second",
+            f"{fan['deliveries_per_cpu_s']:,.0f}",
+            "110,000",
+        ),
+        (
+            "private memory per live session, 1 000 sessions x 3 events",
+            f"{memory['kb_per_session']:.0f} KB",
+            "300 KB",
+        ),
         ("hub start, caches warm, to /readyz", f"{statistics.median(ready):.2f} s", "1.5 s"),
     ]
 
@@ -81,7 +123,11 @@ def on_postgres(data: str) -> list[tuple[str, str, str]]:
         assert not many["rejected"]
         events = many["events_per_s"] * 5
         return [
-            ("100 sessions x 1 client: events per CPU-second of all server processes", f"{many['events_per_cpu_s']:,.0f}", "6,000"),
+            (
+                "100 sessions x 1 client: events per CPU-second of all server processes",
+                f"{many['events_per_cpu_s']:,.0f}",
+                "6,000",
+            ),
             ("CPU of the database beside it, per event", f"{database_s / events * 1e6:.0f} us", ""),
             ("ping-pong of one client, p50", f"{ping['p50_ms']:.2f} ms", ""),
         ]
@@ -98,27 +144,43 @@ def durability(data: str, sized: str, many: str) -> list[tuple[str, str, str]]:
     found = durable.ten_thousand(many)
     return [
         ("wake a frozen session (load, thaw, event, commit), p50", f"{woken:.1f} ms", "5 ms"),
-        ("checkpoint of the counter after 300 events, in the database", f"{checkpoint / 1024:.1f} KB", "10 KB"),
+        (
+            "checkpoint of the counter after 300 events, in the database",
+            f"{checkpoint / 1024:.1f} KB",
+            "10 KB",
+        ),
         ("database per event, all tables and indices", f"{per_event:.0f} bytes", "200 bytes"),
         ("replay of one session from its beginning", f"{rate:,.0f} events/s", "10,000 events/s"),
-        (f"10 000 sessions, {found['live']:.0f} of them live: private memory of all processes", f"{found['memory_mb']:.0f} MB", "1 024 MB"),
+        (
+            f"10 000 sessions, {found['live']:.0f} of them live: private memory of all processes",
+            f"{found['memory_mb']:.0f} MB",
+            "1 024 MB",
+        ),
         ("hub start with 10 000 frozen sessions, to /readyz", f"{found['ready_s']:.2f} s", "2 s"),
     ]
 
 
 def main() -> None:
     wanted = sys.argv[1:] or ["sqlite", "postgres", "durability", "page", "walls", "neighbours"]
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for number in range(7):
             (Path(folder) / str(number)).mkdir()
         parts = {
             "sqlite": ("On SQLite", lambda: on_sqlite(f"{folder}/0")),
             "postgres": ("On Postgres", lambda: on_postgres(f"{folder}/1")),
-            "durability": ("Durability (SQLite)", lambda: durability(f"{folder}/0", f"{folder}/2", f"{folder}/3")),
+            "durability": (
+                "Durability (SQLite)",
+                lambda: durability(f"{folder}/0", f"{folder}/2", f"{folder}/3"),
+            ),
             "page": ("The page in Chromium", lambda: page(f"{folder}/4")),
             "walls": ("The walls around workers", lambda: trust.walls(f"{folder}/5", measure)),
-            "neighbours": ("Beside hostile machines, on one worker", lambda: trust.neighbours(f"{folder}/6", measure)),
+            "neighbours": (
+                "Beside hostile machines, on one worker",
+                lambda: trust.neighbours(f"{folder}/6", measure),
+            ),
         }
         for name in wanted:
             title, run = parts[name]

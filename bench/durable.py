@@ -35,27 +35,41 @@ def fsync_ms() -> float:
 
 
 def sizes(data: str) -> tuple[float, float]:
-    """Bytes of the counter's checkpoint after 300 events, and of the database for each further event."""
+    """Bytes of the counter's checkpoint after 300 events, and of the database for each further
+    event.
+    """
     with BenchHub(data) as hub, httpx.Client(base_url=hub.url, timeout=30) as client:
         _, _, machine = hub.deploy()
         for _ in range(300):
             client.post(f"/{machine}/sized", json={"type": "increment"}).raise_for_status()
     database = Path(data) / "hub.db"
     with sqlite3.connect(database) as connection:
-        key = connection.execute("SELECT key FROM sessions WHERE session_id = ?", (b"sized",)).fetchone()[0]
-        ((checkpoint,),) = connection.execute("SELECT length(data) FROM checkpoints WHERE key = ? ORDER BY seq DESC LIMIT 1", (key,)).fetchall()
+        key = connection.execute(
+            "SELECT key FROM sessions WHERE session_id = ?", (b"sized",)
+        ).fetchone()[0]
+        ((checkpoint,),) = connection.execute(
+            "SELECT length(data) FROM checkpoints WHERE key = ? ORDER BY seq DESC LIMIT 1", (key,)
+        ).fetchall()
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         before = used_bytes(connection)
     events = 20_000
     with BenchHub(data) as hub, ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda number: send_many(hub.url, f"/{machine}/events-{number}", events // 8), range(8)))
+        list(
+            threads.map(
+                lambda number: send_many(hub.url, f"/{machine}/events-{number}", events // 8),
+                range(8),
+            )
+        )
     with sqlite3.connect(database) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return checkpoint, (used_bytes(connection) - before) / events
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:
-    pages, free, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size"))
+    pages, free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_count", "freelist_count", "page_size")
+    )
     return (pages - free) * size
 
 
@@ -66,7 +80,9 @@ def send_many(url: str, path: str, count: int) -> None:
     with connect(url.replace("http", "ws", 1) + path, max_size=None) as socket:
         for first in range(0, count, 50):
             for number in range(first, min(first + 50, count)):
-                socket.send(f'{{"type":"event","id":"client-{number}","event":{{"type":"increment"}}}}')
+                socket.send(
+                    f'{{"type":"event","id":"client-{number}","event":{{"type":"increment"}}}}'
+                )
             acks = 0
             while acks < min(50, count - first):
                 acks += '"type":"ack"' in str(socket.recv())
@@ -77,12 +93,16 @@ def waking(hub: BenchHub, machine: str, *, sessions: int) -> float:
     with httpx.Client(base_url=hub.url, timeout=30) as client:
         for number in range(sessions):
             for _ in range(3):
-                client.post(f"/{machine}/wake-{number}", json={"type": "increment"}).raise_for_status()
+                client.post(
+                    f"/{machine}/wake-{number}", json={"type": "increment"}
+                ).raise_for_status()
         time.sleep(IDLE_S)
         times = []
         for number in range(sessions):
             started = time.perf_counter()
-            answer = client.post(f"/{machine}/wake-{number}", json={"type": "increment"}).raise_for_status()
+            answer = client.post(
+                f"/{machine}/wake-{number}", json={"type": "increment"}
+            ).raise_for_status()
             times.append((time.perf_counter() - started) * 1000)
             assert answer.json()["seq"] == 5
     return statistics.median(times)
@@ -91,20 +111,28 @@ def waking(hub: BenchHub, machine: str, *, sessions: int) -> float:
 def replaying(hub: BenchHub, machine: str, *, events: int) -> float:
     """Inputs per second of a replay from the beginning, of one session."""
     send_many(hub.url, f"/{machine}/replayed", events)
-    answer = httpx.post(f"{hub.url}/api/v1/machines/{machine}/sessions/replayed/replay", timeout=120).raise_for_status().json()
+    answer = (
+        httpx.post(f"{hub.url}/api/v1/machines/{machine}/sessions/replayed/replay", timeout=120)
+        .raise_for_status()
+        .json()
+    )
     assert answer["verified"]
     return float(answer["inputs"] / answer["ms"] * 1000)
 
 
 def ten_thousand(data: str) -> dict[str, Any]:
-    """10 000 sessions of which 100 are live: memory of all processes; then how long a restart takes."""
+    """10 000 sessions of which 100 are live: memory of all processes; then how long a restart
+    takes.
+    """
     with BenchHub(data, MACHINEHUB_LIMIT_LIVE_SESSIONS="100") as hub:
         _, _, machine = hub.deploy()
 
         def create(numbers: range) -> None:
             with httpx.Client(base_url=hub.url, timeout=60) as client:
                 for number in numbers:
-                    client.post(f"/{machine}/many-{number}", json={"type": "increment"}).raise_for_status()
+                    client.post(
+                        f"/{machine}/many-{number}", json={"type": "increment"}
+                    ).raise_for_status()
 
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(create, [range(first, MANY, 8) for first in range(8)]))

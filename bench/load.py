@@ -1,7 +1,7 @@
 """The load generator: a process of its own, so that its CPU is not the hub's.
 
-Speaks WebSocket by hand over asyncio (frames are masked with zeros), so that it is cheap beside what it measures. Bounded
-in count and time; prints one JSON line.
+Speaks WebSocket by hand over asyncio (frames are masked with zeros), so that it is cheap beside
+what it measures. Bounded in count and time; prints one JSON line.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         key = base64.b64encode(os.urandom(16)).decode()
-        transport.write(f"GET {self.path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
+        transport.write(
+            f"GET {self.path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+        )
 
     def data_received(self, data: bytes) -> None:
         data = self._buffer + data
@@ -96,11 +98,18 @@ class Client(asyncio.Protocol):
     def send(self) -> None:
         self._sent += 1
         self._sent_at = time.perf_counter()
-        self.transport.write(frame(b'{"type":"event","id":"%s-%d","event":{"type":"%s"}}' % (self._name.encode(), self._sent, self._event)))
+        self.transport.write(
+            frame(
+                b'{"type":"event","id":"%s-%d","event":{"type":"%s"}}'
+                % (self._name.encode(), self._sent, self._event)
+            )
+        )
 
 
 async def connect(port: int, path: str, tally: Tally, *, event: bytes = b"increment") -> Client:
-    _, client = await asyncio.get_running_loop().create_connection(lambda: Client(path, tally, event), "127.0.0.1", port)
+    _, client = await asyncio.get_running_loop().create_connection(
+        lambda: Client(path, tally, event), "127.0.0.1", port
+    )
     await asyncio.wait_for(client.snapshot, 10)
     return client
 
@@ -123,16 +132,24 @@ async def opening(port: int, machine: str, pid: int, *, sessions: int) -> dict[s
         times.append(time.perf_counter() - started)
         client.transport.close()
     await asyncio.sleep(0.2)
-    return {"p50_ms": percentile(times, 0.5) * 1000, "cpu_ms": difference(before, cpu_s(pid)) / sessions * 1000}
+    return {
+        "p50_ms": percentile(times, 0.5) * 1000,
+        "cpu_ms": difference(before, cpu_s(pid)) / sessions * 1000,
+    }
 
 
-async def events(port: int, machine: str, pid: int, *, sessions: int, clients: int, seconds: float) -> dict[str, Any]:
+async def events(
+    port: int, machine: str, pid: int, *, sessions: int, clients: int, seconds: float
+) -> dict[str, Any]:
     """Every session has `clients` connections, of which one sends as fast as it is acknowledged."""
     tally = Tally()
     senders = []
     everybody = []
     for number in range(sessions):
-        group = [await connect(port, f"/{machine}/events-{os.getpid()}-{number}", tally) for _ in range(clients)]
+        group = [
+            await connect(port, f"/{machine}/events-{os.getpid()}-{number}", tally)
+            for _ in range(clients)
+        ]
         senders.append(group[0])
         everybody += group
     await asyncio.sleep(0.5)
@@ -149,9 +166,13 @@ async def events(port: int, machine: str, pid: int, *, sessions: int, clients: i
     for client in everybody:
         client.transport.close()
     return {
-        "events_per_cpu_s": acks / cpu, "deliveries_per_cpu_s": updates / cpu, "events_per_s": acks / elapsed, "rejected": tally.rejected,
-        "p50_ms": percentile(tally.latencies_s, 0.5) * 1000, "p99_ms": percentile(tally.latencies_s, 0.99) * 1000,
-    }  # fmt: skip
+        "events_per_cpu_s": acks / cpu,
+        "deliveries_per_cpu_s": updates / cpu,
+        "events_per_s": acks / elapsed,
+        "rejected": tally.rejected,
+        "p50_ms": percentile(tally.latencies_s, 0.5) * 1000,
+        "p99_ms": percentile(tally.latencies_s, 0.99) * 1000,
+    }
 
 
 async def memory(port: int, machine: str, pid: int, *, sessions: int) -> dict[str, Any]:
@@ -169,10 +190,17 @@ async def memory(port: int, machine: str, pid: int, *, sessions: int) -> dict[st
     return {"kb_per_session": (private_kb(pid) - before) / sessions}
 
 
-async def neighbour(port: int, machine: str, _pid: int, *, hostile: list[str], seconds: float, pause_ms: float) -> dict[str, Any]:
-    """One client that sends an event every `pause_ms`, beside sessions of hostile machines whose clients never wait."""
+async def neighbour(
+    port: int, machine: str, _pid: int, *, hostile: list[str], seconds: float, pause_ms: float
+) -> dict[str, Any]:
+    """One client that sends an event every `pause_ms`, beside sessions of hostile machines whose
+    clients never wait.
+    """
     tally, others = Tally(), Tally()
-    clients = [await connect(port, f"/{each}/hostile-{os.getpid()}-{number}", others, event=b"X") for number, each in enumerate(hostile)]
+    clients = [
+        await connect(port, f"/{each}/hostile-{os.getpid()}-{number}", others, event=b"X")
+        for number, each in enumerate(hostile)
+    ]
     for client in clients:
         client.again = True
         client.send()
@@ -186,8 +214,16 @@ async def neighbour(port: int, machine: str, _pid: int, *, hostile: list[str], s
         await asyncio.sleep(pause_ms / 1000)
     for client in [polite, *clients]:
         client.transport.close()
-    times = {f"p{share * 100:g}_ms": percentile(tally.latencies_s, share) * 1000 for share in (0.5, 0.9, 0.99)}
-    return times | {"events": tally.acks, "rejected": tally.rejected, "hostile": others.acks, "hostile_rejected": others.rejected}
+    times = {
+        f"p{share * 100:g}_ms": percentile(tally.latencies_s, share) * 1000
+        for share in (0.5, 0.9, 0.99)
+    }
+    return times | {
+        "events": tally.acks,
+        "rejected": tally.rejected,
+        "hostile": others.acks,
+        "hostile_rejected": others.rejected,
+    }
 
 
 MEASURES = {"opening": opening, "events": events, "memory": memory, "neighbour": neighbour}

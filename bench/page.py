@@ -1,7 +1,9 @@
-"""The page in Chromium: how soon it is seen, and whether it still listens while a large chart changes fifty times a second.
+"""The page in Chromium: how soon it is seen, and whether it still listens while a large chart
+changes fifty times a second.
 
-First paint is the browser's own `first-contentful-paint`. Input is measured by the browser too (Event Timing): from a click to the
-frame after it, for real clicks on a button, while another client sends 50 events a second to a machine with 60 states.
+First paint is the browser's own `first-contentful-paint`. Input is measured by the browser too
+(Event Timing): from a click to the frame after it, for real clicks on a button, while another
+client sends 50 events a second to a machine with 60 states.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ async def paint(browser: Browser, url: str) -> tuple[float, float]:
     await page.goto(url)
     await page.wait_for_selector('.chart[data-ready="true"] .box')
     chart_ms = (time.perf_counter() - began) * 1000
-    first = await page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    first = await page.evaluate(
+        "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+    )
     await context.close()
     return first, chart_ms
 
@@ -51,7 +55,9 @@ async def under_fire(browser: Browser, url: str) -> dict[str, Any]:
     await page.wait_for_selector('.chart[data-ready="true"]')
     await page.evaluate(OBSERVE)
     seen: set[str] = set()
-    async with connect(f"{url.replace('http', 'ws', 1)}/busy", subprotocols=["machinehub.v1"]) as socket:  # type: ignore[list-item]
+    async with connect(
+        f"{url.replace('http', 'ws', 1)}/busy", subprotocols=["machinehub.v1"]
+    ) as socket:  # type: ignore[list-item]
 
         async def fire() -> int:
             began, sent = time.perf_counter(), 0
@@ -83,7 +89,14 @@ async def under_fire(browser: Browser, url: str) -> dict[str, Any]:
         draining.cancel()
     durations = await page.evaluate("clicks")
     await context.close()
-    return {"clicks": clicks, "sent": sent, "frames_per_s": frames / SECONDS, "durations": sorted(durations), "seq": seq, "shown": shown}
+    return {
+        "clicks": clicks,
+        "sent": sent,
+        "frames_per_s": frames / SECONDS,
+        "durations": sorted(durations),
+        "seq": seq,
+        "shown": shown,
+    }
 
 
 async def measured(data: str) -> list[tuple[str, str, str]]:
@@ -91,22 +104,41 @@ async def measured(data: str) -> list[tuple[str, str, str]]:
         async with httpx.AsyncClient(base_url=hub.url, timeout=30) as http, chromium() as browser:
             urls = []
             for name, source in (("small", COUNTER), ("sixty", sixty_states())):
-                answer = (await http.post("/api/v1/deployments", json={"name": name, "entry": "m.ts", "files": {"m.ts": source}})).json()
+                answer = (
+                    await http.post(
+                        "/api/v1/deployments",
+                        json={"name": name, "entry": "m.ts", "files": {"m.ts": source}},
+                    )
+                ).json()
                 urls.append(f"{hub.url}/{answer['machine']['id']}")
             await paint(browser, urls[0] + "/warm")
-            firsts, charts = zip(*[await paint(browser, f"{urls[0]}/p{number}") for number in range(7)], strict=True)
+            firsts, charts = zip(
+                *[await paint(browser, f"{urls[0]}/p{number}") for number in range(7)], strict=True
+            )
             large = [(await paint(browser, f"{urls[1]}/p{number}"))[1] for number in range(5)]
             fire = await under_fire(browser, urls[1])
     assert fire["shown"] == f"step {fire['seq']}", fire
     assert fire["seq"] == 1 + fire["sent"] + fire["clicks"], "input was dropped"
     slow = fire["durations"]
     return [
-        ("first paint of the page, warm hub, p50", f"{statistics.median(firsts):.0f} ms", "1 000 ms"),
+        (
+            "first paint of the page, warm hub, p50",
+            f"{statistics.median(firsts):.0f} ms",
+            "1 000 ms",
+        ),
         ("its chart is drawn: the counter, p50", f"{statistics.median(charts):.0f} ms", ""),
         ("its chart is drawn: 60 states, p50", f"{statistics.median(large):.0f} ms", ""),
-        (f"{PER_SECOND} updates a second on 60 states: frames per second", f"{fire['frames_per_s']:.0f}", ""),
+        (
+            f"{PER_SECOND} updates a second on 60 states: frames per second",
+            f"{fire['frames_per_s']:.0f}",
+            "",
+        ),
         (f"clicks meanwhile, of which lost ({fire['clicks']} clicks)", "0", "0"),
-        ("from a click to the next frame then, p50 and worst", f"{slow[len(slow) // 2] if slow else 16:.0f} ms, {slow[-1] if slow else 16:.0f} ms", ""),
+        (
+            "from a click to the next frame then, p50 and worst",
+            f"{slow[len(slow) // 2] if slow else 16:.0f} ms, {slow[-1] if slow else 16:.0f} ms",
+            "",
+        ),
     ]
 
 

@@ -1,4 +1,6 @@
-"""The peer of `make bench-peer`: workerd with a Durable Object per session, durable per event, under the same load."""
+"""The peer of `make bench-peer`: workerd with a Durable Object per session, durable per event,
+under the same load.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,21 @@ class Workerd:
         return self._process.pid
 
     def __enter__(self) -> Workerd:  # noqa: PYI034
-        # The npm package's own launcher is a Node process around this binary, which would count as server.
+        # The npm package's own launcher is a Node process around this binary, which would count as
+        # server.
         binary = next((FOLDER / "node_modules" / "@cloudflare").glob("workerd-*/bin/workerd"))
         self._process = subprocess.Popen(
-            [str(binary), "serve", "config.capnp", "--experimental", "--socket-addr", f"http=127.0.0.1:{self.port}", "--directory-path", f"disk={self.data}"], cwd=FOLDER
+            [
+                str(binary),
+                "serve",
+                "config.capnp",
+                "--experimental",
+                "--socket-addr",
+                f"http=127.0.0.1:{self.port}",
+                "--directory-path",
+                f"disk={self.data}",
+            ],
+            cwd=FOLDER,
         )
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
@@ -56,7 +69,9 @@ def main() -> None:
     print("| | workerd, a Durable Object per session |\n| --- | --- |")
     print(f"| 100 sessions x 1 client: events per CPU-second | {many['events_per_cpu_s']:,.0f} |")
     print(f"| ping-pong of one client, p50 | {ping['p50_ms']:.2f} ms |")
-    print(f"| 1 session x 100 clients: deliveries per CPU-second | {fan['deliveries_per_cpu_s']:,.0f} |")
+    print(
+        f"| 1 session x 100 clients: deliveries per CPU-second | {fan['deliveries_per_cpu_s']:,.0f} |"
+    )
     print(f"| open a new session, server CPU | {opening['cpu_ms']:.2f} ms |")
     print(f"| private memory per session | {memory['kb_per_session']:.0f} KB |")
 

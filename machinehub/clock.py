@@ -65,13 +65,20 @@ class Entropy:
         return self._turns.getrandbits(53) or 1
 
     def machine_id(self) -> str:
-        while (candidate := "".join(self._random.choices(BASE62, k=MACHINE_ID_CHARS))) in RESERVED_IDS:
+        while (
+            candidate := "".join(self._random.choices(BASE62, k=MACHINE_ID_CHARS))
+        ) in RESERVED_IDS:
             pass
         return candidate
 
     def session_key(self, now_ms: int) -> int:
-        """63 bits that no other session has. They grow with time, so that new sessions lie together in the database."""
-        self._last_key = max((now_ms << 21 | self._turns.getrandbits(21)) & (2**63 - 1), self._last_key + 1)
+        """63 bits that no other session has.
+
+        They grow with time, so that new sessions lie together in the database.
+        """
+        self._last_key = max(
+            (now_ms << 21 | self._turns.getrandbits(21)) & (2**63 - 1), self._last_key + 1
+        )
         return self._last_key
 
     def connection_id(self) -> str:
@@ -85,4 +92,8 @@ def new_token() -> str:
 
 def timestamp(ms: int) -> str:
     """RFC 3339, in UTC, to the millisecond."""
-    return datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )

@@ -1,7 +1,9 @@
-"""Compiling strangers' modules: each in a process of its own, with a cap on its CPU and memory, that ends with the answer.
+"""Compiling strangers' modules: each in a process of its own, with a cap on its CPU and memory,
+that ends with the answer.
 
-wasmtime promises isolation while it runs code, not while it compiles it; no fuel and no epoch counts then. So what has seen a
-stranger's module before it was compiled holds no session, and builds nothing for anybody else.
+wasmtime promises isolation while it runs code, not while it compiles it; no fuel and no epoch
+counts then. So what has seen a stranger's module before it was compiled holds no session, and
+builds nothing for anybody else.
 """
 
 from __future__ import annotations
@@ -41,12 +43,19 @@ class Compiler:
                     if isinstance(message, Ready):
                         worker.ready.set()
                         worker.ask(_TICKET, question)
-                    elif isinstance(message, ModuleBuilt | Compiled | Refused) and not answer.done():
+                    elif (
+                        isinstance(message, ModuleBuilt | Compiled | Refused) and not answer.done()
+                    ):
                         answer.set_result(message)
 
             def lost(_worker: Worker) -> None:
                 if not answer.done():
-                    answer.set_exception(BuildFailed("build_crashed", "compiling the module took more CPU or memory than it may"))
+                    answer.set_exception(
+                        BuildFailed(
+                            "build_crashed",
+                            "compiling the module took more CPU or memory than it may",
+                        )
+                    )
 
             worker = Worker(self._numbers, hear, lost)
             await worker.start(self._how)

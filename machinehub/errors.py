@@ -1,4 +1,6 @@
-"""Every error a user can meet, with its stable code. Turned into HTTP in one place, `api/problem.py`.
+"""Every error a user can meet, with its stable code.
+
+Turned into HTTP in one place, `api/problem.py`.
 
     HubError
       CallerError            the request is at fault; the same request fails again
@@ -23,7 +25,9 @@ class HubError(Exception):
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
 
-    def __init__(self, code: str, detail: str, *, errors: list[dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self, code: str, detail: str, *, errors: list[dict[str, Any]] | None = None
+    ) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
@@ -97,7 +101,10 @@ class Unavailable(HubError):
 
 
 def error_of(code: str, detail: str) -> HubError:
-    """The error for what became of an event, which is kept as code and detail. The machine's fault, unless we know better."""
+    """The error for what became of an event, which is kept as code and detail.
+
+    The machine's fault, unless we know better.
+    """
     match code:
         case "session_deleted" | "no_such_version":
             return NotFound(code, detail)

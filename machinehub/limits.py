@@ -1,4 +1,6 @@
-"""Every limit, with its unit and its reason. A hub's settings raise or lower them (`MACHINEHUB_LIMIT_<NAME>`).
+"""Every limit, with its unit and its reason.
+
+A hub's settings raise or lower them (`MACHINEHUB_LIMIT_<NAME>`).
 
 The error code that each gives is in docs/limits.md, which a test holds against this file.
 """
@@ -8,8 +10,13 @@ from __future__ import annotations
 import msgspec
 
 
-class MachineLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a version says of its own limits: `[limits]` in machinehub.toml. Only less than the hub's."""
+class MachineLimits(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What a version says of its own limits: `[limits]` in machinehub.toml.
+
+    Only less than the hub's.
+    """
 
     event_cpu_ms: int | None = None
     start_cpu_ms: int | None = None
@@ -40,20 +47,28 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     event_depth: int = 64
     """Nesting of an event. Parsers recurse; nobody's form is this deep."""
     source_bytes: int = 1024 * 1024
-    """All uploaded files together. A machine with its helpers is a few KiB; npm dependencies take the rest."""
+    """All uploaded files together.
+
+    A machine with its helpers is a few KiB; npm dependencies take the rest.
+    """
     source_files: int = 200
     module_bytes: int = 1024 * 1024
-    """A machine that comes as a WASM module. What compiling one takes grows faster than its size."""
+    """A machine that comes as a WASM module. What compiling one takes grows faster than its size.
+    """
     bundle_bytes: int = 1024 * 1024
     """What esbuild makes of the upload, without its source map: it is parsed by an interpreter."""
     event_cpu_ms: int = 50
-    """CPU of one turn: 500 times what a counter needs, and short enough that neighbours do not notice."""
+    """CPU of one turn: 500 times what a counter needs, and short enough that neighbours do not
+    notice.
+    """
     start_cpu_ms: int = 250
     """CPU of a session's first turn: the initial context may compute something."""
     build_cpu_ms: int = 2_000
     """CPU of loading a bundle while its image is built."""
     memory_bytes: int = 16 * 1024 * 1024
-    """The whole memory of a session, of which the image takes about 3.4 MiB and an idle session dirties a third of one."""
+    """The whole memory of a session, of which the image takes about 3.4 MiB and an idle session
+    dirties a third of one.
+    """
     snapshot_bytes: int = 256 * 1024
     """The public snapshot: it goes to every connection after every change."""
     emitted_bytes: int = 256 * 1024
@@ -63,9 +78,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     timers: int = 1_000
     """Pending timers of a session. Enforced inside the guest."""
     timer_turns_per_s: int = 250
-    """Timers of a session that fire in one second; what is due beyond that waits for the next. A machine may set its next timer at once."""
+    """Timers of a session that fire in one second; what is due beyond that waits for the next.
+
+    A machine may set its next timer at once.
+    """
     actors: int = 1_000
-    """Children of a session, and theirs, after a turn: each is in the snapshot. Enforced inside the guest."""
+    """Children of a session, and theirs, after a turn: each is in the snapshot.
+
+    Enforced inside the guest.
+    """
     jobs: int = 10_000
     """Promise jobs of one turn. Enforced inside the guest."""
     log_lines: int = 64
@@ -75,43 +96,66 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Lines kept per machine for `GET .../logs`."""
     session_id_chars: int = 128
     connections_per_address: int = 1_000
-    """Connections and requests under way of one address, on hubs that are not open. An office behind one address has hundreds."""
+    """Connections and requests under way of one address, on hubs that are not open.
+
+    An office behind one address has hundreds.
+    """
     requests_per_s: int = 500
     """HTTP requests and new connections of one address, on the same hubs."""
     machine_events_per_s: int = 5_000
-    """Events of all sessions of a machine, on the same hubs: more than a core can do for one stranger's machine."""
+    """Events of all sessions of a machine, on the same hubs: more than a core can do for one
+    stranger's machine.
+    """
     connections: int = 20_000
     """HTTP connections of the whole hub; above it, requests are refused."""
     joins_per_s: int = 200
-    """New members of a session. Each is news to all the others, and may be an event of the machine."""
+    """New members of a session. Each is news to all the others, and may be an event of the machine.
+    """
     connections_per_session: int = 1_000
     """Each change is sent to each: this bounds what one event costs."""
     presence_grace_ms: int = 5_000
-    """How long a member without a connection still counts as present: a page that is loaded again takes a second or two."""
+    """How long a member without a connection still counts as present: a page that is loaded again
+    takes a second or two.
+    """
     presence_metadata_bytes: int = 4 * 1024
-    """What a member says of itself, as JSON: a name, a colour, a cursor. Everybody gets everybody's."""
+    """What a member says of itself, as JSON: a name, a colour, a cursor.
+
+    Everybody gets everybody's.
+    """
     pending_per_session: int = 1_000
     """Inputs of one session that wait for their turn. Above it, clients are told `unavailable`."""
     pending_bytes: int = 4 * 1024 * 1024
     """The same, by size."""
     worker_bytes: int = 16 * 1024 * 1024 * 1024
-    """Private memory of one sandbox worker, counted as the kernel does: an image counts whole for each of its sessions, though a tenth of it is touched."""
+    """Private memory of one sandbox worker, counted as the kernel does: an image counts whole for
+    each of its sessions, though a tenth of it is touched.
+    """
     forge_bytes: int = 2 * 1024 * 1024 * 1024
     """The same of the process that builds images; the bundler alone may have 512 MiB."""
     live_sessions: int = 4_096
-    """Sessions that may be thawed at once, at half a MiB or more each; above it, those idle longest are frozen early."""
+    """Sessions that may be thawed at once, at half a MiB or more each; above it, those idle longest
+    are frozen early.
+    """
     isolated_machines: int = 200
-    """Machines with sessions that are awake, on hubs that give each a worker of its own, at about 40 MiB each."""
+    """Machines with sessions that are awake, on hubs that give each a worker of its own, at about
+    40 MiB each.
+    """
     unsent_bytes: int = 1024 * 1024
     """Unsent data of one connection, after which it is closed with 4008."""
     unsent_bytes_soft: int = 128 * 1024
     """Unsent data after which a connection gets only the newest update."""
     events_per_s: int = 100
-    """Events of one WebSocket, on hubs that are not open (`api/auth.py`). Requests are counted by address and machine."""
+    """Events of one WebSocket, on hubs that are not open (`api/auth.py`).
+
+    Requests are counted by address and machine.
+    """
     event_burst_bytes: int = 64 * 1024
     """Bytes of events of one WebSocket in any one second, on the same hubs."""
     ids_remembered: int = 4_096
-    """Event ids a session keeps in memory, to answer a second copy with the first one's ack. Older ones are found in the journal, more slowly."""
+    """Event ids a session keeps in memory, to answer a second copy with the first one's ack.
+
+    Older ones are found in the journal, more slowly.
+    """
     wait_timeout_ms: int = 60_000
     """The longest that `POST .../wait` waits."""
     page_items: int = 500
@@ -120,7 +164,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 def lowered(limits: Limits, own: MachineLimits) -> Limits:
     """The hub's limits, with a version's own where those are lower."""
-    said = {name: min(value, getattr(limits, name)) for name in own.__struct_fields__ if (value := getattr(own, name)) is not None}
+    said = {
+        name: min(value, getattr(limits, name))
+        for name in own.__struct_fields__
+        if (value := getattr(own, name)) is not None
+    }
     return msgspec.structs.replace(limits, **said) if said else limits
 
 

@@ -1,4 +1,6 @@
-"""What machines log, and which of their events were rejected: the last lines of each machine, and whoever follows them."""
+"""What machines log, and which of their events were rejected: the last lines of each machine, and
+whoever follows them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
     level: str
     text: str
     cost: dict[str, int] | None = None
-    """What the turn took that wrote the line: `cpu_us`, `memory_bytes`, `fuel` where it is counted."""
+    """What the turn took that wrote the line: `cpu_us`, `memory_bytes`, `fuel` where it is counted.
+    """
 
 
 class MachineLogs:
@@ -28,7 +31,15 @@ class MachineLogs:
         self._lines: dict[str, deque[LogLine]] = {}
         self._followers: dict[str, set[Callable[[LogLine], None]]] = {}
 
-    def add(self, machine_id: str, session: str, level: str, text: str, at_ms: int, cost: dict[str, int] | None = None) -> None:
+    def add(
+        self,
+        machine_id: str,
+        session: str,
+        level: str,
+        text: str,
+        at_ms: int,
+        cost: dict[str, int] | None = None,
+    ) -> None:
         line = LogLine(at_ms, session, level, text, cost)
         self._lines.setdefault(machine_id, deque(maxlen=self._kept)).append(line)
         for follower in list(self._followers.get(machine_id, ())):

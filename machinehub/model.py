@@ -20,7 +20,9 @@ class MachineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What belongs to a version besides its files: the table `[machine]` of machinehub.toml."""
 
     on_error: Literal["reject", "stop"] = "reject"
-    """What an action that throws does: undo its turn, or end the session in an error as XState does."""
+    """What an action that throws does: undo its turn, or end the session in an error as XState
+    does.
+    """
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,11 +50,14 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     """Digest of the engine that it was frozen under."""
     engine_code: bytes = b""
-    """That engine, when it is not the one that workers have anyway; of a module its machine code."""
+    """That engine, when it is not the one that workers have anyway; of a module its machine code.
+    """
 
     @property
     def is_module(self) -> bool:
-        """Whether the machine came as a WASM module (docs/guest-abi.md): it lives on workers of its own kind."""
+        """Whether the machine came as a WASM module (docs/guest-abi.md): it lives on workers of its
+        own kind.
+        """
         return self.engine.startswith(MODULE_PREFIX)
 
 
@@ -67,7 +72,10 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What never changes about a session, but for the day it finished."""
 
     key: int
-    """Names the session in the journal. Never used again, when a session of the same id is created after this one was deleted."""
+    """Names the session in the journal.
+
+    Never used again, when a session of the same id is created after this one was deleted.
+    """
     machine_id: str
     session_id: str
     version: int
@@ -84,8 +92,9 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """A line of a session's journal: one input, and what became of it.
 
-    `seq` counts the inputs that were applied. One that was undone has the seq it was tried at, and in `attempt` how many were
-    tried there (from 1); an applied one has attempt 0. (seq, attempt) orders a journal, and nothing is ever written twice there.
+    `seq` counts the inputs that were applied. One that was undone has the seq it was tried at, and
+    in `attempt` how many were tried there (from 1); an applied one has attempt 0. (seq, attempt)
+    orders a journal, and nothing is ever written twice there.
     """
 
     seq: int
@@ -98,11 +107,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     event_id: str | None = None
     changed: bool = False
     error: tuple[str, str] | None = None
-    """Code and detail. An applied input has one too when the session had finished just before it."""
+    """Code and detail. An applied input has one too when the session had finished just before it.
+    """
 
 
 class SavedCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A session as it was after `seq` inputs: its memory (sandbox/image.py), and what the hub knew of it."""
+    """A session as it was after `seq` inputs: its memory (sandbox/image.py), and what the hub knew
+    of it.
+    """
 
     seq: int
     data: bytes

@@ -9,5 +9,9 @@ import platformdirs
 
 
 def cache_folder() -> Path:
-    """Compiled modules (`MACHINEHUB_CACHE`): they can be made again, so they stand where the system keeps caches."""
-    return Path(os.environ.get("MACHINEHUB_CACHE") or platformdirs.user_cache_dir("machinehub")).resolve()
+    """Compiled modules (`MACHINEHUB_CACHE`): they can be made again, so they stand where the system
+    keeps caches.
+    """
+    return Path(
+        os.environ.get("MACHINEHUB_CACHE") or platformdirs.user_cache_dir("machinehub")
+    ).resolve()

@@ -1,6 +1,7 @@
 """Settings: what a hub is told by its command line and its environment.
 
-Decides: names, defaults, and which combinations must not start. Every variable is listed in docs/settings.md.
+Decides: names, defaults, and which combinations must not start. Every variable is listed in
+docs/settings.md.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class Settings:
     public_url: str = ""
     """What URLs in answers begin with; empty for the address that the hub listens on."""
     cache: Path = field(default_factory=cache_folder)
-    """Where compiled modules are kept. Workers run in a folder of their own, so the path must be absolute."""
+    """Where compiled modules are kept.
+
+    Workers run in a folder of their own, so the path must be absolute.
+    """
     keep_checkpoints: int = 3
     """The newest checkpoints of a session that are kept."""
     keep_checkpoint_every: int = 1_000
@@ -51,11 +55,17 @@ class Settings:
     expire_finished_s: int = 0
     """Sessions that finished so many seconds ago are deleted; 0 for never."""
     origins: str = ""
-    """Sites whose pages may use machines, as in `https://example.org https://example.com`; empty for all."""
+    """Sites whose pages may use machines, as in `https://example.org https://example.com`; empty
+    for all.
+    """
     fuel: bool = False
-    """Whether wasmtime's fuel is counted for every turn: the same work costs the same everywhere, and a fifth more CPU."""
+    """Whether wasmtime's fuel is counted for every turn: the same work costs the same everywhere,
+    and a fifth more CPU.
+    """
     isolate_machines: bool = False
-    """Whether the sessions of each machine have a worker process of their own, which they share with no other machine."""
+    """Whether the sessions of each machine have a worker process of their own, which they share
+    with no other machine.
+    """
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -69,24 +79,49 @@ class Settings:
 
     @property
     def worker_count(self) -> int:
-        return self.workers or max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2)
+        return self.workers or max(
+            2,
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 2,
+        )
 
     @property
     def retention(self) -> Retention:
-        return Retention(checkpoints=self.keep_checkpoints, checkpoint_every=self.keep_checkpoint_every, journal=self.keep_journal)
+        return Retention(
+            checkpoints=self.keep_checkpoints,
+            checkpoint_every=self.keep_checkpoint_every,
+            journal=self.keep_journal,
+        )
 
     @property
     def sqlalchemy_url(self) -> str:
-        return normalise_database_url(self.database_url) if self.database_url else f"sqlite+aiosqlite:///{self.data / 'hub.db'}"
+        return (
+            normalise_database_url(self.database_url)
+            if self.database_url
+            else f"sqlite+aiosqlite:///{self.data / 'hub.db'}"
+        )
 
 
 def from_environment(environment: Mapping[str, str], **chosen: object) -> Settings:
-    """Settings from `MACHINEHUB_*` variables, with what the command line chose on top. Raises `BadSettings`."""
+    """Settings from `MACHINEHUB_*` variables, with what the command line chose on top.
+
+    Raises `BadSettings`.
+    """
     values: dict[str, object] = {}
     for name, convert in (
-        ("host", str), ("port", int), ("data", Path), ("database_url", str), ("token", str), ("workers", int),
-        ("public_url", str), ("origins", str), ("fuel", _yes_or_no), ("isolate_machines", _yes_or_no), *((name, int) for name in KEEPING),
-    ):  # fmt: skip
+        ("host", str),
+        ("port", int),
+        ("data", Path),
+        ("database_url", str),
+        ("token", str),
+        ("workers", int),
+        ("public_url", str),
+        ("origins", str),
+        ("fuel", _yes_or_no),
+        ("isolate_machines", _yes_or_no),
+        *((name, int) for name in KEEPING),
+    ):
         text = environment.get(PREFIX + name.upper())
         if text:
             values[name] = _convert(PREFIX + name.upper(), text, convert)
@@ -98,13 +133,22 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
     for name, value in limits.items():
         if not 1 <= int(str(value)) <= 2**40:
             raise BadSettings(f"{LIMIT_PREFIX}{name.upper()}: {value} is not a limit")
-    unknown = {key for key in environment if key.startswith(LIMIT_PREFIX)} - {LIMIT_PREFIX + name.upper() for name in Limits.__struct_fields__}
+    unknown = {key for key in environment if key.startswith(LIMIT_PREFIX)} - {
+        LIMIT_PREFIX + name.upper() for name in Limits.__struct_fields__
+    }
     if unknown:
         raise BadSettings(f"{', '.join(sorted(unknown))}: no such limit")
     values |= {key: value for key, value in chosen.items() if value is not None}
-    for name, lowest, highest in (("port", 1, 65535), ("workers", 0, 256), ("keep_checkpoints", 1, 1000), *((name, 0, 2**31) for name in KEEPING[1:])):
+    for name, lowest, highest in (
+        ("port", 1, 65535),
+        ("workers", 0, 256),
+        ("keep_checkpoints", 1, 1000),
+        *((name, 0, 2**31) for name in KEEPING[1:]),
+    ):
         if name in values and not lowest <= int(str(values[name])) <= highest:
-            raise BadSettings(f"{PREFIX}{name.upper()}: {values[name]} is not between {lowest} and {highest}")
+            raise BadSettings(
+                f"{PREFIX}{name.upper()}: {values[name]} is not between {lowest} and {highest}"
+            )
     return Settings(**values, limits=Limits(**limits))  # type: ignore[arg-type]
 
 
@@ -119,11 +163,17 @@ def check_can_listen(settings: Settings, *, has_tokens: bool) -> None:
 
 def normalise_database_url(url: str) -> str:
     """The async driver's URL for what people write: postgres://, postgresql://, sqlite://."""
-    for plain, driver in (("postgres://", "postgresql+asyncpg://"), ("postgresql://", "postgresql+asyncpg://"), ("sqlite://", "sqlite+aiosqlite://")):
+    for plain, driver in (
+        ("postgres://", "postgresql+asyncpg://"),
+        ("postgresql://", "postgresql+asyncpg://"),
+        ("sqlite://", "sqlite+aiosqlite://"),
+    ):
         if url.startswith(plain):
             return driver + url.removeprefix(plain)
     if not url.startswith(("postgresql+asyncpg://", "sqlite+aiosqlite://")):
-        raise BadSettings(f"{PREFIX}DATABASE_URL: {url.split(':', maxsplit=1)[0]!r} is not a database this hub knows (sqlite, postgresql)")
+        raise BadSettings(
+            f"{PREFIX}DATABASE_URL: {url.split(':', maxsplit=1)[0]!r} is not a database this hub knows (sqlite, postgresql)"
+        )
     return url
 
 
@@ -137,7 +187,9 @@ def _convert(name: str, text: str, convert: object) -> object:
     try:
         return convert(text)  # type: ignore[operator]
     except ValueError:
-        raise BadSettings(f"{name}: {text!r} is not {'yes or no' if convert is _yes_or_no else 'a number'}") from None
+        raise BadSettings(
+            f"{name}: {text!r} is not {'yes or no' if convert is _yes_or_no else 'a number'}"
+        ) from None
 
 
 def _is_loopback_address(host: str) -> bool:

@@ -1,4 +1,6 @@
-"""Tasks that somebody started and nobody awaits: kept, so that they are not collected, and ended together."""
+"""Tasks that somebody started and nobody awaits: kept, so that they are not collected, and ended
+together.
+"""
 
 from __future__ import annotations
 

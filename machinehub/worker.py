@@ -1,7 +1,7 @@
 """One sandbox worker: its process, and the socket to it.
 
-Decides: how a worker is started, what it may say at all, when it is ended. Everything it says is hostile: here by form and by
-count, in `session/core.py` by meaning.
+Decides: how a worker is started, what it may say at all, when it is ended. Everything it says is
+hostile: here by form and by count, in `session/core.py` by meaning.
 """
 
 from __future__ import annotations
@@ -45,21 +45,32 @@ class Start:
     cache: Path
     """Where compiled modules are kept."""
     kind: Literal["session", "forge", "module", "compiler"] = "session"
-    """What it is for: sessions of scripts, building scripts, sessions of modules (docs/guest-abi.md), building one module."""
+    """What it is for: sessions of scripts, building scripts, sessions of modules
+    (docs/guest-abi.md), building one module.
+    """
     fuel: bool = False
     """Whether it counts wasmtime's fuel."""
     cpu_s_max: int = 0
     """CPU of the process as long as it lives; 0 for no limit."""
     root: Path | None = None
-    """The user's own folder, whose files bundles are made of: for the command line, never in a hub."""
+    """The user's own folder, whose files bundles are made of: for the command line, never in a hub.
+    """
     memory_bytes_max: int = 0
     """Private memory of the process; 0 for no limit."""
 
 
 class Worker(asyncio.Protocol):
-    """One worker process and the socket to it. It is replaced, not restarted: its number never comes again."""
+    """One worker process and the socket to it.
 
-    def __init__(self, number: int, on_messages: Callable[[Worker, list[protocol.ToHub]], None], on_lost: Callable[[Worker], None]) -> None:
+    It is replaced, not restarted: its number never comes again.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        on_messages: Callable[[Worker, list[protocol.ToHub]], None],
+        on_lost: Callable[[Worker], None],
+    ) -> None:
         self.number = number
         self.ready = asyncio.Event()
         self.lost = False
@@ -95,10 +106,17 @@ class Worker(asyncio.Protocol):
                 for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                     end.setsockopt(socket.SOL_SOCKET, option, 1024 * 1024)
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, *COMMAND, "--fd", str(theirs.fileno()), *self._arguments(how),
-                pass_fds=[theirs.fileno()], env={}, cwd=Path(protocol.__file__).parents[1],
-                stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+                sys.executable,
+                *COMMAND,
+                "--fd",
+                str(theirs.fileno()),
+                *self._arguments(how),
+                pass_fds=[theirs.fileno()],
+                env={},
+                cwd=Path(protocol.__file__).parents[1],
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
         except OSError:
             ours.close()
             raise
@@ -109,7 +127,16 @@ class Worker(asyncio.Protocol):
         await self._loop.create_connection(lambda: self, sock=ours)
 
     def _arguments(self, how: Start) -> list[str]:
-        arguments = ["--kind", how.kind, "--parent", str(os.getpid()), "--cache", str(how.cache), "--memory-bytes-max", str(how.memory_bytes_max)]
+        arguments = [
+            "--kind",
+            how.kind,
+            "--parent",
+            str(os.getpid()),
+            "--cache",
+            str(how.cache),
+            "--memory-bytes-max",
+            str(how.memory_bytes_max),
+        ]
         arguments += ["--cpu-s-max", str(how.cpu_s_max), *(["--fuel"] if how.fuel else [])]
         if how.kind == "forge":
             self._scratch = Path(tempfile.mkdtemp(prefix="machinehub-forge-"))
@@ -118,7 +145,7 @@ class Worker(asyncio.Protocol):
             arguments += ["--root", str(how.root)]
         return arguments
 
-    # --- asyncio.Protocol --------------------------------------------------------------------------------------
+    # --- asyncio.Protocol -------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -138,7 +165,10 @@ class Worker(asyncio.Protocol):
             self.kill(f"it sent no frame of the protocol: {error}")
 
     def _account(self, message: protocol.ToHub) -> None:
-        """One answer for each question, and a checkpoint at most with each answer. Raises `BadFrame`: whoever says more has been taken over."""
+        """One answer for each question, and a checkpoint at most with each answer.
+
+        Raises `BadFrame`: whoever says more has been taken over.
+        """
         match message:
             case Ready() | Progress():
                 if self.ready.is_set():
@@ -151,7 +181,11 @@ class Worker(asyncio.Protocol):
                 if self._has_spoken:
                     raise protocol.BadFrame("it said twice why it ends")
                 self._has_spoken = True
-                log.error("sandbox worker %d: %s", self.number, message.text[:SAID_CHARS].encode("ascii", "backslashreplace").decode())
+                log.error(
+                    "sandbox worker %d: %s",
+                    self.number,
+                    message.text[:SAID_CHARS].encode("ascii", "backslashreplace").decode(),
+                )
             case _:
                 if not self._owed or not protocol.answers(self._owed[0][1], message):
                     raise protocol.BadFrame("an answer that nobody asked for")
@@ -171,7 +205,7 @@ class Worker(asyncio.Protocol):
         if self._scratch is not None:
             threading.Thread(target=_remove, args=(self._scratch,), name="tidying").start()
 
-    # --- words of our own --------------------------------------------------------------------------------------
+    # --- words of our own -------------------------------------------------------------------------
 
     @property
     def session_count(self) -> int:
@@ -201,7 +235,9 @@ class Worker(asyncio.Protocol):
         self._outgoing.append(message)
 
     def take(self, digest: str, image: Image) -> None:
-        """Another session of this image comes to live here; the image is sent along with the first, and its engine if it is an old one."""
+        """Another session of this image comes to live here; the image is sent along with the first,
+        and its engine if it is an old one.
+        """
         if not self._images[digest]:
             if image.is_module:
                 self._modules[digest] = image.engine
@@ -216,7 +252,9 @@ class Worker(asyncio.Protocol):
         self._images[digest] -= 1
         if self._images[digest] <= 0:
             del self._images[digest]
-            self._engines.discard(self._modules.pop(digest, ""))  # the worker drops a module's code with its last image
+            self._engines.discard(
+                self._modules.pop(digest, "")
+            )  # the worker drops a module's code with its last image
             self.tell(Forget(digest))
 
     def _flush(self) -> None:
@@ -225,8 +263,11 @@ class Worker(asyncio.Protocol):
             self._transport.write(protocol.encode(messages))
 
     def kill(self, why: str, *, suspect: int | None = None) -> None:
-        """Ends the process. `suspect` is the session to blame; else the one whose answer was due next, since a worker works
-        in order."""
+        """Ends the process.
+
+        `suspect` is the session to blame; else the one whose answer was due next, since a worker
+        works in order.
+        """
         if self._killed:
             return
         log.error("killing sandbox worker %d: %s", self.number, why)
@@ -249,7 +290,10 @@ class Worker(asyncio.Protocol):
         await self.ended()
 
     async def ended(self) -> int:
-        """How the process ended, whose socket is closed. One that closed it and lives on is killed: it has been taken over, or hangs."""
+        """How the process ended, whose socket is closed.
+
+        One that closed it and lives on is killed: it has been taken over, or hangs.
+        """
         if self.process is None:
             return 0
         try:

@@ -1,10 +1,11 @@
 """Sandbox workers: starting, watching and talking to the processes that run strangers' code.
 
-Decides: how many there are, which one a session goes to, when one is given up for dead. Does not know: what a session
-is; messages carry numbers. Everything a worker says is checked by type here and by meaning in `session/core.py`.
+Decides: how many there are, which one a session goes to, when one is given up for dead. Does not
+know: what a session is; messages carry numbers. Everything a worker says is checked by type here
+and by meaning in `session/core.py`.
 
-Workers are kept in rooms. Scripts share one, modules another; on a hub that isolates machines, each machine has a room with a
-worker of its own, which ends some time after its last session.
+Workers are kept in rooms. Scripts share one, modules another; on a hub that isolates machines, each
+machine has a room with a worker of its own, which ends some time after its last session.
 """
 
 from __future__ import annotations
@@ -46,15 +47,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("machinehub.workers")
 
 SILENCE_S: Final = 15.0
-"""A worker that owes answers and says nothing for this long is killed. Answers leave every few milliseconds; an undo may take 5 s."""
+"""A worker that owes answers and says nothing for this long is killed.
+
+Answers leave every few milliseconds; an undo may take 5 s.
+"""
 RESTART_DELAYS_S: Final = (0.0, 0.1, 0.5, 2.0)
-"""How long to wait before a worker is started again that died again and again; the last one repeats."""
+"""How long to wait before a worker is started again that died again and again; the last one
+repeats.
+"""
 BUILD_TIMEOUT_S: Final = 20.0
 """Of one build, from when the forge begins it: bundling and loading are limited to less by CPU."""
 BUILDS_WAITING_MAX: Final = 64
 WORKER_WAIT_S: Final = 30.0
 START_S: Final = 120.0
-"""From a worker's start to its being ready: compiling esbuild takes ten seconds on a quiet computer."""
+"""From a worker's start to its being ready: compiling esbuild takes ten seconds on a quiet
+computer.
+"""
 START_TRIES: Final = 5
 ROOM_IDLE_S: Final = 30.0
 """How long a machine's own worker outlives its last session."""
@@ -63,7 +71,9 @@ COMPILE_CPU_S: Final = 15
 
 
 Room = tuple[str, str]
-"""What its workers are for ("session" or "module"), and whose it is: a machine's, or everybody's ("")."""
+"""What its workers are for ("session" or "module"), and whose it is: a machine's, or everybody's
+("").
+"""
 SCRIPTS: Final[Room] = ("session", "")
 
 
@@ -79,21 +89,41 @@ class WorkerPool:
     """The session workers of a hub, its one forge, and the compiler of modules."""
 
     def __init__(
-        self, *, count: int, cache: Path, worker_bytes_max: int = 0, forge_bytes_max: int = 0, fuel: bool = False, root: Path | None = None,
-        isolated_max: int = 0, on_progress: Callable[[str], None] | None = None,
-    ) -> None:  # fmt: skip
-        """`root` is a folder whose files `inputs` may be asked about; `fuel`: whether sessions count it.
+        self,
+        *,
+        count: int,
+        cache: Path,
+        worker_bytes_max: int = 0,
+        forge_bytes_max: int = 0,
+        fuel: bool = False,
+        root: Path | None = None,
+        isolated_max: int = 0,
+        on_progress: Callable[[str], None] | None = None,
+    ) -> None:
+        """`root` is a folder whose files `inputs` may be asked about; `fuel`: whether sessions
+        count it.
 
-        With `isolated_max` each machine has a worker of its own, of which there are so many at most; `count` more are kept ready.
+        With `isolated_max` each machine has a worker of its own, of which there are so many at
+        most; `count` more are kept ready.
         """
         self._isolated_max = isolated_max
         self._count = count
         self._how: dict[str, Start] = {
             "session": Start(cache=cache, memory_bytes_max=worker_bytes_max, fuel=fuel),
-            "module": Start(cache=cache, kind="module", memory_bytes_max=worker_bytes_max, fuel=fuel),
+            "module": Start(
+                cache=cache, kind="module", memory_bytes_max=worker_bytes_max, fuel=fuel
+            ),
             "forge": Start(cache=cache, kind="forge", memory_bytes_max=forge_bytes_max, root=root),
         }
-        self._compiler = Compiler(Start(cache=cache, kind="compiler", memory_bytes_max=forge_bytes_max, cpu_s_max=COMPILE_CPU_S, fuel=fuel))
+        self._compiler = Compiler(
+            Start(
+                cache=cache,
+                kind="compiler",
+                memory_bytes_max=forge_bytes_max,
+                cpu_s_max=COMPILE_CPU_S,
+                fuel=fuel,
+            )
+        )
         self._on_progress = on_progress or (lambda what: None)
         self._numbers = 0
         self._crashes = 0
@@ -118,11 +148,17 @@ class WorkerPool:
         self._listener = listener
         self._rooms[SCRIPTS] = [self._new_worker() for _ in range(self._count)]
         self._forge = self._new_worker()
-        await asyncio.gather(self._forge.start(self._how["forge"]), *(worker.start(self._how["session"]) for worker in self.workers))
+        await asyncio.gather(
+            self._forge.start(self._how["forge"]),
+            *(worker.start(self._how["session"]) for worker in self.workers),
+        )
         # One that dies meanwhile is replaced as later; several that do are a reason to give up.
         while not all(worker.ready.is_set() for worker in self._everybody()):
             if self.restarts > START_TRIES:
-                raise Unavailable("unavailable", "the sandbox workers end as soon as they start; see the log, and `machinehub doctor`")
+                raise Unavailable(
+                    "unavailable",
+                    "the sandbox workers end as soon as they start; see the log, and `machinehub doctor`",
+                )
             await asyncio.sleep(0.01)
         self._tasks.spawn(self._watch())
 
@@ -134,11 +170,18 @@ class WorkerPool:
     @property
     def walls(self) -> dict[str, list[tuple[str, bool, str]]]:
         """What stands around a worker of each kind that was started (sandbox/walls.py)."""
-        kinds = ("session worker", self.choose()), ("module worker", self.choose(modules=True)), ("forge", self._forge)
+        kinds = (
+            ("session worker", self.choose()),
+            ("module worker", self.choose(modules=True)),
+            ("forge", self._forge),
+        )
         return {kind: worker.walls for kind, worker in kinds if worker is not None}
 
     def _everybody(self) -> list[Worker]:
-        return [*(worker for room in self._rooms.values() for worker in room), *([self._forge] if self._forge else [])]
+        return [
+            *(worker for room in self._rooms.values() for worker in room),
+            *([self._forge] if self._forge else []),
+        ]
 
     async def stop(self) -> None:
         self._closed = True
@@ -147,17 +190,24 @@ class WorkerPool:
 
     @property
     def is_ready(self) -> bool:
-        return _freest(self.workers) is not None and self._forge is not None and self._forge.ready.is_set() and not self._forge.lost
+        return (
+            _freest(self.workers) is not None
+            and self._forge is not None
+            and self._forge.ready.is_set()
+            and not self._forge.lost
+        )
 
     @property
     def engine_and_base(self) -> tuple[str, str]:
         """The digests of the engine and the base image that new versions are built from."""
         return self._digests
 
-    # --- rooms -------------------------------------------------------------------------------------------------
+    # --- rooms ------------------------------------------------------------------------------------
 
     def choose(self, *, modules: bool = False, machine: str = "") -> Worker | None:
-        """The worker with the fewest sessions, of those where sessions of `machine` live; None while none is ready."""
+        """The worker with the fewest sessions, of those where sessions of `machine` live; None
+        while none is ready.
+        """
         worker = _freest(self._rooms.get(self._room_of(modules=modules, machine=machine), []))
         if worker is not None:
             worker.wanted_at = self._loop_time()
@@ -176,15 +226,23 @@ class WorkerPool:
                         await self._worker_ready.wait()
                 return worker
         except TimeoutError:
-            raise Unavailable("unavailable", "no sandbox worker can be started; try again later") from None
+            raise Unavailable(
+                "unavailable", "no sandbox worker can be started; try again later"
+            ) from None
 
     def _room_of(self, *, modules: bool, machine: str) -> Room:
         return "module" if modules else "session", machine if self._isolated_max else ""
 
     async def _open(self, room: Room) -> None:
-        """The first session comes to a room. A worker that was kept ready moves in, and another is started in its place."""
+        """The first session comes to a room.
+
+        A worker that was kept ready moves in, and another is started in its place.
+        """
         if self._isolated_max and len(self._rooms) > self._isolated_max:
-            raise Unavailable("unavailable", f"{self._isolated_max} machines have sessions that are awake, and workers of their own; try again later")
+            raise Unavailable(
+                "unavailable",
+                f"{self._isolated_max} machines have sessions that are awake, and workers of their own; try again later",
+            )
         self._rooms[room] = []
         spare = _freest(self.workers) if room[0] == SCRIPTS[0] else None
         fresh = self._new_worker()
@@ -206,7 +264,13 @@ class WorkerPool:
 
     def _close_idle_rooms(self, now_s: float) -> None:
         for room, workers in list(self._rooms.items()):
-            if room[1] and all(worker.ready.is_set() and not worker.session_count and not worker.owes and now_s - worker.wanted_at > ROOM_IDLE_S for worker in workers):
+            if room[1] and all(
+                worker.ready.is_set()
+                and not worker.session_count
+                and not worker.owes
+                and now_s - worker.wanted_at > ROOM_IDLE_S
+                for worker in workers
+            ):
                 del self._rooms[room]
                 for worker in workers:
                     self._tasks.spawn(worker.stop())
@@ -214,19 +278,54 @@ class WorkerPool:
     def _loop_time(self) -> float:
         return asyncio.get_running_loop().time()
 
-    # --- builds ------------------------------------------------------------------------------------------------
+    # --- builds -----------------------------------------------------------------------------------
 
     async def build(
-        self, *, entry: str, files: dict[str, str], cpu_ms: int, memory_bytes_max: int, bundle_bytes_max: int, on_error: str, limits: GuestLimits, own: OwnLimits
+        self,
+        *,
+        entry: str,
+        files: dict[str, str],
+        cpu_ms: int,
+        memory_bytes_max: int,
+        bundle_bytes_max: int,
+        on_error: str,
+        limits: GuestLimits,
+        own: OwnLimits,
     ) -> Built:
-        """Bundles and freezes an upload. Raises `errors.BuildFailed` for what is wrong with it, `Unavailable` for us."""
-        answer = await self._ask(lambda ticket: Build(ticket, entry, files, on_error, cpu_ms, memory_bytes_max, bundle_bytes_max, limits, own))
+        """Bundles and freezes an upload.
+
+        Raises `errors.BuildFailed` for what is wrong with it, `Unavailable` for us.
+        """
+        answer = await self._ask(
+            lambda ticket: Build(
+                ticket,
+                entry,
+                files,
+                on_error,
+                cpu_ms,
+                memory_bytes_max,
+                bundle_bytes_max,
+                limits,
+                own,
+            )
+        )
         assert isinstance(answer, Built)
         return answer
 
-    async def build_module(self, *, module: bytes, name: str, cpu_ms: int, memory_bytes_max: int, limits: GuestLimits, own: OwnLimits) -> ModuleBuilt:
+    async def build_module(
+        self,
+        *,
+        module: bytes,
+        name: str,
+        cpu_ms: int,
+        memory_bytes_max: int,
+        limits: GuestLimits,
+        own: OwnLimits,
+    ) -> ModuleBuilt:
         """Checks, compiles and freezes a module (docs/guest-abi.md). Raises as `build` does."""
-        answer = await self._ask_compiler(BuildModule(1, module, name, cpu_ms, memory_bytes_max, limits, own))
+        answer = await self._ask_compiler(
+            BuildModule(1, module, name, cpu_ms, memory_bytes_max, limits, own)
+        )
         assert isinstance(answer, ModuleBuilt)
         return answer
 
@@ -254,7 +353,9 @@ class WorkerPool:
 
     async def _ask(self, question: Callable[[int], protocol.Question]) -> protocol.ToHub:
         with self._waiting():
-            async with self._building:  # one at a time, so that the clock runs, and a crash is blamed, for one build only
+            async with (
+                self._building
+            ):  # one at a time, so that the clock runs, and a crash is blamed, for one build only
                 return _raised(await self._ask_forge(question))
 
     @contextlib.contextmanager
@@ -305,7 +406,11 @@ class WorkerPool:
                     worker.ready.set()
                     self._worker_ready.set()
                 case Built() | BuildFailed() | InputsFound() | EngineGiven():
-                    if self._answer is not None and not self._answer.done() and message.ticket == self._tickets:
+                    if (
+                        self._answer is not None
+                        and not self._answer.done()
+                        and message.ticket == self._tickets
+                    ):
                         self._answer.set_result(message)
 
     def _worker_lost(self, worker: Worker) -> None:
@@ -321,11 +426,18 @@ class WorkerPool:
     async def _replace(self, worker: Worker) -> None:
         if await worker.ended() == -signal.SIGSYS:
             self.breaches += 1
-            log.error("sandbox worker %d tried what no worker does, and its walls ended it: somebody may have got out of wasmtime", worker.number)
+            log.error(
+                "sandbox worker %d tried what no worker does, and its walls ended it: somebody may have got out of wasmtime",
+                worker.number,
+            )
         if worker is self._forge and self._answer is not None and not self._answer.done():
-            self._answer.set_exception(BuildFailedError("build_crashed", "the sandbox died of this build"))
+            self._answer.set_exception(
+                BuildFailedError("build_crashed", "the sandbox died of this build")
+            )
         while True:
-            await asyncio.sleep(RESTART_DELAYS_S[max(0, min(self._crashes, len(RESTART_DELAYS_S)) - 1)])
+            await asyncio.sleep(
+                RESTART_DELAYS_S[max(0, min(self._crashes, len(RESTART_DELAYS_S)) - 1)]
+            )
             room = next((room for room, workers in self._rooms.items() if worker in workers), None)
             if room is None and worker is not self._forge:
                 return  # its room was closed
@@ -353,9 +465,19 @@ class WorkerPool:
             if loop.time() - forgiven_at > 10:
                 forgiven_at, self._crashes = loop.time(), max(0, self._crashes - 1)
             for worker in self._everybody():
-                if not worker.ready.is_set() and worker.started_at and loop.time() - worker.started_at > START_S and not worker.lost:
+                if (
+                    not worker.ready.is_set()
+                    and worker.started_at
+                    and loop.time() - worker.started_at > START_S
+                    and not worker.lost
+                ):
                     worker.kill(f"it was not ready within {START_S:g} s")
-                if worker is not self._forge and worker.owes and loop.time() - worker.heard_at > SILENCE_S and not worker.lost:
+                if (
+                    worker is not self._forge
+                    and worker.owes
+                    and loop.time() - worker.heard_at > SILENCE_S
+                    and not worker.lost
+                ):
                     worker.kill(f"it owes {worker.owes} answers and was silent for {SILENCE_S:g} s")
 
 
@@ -369,9 +491,20 @@ def _raised(answer: protocol.ToHub) -> protocol.ToHub:
     """The answer, unless it is a refusal: that is raised."""
     if isinstance(answer, BuildFailed):
         first = answer.errors[0] if answer.errors else None
-        place = ":".join(str(part) for part in (first.file, first.line, first.column) if part is not None) + ": " if first and first.file else ""
+        place = (
+            ":".join(
+                str(part) for part in (first.file, first.line, first.column) if part is not None
+            )
+            + ": "
+            if first and first.file
+            else ""
+        )
         raise BuildFailedError(
-            answer.code, place + (first.message if first else "the build failed"),
-            errors=[{"file": e.file, "line": e.line, "column": e.column, "message": e.message} for e in answer.errors],
-        )  # fmt: skip
+            answer.code,
+            place + (first.message if first else "the build failed"),
+            errors=[
+                {"file": e.file, "line": e.line, "column": e.column, "message": e.message}
+                for e in answer.errors
+            ],
+        )
     return answer

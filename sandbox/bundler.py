@@ -1,7 +1,8 @@
 """The bundler: esbuild, itself a WASM module, over a directory that holds nothing but the upload.
 
-Decides: which files may be entries, how a path is spelled, how esbuild is called and what its messages mean.
-Does not know: machines; what it returns is one CommonJS script in which only `xstate` is left to import.
+Decides: which files may be entries, how a path is spelled, how esbuild is called and what its
+messages mean. Does not know: machines; what it returns is one CommonJS script in which only
+`xstate` is left to import.
 """
 
 from __future__ import annotations
@@ -31,11 +32,23 @@ ESBUILD_CPU_S: Final = 5.0
 _MESSAGE = re.compile(r"^✘ \[ERROR\] (?P<text>.*)$")
 _PLACE = re.compile(r"^ {4}(?P<file>[^\n]*?):(?P<line>\d+):(?P<column>\d+):$")
 _OPTIONS: Final = (
-    "--bundle", "--format=cjs", "--platform=neutral", "--target=es2023", "--charset=utf8", "--main-fields=module,main",
-    "--conditions=import,module,default", "--external:xstate", "--external:xstate/*", "--sourcemap=inline",
-    "--sources-content=false", "--color=false", "--log-limit=20", "--log-level=warning", "--tree-shaking=true",
+    "--bundle",
+    "--format=cjs",
+    "--platform=neutral",
+    "--target=es2023",
+    "--charset=utf8",
+    "--main-fields=module,main",
+    "--conditions=import,module,default",
+    "--external:xstate",
+    "--external:xstate/*",
+    "--sourcemap=inline",
+    "--sources-content=false",
+    "--color=false",
+    "--log-limit=20",
+    "--log-level=warning",
+    "--tree-shaking=true",
     '--define:process.env.NODE_ENV="production"',
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +64,21 @@ def check_path(path: str) -> None:
     """Raises `BuildError` for anything but a plain relative path: it could lead elsewhere."""
     parts = PurePosixPath(path).parts
     # Stars are patterns to esbuild, and what follows "?" or "#" lets one file count as many.
-    bad = not path or len(path) > 512 or any(char in path for char in "*?#") or path.startswith("/") or "\\" in path or "\0" in path or ".." in parts or str(PurePosixPath(path)) != path
+    bad = (
+        not path
+        or len(path) > 512
+        or any(char in path for char in "*?#")
+        or path.startswith("/")
+        or "\\" in path
+        or "\0" in path
+        or ".." in parts
+        or str(PurePosixPath(path)) != path
+    )
     if bad or any(len(part.encode("utf-8", "replace")) > 255 for part in parts):
-        raise BuildError("invalid_path", [BuildMessage(f"{path[:200]!r} is not a relative path inside the upload")])
+        raise BuildError(
+            "invalid_path",
+            [BuildMessage(f"{path[:200]!r} is not a relative path inside the upload")],
+        )
 
 
 def bundle(engine: Engine, esbuild: Module, entry: str, files: dict[str, str]) -> Bundle:
@@ -61,9 +86,18 @@ def bundle(engine: Engine, esbuild: Module, entry: str, files: dict[str, str]) -
     for path in files:
         check_path(path)
     if entry not in files:
-        raise BuildError("no_entry", [BuildMessage(f"the entry {entry[:200]!r} is not among the uploaded files")])
+        raise BuildError(
+            "no_entry", [BuildMessage(f"the entry {entry[:200]!r} is not among the uploaded files")]
+        )
     if not entry.endswith(ENTRY_SUFFIXES):
-        raise BuildError("invalid_entry", [BuildMessage(f"a machine file ends in one of {', '.join(ENTRY_SUFFIXES)}", entry[:200])])
+        raise BuildError(
+            "invalid_entry",
+            [
+                BuildMessage(
+                    f"a machine file ends in one of {', '.join(ENTRY_SUFFIXES)}", entry[:200]
+                )
+            ],
+        )
     if entry.endswith(".json"):
         return _bundle_config(entry, files[entry])
     with tempfile.TemporaryDirectory() as directory:
@@ -74,18 +108,39 @@ def bundle(engine: Engine, esbuild: Module, entry: str, files: dict[str, str]) -
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content.encode("utf-8", "replace"))
             except OSError as error:  # "a" and "a/b" in one upload
-                raise BuildError("invalid_path", [BuildMessage(f"{path[:200]!r} cannot stand beside the other files ({error.strerror})")]) from None
+                raise BuildError(
+                    "invalid_path",
+                    [
+                        BuildMessage(
+                            f"{path[:200]!r} cannot stand beside the other files ({error.strerror})"
+                        )
+                    ],
+                ) from None
         script, messages = _run(engine, esbuild, entry, root)
-    warnings = [line.removeprefix("▲ [WARNING] ") for line in messages.splitlines() if line.startswith("▲ [WARNING] ")]
+    warnings = [
+        line.removeprefix("▲ [WARNING] ")
+        for line in messages.splitlines()
+        if line.startswith("▲ [WARNING] ")
+    ]
     text, source_map = _split_source_map(script)
     return Bundle(text, source_map, warnings)
 
 
 def inputs_of(engine: Engine, esbuild: Module, entry: str, root: Path) -> list[str]:
-    """The files below `root` that a bundle of `entry` would be made of. For the CLI, over the user's own folder."""
+    """The files below `root` that a bundle of `entry` would be made of.
+
+    For the CLI, over the user's own folder.
+    """
     with tempfile.TemporaryDirectory(dir=root, prefix=".machinehub-") as out:
         name = Path(out).name
-        _run(engine, esbuild, entry, root, f"--outfile=/{name}/out.js", f"--metafile=/{name}/meta.json")
+        _run(
+            engine,
+            esbuild,
+            entry,
+            root,
+            f"--outfile=/{name}/out.js",
+            f"--metafile=/{name}/meta.json",
+        )
         meta = json.loads(Path(out, "meta.json").read_text())
         return sorted(meta["inputs"])
 
@@ -94,9 +149,13 @@ def _run(engine: Engine, esbuild: Module, entry: str, root: Path, *more: str) ->
     """What esbuild writes to stdout and stderr for a bundle of `entry`. Raises `BuildError`."""
     argv = ["esbuild", f"/{entry}", *_OPTIONS, *more]
     try:
-        code, out, err = engine.run_wasi(esbuild, argv, root, cpu_s=ESBUILD_CPU_S, memory_bytes_max=ESBUILD_MEMORY_BYTES)
+        code, out, err = engine.run_wasi(
+            esbuild, argv, root, cpu_s=ESBUILD_CPU_S, memory_bytes_max=ESBUILD_MEMORY_BYTES
+        )
     except Trap as trap:
-        raise BuildError("bundle_failed", [BuildMessage(f"the bundler stopped: {trap.message}", entry)]) from None
+        raise BuildError(
+            "bundle_failed", [BuildMessage(f"the bundler stopped: {trap.message}", entry)]
+        ) from None
     messages = err.decode("utf-8", "replace")
     if code:
         raise BuildError("bundle_failed", _errors(messages))
@@ -108,13 +167,24 @@ def _bundle_config(entry: str, text: str) -> Bundle:
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        line, column = (error.lineno, error.colno) if isinstance(error, json.JSONDecodeError) else (None, None)
-        raise BuildError("bundle_failed", [BuildMessage(f"not JSON: {error}", entry, line, column)]) from None
+        line, column = (
+            (error.lineno, error.colno) if isinstance(error, json.JSONDecodeError) else (None, None)
+        )
+        raise BuildError(
+            "bundle_failed", [BuildMessage(f"not JSON: {error}", entry, line, column)]
+        ) from None
     if not isinstance(config, dict):
-        raise BuildError("bundle_failed", [BuildMessage("a machine config is a JSON object", entry, 1, 1)])
-    # JSON is not quite JavaScript: __proto__ would set the prototype. JSON.parse of a string literal keeps it data.
+        raise BuildError(
+            "bundle_failed", [BuildMessage("a machine config is a JSON object", entry, 1, 1)]
+        )
+    # JSON is not quite JavaScript: __proto__ would set the prototype. JSON.parse of a string
+    # literal keeps it data.
     literal = json.dumps(json.dumps(config))
-    return Bundle(f'module.exports={{default:require("xstate").createMachine(JSON.parse({literal}))}};', None, [])
+    return Bundle(
+        f'module.exports={{default:require("xstate").createMachine(JSON.parse({literal}))}};',
+        None,
+        [],
+    )
 
 
 def _errors(messages: str) -> list[BuildMessage]:
@@ -124,8 +194,12 @@ def _errors(messages: str) -> list[BuildMessage]:
         if found := _MESSAGE.match(line):
             errors.append(BuildMessage(found["text"].removesuffix(" [plugin]")))
         elif errors and errors[-1].file is None and (place := _PLACE.match(line)):
-            errors[-1] = BuildMessage(errors[-1].message, place["file"], int(place["line"]), int(place["column"]) + 1)
-    return errors or [BuildMessage(messages.strip()[:1000] or "the bundler failed without a message")]
+            errors[-1] = BuildMessage(
+                errors[-1].message, place["file"], int(place["line"]), int(place["column"]) + 1
+            )
+    return errors or [
+        BuildMessage(messages.strip()[:1000] or "the bundler failed without a message")
+    ]
 
 
 _MAP_COMMENT: Final = "//# sourceMappingURL=data:application/json;base64,"

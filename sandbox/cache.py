@@ -1,4 +1,7 @@
-"""Machine code on disk: what one process compiled, another maps. A file counts only when its own digest fits."""
+"""Machine code on disk: what one process compiled, another maps.
+
+A file counts only when its own digest fits.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,15 @@ def processor() -> str:
 
 
 def read_checked(path: Path, folder: int | None = None) -> bytes | None:
-    """The code in a file, by its path or (with a descriptor of its folder) by its name there; None when it is damaged or missing."""
+    """The code in a file, by its path or (with a descriptor of its folder) by its name there; None
+    when it is damaged or missing.
+    """
     try:
-        with open(path.name if folder is not None else path, "rb", opener=lambda name, flags: os.open(name, flags, dir_fd=folder)) as file:
+        with open(
+            path.name if folder is not None else path,
+            "rb",
+            opener=lambda name, flags: os.open(name, flags, dir_fd=folder),
+        ) as file:
             digest, code = file.read(32), file.read()
     except OSError:
         return None
@@ -32,7 +41,9 @@ def read_checked(path: Path, folder: int | None = None) -> bytes | None:
 
 
 def write_checked(path: Path, code: bytes) -> None:
-    """Writes beside and renames, so that two processes that compile at once cannot see each other's half file."""
+    """Writes beside and renames, so that two processes that compile at once cannot see each other's
+    half file.
+    """
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:

@@ -1,11 +1,15 @@
-"""The engine: compiled WASM, instances, traps and the watchdog. The only file that imports wasmtime.
+"""The engine: compiled WASM, instances, traps and the watchdog.
 
-Decides: which WASM features exist, how much stack and memory a guest has, how a turn is interrupted.
-Does not know: what an image means (`image.py`), what a session is (`instance.py`), or JSON.
+The only file that imports wasmtime.
 
-One wasmtime Engine per process, no host functions at all (wasmtime-py keeps the last exception of a host
-callback in a process-wide variable, and a guest with nothing to call has nothing to attack), and one guest
-thread. Calls go through `wasmtime_func_call_unchecked`: about 3 us instead of the 25 us of `Func.__call__`.
+Decides: which WASM features exist, how much stack and memory a guest has, how a turn is
+interrupted. Does not know: what an image means (`image.py`), what a session is (`instance.py`), or
+JSON.
+
+One wasmtime Engine per process, no host functions at all (wasmtime-py keeps the last exception of a
+host callback in a process-wide variable, and a guest with nothing to call has nothing to attack),
+and one guest thread. Calls go through `wasmtime_func_call_unchecked`: about 3 us instead of the 25
+us of `Func.__call__`.
 """
 
 from __future__ import annotations
@@ -31,7 +35,10 @@ if TYPE_CHECKING:
 
 WASM_PAGE_BYTES: Final = 65536
 WASM_STACK_BYTES: Final = 2 * 1024 * 1024
-"""Native stack for guest frames. QuickJS's own check (`JS_STACK_BYTES`) is to fire first; this is the wall behind it."""
+"""Native stack for guest frames.
+
+QuickJS's own check (`JS_STACK_BYTES`) is to fire first; this is the wall behind it.
+"""
 
 _STACK_OVERFLOW: Final = 0
 _INTERRUPT: Final = 10
@@ -39,11 +46,19 @@ _OUT_OF_MEMORY: Final = 1
 _OUTBOX_TOO_LARGE: Final = 2
 _TOO_MANY_JOBS: Final = 4
 _TRAPS: Final = {
-    1: "an access outside the memory", 3: "an access outside the table", 4: "a call of nothing through the table", 5: "a call through the table of another type",
-    6: "an integer overflow", 7: "an integer division by zero", 8: "a number that is no integer", 9: "unreachable code was reached",
-}  # fmt: skip
+    1: "an access outside the memory",
+    3: "an access outside the table",
+    4: "a call of nothing through the table",
+    5: "a call through the table of another type",
+    6: "an integer overflow",
+    7: "an integer division by zero",
+    8: "a number that is no integer",
+    9: "unreachable code was reached",
+}
 """wasmtime's codes (wasmtime/trap.h), in words for a module's author."""
-_COMPONENT_FEATURES: Final = tuple(name for name in dir(ffi) if name.startswith("wasmtime_config_wasm_component_model"))
+_COMPONENT_FEATURES: Final = tuple(
+    name for name in dir(ffi) if name.startswith("wasmtime_config_wasm_component_model")
+)
 _FUEL: Final = 2**62
 """An instance's supply: more than any can use. What a turn used is the difference."""
 
@@ -51,8 +66,9 @@ _FUEL: Final = 2**62
 class Trap(Exception):
     """A guest call ended in a trap; the instance must be thrown away.
 
-    `code` is one of `cpu_exceeded`, `memory_exceeded`, `stack_exceeded`, `jobs_exceeded`, `snapshot_too_large`, `snapshot_not_json`,
-    `timers_exceeded`, `emitted_exceeded`, `machine_error`; `unavailable` when the worker is to blame.
+    `code` is one of `cpu_exceeded`, `memory_exceeded`, `stack_exceeded`, `jobs_exceeded`,
+    `snapshot_too_large`, `snapshot_not_json`, `timers_exceeded`, `emitted_exceeded`,
+    `machine_error`; `unavailable` when the worker is to blame.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -67,11 +83,20 @@ Kind = Literal["session", "forge", "module"]
 class Engine:
     """The process's wasmtime engine and the cache of what it compiled."""
 
-    def __init__(self, cache: Path | None, *, kind: Kind = "session", fuel: bool = False, on_compile: Callable[[str], None] | None = None) -> None:
-        """`kind` is what runs here: "session" is QuickJS under images; "forge" is code that runs once (esbuild above all),
-        compiled fast rather than well; "module" is what strangers compiled themselves. The latter two are interrupted by epoch.
+    def __init__(
+        self,
+        cache: Path | None,
+        *,
+        kind: Kind = "session",
+        fuel: bool = False,
+        on_compile: Callable[[str], None] | None = None,
+    ) -> None:
+        """`kind` is what runs here: "session" is QuickJS under images; "forge" is code that runs
+        once (esbuild above all), compiled fast rather than well; "module" is what strangers
+        compiled themselves. The latter two are interrupted by epoch.
 
-        With `fuel` it is counted what turns use. `on_compile` hears the name of each module that is not in the cache, before it is compiled.
+        With `fuel` it is counted what turns use. `on_compile` hears the name of each module that is
+        not in the cache, before it is compiled.
         """
         config = wasmtime.Config()
         config.epoch_interruption = kind != "session"
@@ -80,7 +105,8 @@ class Engine:
         config.cranelift_opt_level = "none" if kind == "forge" else "speed"
         config.memory_init_cow = True
         config.parallel_compilation = True
-        # Off: every proposal the guest does not need. What is left is bulk memory, reference types and multi-value.
+        # Off: every proposal the guest does not need. What is left is bulk memory, reference types
+        # and multi-value.
         config.wasm_threads = False
         config.wasm_simd = False
         config.wasm_relaxed_simd = False
@@ -94,7 +120,9 @@ class Engine:
             getattr(ffi, feature)(config.ptr(), False)
         if kind == "module":
             config.wasm_reference_types = False
-            ffi.wasmtime_config_cranelift_nan_canonicalization_set(config.ptr(), True)  # a NaN's bits must not depend on the processor
+            ffi.wasmtime_config_cranelift_nan_canonicalization_set(
+                config.ptr(), True
+            )  # a NaN's bits must not depend on the processor
         self._engine = wasmtime.Engine(config)
         self._cache = cache
         self._on_compile = on_compile or (lambda name: None)
@@ -104,10 +132,17 @@ class Engine:
         self._paths: dict[str, tuple[bytes, Path]] = {}
         self._cache_descriptor: int | None = None
         """The cache's folder, opened while that was still allowed."""
-        self.watchdog = Watchdog(str(ffi.filename), ctypes.cast(self._engine.ptr(), ctypes.c_void_p), by_epoch=kind != "session")
+        self.watchdog = Watchdog(
+            str(ffi.filename),
+            ctypes.cast(self._engine.ptr(), ctypes.c_void_p),
+            by_epoch=kind != "session",
+        )
 
     def compile(self, wasm: bytes) -> Module:
-        """Compiles `wasm`; nothing is cached. For images: data without code, about 2 ms. Raises `ValueError`."""
+        """Compiles `wasm`; nothing is cached. For images: data without code, about 2 ms.
+
+        Raises `ValueError`.
+        """
         try:
             return Module(wasmtime.Module(self._engine, wasm))
         except wasmtime.WasmtimeError as error:
@@ -116,8 +151,9 @@ class Engine:
     def compile_cached(self, wasm: bytes, *, name: str) -> Module:
         """Compiles `wasm`, or maps what an earlier process compiled.
 
-        The cache holds machine code, so a file is used only when its own digest still fits: a damaged or
-        half-written one is built again. Files are keyed by wasmtime version, processor and digest of `wasm`.
+        The cache holds machine code, so a file is used only when its own digest still fits: a
+        damaged or half-written one is built again. Files are keyed by wasmtime version, processor
+        and digest of `wasm`.
         """
         if self._cache is None:
             return self.compile(wasm)  # nobody is told: without a cache every start compiles
@@ -135,14 +171,18 @@ class Engine:
         return Module(module)
 
     def load(self, machine_code: bytes) -> Module:
-        """A module that an engine of this kind compiled (`machine_code`). Raises `ValueError` for what another one did."""
+        """A module that an engine of this kind compiled (`machine_code`).
+
+        Raises `ValueError` for what another one did.
+        """
         try:
             return Module(wasmtime.Module.deserialize(self._engine, machine_code))
         except wasmtime.WasmtimeError as error:
             raise ValueError(f"not this engine's: {error}") from error
 
     def fill_cache(self, modules: dict[str, bytes]) -> None:
-        """Sees to it that these modules, by name, are in the cache: a process of its own compiles and writes those that are not.
+        """Sees to it that these modules, by name, are in the cache: a process of its own compiles
+        and writes those that are not.
 
         To be called before there are threads, by a worker that may not write to the cache later.
         """
@@ -164,12 +204,16 @@ class Engine:
                     os._exit(0)
             os.waitpid(child, 0)
         if self._cache is not None and self._cache.is_dir():
-            self._cache_descriptor = os.open(self._cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._cache_descriptor = os.open(
+                self._cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            )
 
     def _cached_at(self, wasm: bytes, name: str) -> Path:
         assert self._cache is not None
         known, path = self._paths.get(name, (b"", Path()))
-        if known is not wasm:  # else the very bytes that were asked about last: hashing esbuild takes a while
+        if (
+            known is not wasm
+        ):  # else the very bytes that were asked about last: hashing esbuild takes a while
             content = hashlib.sha256(wasm)
             content.update(f"{_VERSION} {self._kind} {self._processor}".encode())
             path = self._cache / f"{name}-{content.hexdigest()[:32]}.cwasm"
@@ -178,10 +222,22 @@ class Engine:
 
     def thaw(self, image: Module, engine: Module, *, memory_bytes_max: int) -> Instance:
         """An instance of `engine` over a fresh copy-on-write memory of `image`. About 100 us."""
-        return Instance(self._engine, image, engine, memory_bytes_max, self.watchdog, fuel=self.counts_fuel)
+        return Instance(
+            self._engine, image, engine, memory_bytes_max, self.watchdog, fuel=self.counts_fuel
+        )
 
-    def run_wasi(self, program: Module, argv: list[str], directory: Path, *, cpu_s: float, memory_bytes_max: int) -> tuple[int, bytes, bytes]:
-        """Runs a WASI command that sees only `directory`, as "/". Returns exit code, stdout and stderr.
+    def run_wasi(
+        self,
+        program: Module,
+        argv: list[str],
+        directory: Path,
+        *,
+        cpu_s: float,
+        memory_bytes_max: int,
+    ) -> tuple[int, bytes, bytes]:
+        """Runs a WASI command that sees only `directory`, as "/".
+
+        Returns exit code, stdout and stderr.
 
         Raises `Trap` when it runs out of CPU or memory.
         """
@@ -237,18 +293,44 @@ _FOUR_BYTES: Final = (0, 2)
 
 
 class Instance:
-    """One memory under the engine's code. All pointers and lengths that come out of it are hostile: they are checked.
+    """One memory under the engine's code.
+
+    All pointers and lengths that come out of it are hostile: they are checked.
 
     Not thread-safe. After a `Trap` only `close` may be called.
     """
 
-    __slots__ = ("_base", "_bytes_max", "_context", "_counts_fuel", "_epoch", "_exports", "_instance", "_memory", "_raw", "_step", "_store", "_watchdog")
+    __slots__ = (
+        "_base",
+        "_bytes_max",
+        "_context",
+        "_counts_fuel",
+        "_epoch",
+        "_exports",
+        "_instance",
+        "_memory",
+        "_raw",
+        "_step",
+        "_store",
+        "_watchdog",
+    )
 
-    def __init__(self, engine: wasmtime.Engine, image: Module, code: Module, memory_bytes_max: int, watchdog: Watchdog, *, fuel: bool) -> None:
+    def __init__(
+        self,
+        engine: wasmtime.Engine,
+        image: Module,
+        code: Module,
+        memory_bytes_max: int,
+        watchdog: Watchdog,
+        *,
+        fuel: bool,
+    ) -> None:
         self._watchdog = watchdog
         self._bytes_max = memory_bytes_max
         self._store = wasmtime.Store(engine)
-        self._store.set_limits(memory_size=memory_bytes_max, table_elements=10_000, instances=2, tables=1, memories=1)
+        self._store.set_limits(
+            memory_size=memory_bytes_max, table_elements=10_000, instances=2, tables=1, memories=1
+        )
         self._context = self._store._context()
         self._counts_fuel = fuel
         if fuel:
@@ -266,8 +348,21 @@ class Instance:
     def close(self) -> None:
         self._store.close()
 
-    def step(self, *, step: int, collect: int, io: int, io_bytes: int, length: int, now_ns: int, jobs: int) -> int:
-        """Runs the glue's `step`: one input, all its promise jobs, one outbox. Returns the outbox's length at `io`."""
+    def step(
+        self,
+        *,
+        step: int,
+        collect: int,
+        io: int,
+        io_bytes: int,
+        length: int,
+        now_ns: int,
+        jobs: int,
+    ) -> int:
+        """Runs the glue's `step`: one input, all its promise jobs, one outbox.
+
+        Returns the outbox's length at `io`.
+        """
         raw = self._raw
         _STEP_ARGS.pack_into(raw, 0, step, collect, io, io_bytes, length, now_ns, jobs)
         self._call(self._step, raw, 7)  # engines of old take six, and do not look at the last
@@ -277,7 +372,10 @@ class Instance:
         return answer
 
     def call(self, name: str, *arguments: int) -> int:
-        """Calls another exported function (see glue.wat, docs/guest-abi.md). Pointers and lengths are i32, times are i64."""
+        """Calls another exported function (see glue.wat, docs/guest-abi.md).
+
+        Pointers and lengths are i32, times are i64.
+        """
         result: int = self._called(name, arguments).i32
         return result
 
@@ -313,7 +411,9 @@ class Instance:
         if error or trap:
             raise self._trap(error, trap)
 
-    def _trap(self, error: ctypes._Pointer[ffi.wasmtime_error_t], trap: ctypes._Pointer[ffi.wasm_trap_t]) -> Trap:
+    def _trap(
+        self, error: ctypes._Pointer[ffi.wasmtime_error_t], trap: ctypes._Pointer[ffi.wasm_trap_t]
+    ) -> Trap:
         if error:
             return Trap("machine_error", str(wasmtime.WasmtimeError._from_ptr(error)))
         code = ctypes.c_uint8(255)
@@ -329,9 +429,14 @@ class Instance:
         if fault == _TOO_MANY_JOBS:
             return Trap("jobs_exceeded", "the turn ran more promise jobs than it may")
         if fault == _OUTBOX_TOO_LARGE:
-            return Trap("snapshot_too_large", "the snapshot, logs and emitted events of the turn are too large")
+            return Trap(
+                "snapshot_too_large",
+                "the snapshot, logs and emitted events of the turn are too large",
+            )
         what = _TRAPS.get(code.value, f"trap {code.value}")
-        return Trap("machine_error", f"the guest trapped: {what}" + (f" (fault {fault})" if fault else ""))
+        return Trap(
+            "machine_error", f"the guest trapped: {what}" + (f" (fault {fault})" if fault else "")
+        )
 
     def _fault(self) -> int:
         try:
@@ -351,9 +456,13 @@ class Instance:
         """Sets an exported variable to these bits. Raises `KeyError`."""
         value = ffi.wasmtime_val_t()
         extern = self._export(self._instance, name)
-        ffi.wasmtime_global_get(self._context, ctypes.byref(extern.of.global_), ctypes.byref(value))  # for its type
+        ffi.wasmtime_global_get(
+            self._context, ctypes.byref(extern.of.global_), ctypes.byref(value)
+        )  # for its type
         value.of.i64 = bits - (1 << 64) if bits >> 63 else bits
-        error = ffi.wasmtime_global_set(self._context, ctypes.byref(extern.of.global_), ctypes.byref(value))
+        error = ffi.wasmtime_global_set(
+            self._context, ctypes.byref(extern.of.global_), ctypes.byref(value)
+        )
         assert not error, "a mutable variable takes any bits"
 
     @property
@@ -365,11 +474,13 @@ class Instance:
         ffi.wasmtime_context_get_fuel(self._context, ctypes.byref(left))
         return left.value
 
-    # --- memory ------------------------------------------------------------------------------------------------
+    # --- memory -----------------------------------------------------------------------------------
 
     @property
     def memory_bytes(self) -> int:
-        size: int = ffi.wasmtime_memory_data_size(self._context, ctypes.byref(self._memory.of.memory))
+        size: int = ffi.wasmtime_memory_data_size(
+            self._context, ctypes.byref(self._memory.of.memory)
+        )
         return size
 
     def read(self, at: int, length: int) -> bytes:
@@ -393,7 +504,8 @@ class Instance:
         return memoryview((ctypes.c_char * self.memory_bytes).from_address(self._base)).cast("B")
 
     def take_memory_away(self, mprotect: ctypes._NamedFuncPointer) -> None:
-        """Makes the whole memory, and what it may still grow into, inaccessible: the guest's next load or store traps.
+        """Makes the whole memory, and what it may still grow into, inaccessible: the guest's next
+        load or store traps.
 
         Called by the watchdog's thread while the guest runs, so nothing of the store is looked at.
         """
@@ -405,7 +517,9 @@ class Instance:
         if pages <= 0:
             return
         before = ctypes.c_uint64()
-        error = ffi.wasmtime_memory_grow(self._context, ctypes.byref(self._memory.of.memory), pages, ctypes.byref(before))
+        error = ffi.wasmtime_memory_grow(
+            self._context, ctypes.byref(self._memory.of.memory), pages, ctypes.byref(before)
+        )
         if error:
             raise self._trap(error, ctypes.POINTER(ffi.wasm_trap_t)())
         self._base = self._find_base()
@@ -414,10 +528,12 @@ class Instance:
         if at < 0 or length < 0 or at + length > self.memory_bytes:
             raise Trap("machine_error", "a pointer of the guest leads out of its memory")
 
-    # --- plumbing ----------------------------------------------------------------------------------------------
+    # --- plumbing ---------------------------------------------------------------------------------
 
     def _set_deadline(self) -> None:
-        """The watchdog interrupts by moving the epoch; every instance must then be told the new one."""
+        """The watchdog interrupts by moving the epoch; every instance must then be told the new
+        one.
+        """
         ffi.wasmtime_context_set_epoch_deadline(self._context, 1)
         self._epoch = self._watchdog.epoch
 
@@ -430,7 +546,12 @@ class Instance:
         trap = ctypes.POINTER(ffi.wasm_trap_t)()
         imports = (ffi.wasmtime_extern_t * 1)(memory) if memory is not None else None
         error = ffi.wasmtime_instance_new(
-            self._context, module._module.ptr(), imports, 0 if memory is None else 1, ctypes.byref(instance), ctypes.byref(trap)
+            self._context,
+            module._module.ptr(),
+            imports,
+            0 if memory is None else 1,
+            ctypes.byref(instance),
+            ctypes.byref(trap),
         )
         if error:
             raise Trap("unavailable", str(wasmtime.WasmtimeError._from_ptr(error)))
@@ -439,7 +560,13 @@ class Instance:
 
     def _export(self, instance: Any, name: bytes) -> Any:
         extern = ffi.wasmtime_extern_t()
-        found = ffi.wasmtime_instance_export_get(self._context, ctypes.byref(instance), ctypes.create_string_buffer(name), len(name), ctypes.byref(extern))
+        found = ffi.wasmtime_instance_export_get(
+            self._context,
+            ctypes.byref(instance),
+            ctypes.create_string_buffer(name),
+            len(name),
+            ctypes.byref(extern),
+        )
         if not found:
             raise KeyError(name.decode())
         return extern

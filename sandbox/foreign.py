@@ -1,6 +1,9 @@
-"""From a stranger's WASM module to an image: checked, compiled, run once, frozen. In a process of its own, which may die of it.
+"""From a stranger's WASM module to an image: checked, compiled, run once, frozen.
 
-Decides: what the compiler process does with a module, and what its definition is. Does not know: how turns go (`module.py`).
+In a process of its own, which may die of it.
+
+Decides: what the compiler process does with a module, and what its definition is. Does not know:
+how turns go (`module.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
     from sandbox.protocol import BuildModule, Compile
 
 ENGINE_PREFIX: Final = "module-"
-"""Before the digest of a module's code, where versions name their engine: such code is never under another image."""
+"""Before the digest of a module's code, where versions name their engine: such code is never under
+another image.
+"""
 DEFINITION_BYTES_MAX: Final = 256 * 1024
 CODE_BYTES_MAX: Final = 64 * 1024 * 1024
 _FAULTS: Final = {"cpu_exceeded": "build_cpu_exceeded", "memory_exceeded": "build_memory_exceeded"}
@@ -33,20 +38,30 @@ def build_module(engine: Engine, request: BuildModule) -> ModuleBuilt | BuildFai
     """`BuildModule`, answered."""
     started = time.perf_counter_ns()
     try:
-        module = validate.read_module(request.module, pages_max=request.memory_bytes_max // validate.PAGE_BYTES)
+        module = validate.read_module(
+            request.module, pages_max=request.memory_bytes_max // validate.PAGE_BYTES
+        )
         code = validate.split(module)
     except validate.BadModule as error:
-        return BuildFailed(request.ticket, "invalid_module", [BuildMessage(f"the module is not let in: {error}")])
+        return BuildFailed(
+            request.ticket, "invalid_module", [BuildMessage(f"the module is not let in: {error}")]
+        )
     checked = time.perf_counter_ns()
     try:
         compiled = engine.compile(code)
     except ValueError as error:
-        return BuildFailed(request.ticket, "invalid_module", [BuildMessage(f"the module does not compile: {error}"[:2000])])
+        return BuildFailed(
+            request.ticket,
+            "invalid_module",
+            [BuildMessage(f"the module does not compile: {error}"[:2000])],
+        )
     ready = time.perf_counter_ns()
     digest = ENGINE_PREFIX + digest_of(code)
     variables = ModuleHandles(module.initial, request.limits)
     handles = Handles(engine=digest, own=request.own, module=variables)
-    first = engine.compile(images.build_image(bytes(module.memory()), handles, pages_max=module.pages_max))
+    first = engine.compile(
+        images.build_image(bytes(module.memory()), handles, pages_max=module.pages_max)
+    )
     engine.watchdog.start(request.cpu_ms / 1000)
     try:
         instance = engine.thaw(first, compiled, memory_bytes_max=request.memory_bytes_max)
@@ -54,20 +69,42 @@ def build_module(engine: Engine, request: BuildModule) -> ModuleBuilt | BuildFai
         state.thaw(instance)
         if "_initialize" in module.exports:
             instance.call("_initialize")
-        definition = _definition(call_json(instance, "describe", None) if "describe" in module.exports else None, request.name)
-        frozen = msgspec.structs.replace(handles, module=ModuleHandles(list(state.freeze(instance)[: len(module.initial)]), request.limits))
+        definition = _definition(
+            call_json(instance, "describe", None) if "describe" in module.exports else None,
+            request.name,
+        )
+        frozen = msgspec.structs.replace(
+            handles,
+            module=ModuleHandles(
+                list(state.freeze(instance)[: len(module.initial)]), request.limits
+            ),
+        )
         image = images.build_image(bytes(instance.view()), frozen, pages_max=module.pages_max)
         instance.close()
     except Trap as trap:
-        return BuildFailed(request.ticket, _FAULTS.get(trap.code, "machine_throws"), [BuildMessage(f"while the module was loaded: {trap.message}")])
+        return BuildFailed(
+            request.ticket,
+            _FAULTS.get(trap.code, "machine_throws"),
+            [BuildMessage(f"while the module was loaded: {trap.message}")],
+        )
     except ValueError as error:
-        return BuildFailed(request.ticket, "invalid_definition", [BuildMessage(f"what `describe` answers is no definition: {error}"[:2000])])
+        return BuildFailed(
+            request.ticket,
+            "invalid_definition",
+            [BuildMessage(f"what `describe` answers is no definition: {error}"[:2000])],
+        )
     finally:
         engine.watchdog.stop()
     return ModuleBuilt(
-        request.ticket, pack(image), pack(code), pack(compiled.machine_code()), digest, msgspec.json.encode(definition),
-        (checked - started) // 1000, (ready - checked) // 1000,
-    )  # fmt: skip
+        request.ticket,
+        pack(image),
+        pack(code),
+        pack(compiled.machine_code()),
+        digest,
+        msgspec.json.encode(definition),
+        (checked - started) // 1000,
+        (ready - checked) // 1000,
+    )
 
 
 def compile_module(engine: Engine, request: Compile) -> Compiled | BuildFailed:
@@ -76,20 +113,28 @@ def compile_module(engine: Engine, request: Compile) -> Compiled | BuildFailed:
         code = unpack(request.code, bytes_max=CODE_BYTES_MAX)
         return Compiled(request.ticket, pack(engine.compile(code).machine_code()))
     except ValueError as error:
-        return BuildFailed(request.ticket, "image_damaged", [BuildMessage(f"the module's code is damaged: {error}"[:2000])])
+        return BuildFailed(
+            request.ticket,
+            "image_damaged",
+            [BuildMessage(f"the module's code is damaged: {error}"[:2000])],
+        )
 
 
 def _definition(text: bytes | None, name: str) -> Definition:
     """What pages and types know of the machine. Raises `ValueError`."""
     if text is None:
-        return Definition(id=name, events=[], root={"id": name, "key": name, "type": "atomic", "transitions": []})
+        return Definition(
+            id=name, events=[], root={"id": name, "key": name, "type": "atomic", "transitions": []}
+        )
     if len(text) > DEFINITION_BYTES_MAX or is_deeper_than(text, DEPTH_MAX):
         raise ValueError(f"it has more than {DEFINITION_BYTES_MAX} bytes, or nests too deeply")
     try:
         definition = msgspec.json.decode(text, type=Definition)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(str(error)) from None
-    return msgspec.structs.replace(definition, on_error=None, root=_node(definition.root, definition.id, 1))
+    return msgspec.structs.replace(
+        definition, on_error=None, root=_node(definition.root, definition.id, 1)
+    )
 
 
 def _node(given: Any, key: str, depth: int) -> dict[str, Any]:
@@ -97,8 +142,18 @@ def _node(given: Any, key: str, depth: int) -> dict[str, Any]:
     if not isinstance(given, dict) or depth > 64:
         raise ValueError("a state is an object, in at most 64 levels")
     states, transitions = given.get("states", {}), given.get("transitions", [])
-    if not isinstance(states, dict) or not isinstance(transitions, list) or not all(isinstance(each, dict) for each in transitions):
+    if (
+        not isinstance(states, dict)
+        or not isinstance(transitions, list)
+        or not all(isinstance(each, dict) for each in transitions)
+    ):
         raise ValueError("`states` is an object, `transitions` a list of objects")
     children = {name: _node(child, name, depth + 1) for name, child in states.items()}
-    node = {"id": key, "key": key, "type": "compound" if children else "atomic", **given, "transitions": transitions}
+    node = {
+        "id": key,
+        "key": key,
+        "type": "compound" if children else "atomic",
+        **given,
+        "transitions": transitions,
+    }
     return node | ({"states": children} if children else {})

@@ -1,7 +1,9 @@
-"""The forge: from a bundle to an image, and (once, when the guest is built) from nothing to the base image.
+"""The forge: from a bundle to an image, and (once, when the guest is built) from nothing to the
+base image.
 
-A deploy thaws the base image, evaluates the bundle under a CPU and memory limit, lets the prelude find the machine,
-takes away the parser and freezes the memory. Nothing that a stranger wrote is evaluated anywhere else.
+A deploy thaws the base image, evaluates the bundle under a CPU and memory limit, lets the prelude
+find the machine, takes away the parser and freezes the memory. Nothing that a stranger wrote is
+evaluated anywhere else.
 """
 
 from __future__ import annotations
@@ -21,16 +23,35 @@ if TYPE_CHECKING:
     from sandbox.sourcemap import SourceMap
 
 JS_STACK_BYTES: Final = 512 * 1024
-"""QuickJS's stack (of 1 MiB that its module reserves): deep recursion is a RangeError that a machine can catch."""
+"""QuickJS's stack (of 1 MiB that its module reserves): deep recursion is a RangeError that a
+machine can catch.
+"""
 GC_SLACK_BYTES: Final = 512 * 1024
-"""QuickJS first looks for cycles when a session uses this much more than its image; counting references frees the rest."""
+"""QuickJS first looks for cycles when a session uses this much more than its image; counting
+references frees the rest.
+"""
 IO_BYTES: Final = 1024 * 1024
-"""The area through which inputs go in and outboxes come out. Only the part that is used is ever touched."""
+"""The area through which inputs go in and outboxes come out.
+
+Only the part that is used is ever touched.
+"""
 EPOCH_NS: Final = 1_700_000_000_000_000_000
-"""The time that code sees while an image is built: a constant, so that the same files give the same digest."""
+"""The time that code sees while an image is built: a constant, so that the same files give the same
+digest.
+"""
 _BUNDLE_NAME: Final = "machine.js"
-GUEST_TWINS: Final = {"timers": "timers", "actors": "actors", "log_lines": "logLines", "log_line_bytes": "logChars", "snapshot_bytes": "snapshotChars", "emitted_bytes": "emittedChars"}
-"""Limits that the prelude enforces (guest/prelude/turn.ts), by their names there. A test compares the numbers."""
+GUEST_TWINS: Final = {
+    "timers": "timers",
+    "actors": "actors",
+    "log_lines": "logLines",
+    "log_line_bytes": "logChars",
+    "snapshot_bytes": "snapshotChars",
+    "emitted_bytes": "emittedChars",
+}
+"""Limits that the prelude enforces (guest/prelude/turn.ts), by their names there.
+
+A test compares the numbers.
+"""
 
 
 USUAL_LIMITS: Final = GuestLimits()
@@ -38,7 +59,10 @@ NO_LIMITS: Final = OwnLimits()
 
 
 class BuildError(Exception):
-    """The upload does not become a machine. `file`, `line` (from 1) and `column` (from 1) where they are known."""
+    """The upload does not become a machine.
+
+    `file`, `line` (from 1) and `column` (from 1) where they are known.
+    """
 
     def __init__(self, code: str, errors: list[BuildMessage]) -> None:
         super().__init__(errors[0].message if errors else code)
@@ -55,7 +79,9 @@ class Thrown(msgspec.Struct, frozen=True):
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The machine as pages and types need it; `root` is a tree of states (guest/prelude/machine.ts)."""
+    """The machine as pages and types need it; `root` is a tree of states
+    (guest/prelude/machine.ts).
+    """
 
     id: str
     events: list[str]
@@ -105,18 +131,30 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def forge_base(engine: Engine, engine_wasm: bytes, genesis_wasm: bytes, scripts: list[str], *, memory_bytes_max: int) -> bytes:
-    """The base image: QuickJS initialised, `scripts` evaluated, of which the first is the prelude. Trusted input only."""
+def forge_base(
+    engine: Engine,
+    engine_wasm: bytes,
+    genesis_wasm: bytes,
+    scripts: list[str],
+    *,
+    memory_bytes_max: int,
+) -> bytes:
+    """The base image: QuickJS initialised, `scripts` evaluated, of which the first is the prelude.
+
+    Trusted input only.
+    """
     code = engine.compile_cached(engine_wasm, name="engine")
 
     def boot() -> Instance:
-        instance = engine.thaw(engine.compile(genesis_wasm), code, memory_bytes_max=memory_bytes_max)
+        instance = engine.thaw(
+            engine.compile(genesis_wasm), code, memory_bytes_max=memory_bytes_max
+        )
         if instance.call("boot", EPOCH_NS, JS_STACK_BYTES):
             raise AssertionError("QuickJS did not initialise")
         return instance
 
-    # Parsing leaves a heap full of holes, so scripts are parsed in a memory that is thrown away: the image is half the
-    # size, and what a session touches lies closer together.
+    # Parsing leaves a heap full of holes, so scripts are parsed in a memory that is thrown away:
+    # the image is half the size, and what a session touches lies closer together.
     compiled = [_compile(boot(), script) for script in scripts]
     instance = boot()
     exports, *_ = [_evaluate_bytecode(instance, bytecode) for bytecode in compiled]
@@ -128,26 +166,49 @@ def forge_base(engine: Engine, engine_wasm: bytes, genesis_wasm: bytes, scripts:
     io = instance.call("alloc", IO_BYTES + images.PAGE_BYTES)
     io += -io % images.PAGE_BYTES
     handles = Handles(
-        load=export("load"), explain=export("explain"), step=export("step"), collect=export("collect"),
-        io=io, io_bytes=IO_BYTES, stack_bytes=_stack_bytes(engine_wasm), eval_slot=_find_eval_slot(instance), engine=digest_of(engine_wasm),
-    )  # fmt: skip
+        load=export("load"),
+        explain=export("explain"),
+        step=export("step"),
+        collect=export("collect"),
+        io=io,
+        io_bytes=IO_BYTES,
+        stack_bytes=_stack_bytes(engine_wasm),
+        eval_slot=_find_eval_slot(instance),
+        engine=digest_of(engine_wasm),
+    )
     return _freeze(instance, handles, memory_bytes_max=memory_bytes_max)
 
 
 def forge_image(
-    engine: Engine, guest: Guest, bundle: str, *, source_map: SourceMap | None, cpu_s: float, memory_bytes_max: int, on_error: str = "reject",
-    limits: GuestLimits = USUAL_LIMITS, own: OwnLimits = NO_LIMITS,
+    engine: Engine,
+    guest: Guest,
+    bundle: str,
+    *,
+    source_map: SourceMap | None,
+    cpu_s: float,
+    memory_bytes_max: int,
+    on_error: str = "reject",
+    limits: GuestLimits = USUAL_LIMITS,
+    own: OwnLimits = NO_LIMITS,
 ) -> tuple[bytes, Definition, list[str]]:
-    """The image of the machine in `bundle` (a CommonJS script), the machine's definition, and warnings.
+    """The image of the machine in `bundle` (a CommonJS script), the machine's definition, and
+    warnings.
 
-    `source_map` leads from the bundle to the user's own files, for errors now and later. `on_error` says what an action that
-    throws does: "reject" undoes the turn, "stop" ends the session in an error as XState does. `limits` and `own` are frozen into the
-    image. Raises `BuildError`.
+    `source_map` leads from the bundle to the user's own files, for errors now and later. `on_error`
+    says what an action that throws does: "reject" undoes the turn, "stop" ends the session in an
+    error as XState does. `limits` and `own` are frozen into the image. Raises `BuildError`.
     """
     try:
         instance = engine.thaw(guest.base, guest.engine, memory_bytes_max=memory_bytes_max)
     except Trap:
-        raise BuildError("build_memory_exceeded", [BuildMessage(f"QuickJS and XState alone take more than {memory_bytes_max} bytes (memory_bytes): 4 MiB is a beginning")]) from None
+        raise BuildError(
+            "build_memory_exceeded",
+            [
+                BuildMessage(
+                    f"QuickJS and XState alone take more than {memory_bytes_max} bytes (memory_bytes): 4 MiB is a beginning"
+                )
+            ],
+        ) from None
     handles = guest.handles
     engine.watchdog.start(cpu_s)
     try:
@@ -156,35 +217,73 @@ def forge_image(
         wrapped = f"(function(module,exports,require){{{bundle}\n}})"
         options = {"onError": "stop"} if on_error == "stop" else {}
         told = options | ({"limits": chosen} if (chosen := _for_prelude(limits)) else {})
-        function = _evaluate(instance, f"Object.assign({wrapped},{msgspec.json.encode(told).decode()})" if told else wrapped, _BUNDLE_NAME)
+        function = _evaluate(
+            instance,
+            f"Object.assign({wrapped},{msgspec.json.encode(told).decode()})" if told else wrapped,
+            _BUNDLE_NAME,
+        )
         if function < 0:
-            raise _build_error(msgspec.json.decode(_call_text(instance, handles.explain, -function, handles), type=Thrown), source_map)
-        report = msgspec.json.decode(_call_text(instance, handles.load, function, handles), type=Report)
+            raise _build_error(
+                msgspec.json.decode(
+                    _call_text(instance, handles.explain, -function, handles), type=Thrown
+                ),
+                source_map,
+            )
+        report = msgspec.json.decode(
+            _call_text(instance, handles.load, function, handles), type=Report
+        )
         if report.fault is not None:
             raise _build_error(report.fault, source_map)
         instance.call("settle_heap", GC_SLACK_BYTES, handles.io)
     except Trap as trap:
-        code = {"cpu_exceeded": "build_cpu_exceeded", "memory_exceeded": "build_memory_exceeded", "machine_error": "machine_throws"}.get(trap.code, trap.code)
-        raise BuildError(code, [BuildMessage(f"while the file was loaded: {trap.message}")]) from None
+        code = {
+            "cpu_exceeded": "build_cpu_exceeded",
+            "memory_exceeded": "build_memory_exceeded",
+            "machine_error": "machine_throws",
+        }.get(trap.code, trap.code)
+        raise BuildError(
+            code, [BuildMessage(f"while the file was loaded: {trap.message}")]
+        ) from None
     except (msgspec.MsgspecError, RecursionError):
-        raise BuildError("machine_throws", [BuildMessage("the machine's definition cannot be read; does it nest too deeply, or does the file change built-in objects?")]) from None
+        raise BuildError(
+            "machine_throws",
+            [
+                BuildMessage(
+                    "the machine's definition cannot be read; does it nest too deeply, or does the file change built-in objects?"
+                )
+            ],
+        ) from None
     finally:
         engine.watchdog.stop()
     instance.write(handles.eval_slot, bytes(4))
-    frozen = _freeze(instance, msgspec.structs.replace(handles, source_map=source_map, jobs=limits.jobs, own=own), memory_bytes_max=memory_bytes_max)
+    frozen = _freeze(
+        instance,
+        msgspec.structs.replace(handles, source_map=source_map, jobs=limits.jobs, own=own),
+        memory_bytes_max=memory_bytes_max,
+    )
     instance.close()
     if report.definition is None:
-        raise BuildError("machine_throws", [BuildMessage("the file changed the built-in objects that describe a machine")])
-    definition = msgspec.structs.replace(report.definition, on_error="stop" if on_error == "stop" else None)
+        raise BuildError(
+            "machine_throws",
+            [BuildMessage("the file changed the built-in objects that describe a machine")],
+        )
+    definition = msgspec.structs.replace(
+        report.definition, on_error="stop" if on_error == "stop" else None
+    )
     return frozen, definition, report.warnings[:20]
 
 
 def _for_prelude(limits: GuestLimits) -> dict[str, int]:
-    """The limits that differ from what the prelude has, by its names. What it counts in characters the worker counts in bytes."""
+    """The limits that differ from what the prelude has, by its names.
+
+    What it counts in characters the worker counts in bytes.
+    """
     usual = USUAL_LIMITS
     return {
-        there: value for here, there in GUEST_TWINS.items() if (value := getattr(limits, here)) != getattr(usual, here)
-    }  # fmt: skip
+        there: value
+        for here, there in GUEST_TWINS.items()
+        if (value := getattr(limits, here)) != getattr(usual, here)
+    }
 
 
 def _freeze(instance: Instance, handles: Handles, *, memory_bytes_max: int) -> bytes:
@@ -195,7 +294,8 @@ def _freeze(instance: Instance, handles: Handles, *, memory_bytes_max: int) -> b
 
 
 def _stack_bytes(engine_wasm: bytes) -> int:
-    """Where the engine's stack begins, growing down to 0: the initial value of its first global, `__stack_pointer`.
+    """Where the engine's stack begins, growing down to 0: the initial value of its first global,
+    `__stack_pointer`.
 
     Read from the module (WebAssembly binary format, section 6): i32, mutable, i32.const, value.
     """
@@ -220,7 +320,9 @@ def _compile(instance: Instance, source: str) -> bytes:
     code = source.encode() + b"\0"
     at, length_out = instance.call("alloc", len(code)), instance.call("alloc", 4)
     instance.write(at, code)
-    bytecode = instance.call("compile", at, len(code) - 1, _text(instance, "prelude.js"), length_out)
+    bytecode = instance.call(
+        "compile", at, len(code) - 1, _text(instance, "prelude.js"), length_out
+    )
     assert bytecode, "the prelude does not parse"
     return instance.read(bytecode, int.from_bytes(instance.read(length_out, 4), "little"))
 
@@ -238,7 +340,10 @@ def _evaluate(instance: Instance, source: str, name: str) -> int:
 
 
 def _text(instance: Instance, text: str) -> int:
-    """A C string in the guest's memory. Never freed: there are five, and images are built from them."""
+    """A C string in the guest's memory.
+
+    Never freed: there are five, and images are built from them.
+    """
     data = text.encode() + b"\0"
     at = instance.call("alloc", len(data))
     instance.write(at, data)
@@ -253,8 +358,9 @@ def _call_text(instance: Instance, function: int, argument: int, handles: Handle
 def _find_eval_slot(instance: Instance) -> int:
     """Where the context keeps its pointer to the parser (`eval_internal`).
 
-    `eval`, `Function` and its kin all go through that pointer; with zero there they answer "eval is not supported".
-    A context without a parser is given one, and the word that changed shows the offset.
+    `eval`, `Function` and its kin all go through that pointer; with zero there they answer "eval is
+    not supported". A context without a parser is given one, and the word that changed shows the
+    offset.
     """
     span = 4096
     raw = instance.call("raw_context")
@@ -265,11 +371,19 @@ def _find_eval_slot(instance: Instance) -> int:
     changed = [at for at in range(0, span, 4) if before[at : at + 4] != after[at : at + 4]]
     assert len(changed) == 1, f"adding the parser changed {len(changed)} words"
     slot = instance.call("context") + changed[0]
-    assert instance.read(slot, 4) == after[changed[0] : changed[0] + 4], "the slot does not hold the parser"
+    assert instance.read(slot, 4) == after[changed[0] : changed[0] + 4], (
+        "the slot does not hold the parser"
+    )
     return slot
 
 
 def _build_error(thrown: Thrown, source_map: SourceMap | None) -> BuildError:
     place = source_map.find(thrown.at) if thrown.at and source_map else None
-    code = thrown.code if thrown.code in ("syntax_error", "machine_throws", "no_machine", "several_machines") else "machine_throws"
-    return BuildError(code, [BuildMessage(thrown.message, *place) if place else BuildMessage(thrown.message)])
+    code = (
+        thrown.code
+        if thrown.code in ("syntax_error", "machine_throws", "no_machine", "several_machines")
+        else "machine_throws"
+    )
+    return BuildError(
+        code, [BuildMessage(thrown.message, *place) if place else BuildMessage(thrown.message)]
+    )

@@ -1,10 +1,12 @@
 """Images and checkpoints: freezing a memory into bytes, and bytes back into a memory.
 
-An *image* is a WASM module that has a memory and no code: a custom section with what the host must know to call into
-it, one exported memory, and a data segment per run of pages that are not zero. The runtime maps it copy-on-write.
+An *image* is a WASM module that has a memory and no code: a custom section with what the host must
+know to call into it, one exported memory, and a data segment per run of pages that are not zero.
+The runtime maps it copy-on-write.
 
-A *checkpoint* is what one session has that its image has not: the pages that differ, XOR'd with the image's (most bytes
-of a changed page are the same, so zeros) and compressed. Its digest is checked when it is thawed.
+A *checkpoint* is what one session has that its image has not: the pages that differ, XOR'd with the
+image's (most bytes of a changed page are the same, so zeros) and compressed. Its digest is checked
+when it is thawed.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class ModuleHandles(msgspec.Struct, frozen=True):
 
 
 class Handles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where things are in a frozen memory: QuickJS value handles and addresses, all positions in the linear memory."""
+    """Where things are in a frozen memory: QuickJS value handles and addresses, all positions in
+    the linear memory.
+    """
 
     engine: str
     """Digest of the engine that this memory belongs to."""
@@ -87,17 +91,22 @@ def build_image(memory: bytes | memoryview, handles: Handles, *, pages_max: int)
     for start, end in runs:
         data += b"\0\x41" + _signed_leb128(start) + b"\x0b" + leb128(end - start)
         data += memory[start:end]
-    return b"".join((
-        _HEADER,
-        _section(0, meta),
-        _section(5, b"\x01\x01" + leb128(pages) + leb128(pages_max)),
-        _section(7, b"\x01\x06memory\x02\0"),
-        _section(11, bytes(data)),
-    ))
+    return b"".join(
+        (
+            _HEADER,
+            _section(0, meta),
+            _section(5, b"\x01\x01" + leb128(pages) + leb128(pages_max)),
+            _section(7, b"\x01\x06memory\x02\0"),
+            _section(11, bytes(data)),
+        )
+    )
 
 
 def read_handles(image: bytes) -> Handles:
-    """The custom section of an image that `build_image` made. Raises `ValueError` for anything else."""
+    """The custom section of an image that `build_image` made.
+
+    Raises `ValueError` for anything else.
+    """
     if not image.startswith(_HEADER + b"\0"):
         raise ValueError("not an image")
     size, at = read_leb128(image, len(_HEADER) + 1)
@@ -107,8 +116,13 @@ def read_handles(image: bytes) -> Handles:
     return msgspec.json.decode(image[name_at + length : at + size], type=Handles)
 
 
-def encode_checkpoint(image: bytes, memory: memoryview, *, dead: Iterable[range], beside: tuple[int, ...] = ()) -> bytes:
-    """What `memory` has that `image` has not. What is dead is left as the image has it. `beside` is kept with it."""
+def encode_checkpoint(
+    image: bytes, memory: memoryview, *, dead: Iterable[range], beside: tuple[int, ...] = ()
+) -> bytes:
+    """What `memory` has that `image` has not. What is dead is left as the image has it.
+
+    `beside` is kept with it.
+    """
     current = bytearray(memory)
     for area in dead:
         current[area.start : area.stop] = image[area.start : area.stop]
@@ -123,15 +137,21 @@ def encode_checkpoint(image: bytes, memory: memoryview, *, dead: Iterable[range]
                     changed.append(start // PAGE_BYTES)
                     was += before
                     now += after
-    xored = (int.from_bytes(was, "little") ^ int.from_bytes(now, "little")).to_bytes(len(now), "little")
+    xored = (int.from_bytes(was, "little") ^ int.from_bytes(now, "little")).to_bytes(
+        len(now), "little"
+    )
     body = msgspec.msgpack.encode((len(memory), changed, xored, *((beside,) if beside else ())))
     return hashlib.sha256(body).digest()[:16] + _compressor.compress(body)
 
 
-def apply_checkpoint(checkpoint: bytes, image: memoryview, *, bytes_max: int) -> tuple[int, Iterator[tuple[int, bytes]], tuple[int, ...]]:
-    """The size of the memory that was frozen, its changed pages as (address, content), and what was kept beside it.
+def apply_checkpoint(
+    checkpoint: bytes, image: memoryview, *, bytes_max: int
+) -> tuple[int, Iterator[tuple[int, bytes]], tuple[int, ...]]:
+    """The size of the memory that was frozen, its changed pages as (address, content), and what was
+    kept beside it.
 
-    Raises `DamagedCheckpoint` when what comes out is not what was written, or more than a memory of `bytes_max` can have.
+    Raises `DamagedCheckpoint` when what comes out is not what was written, or more than a memory of
+    `bytes_max` can have.
     """
     try:
         body = unpack(checkpoint[16:], bytes_max=2 * bytes_max)  # pages, and their numbers
@@ -158,9 +178,12 @@ def pack(data: bytes) -> bytes:
 
 
 def unpack(packed: bytes, *, bytes_max: int) -> bytes:
-    """What `pack` was given. Raises `ValueError` for what it did not write, or for more than `bytes_max`.
+    """What `pack` was given.
 
-    The size that a frame announces is believed by the decompressor, which allocates it: so it is looked at first.
+    Raises `ValueError` for what it did not write, or for more than `bytes_max`.
+
+    The size that a frame announces is believed by the decompressor, which allocates it: so it is
+    looked at first.
     """
     try:
         size = zstandard.get_frame_parameters(packed).content_size

@@ -1,8 +1,10 @@
-"""One live machine: start, step, checkpoint, restore, and undoing a turn that must not have happened.
+"""One live machine: start, step, checkpoint, restore, and undoing a turn that must not have
+happened.
 
-Decides: that an input is a transaction. A turn that traps, or whose outbox says it failed, throws the instance away;
-the last checkpoint is thawed and the inputs since are replayed, which gives the same bytes. And when a checkpoint is due:
-when replaying would take too long, here or elsewhere. Does not know: ids or connections.
+Decides: that an input is a transaction. A turn that traps, or whose outbox says it failed, throws
+the instance away; the last checkpoint is thawed and the inputs since are replayed, which gives the
+same bytes. And when a checkpoint is due: when replaying would take too long, here or elsewhere.
+Does not know: ids or connections.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ CHECKPOINT_CPU_NS: Final = 100_000_000
 CHECKPOINT_BYTES: Final = 1024 * 1024
 """Inputs are kept, in the hub, until the next checkpoint."""
 UNDO_CPU_NS: Final = 50_000_000
-"""Undoing a turn replays no more than this, since everybody on the worker waits for it: a session that comes there is frozen, for this worker alone. A counter's has its next checkpoint by then."""
+"""Undoing a turn replays no more than this, since everybody on the worker waits for it: a session
+that comes there is frozen, for this worker alone. A counter's has its next checkpoint by then.
+"""
 HEAVY_TURN_NS: Final = 10_000_000
 """A turn that took so much is never replayed here: freezing takes a fifth of it."""
 REPLAY_CPU_S: Final = 5.0
@@ -71,7 +75,9 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class LoadedImage:
-    """An image, compiled, with the engine it runs under and a pristine copy of its memory to take differences against."""
+    """An image, compiled, with the engine it runs under and a pristine copy of its memory to take
+    differences against.
+    """
 
     code: Module
     module: Module
@@ -79,8 +85,13 @@ class LoadedImage:
     memory: bytes
 
 
-def load_image(engine: Engine, codes: Mapping[str, Module], image: bytes, *, memory_bytes_max: int) -> LoadedImage:
-    """Compiles an image. `codes` are engine modules by digest: under another than its own, a memory would mean something else.
+def load_image(
+    engine: Engine, codes: Mapping[str, Module], image: bytes, *, memory_bytes_max: int
+) -> LoadedImage:
+    """Compiles an image.
+
+    `codes` are engine modules by digest: under another than its own, a memory would mean something
+    else.
 
     Raises `ValueError` for what is no image, or one of an engine that is not there.
     """
@@ -99,15 +110,36 @@ class LiveMachine:
     """A thawed session. `apply` is the only way to change it."""
 
     __slots__ = (
-        "_checkpoint", "_cpu_s_max", "_engine", "_image", "_instance", "_module", "_sizes", "_start_cpu_s_max", "_tail", "_tail_cpu_ns", "_untold_bytes", "_untold_cpu_ns", "_untold_inputs", "cost",
-    )  # fmt: skip
+        "_checkpoint",
+        "_cpu_s_max",
+        "_engine",
+        "_image",
+        "_instance",
+        "_module",
+        "_sizes",
+        "_start_cpu_s_max",
+        "_tail",
+        "_tail_cpu_ns",
+        "_untold_bytes",
+        "_untold_cpu_ns",
+        "_untold_inputs",
+        "cost",
+    )
 
-    def __init__(self, engine: Engine, image: LoadedImage, sizes: Sizes, *, checkpoint: bytes | None = None) -> None:
+    def __init__(
+        self, engine: Engine, image: LoadedImage, sizes: Sizes, *, checkpoint: bytes | None = None
+    ) -> None:
         self._engine = engine
         self._image = image
         own = image.handles.own
-        self._sizes = Sizes(sizes.memory_bytes_max, _less(own.snapshot_bytes, sizes.snapshot_bytes_max), _less(own.emitted_bytes, sizes.emitted_bytes_max))
-        self._cpu_s_max, self._start_cpu_s_max = ((ms / 1000 if ms else float("inf")) for ms in (own.event_cpu_ms, own.start_cpu_ms))
+        self._sizes = Sizes(
+            sizes.memory_bytes_max,
+            _less(own.snapshot_bytes, sizes.snapshot_bytes_max),
+            _less(own.emitted_bytes, sizes.emitted_bytes_max),
+        )
+        self._cpu_s_max, self._start_cpu_s_max = (
+            (ms / 1000 if ms else float("inf")) for ms in (own.event_cpu_ms, own.start_cpu_ms)
+        )
         self.cost = NO_COST
         """Of the last turn, whatever became of it."""
         self._module: ModuleState | None = None
@@ -128,15 +160,17 @@ class LiveMachine:
     def apply(self, data: bytes, now_ms: int, *, cpu_s: float) -> bytes | Fault:
         """Runs one input (JSON text, see guest/prelude/session.ts) at `now_ms`.
 
-        Returns the outbox (JSON text of an `Outbox`), or the fault that undid the turn. Raises `LostSession` when it could
-        not be undone.
+        Returns the outbox (JSON text of an `Outbox`), or the fault that undid the turn. Raises
+        `LostSession` when it could not be undone.
         """
         watchdog, instance = self._engine.watchdog, self._instance
         assert instance is not None
         outbox = b""
         fault: Fault | None = None
         fuel = instance.fuel
-        watchdog.start(min(cpu_s, self._start_cpu_s_max if data.startswith(_START) else self._cpu_s_max))
+        watchdog.start(
+            min(cpu_s, self._start_cpu_s_max if data.startswith(_START) else self._cpu_s_max)
+        )
         try:
             outbox = self._step(data, now_ms)
         except Trap as trap:
@@ -152,18 +186,25 @@ class LiveMachine:
         return outbox
 
     def keep(self) -> bytes | None:
-        """To be called after a turn that was taken: freezes the session where undoing its next turn would take too long.
+        """To be called after a turn that was taken: freezes the session where undoing its next turn
+        would take too long.
 
-        Returns the checkpoint when the hub should have it too, since thawing the session elsewhere would take too long.
+        Returns the checkpoint when the hub should have it too, since thawing the session elsewhere
+        would take too long.
         """
-        if self._untold_inputs >= CHECKPOINT_INPUTS or self._untold_cpu_ns >= CHECKPOINT_CPU_NS or self._untold_bytes >= CHECKPOINT_BYTES:
+        if (
+            self._untold_inputs >= CHECKPOINT_INPUTS
+            or self._untold_cpu_ns >= CHECKPOINT_CPU_NS
+            or self._untold_bytes >= CHECKPOINT_BYTES
+        ):
             return self.checkpoint()
         if self._tail_cpu_ns >= UNDO_CPU_NS or self.cost.cpu_us * 1000 >= HEAVY_TURN_NS:
             self._freeze()
         return None
 
     def replay(self, tail: list[tuple[bytes, int]], *, cpu_s: float = 0) -> list[bytes]:
-        """Applies inputs that were accepted before, until it has taken `cpu_s` (0: to the end); the outboxes of those it did.
+        """Applies inputs that were accepted before, until it has taken `cpu_s` (0: to the end); the
+        outboxes of those it did.
 
         Raises `Trap` when one is not accepted now: the session is of no use then.
         """
@@ -180,7 +221,10 @@ class LiveMachine:
         return self._checkpoint
 
     def memory(self) -> bytes:
-        """The whole memory, with zeros where its content means nothing between turns. For comparing."""
+        """The whole memory, with zeros where its content means nothing between turns.
+
+        For comparing.
+        """
         assert self._instance is not None
         memory = bytearray(self._instance.view())
         for area in self._image.handles.dead:
@@ -201,9 +245,14 @@ class LiveMachine:
             raise Trap("event_too_large", "the input does not fit into the I/O area")
         instance.write_io(handles.io, data)
         length = instance.step(
-            step=handles.step, collect=handles.collect, io=handles.io, io_bytes=handles.io_bytes,
-            length=len(data), now_ns=now_ms * 1_000_000, jobs=handles.jobs,
-        )  # fmt: skip
+            step=handles.step,
+            collect=handles.collect,
+            io=handles.io,
+            io_bytes=handles.io_bytes,
+            length=len(data),
+            now_ns=now_ms * 1_000_000,
+            jobs=handles.jobs,
+        )
         return instance.read_io(handles.io, length)
 
     def _replay(self, tail: list[tuple[bytes, int]], cpu_s: float) -> tuple[list[bytes], int]:
@@ -215,7 +264,9 @@ class LiveMachine:
             for data, now_ms in tail:
                 outboxes.append(self._step(data, now_ms))
                 if outboxes[-1].startswith(_REJECTED):
-                    raise Trap("machine_error", "an accepted input was rejected when it was replayed")
+                    raise Trap(
+                        "machine_error", "an accepted input was rejected when it was replayed"
+                    )
                 if time.thread_time() >= until_s:
                     break
         finally:
@@ -232,22 +283,34 @@ class LiveMachine:
     def _freeze(self) -> None:
         assert self._instance is not None
         beside = self._module.freeze(self._instance) if self._module else ()
-        self._checkpoint = images.encode_checkpoint(self._image.memory, self._instance.view(), dead=self._image.handles.dead, beside=beside)
+        self._checkpoint = images.encode_checkpoint(
+            self._image.memory, self._instance.view(), dead=self._image.handles.dead, beside=beside
+        )
         self._tail, self._tail_cpu_ns = [], 0
 
     def _thaw(self) -> None:
-        self._instance = instance = self._engine.thaw(self._image.module, self._image.code, memory_bytes_max=self._sizes.memory_bytes_max)
+        self._instance = instance = self._engine.thaw(
+            self._image.module, self._image.code, memory_bytes_max=self._sizes.memory_bytes_max
+        )
         beside: tuple[int, ...] = ()
         try:
             if self._checkpoint is not None:
-                size, pages, beside = images.apply_checkpoint(self._checkpoint, memoryview(self._image.memory), bytes_max=self._sizes.memory_bytes_max)
+                size, pages, beside = images.apply_checkpoint(
+                    self._checkpoint,
+                    memoryview(self._image.memory),
+                    bytes_max=self._sizes.memory_bytes_max,
+                )
                 instance.grow_to(size)
                 for at, content in pages:
                     instance.write(at, content)
             if self._image.handles.module is not None:
                 self._module = ModuleState(self._image.handles.module, beside)
                 self._module.thaw(instance)
-        except (ValueError, LookupError, OverflowError) as error:  # its digest fits, but who wrote it was no worker of ours
+        except (
+            ValueError,
+            LookupError,
+            OverflowError,
+        ) as error:  # its digest fits, but who wrote it was no worker of ours
             raise images.DamagedCheckpoint(str(error)) from error
 
     def _undo(self) -> None:
@@ -259,7 +322,10 @@ class LiveMachine:
             raise LostSession(str(error)) from error
 
     def _fault_in(self, outbox: bytes) -> Fault | None:
-        """Why this outbox cannot count: the guest says so, or it is none. User code shares the guest with what wrote it."""
+        """Why this outbox cannot count: the guest says so, or it is none.
+
+        User code shares the guest with what wrote it.
+        """
         if outbox.startswith(_REJECTED):
             try:
                 fault = msgspec.json.decode(outbox, type=tuple[int, Fault])[1]
@@ -267,16 +333,33 @@ class LiveMachine:
                 return Fault("machine_error", "the turn failed and did not say why")
             source_map = self._image.handles.source_map
             place = source_map.find(fault.at) if source_map and fault.at else None
-            return Fault(fault.code[:100], fault.message[:2000], ":".join(map(str, place))[:PLACE_CHARS_MAX] if place else None)
+            return Fault(
+                fault.code[:100],
+                fault.message[:2000],
+                ":".join(map(str, place))[:PLACE_CHARS_MAX] if place else None,
+            )
         try:
             if is_deeper_than(outbox, DEPTH_MAX):
-                return Fault("snapshot_too_deep", f"the snapshot, or what the turn emitted, nests more than {DEPTH_MAX} levels")
+                return Fault(
+                    "snapshot_too_deep",
+                    f"the snapshot, or what the turn emitted, nests more than {DEPTH_MAX} levels",
+                )
             said = decode_outbox(outbox)
         except (msgspec.MsgspecError, RecursionError):
-            return Fault("snapshot_not_json", "the snapshot, or what the turn emitted or logged, is not JSON that others can read")
+            return Fault(
+                "snapshot_not_json",
+                "the snapshot, or what the turn emitted or logged, is not JSON that others can read",
+            )
         sizes = self._sizes
         if len(bytes(said.snapshot)) > sizes.snapshot_bytes_max:
-            return Fault("snapshot_too_large", f"the snapshot has more than {sizes.snapshot_bytes_max} bytes")
-        if said.emitted and sum(len(bytes(event)) for event in said.emitted) > sizes.emitted_bytes_max:
-            return Fault("emitted_exceeded", f"a turn emits at most {sizes.emitted_bytes_max} bytes")
+            return Fault(
+                "snapshot_too_large", f"the snapshot has more than {sizes.snapshot_bytes_max} bytes"
+            )
+        if (
+            said.emitted
+            and sum(len(bytes(event)) for event in said.emitted) > sizes.emitted_bytes_max
+        ):
+            return Fault(
+                "emitted_exceeded", f"a turn emits at most {sizes.emitted_bytes_max} bytes"
+            )
         return None

@@ -1,6 +1,7 @@
 """Landlock: which folders a process may read or change, and that it may neither connect nor signal.
 
-Source: landlock(7) and Linux's `include/uapi/linux/landlock.h`. The system calls have one number on all processors.
+Source: landlock(7) and Linux's `include/uapi/linux/landlock.h`. The system calls have one number on
+all processors.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def version() -> int:
 
 
 def restrict(*, readable: Iterable[Path], writable: Iterable[Path]) -> int:
-    """From now on the calling thread, and those that it starts, may do nothing else with files. Returns the kernel's version.
+    """From now on the calling thread, and those that it starts, may do nothing else with files.
+
+    Returns the kernel's version.
 
     Needs `no_new_privs`. Raises `OSError` when the kernel refuses.
     """
@@ -47,7 +50,10 @@ def restrict(*, readable: Iterable[Path], writable: Iterable[Path]) -> int:
     size = 24 if abi >= _SCOPE_ABI else 16 if abi >= _NETWORK_ABI else 8
     ruleset = _call(_CREATE_RULESET, attributes, ctypes.c_size_t(size), 0)
     try:
-        for folders, allowed in ((readable, _READ_FILE | _READ_DIR), (writable, rights & ~(_EXECUTE | _IOCTL_DEVICE))):
+        for folders, allowed in (
+            (readable, _READ_FILE | _READ_DIR),
+            (writable, rights & ~(_EXECUTE | _IOCTL_DEVICE)),
+        ):
             for folder in folders:
                 opened = os.open(folder, os.O_PATH | os.O_CLOEXEC)
                 try:

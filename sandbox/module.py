@@ -1,8 +1,10 @@
-"""Turns of a machine that came as a WASM module of the guest ABI (docs/guest-abi.md), rather than as a script.
+"""Turns of a machine that came as a WASM module of the guest ABI (docs/guest-abi.md), rather than
+as a script.
 
-Decides: how an input goes in, and what of the answer may come out. A stranger wrote both the machine and what spells its
-answers, so everything that the prelude sees to for scripts (limits, timers, well-formed JSON) is seen to here. Does not know:
-how modules are checked (`validate.py`) or compiled.
+Decides: how an input goes in, and what of the answer may come out. A stranger wrote both the
+machine and what spells its answers, so everything that the prelude sees to for scripts (limits,
+timers, well-formed JSON) is seen to here. Does not know: how modules are checked (`validate.py`) or
+compiled.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ _DROPPED: Final = ["warn", "… further lines of this event were dropped"]
 
 
 class Answer(msgspec.Struct, array_like=True):
-    """The outbox of a module, as `protocol.Outbox` but with values that were read: what goes on is spelled by us."""
+    """The outbox of a module, as `protocol.Outbox` but with values that were read: what goes on is
+    spelled by us.
+    """
 
     ok: int
     finished: Any = 0
@@ -67,13 +71,17 @@ class ModuleState:
             instance.write_global(global_name(number), bits)
 
     def freeze(self, instance: Instance) -> tuple[int, ...]:
-        variables = (instance.read_global(global_name(number)) for number in range(len(self._globals)))
+        variables = (
+            instance.read_global(global_name(number)) for number in range(len(self._globals))
+        )
         return (*variables, self._last_timer, *sorted(self._timers))
 
     def turn(self, instance: Instance, data: bytes, now_ms: int) -> bytes:
         """One input; the outbox as `protocol.Outbox` has it, or [0, fault]. Raises `Trap`."""
         kind = data[1:2]
-        compact = msgspec.json.format(data, indent=-1)  # one spelling, whatever the client's white space
+        compact = msgspec.json.format(
+            data, indent=-1
+        )  # one spelling, whatever the client's white space
         answer = call_json(instance, "start" if kind == b"0" else "step", compact, now_ms)
         if answer.startswith(b"[0,"):
             return _rejection(answer)
@@ -83,29 +91,53 @@ class ModuleState:
             said = _decode(answer)
             fired = int(_decode_any(data)[2]) if kind == b"2" else None
             return self._spell(said, fired=fired, now_ms=now_ms, is_start=kind == b"0")
-        except (msgspec.MsgspecError, RecursionError, UnicodeError, OverflowError, ValueError) as error:
+        except (
+            msgspec.MsgspecError,
+            RecursionError,
+            UnicodeError,
+            OverflowError,
+            ValueError,
+        ) as error:
             raise Trap("snapshot_not_json", f"the answer is no outbox: {error}"[:300]) from None
 
     def _spell(self, said: Answer, *, fired: int | None, now_ms: int, is_start: bool) -> bytes:
         snapshot = said.snapshot
         if snapshot is None and is_start:
             raise Trap("snapshot_not_json", "the answer to `start` has no snapshot")
-        if snapshot is not None and (not isinstance(snapshot, dict) or snapshot.get("status") not in STATUSES):
-            raise Trap("snapshot_not_json", f"a snapshot is an object whose status is one of {', '.join(STATUSES)}")
-        if snapshot is not None and not (isinstance(tags := snapshot.get("tags", []), list) and all(isinstance(tag, str) for tag in tags)):
+        if snapshot is not None and (
+            not isinstance(snapshot, dict) or snapshot.get("status") not in STATUSES
+        ):
+            raise Trap(
+                "snapshot_not_json",
+                f"a snapshot is an object whose status is one of {', '.join(STATUSES)}",
+            )
+        if snapshot is not None and not (
+            isinstance(tags := snapshot.get("tags", []), list)
+            and all(isinstance(tag, str) for tag in tags)
+        ):
             raise Trap("snapshot_not_json", "a snapshot's tags are a list of texts")
         if len(said.emitted) > EMITTED_MAX:
             raise Trap("emitted_exceeded", f"a turn emits at most {EMITTED_MAX} events")
-        if not all(isinstance(event, dict) and isinstance(event.get("type"), str) for event in said.emitted):
+        if not all(
+            isinstance(event, dict) and isinstance(event.get("type"), str) for event in said.emitted
+        ):
             raise Trap("snapshot_not_json", "an emitted event is an object with a type")
         finished = int(bool(said.finished) if snapshot is None else snapshot["status"] != "active")
         timers_set, cancelled = self._keep_timers(said, fired=fired, now_ms=now_ms)
-        return _encode([1, finished, snapshot, said.emitted, timers_set, cancelled, self._cut(said.logs)])
+        return _encode(
+            [1, finished, snapshot, said.emitted, timers_set, cancelled, self._cut(said.logs)]
+        )
 
-    def _keep_timers(self, said: Answer, *, fired: int | None, now_ms: int) -> tuple[list[tuple[int, int]], list[int]]:
-        """Ids count up, since the host takes one that it has seen for the old one; the one that fires may be set again."""
+    def _keep_timers(
+        self, said: Answer, *, fired: int | None, now_ms: int
+    ) -> tuple[list[tuple[int, int]], list[int]]:
+        """Ids count up, since the host takes one that it has seen for the old one; the one that
+        fires may be set again.
+        """
         if max(len(said.timers_set), len(said.timers_cancelled)) > self._limits.timers:
-            raise Trap("timers_exceeded", f"a turn sets and cancels at most {self._limits.timers} timers")
+            raise Trap(
+                "timers_exceeded", f"a turn sets and cancels at most {self._limits.timers} timers"
+            )
         if fired is not None:
             self._timers.discard(fired)
         timers_set: list[tuple[int, int]] = []
@@ -115,7 +147,9 @@ class ModuleState:
             self._last_timer = max(self._last_timer, timer)
             self._timers.add(timer)
             timers_set.append((timer, min(max(due_ms, now_ms), FAR_MS)))
-        cancelled = [timer for timer in dict.fromkeys(said.timers_cancelled) if timer in self._timers]
+        cancelled = [
+            timer for timer in dict.fromkeys(said.timers_cancelled) if timer in self._timers
+        ]
         self._timers.difference_update(cancelled)
         if len(self._timers) > self._limits.timers:
             raise Trap("timers_exceeded", f"a session has at most {self._limits.timers} timers")
@@ -124,8 +158,12 @@ class ModuleState:
     def _cut(self, logs: list[tuple[str, str]]) -> list[Any]:
         chars = self._limits.log_line_bytes
         lines: list[Any] = [
-            (level if level in LEVELS else "info", text if len(text) <= chars else text[:chars] + "…") for level, text in logs[: self._limits.log_lines]
-        ]  # fmt: skip
+            (
+                level if level in LEVELS else "info",
+                text if len(text) <= chars else text[:chars] + "…",
+            )
+            for level, text in logs[: self._limits.log_lines]
+        ]
         return lines if len(logs) <= self._limits.log_lines else [*lines, _DROPPED]
 
 
@@ -135,7 +173,9 @@ def global_name(number: int) -> bytes:
 
 
 def call_json(instance: Instance, name: str, data: bytes | None, now_ms: int = 0) -> bytes:
-    """Calls `start`, `step` or (without data) `describe`, which answers with address and length of a text. Raises `Trap`."""
+    """Calls `start`, `step` or (without data) `describe`, which answers with address and length of
+    a text. Raises `Trap`.
+    """
     arguments: tuple[int, ...] = ()
     if data is not None:
         if len(data) > INPUT_BYTES_MAX:

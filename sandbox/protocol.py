@@ -1,8 +1,11 @@
-"""The frames between the hub and a sandbox worker. The only module of `sandbox` that `machinehub` imports.
+"""The frames between the hub and a sandbox worker.
 
-A frame is a four-byte little-endian length and a MessagePack list of messages: batches in both directions, so that one
-system call carries the turns of many sessions. The hub numbers sessions and tickets; a worker answers every message
-that has a ticket exactly once. Both sides check sizes and types: the hub must assume that a worker has been taken over.
+The only module of `sandbox` that `machinehub` imports.
+
+A frame is a four-byte little-endian length and a MessagePack list of messages: batches in both
+directions, so that one system call carries the turns of many sessions. The hub numbers sessions and
+tickets; a worker answers every message that has a ticket exactly once. Both sides check sizes and
+types: the hub must assume that a worker has been taken over.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FRAME_BYTES_WISH: Final = 8 * 1024 * 1024
-"""A batch above it is sent in parts: a hundred sessions that are thawed at once bring their checkpoints along."""
+"""A batch above it is sent in parts: a hundred sessions that are thawed at once bring their
+checkpoints along.
+"""
 MESSAGES_MAX: Final = 4_096
 """Of one frame to the hub; a worker sends a few dozen at most."""
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -36,7 +41,10 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Outbox(msgspec.Struct, array_like=True, gc=False):
-    """What a turn leaves behind, as guest/prelude/session.ts writes it in JSON. Both sides of the wall check it."""
+    """What a turn leaves behind, as guest/prelude/session.ts writes it in JSON.
+
+    Both sides of the wall check it.
+    """
 
     ok: int
     finished: int
@@ -48,7 +56,10 @@ class Outbox(msgspec.Struct, array_like=True, gc=False):
 
 
 class GuestLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Limits that are frozen into an image and kept inside the guest. The defaults are the prelude's own (guest/prelude/turn.ts)."""
+    """Limits that are frozen into an image and kept inside the guest.
+
+    The defaults are the prelude's own (guest/prelude/turn.ts).
+    """
 
     timers: int = 1_000
     actors: int = 1_000
@@ -60,7 +71,9 @@ class GuestLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class OwnLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a version says of itself, frozen into its image: a turn gets this or what the hub allows, whichever is less."""
+    """What a version says of itself, frozen into its image: a turn gets this or what the hub
+    allows, whichever is less.
+    """
 
     event_cpu_ms: int | None = None
     start_cpu_ms: int | None = None
@@ -69,7 +82,9 @@ class OwnLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Cost(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a turn took: CPU of the worker's thread, the guest's memory after it, and wasmtime's fuel where the hub counts it (else 0)."""
+    """What a turn took: CPU of the worker's thread, the guest's memory after it, and wasmtime's
+    fuel where the hub counts it (else 0).
+    """
 
     cpu_us: _Count
     memory_bytes: _Count
@@ -86,7 +101,9 @@ _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
 
 
 def decode_outbox(data: bytes) -> Outbox:
-    """Raises `msgspec.MsgspecError` or `RecursionError` for what is no outbox, or no UTF-8: the parts that stay raw are not looked at otherwise."""
+    """Raises `msgspec.MsgspecError` or `RecursionError` for what is no outbox, or no UTF-8: the
+    parts that stay raw are not looked at otherwise.
+    """
     if not data.isascii():
         try:
             data.decode()
@@ -96,7 +113,9 @@ def decode_outbox(data: bytes) -> Outbox:
 
 
 def depth_of(data: bytes, *, limit: int | None = None) -> int:
-    """How deep the brackets of a text nest that may be JSON, without recursion; with a `limit`, no further than one beyond it."""
+    """How deep the brackets of a text nest that may be JSON, without recursion; with a `limit`, no
+    further than one beyond it.
+    """
     depth = deepest = 0
     for char in _STRING.sub(b"", data).translate(None, _NO_BRACKETS):
         if char in b"{[":
@@ -115,7 +134,7 @@ def is_deeper_than(data: bytes, limit: int) -> bool:
     return data.count(b"{") + data.count(b"[") > limit and depth_of(data, limit=limit) > limit
 
 
-# --- hub to worker ---------------------------------------------------------------------------------------------------
+# --- hub to worker --------------------------------------------------------------------------------
 
 
 class LoadImage(Message, tag=0, frozen=True):
@@ -157,7 +176,10 @@ class Close(Message, tag=4, frozen=True):
 
 
 class Build(Message, tag=5, frozen=True):
-    """Bundle and freeze an upload. `on_error` is "reject" or "stop": what an action that throws does."""
+    """Bundle and freeze an upload.
+
+    `on_error` is "reject" or "stop": what an action that throws does.
+    """
 
     ticket: int
     entry: str
@@ -171,7 +193,10 @@ class Build(Message, tag=5, frozen=True):
 
 
 class Inputs(Message, tag=6, frozen=True):
-    """Which files below `root` make up a bundle of `entry`? Asked by the CLI of a worker of its own, never by a hub."""
+    """Which files below `root` make up a bundle of `entry`?
+
+    Asked by the CLI of a worker of its own, never by a hub.
+    """
 
     ticket: int
     root: str
@@ -185,7 +210,8 @@ class Forget(Message, tag=7, frozen=True):
 
 
 class Replay(Message, tag=8, frozen=True):
-    """Inputs that were accepted before, as (input, now_ms): the session goes through them again, and nobody is told.
+    """Inputs that were accepted before, as (input, now_ms): the session goes through them again,
+    and nobody is told.
 
     It stops once it has taken `cpu_us`; 0 for all of them.
     """
@@ -197,9 +223,11 @@ class Replay(Message, tag=8, frozen=True):
 
 
 class LoadEngine(Message, tag=9, frozen=True):
-    """An engine (zstd-compressed WASM) other than the worker's own, for images that were frozen under it.
+    """An engine (zstd-compressed WASM) other than the worker's own, for images that were frozen
+    under it.
 
-    For a worker of modules it is a module's machine code, as a compiler made it (`ModuleBuilt`, `Compiled`).
+    For a worker of modules it is a module's machine code, as a compiler made it (`ModuleBuilt`,
+    `Compiled`).
     """
 
     digest: str
@@ -213,7 +241,10 @@ class GiveEngine(Message, tag=10, frozen=True):
 
 
 class BuildModule(Message, tag=11, frozen=True):
-    """Check, compile and freeze a stranger's module (docs/guest-abi.md). `name` is what its definition is called when it has none."""
+    """Check, compile and freeze a stranger's module (docs/guest-abi.md).
+
+    `name` is what its definition is called when it has none.
+    """
 
     ticket: int
     module: bytes
@@ -231,7 +262,7 @@ class Compile(Message, tag=12, frozen=True):
     code: bytes
 
 
-# --- worker to hub ---------------------------------------------------------------------------------------------------
+# --- worker to hub --------------------------------------------------------------------------------
 
 
 class Ready(Message, tag=32, frozen=True):
@@ -259,8 +290,10 @@ class Done(Message, tag=34, frozen=True):
 
 
 class Failed(Message, tag=35, frozen=True):
-    """A ticket that came to nothing. After a failed `Step` the session is as it was before it, unless the code is
-    `session_lost`: then it is gone from this worker and must be opened again.
+    """A ticket that came to nothing.
+
+    After a failed `Step` the session is as it was before it, unless the code is `session_lost`:
+    then it is gone from this worker and must be opened again.
     """
 
     session: int
@@ -285,7 +318,10 @@ class Replayed(Message, tag=40, frozen=True):
     ticket: int
     snapshot: bytes
     finished: bool
-    timers: Annotated[list[tuple[int, Annotated[list[tuple[int, int]], _Many], Annotated[list[int], _Many]]], _Many]
+    timers: Annotated[
+        list[tuple[int, Annotated[list[tuple[int, int]], _Many], Annotated[list[int], _Many]]],
+        _Many,
+    ]
     """(position of the input, timers_set, timers_cancelled), where there were any"""
     count: int
     """How many of the inputs were replayed."""
@@ -355,22 +391,59 @@ class Said(Message, tag=42, frozen=True):
     text: _Text
 
 
-ToWorker = LoadImage | LoadEngine | Open | Replay | Step | Checkpoint | Close | Build | Inputs | Forget | GiveEngine | BuildModule | Compile
-ToHub = Ready | Progress | Said | Done | Failed | Frozen | Replayed | Built | BuildFailed | InputsFound | EngineGiven | ModuleBuilt | Compiled
+ToWorker = (
+    LoadImage
+    | LoadEngine
+    | Open
+    | Replay
+    | Step
+    | Checkpoint
+    | Close
+    | Build
+    | Inputs
+    | Forget
+    | GiveEngine
+    | BuildModule
+    | Compile
+)
+ToHub = (
+    Ready
+    | Progress
+    | Said
+    | Done
+    | Failed
+    | Frozen
+    | Replayed
+    | Built
+    | BuildFailed
+    | InputsFound
+    | EngineGiven
+    | ModuleBuilt
+    | Compiled
+)
 
 
 Question = Open | Replay | Step | Checkpoint | Build | Inputs | GiveEngine | BuildModule | Compile
 _ANSWERS: Final[dict[type, tuple[type, ...]]] = {
-    Open: (Done, Failed), Step: (Done, Failed), Checkpoint: (Done, Failed), Replay: (Replayed, Failed), Build: (Built, BuildFailed), Inputs: (InputsFound, BuildFailed),
-    GiveEngine: (EngineGiven,), BuildModule: (ModuleBuilt, BuildFailed), Compile: (Compiled, BuildFailed),
-}  # fmt: skip
+    Open: (Done, Failed),
+    Step: (Done, Failed),
+    Checkpoint: (Done, Failed),
+    Replay: (Replayed, Failed),
+    Build: (Built, BuildFailed),
+    Inputs: (InputsFound, BuildFailed),
+    GiveEngine: (EngineGiven,),
+    BuildModule: (ModuleBuilt, BuildFailed),
+    Compile: (Compiled, BuildFailed),
+}
 
 
 def answers(question: Question, message: ToHub) -> bool:
     """Whether `message` is an answer to that very question, by kind, ticket and session."""
     if not isinstance(message, _ANSWERS[type(question)]):
         return False
-    return getattr(message, "ticket", None) == question.ticket and getattr(message, "session", None) == getattr(question, "session", None)
+    return getattr(message, "ticket", None) == question.ticket and getattr(
+        message, "session", None
+    ) == getattr(question, "session", None)
 
 
 T = TypeVar("T")
@@ -398,7 +471,9 @@ class FrameReader(Generic[T]):
             if len(self._buffer) - at - 4 < size:
                 break
             try:
-                batches.append(self._decoder.decode(memoryview(self._buffer)[at + 4 : at + 4 + size]))
+                batches.append(
+                    self._decoder.decode(memoryview(self._buffer)[at + 4 : at + 4 + size])
+                )
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise BadFrame(str(error)) from error
             at += 4 + size
@@ -412,7 +487,9 @@ def to_worker_reader() -> FrameReader[ToWorker]:
 
 
 def to_hub_reader() -> FrameReader[ToHub]:
-    return FrameReader(msgspec.msgpack.Decoder(Annotated[list[ToHub], msgspec.Meta(max_length=MESSAGES_MAX)]))
+    return FrameReader(
+        msgspec.msgpack.Decoder(Annotated[list[ToHub], msgspec.Meta(max_length=MESSAGES_MAX)])
+    )
 
 
 _encoder = msgspec.msgpack.Encoder()

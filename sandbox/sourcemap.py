@@ -9,12 +9,17 @@ from typing import Final
 
 import msgspec
 
-_BASE64: Final = {char: value for value, char in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
+_BASE64: Final = {
+    char: value
+    for value, char in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+}
 
 
 _PLACE: Final = re.compile(r"[0-9]{1,7}:[0-9]{1,7}")
 MAPPINGS_CHARS_MAX: Final = 400_000
-"""A longer map (of some 100 KiB of source) takes a third of a second to walk, which errors of strangers are not worth."""
+"""A longer map (of some 100 KiB of source) takes a third of a second to walk, which errors of
+strangers are not worth.
+"""
 
 
 class SourceMap(msgspec.Struct, frozen=True):
@@ -24,9 +29,11 @@ class SourceMap(msgspec.Struct, frozen=True):
     mappings: str
 
     def find(self, at: str) -> tuple[str, int, int] | None:
-        """The source (file, line, column) of the last mapping at or before `at`, "line:column"; all counted from 1.
+        """The source (file, line, column) of the last mapping at or before `at`, "line:column"; all
+        counted from 1.
 
-        `at` comes from the guest: anything else than such a place, and a map that is no map, has no answer.
+        `at` comes from the guest: anything else than such a place, and a map that is no map, has no
+        answer.
         """
         if not _PLACE.fullmatch(at) or len(self.mappings) > MAPPINGS_CHARS_MAX:
             return None
@@ -50,7 +57,8 @@ _LAST: Final = (2**31, 0, 0)
 def _places(mappings: str) -> list[_Place]:
     """All mappings in order: line and column in the bundle, and where that is in the sources.
 
-    Walked once for many errors: a machine that throws in every turn would have everybody else pay for the walk.
+    Walked once for many errors: a machine that throws in every turn would have everybody else pay
+    for the walk.
     """
     found: list[_Place] = []
     source = source_line = source_column = 0
@@ -61,7 +69,11 @@ def _places(mappings: str) -> list[_Place]:
             generated += fields[0]
             if len(fields) < 4:
                 continue
-            source, source_line, source_column = source + fields[1], source_line + fields[2], source_column + fields[3]
+            source, source_line, source_column = (
+                source + fields[1],
+                source_line + fields[2],
+                source_column + fields[3],
+            )
             found.append((number, generated, (source, source_line, source_column)))
     return sorted(found)
 

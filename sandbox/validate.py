@@ -1,13 +1,15 @@
-"""Which WASM modules of strangers are let in: read with an allow-list, byte by byte, before anything compiles them.
+"""Which WASM modules of strangers are let in: read with an allow-list, byte by byte, before
+anything compiles them.
 
-Decides: sections, types, imports, exports, sizes and instructions of a module of the guest ABI (docs/guest-abi.md); and how
-one is split into code without data and the memory that it begins with. What is accepted here may still be wrong (a stack that
-does not add up): the compiler says so, in a process that may die of it. Nothing here recurses or allocates by a number that
-the module names.
+Decides: sections, types, imports, exports, sizes and instructions of a module of the guest ABI
+(docs/guest-abi.md); and how one is split into code without data and the memory that it begins with.
+What is accepted here may still be wrong (a stack that does not add up): the compiler says so, in a
+process that may die of it. Nothing here recurses or allocates by a number that the module names.
 
-Source: the WebAssembly core specification 2.0, chapter 5 (binary format). What is allowed is version 1 with sign extension,
-saturating conversions, multi-value and the two bulk instructions for memory. There is nothing by which a table or a segment
-could change while the module runs, so memory and variables are all of its state.
+Source: the WebAssembly core specification 2.0, chapter 5 (binary format). What is allowed is
+version 1 with sign extension, saturating conversions, multi-value and the two bulk instructions for
+memory. There is nothing by which a table or a segment could change while the module runs, so memory
+and variables are all of its state.
 """
 
 from __future__ import annotations
@@ -20,7 +22,14 @@ from sandbox.module import global_name
 MODULE_BYTES_MAX: Final = 1024 * 1024
 BODY_BYTES_MAX: Final = 128 * 1024
 """Of one function: what compiling takes may grow faster than the function."""
-COUNTS_MAX: Final = {"types": 1_000, "functions": 10_000, "globals": 1_000, "exports": 1_000, "elements": 1_000, "segments": 10_000}
+COUNTS_MAX: Final = {
+    "types": 1_000,
+    "functions": 10_000,
+    "globals": 1_000,
+    "exports": 1_000,
+    "elements": 1_000,
+    "segments": 10_000,
+}
 PARAMETERS_MAX: Final = 64
 NAME_SHOWN: Final = 60
 LOCALS_MAX: Final = 2_000
@@ -32,17 +41,48 @@ _MAGIC: Final = b"\0asm"
 _I32, _I64, _F32, _F64 = 0x7F, 0x7E, 0x7D, 0x7C
 _NUMERIC: Final = (_I32, _I64, _F32, _F64)
 _TYPE_NAMES: Final = {_I32: "i32", _I64: "i64", _F32: "f32", _F64: "f64"}
-_CUSTOM, _TYPE, _IMPORT, _FUNCTION, _TABLE, _MEMORY, _GLOBAL, _EXPORT, _START, _ELEMENT, _CODE, _DATA, _DATA_COUNT = range(13)
-_ORDER: Final = (_TYPE, _IMPORT, _FUNCTION, _TABLE, _MEMORY, _GLOBAL, _EXPORT, _START, _ELEMENT, _DATA_COUNT, _CODE, _DATA)
+(
+    _CUSTOM,
+    _TYPE,
+    _IMPORT,
+    _FUNCTION,
+    _TABLE,
+    _MEMORY,
+    _GLOBAL,
+    _EXPORT,
+    _START,
+    _ELEMENT,
+    _CODE,
+    _DATA,
+    _DATA_COUNT,
+) = range(13)
+_ORDER: Final = (
+    _TYPE,
+    _IMPORT,
+    _FUNCTION,
+    _TABLE,
+    _MEMORY,
+    _GLOBAL,
+    _EXPORT,
+    _START,
+    _ELEMENT,
+    _DATA_COUNT,
+    _CODE,
+    _DATA,
+)
 _CALLS: Final = {
-    "alloc": (bytes([_I32]), bytes([_I32])), "start": (bytes([_I32, _I32, _I64]), bytes([_I64])), "step": (bytes([_I32, _I32, _I64]), bytes([_I64])),
-    "_initialize": (b"", b""), "describe": (b"", bytes([_I64])),
-}  # fmt: skip
+    "alloc": (bytes([_I32]), bytes([_I32])),
+    "start": (bytes([_I32, _I32, _I64]), bytes([_I64])),
+    "step": (bytes([_I32, _I32, _I64]), bytes([_I64])),
+    "_initialize": (b"", b""),
+    "describe": (b"", bytes([_I64])),
+}
 """The functions that the host calls: parameters and results. The last two may be missing."""
 _OPTIONAL: Final = ("_initialize", "describe")
 
 _NOTHING: Final = frozenset((0x00, 0x01, 0x05, 0x0F, 0x1A, 0x1B, *range(0x45, 0xC5)))
-"""Instructions without operands: unreachable, nop, else, return, drop, select, and all arithmetic."""
+"""Instructions without operands: unreachable, nop, else, return, drop, select, and all arithmetic.
+"""
 _BLOCKS: Final = (0x02, 0x03, 0x04)
 _END: Final = 0x0B
 _INDEX: Final = frozenset((0x0C, 0x0D, 0x10, *range(0x20, 0x25)))
@@ -146,13 +186,20 @@ class _Reader:
 
 
 def read_module(wasm: bytes, *, pages_max: int) -> Module:
-    """Reads a module of the guest ABI whose memory may have `pages_max` pages of 64 KiB. Raises `BadModule`."""
+    """Reads a module of the guest ABI whose memory may have `pages_max` pages of 64 KiB.
+
+    Raises `BadModule`.
+    """
     if len(wasm) > MODULE_BYTES_MAX:
         raise BadModule(f"it has more than {MODULE_BYTES_MAX} bytes")
     if not wasm.startswith(_MAGIC):
-        raise BadModule("it is no WebAssembly module; compiled files of a runtime, programs and text are not taken")
+        raise BadModule(
+            "it is no WebAssembly module; compiled files of a runtime, programs and text are not taken"
+        )
     if wasm[4:8] != b"\1\0\0\0":
-        raise BadModule("it is a component, or of another version of WebAssembly: a core module of version 1 is wanted")
+        raise BadModule(
+            "it is a component, or of another version of WebAssembly: a core module of version 1 is wanted"
+        )
     module = Module(_sections(wasm))
     for number, read in _READERS:
         if number in module.raw:
@@ -202,7 +249,10 @@ def _value_types(reader: _Reader) -> bytes:
 
 def _read_imports(_module: Module, reader: _Reader, _pages_max: int) -> None:
     if reader.number():
-        module, name = (reader.take(min(reader.number(), NAME_SHOWN)).decode("utf-8", "replace") for _ in range(2))
+        module, name = (
+            reader.take(min(reader.number(), NAME_SHOWN)).decode("utf-8", "replace")
+            for _ in range(2)
+        )
         raise BadModule(f"it imports {module}.{name}: there is nothing to import")
 
 
@@ -229,7 +279,9 @@ def _read_memory(module: Module, reader: _Reader, pages_max: int) -> None:
     module.pages, most = _bounds(reader)
     module.pages_max = min(most, pages_max)
     if module.pages > module.pages_max:
-        raise BadModule(f"its memory has more than {pages_max} pages, or begins with more than it may have")
+        raise BadModule(
+            f"its memory has more than {pages_max} pages, or begins with more than it may have"
+        )
 
 
 def _bounds(reader: _Reader) -> tuple[int, int]:
@@ -257,7 +309,11 @@ def _constant(reader: _Reader, kind: int) -> int:
     opcode = reader.byte()
     if opcode != {_I32: 0x41, _I64: 0x42, _F32: 0x43, _F64: 0x44}[kind]:
         raise BadModule("an initial value is not a constant of its type")
-    bits = reader.signed(_INTEGER_BITS[opcode]) if opcode in _INTEGER_BITS else int.from_bytes(reader.take(_CONSTANT_BYTES[opcode]), "little")
+    bits = (
+        reader.signed(_INTEGER_BITS[opcode])
+        if opcode in _INTEGER_BITS
+        else int.from_bytes(reader.take(_CONSTANT_BYTES[opcode]), "little")
+    )
     if reader.byte() != _END:
         raise BadModule("an initial value is more than a constant")
     return bits
@@ -378,9 +434,18 @@ def _zero(body: _Reader) -> None:
 
 
 _READERS: Final = (
-    (_TYPE, _read_types), (_IMPORT, _read_imports), (_FUNCTION, _read_functions), (_TABLE, _read_table), (_MEMORY, _read_memory), (_GLOBAL, _read_globals),
-    (_EXPORT, _read_exports), (_ELEMENT, _read_elements), (_DATA_COUNT, _read_data_count), (_CODE, _read_code), (_DATA, _read_data),
-)  # fmt: skip
+    (_TYPE, _read_types),
+    (_IMPORT, _read_imports),
+    (_FUNCTION, _read_functions),
+    (_TABLE, _read_table),
+    (_MEMORY, _read_memory),
+    (_GLOBAL, _read_globals),
+    (_EXPORT, _read_exports),
+    (_ELEMENT, _read_elements),
+    (_DATA_COUNT, _read_data_count),
+    (_CODE, _read_code),
+    (_DATA, _read_data),
+)
 
 
 def _check_exports(module: Module) -> None:
@@ -392,9 +457,21 @@ def _check_exports(module: Module) -> None:
         kind, index = module.exports.get(name, (None, 0))
         if kind is None and name in _OPTIONAL:
             continue
-        if kind != 0 or index >= len(module.functions) or module.types[module.functions[index]] != expected:
-            there = "it exports none" if kind is None else "it exports something else" if kind != 0 or index >= len(module.functions) else f"it exports {_spelled(module.types[module.functions[index]])}"
-            raise BadModule(f"the guest ABI wants an exported function {name}{_spelled(expected)}; {there}")
+        if (
+            kind != 0
+            or index >= len(module.functions)
+            or module.types[module.functions[index]] != expected
+        ):
+            there = (
+                "it exports none"
+                if kind is None
+                else "it exports something else"
+                if kind != 0 or index >= len(module.functions)
+                else f"it exports {_spelled(module.types[module.functions[index]])}"
+            )
+            raise BadModule(
+                f"the guest ABI wants an exported function {name}{_spelled(expected)}; {there}"
+            )
 
 
 def _spelled(signature: tuple[bytes, bytes]) -> str:
@@ -403,15 +480,33 @@ def _spelled(signature: tuple[bytes, bytes]) -> str:
 
 
 def split(module: Module) -> bytes:
-    """The module's code alone: its memory is imported, its data gone, and every variable that may change is exported."""
+    """The module's code alone: its memory is imported, its data gone, and every variable that may
+    change is exported.
+    """
     exports = [(name.encode(), *module.exports[name]) for name in _CALLS if name in module.exports]
     exports += [(global_name(number), 3, index) for number, index in enumerate(module.mutable)]
     parts = {
-        **{number: module.raw[number] for number in (_TYPE, _FUNCTION, _TABLE, _GLOBAL, _ELEMENT, _CODE) if number in module.raw},
+        **{
+            number: module.raw[number]
+            for number in (_TYPE, _FUNCTION, _TABLE, _GLOBAL, _ELEMENT, _CODE)
+            if number in module.raw
+        },
         _IMPORT: b"\1\5image\6memory\2\1" + leb128(module.pages) + leb128(PAGE_BYTES),
-        _EXPORT: leb128(len(exports)) + b"".join(leb128(len(name)) + name + bytes([kind]) + leb128(index) for name, kind, index in exports),
+        _EXPORT: leb128(len(exports))
+        + b"".join(
+            leb128(len(name)) + name + bytes([kind]) + leb128(index)
+            for name, kind, index in exports
+        ),
     }
-    return _MAGIC + b"\1\0\0\0" + b"".join(bytes([number]) + leb128(len(parts[number])) + parts[number] for number in _ORDER if number in parts)
+    return (
+        _MAGIC
+        + b"\1\0\0\0"
+        + b"".join(
+            bytes([number]) + leb128(len(parts[number])) + parts[number]
+            for number in _ORDER
+            if number in parts
+        )
+    )
 
 
 def leb128(value: int) -> bytes:

@@ -1,10 +1,11 @@
-"""The walls around a worker process, for the day when somebody gets out of wasmtime: they find a room with nothing in it.
+"""The walls around a worker process, for the day when somebody gets out of wasmtime: they find a
+room with nothing in it.
 
-Decides: in which order walls go up, and what stands in for one that the kernel refuses. All of them stand before the first
-byte of a stranger arrives. Does not know: what a worker does.
+Decides: in which order walls go up, and what stands in for one that the kernel refuses. All of them
+stand before the first byte of a stranger arrives. Does not know: what a worker does.
 
-In two steps, since some walls are the calling thread's own, and must stand before there are others: `raise_first` before
-anything is compiled, `raise_rest` when all that is needed was read.
+In two steps, since some walls are the calling thread's own, and must stand before there are others:
+`raise_first` before anything is compiled, `raise_rest` when all that is needed was read.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Wall = tuple[str, bool, str]
-"""Its name, whether it stands, and what it is; or what the kernel said and what stands in for it."""
+"""Its name, whether it stands, and what it is; or what the kernel said and what stands in for it.
+"""
 
 _NEW_USER, _NEW_NET, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_NAME = 1, 4, 38, 15
@@ -46,13 +48,30 @@ OOM_SCORE: Final = 500
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def raise_first(*, parent: int, keep: int, readable: list[Path], writable: list[Path], memory_bytes_max: int, cpu_s_max: int, own_user: bool) -> list[Wall]:
-    """What must stand before there is a second thread. `writable` folders are handed to the worker's own user.
+def raise_first(
+    *,
+    parent: int,
+    keep: int,
+    readable: list[Path],
+    writable: list[Path],
+    memory_bytes_max: int,
+    cpu_s_max: int,
+    own_user: bool,
+) -> list[Wall]:
+    """What must stand before there is a second thread.
+
+    `writable` folders are handed to the worker's own user.
 
     `keep` is the one descriptor beside the standard ones that stays open.
     """
     if sys.platform != "linux":
-        return [("walls", False, f"not built for {sys.platform}: only wasmtime stands between a machine and this user")]
+        return [
+            (
+                "walls",
+                False,
+                f"not built for {sys.platform}: only wasmtime stands between a machine and this user",
+            )
+        ]
     if os.getppid() != parent:
         sys.exit("the hub is gone")
     os.environ.clear()  # Python puts its locale there
@@ -68,22 +87,46 @@ def raise_first(*, parent: int, keep: int, readable: list[Path], writable: list[
         _try("own network", _leave_network, otherwise="seccomp refuses sockets"),
         _try("limits", lambda: _limit(memory_bytes_max, cpu_s_max), otherwise="nothing"),
         _try("no new privileges", lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1), otherwise="nothing"),
-        _try("files", lambda: _landlock(readable, writable), otherwise="seccomp refuses to open files" if not writable else "the worker's own user"),
+        _try(
+            "files",
+            lambda: _landlock(readable, writable),
+            otherwise="seccomp refuses to open files" if not writable else "the worker's own user",
+        ),
     ]
 
 
-def raise_rest(*, stood: list[Wall], reads_files: bool, writes_files: bool, own_user: bool) -> list[Wall]:
+def raise_rest(
+    *, stood: list[Wall], reads_files: bool, writes_files: bool, own_user: bool
+) -> list[Wall]:
     """The rest, given what `raise_first` said. From here on nothing can be imported."""
     if sys.platform != "linux":
         return []
     walls = [
-        _try("own user", lambda: _become_nobody(own_user=own_user), otherwise="the other walls; start the hub as a user of its own"),
+        _try(
+            "own user",
+            lambda: _become_nobody(own_user=own_user),
+            otherwise="the other walls; start the hub as a user of its own",
+        ),
         _try("no capabilities", _drop_capabilities, otherwise="nothing"),
-        _try("parent's death", lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, "the worker ends with its hub"), otherwise="the worker ends when its socket does"),
-        _try("not dumpable", lambda: _prctl(_PR_SET_DUMPABLE, 0, "nobody of the same user may look in"), otherwise="nothing"),
+        _try(
+            "parent's death",
+            lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, "the worker ends with its hub"),
+            otherwise="the worker ends when its socket does",
+        ),
+        _try(
+            "not dumpable",
+            lambda: _prctl(_PR_SET_DUMPABLE, 0, "nobody of the same user may look in"),
+            otherwise="nothing",
+        ),
         _try("output", _silence, otherwise="nothing"),
     ]
-    files = "all" if writes_files else "read" if reads_files and ("files", True) in [wall[:2] for wall in stood] else "none"
+    files = (
+        "all"
+        if writes_files
+        else "read"
+        if reads_files and ("files", True) in [wall[:2] for wall in stood]
+        else "none"
+    )
     walls.append(_try("system calls", lambda: _filter(files), otherwise="nothing"))
     return walls
 
@@ -106,7 +149,10 @@ def _fail() -> None:
 
 
 def _leave_network() -> str:
-    """A network of its own, in which nothing is up. Those who are not root need a user namespace for it, where the kernel lets them."""
+    """A network of its own, in which nothing is up.
+
+    Those who are not root need a user namespace for it, where the kernel lets them.
+    """
     if os.geteuid() == 0 and _libc.unshare(_NEW_NET | _NEW_IPC) == 0:
         return "a network namespace with nothing in it"
     if _libc.unshare(_NEW_USER | _NEW_NET | _NEW_IPC) != 0:
@@ -115,23 +161,37 @@ def _leave_network() -> str:
 
 
 def _limit(memory_bytes_max: int, cpu_s_max: int) -> str:
-    wanted = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, FILE_BYTES_MAX), (resource.RLIMIT_NOFILE, DESCRIPTORS_MAX), (resource.RLIMIT_MEMLOCK, 0), (resource.RLIMIT_MSGQUEUE, 0)]
+    wanted = [
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, FILE_BYTES_MAX),
+        (resource.RLIMIT_NOFILE, DESCRIPTORS_MAX),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+    ]
     if memory_bytes_max:
         wanted.append((resource.RLIMIT_DATA, memory_bytes_max))
     if cpu_s_max:
         wanted.append((resource.RLIMIT_CPU, cpu_s_max))
-    if os.geteuid() == 0:  # it counts what its own user has; else it would count all that the hub's user runs
+    if (
+        os.geteuid() == 0
+    ):  # it counts what its own user has; else it would count all that the hub's user runs
         wanted.append((resource.RLIMIT_NPROC, THREADS_MAX))
     for limit, value in wanted:
         hard = resource.getrlimit(limit)[1]
         at_most = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (at_most, at_most))
-    said = ["no core dumps", *([f"{memory_bytes_max // 2**20} MiB of memory"] if memory_bytes_max else []), *([f"{cpu_s_max} s of CPU"] if cpu_s_max else [])]
+    said = [
+        "no core dumps",
+        *([f"{memory_bytes_max // 2**20} MiB of memory"] if memory_bytes_max else []),
+        *([f"{cpu_s_max} s of CPU"] if cpu_s_max else []),
+    ]
     return ", ".join(said)
 
 
 def _landlock(readable: list[Path], writable: list[Path]) -> str:
-    abi = landlock.restrict(readable=[folder for folder in readable if folder.is_dir()], writable=writable)
+    abi = landlock.restrict(
+        readable=[folder for folder in readable if folder.is_dir()], writable=writable
+    )
     return f"Landlock {abi}: {'changes one folder, no more' if writable else 'reads the cache, no more' if readable else 'none'}"
 
 
@@ -167,7 +227,9 @@ def _close_descriptors(keep: int) -> str:
 
 
 def _silence() -> str:
-    """Standard output and error lead nowhere from now on, as the input does: a terminal takes commands from what is written to it."""
+    """Standard output and error lead nowhere from now on, as the input does: a terminal takes
+    commands from what is written to it.
+    """
     for standard in (1, 2):
         os.dup2(0, standard)
     return "leads nowhere"
@@ -175,4 +237,6 @@ def _silence() -> str:
 
 def _filter(files: str) -> str:
     seccomp.install(files=files)
-    return {"none": "no files", "read": "files for reading", "all": "files"}[files] + ", no sockets, no programs, no other processes"
+    return {"none": "no files", "read": "files for reading", "all": "files"}[
+        files
+    ] + ", no sockets, no programs, no other processes"

@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from sandbox.engine import Instance
 
 WATCHDOG_TICK_S: Final = 0.010
-"""How often the watchdog looks at a running turn: a turn ends at most one tick after its CPU budget."""
+"""How often the watchdog looks at a running turn: a turn ends at most one tick after its CPU
+budget.
+"""
 
 
 class Watchdog:
     """Ends a turn that used up its CPU budget.
 
-    A thread looks at the guest thread's own CPU clock every `WATCHDOG_TICK_S`, so a machine is not blamed for a busy
-    computer. There are two ways of ending a turn:
+    A thread looks at the guest thread's own CPU clock every `WATCHDOG_TICK_S`, so a machine is not
+    blamed for a busy computer. There are two ways of ending a turn:
 
     * *by epoch*: wasmtime's counter, checked at every function entry and loop. It costs QuickJS, whose interpreter is one
       big loop, 38 % of each event, so only the forge uses it.
@@ -27,9 +29,9 @@ class Watchdog:
       memory, which an interpreter does in every instruction; the engine has no call into native code that would touch it
       (glue.wat has copies of its own). Code that is compiled from a stranger's own WASM must use the other way.
 
-    A lock is held from the check to the act, and by the guest thread when it begins or ends a call: the turn that is ended
-    is always the one that was checked, and the memory is never looked at after it was taken. The thread sleeps while no
-    turn runs.
+    A lock is held from the check to the act, and by the guest thread when it begins or ends a call:
+    the turn that is ended is always the one that was checked, and the memory is never looked at
+    after it was taken. The thread sleeps while no turn runs.
     """
 
     def __init__(self, library: str, engine: ctypes.c_void_p, *, by_epoch: bool) -> None:
@@ -100,7 +102,10 @@ class Watchdog:
                 continue
             idle = 0
             with self._lock:
-                if self._running and time.clock_gettime_ns(self._clock) - self._started_ns > self._budget_ns:
+                if (
+                    self._running
+                    and time.clock_gettime_ns(self._clock) - self._started_ns > self._budget_ns
+                ):
                     self._end_turn()
 
     def _end_turn(self) -> None:
@@ -108,7 +113,9 @@ class Watchdog:
             self._running = False
             self.epoch += 1
             self._increment(self._engine_ptr)
-        elif self._guarded is not None:  # else no call is under way: the turn is over and only wants to say so
+        elif (
+            self._guarded is not None
+        ):  # else no call is under way: the turn is over and only wants to say so
             self._running = False
             self._fired = True
             self._guarded.take_memory_away(self._mprotect)

@@ -1,10 +1,12 @@
 """The worker process: `python -m sandbox.worker --fd N`. Holds thawed sessions, and builds images.
 
-Decides: the order of work (as it arrives) and when to send answers (every few, and before a turn that may take long, so that
-a batch does not hold back its first ones). Does not know: the database, clients, clocks (`now_ms` comes with the input), or what to keep.
+Decides: the order of work (as it arrives) and when to send answers (every few, and before a turn
+that may take long, so that a batch does not hold back its first ones). Does not know: the database,
+clients, clocks (`now_ms` comes with the input), or what to keep.
 
-A worker starts with an empty environment and one descriptor, the socket, and puts up the other walls itself (`walls.py`).
-When the socket closes it ends: a hub that was killed leaves no workers behind.
+A worker starts with an empty environment and one descriptor, the socket, and puts up the other
+walls itself (`walls.py`). When the socket closes it ends: a hub that was killed leaves no workers
+behind.
 """
 
 from __future__ import annotations
@@ -59,22 +61,38 @@ from sandbox.protocol import (
 GUEST: Final = Path(__file__).parent / "guest" / "dist"
 ANSWERS_AT_ONCE: Final = 16
 ANSWERS_WITHIN_S: Final = 0.005
-"""Answers are sent when so many have gathered, when the oldest has waited so long, or when the batch is done."""
+"""Answers are sent when so many have gathered, when the oldest has waited so long, or when the
+batch is done.
+"""
 HEAVY_US: Final = 1_000
-"""A session whose last turn took so much is expected to do it again: the answers of others leave before its next turn begins."""
+"""A session whose last turn took so much is expected to do it again: the answers of others leave
+before its next turn begins.
+"""
 RESERVED: Final = 0.8
-"""The share of a worker's memory that the memories of modules may take together, were each to grow as far as it may."""
+"""The share of a worker's memory that the memories of modules may take together, were each to grow
+as far as it may.
+"""
 ERRORS_MAX, ERROR_CHARS_MAX, FILE_CHARS_MAX = 50, 2_000, 300
 """Of a build that failed: what is shown."""
 IMAGE_MEMORY_BYTES_MAX: Final = 256 * 1024 * 1024
-KINDS: Final[dict[str, Kind]] = {"session": "session", "forge": "forge", "module": "module", "compiler": "module"}
-"""What a worker may be for, and which engine that takes: sessions of scripts, building scripts, sessions of modules, building those."""
+KINDS: Final[dict[str, Kind]] = {
+    "session": "session",
+    "forge": "forge",
+    "module": "module",
+    "compiler": "module",
+}
+"""What a worker may be for, and which engine that takes: sessions of scripts, building scripts,
+sessions of modules, building those.
+"""
 TRACEBACK_CHARS: Final = 4000
 _RECEIVE_BYTES: Final = 256 * 1024
 
 
 class Worker:
-    """The sessions of one process, by the numbers that the hub gave them. `guest` is None where modules run, which need none."""
+    """The sessions of one process, by the numbers that the hub gave them.
+
+    `guest` is None where modules run, which need none.
+    """
 
     def __init__(self, engine: Engine, guest: Guest | None, *, memory_bytes_max: int = 0) -> None:
         """`memory_bytes_max` is the process's own, 0 for none."""
@@ -87,7 +105,9 @@ class Worker:
         self._sessions: dict[int, LiveMachine] = {}
 
     def may_take_long(self, message: protocol.ToWorker) -> bool:
-        """Whether the answers that there are should not wait for this message's: it is for a session whose last turn was heavy."""
+        """Whether the answers that there are should not wait for this message's: it is for a
+        session whose last turn was heavy.
+        """
         machine = self._sessions.get(message.session) if isinstance(message, Step) else None
         return machine is not None and machine.cost.cpu_us >= HEAVY_US
 
@@ -102,7 +122,11 @@ class Worker:
                 answers.append(self._replay(message))
             case Checkpoint():
                 machine = self._sessions.get(message.session)
-                answers.append(Done(message.session, message.ticket, machine.checkpoint()) if machine else _lost(message))
+                answers.append(
+                    Done(message.session, message.ticket, machine.checkpoint())
+                    if machine
+                    else _lost(message)
+                )
             case Close():
                 if machine := self._sessions.pop(message.session, None):
                     machine.close()
@@ -122,14 +146,20 @@ class Worker:
                 answers.append(self._inputs(message))
             case GiveEngine():
                 assert self._guest is not None
-                answers.append(EngineGiven(message.ticket, self._guest.engine_digest, pack(self._guest.engine_wasm)))
+                answers.append(
+                    EngineGiven(
+                        message.ticket, self._guest.engine_digest, pack(self._guest.engine_wasm)
+                    )
+                )
 
     def _forget(self, digest: str) -> None:
         image = self._images.pop(digest, None)
         if image is None or image.handles.module is None:
             return
         code = image.handles.engine
-        if all(other.handles.engine != code for other in self._images.values()):  # a module's code goes with the last image of it
+        if all(
+            other.handles.engine != code for other in self._images.values()
+        ):  # a module's code goes with the last image of it
             self._engines.pop(code, None)
 
     def _step(self, step: Step, answers: list[protocol.ToHub]) -> None:
@@ -148,21 +178,56 @@ class Worker:
             if (checkpoint := machine.keep()) is not None:
                 answers.append(Frozen(step.session, checkpoint))
         else:
-            answers.append(Failed(step.session, step.ticket, outcome.code, outcome.message, outcome.at, machine.cost))
+            answers.append(
+                Failed(
+                    step.session,
+                    step.ticket,
+                    outcome.code,
+                    outcome.message,
+                    outcome.at,
+                    machine.cost,
+                )
+            )
 
     def _open(self, request: Open) -> protocol.ToHub:
-        # A growth that the process cannot serve would be one answer now and another in a replay: a module sees what `memory.grow` says.
-        reserved = request.memory_bytes_max + sum(machine.memory_bytes_max for machine in self._sessions.values()) if self._guest is None else 0
+        # A growth that the process cannot serve would be one answer now and another in a replay: a
+        # module sees what `memory.grow` says.
+        reserved = (
+            request.memory_bytes_max
+            + sum(machine.memory_bytes_max for machine in self._sessions.values())
+            if self._guest is None
+            else 0
+        )
         if self._memory_bytes_max and reserved > RESERVED * self._memory_bytes_max:
-            return Failed(request.session, request.ticket, "unavailable", "the sandbox has no room for another module's memory", None)
+            return Failed(
+                request.session,
+                request.ticket,
+                "unavailable",
+                "the sandbox has no room for another module's memory",
+                None,
+            )
         try:
             image = self._images[request.digest]
-            sizes = Sizes(request.memory_bytes_max, request.snapshot_bytes_max, request.emitted_bytes_max)
+            sizes = Sizes(
+                request.memory_bytes_max, request.snapshot_bytes_max, request.emitted_bytes_max
+            )
             machine = LiveMachine(self._engine, image, sizes, checkpoint=request.checkpoint)
         except KeyError:
-            return Failed(request.session, request.ticket, "image_damaged", "the image could not be loaded", None)
+            return Failed(
+                request.session,
+                request.ticket,
+                "image_damaged",
+                "the image could not be loaded",
+                None,
+            )
         except Trap as trap:
-            return Failed(request.session, request.ticket, "unavailable" if trap.code == "unavailable" else "session_damaged", trap.message, None)
+            return Failed(
+                request.session,
+                request.ticket,
+                "unavailable" if trap.code == "unavailable" else "session_damaged",
+                trap.message,
+                None,
+            )
         except DamagedCheckpoint as error:
             return Failed(request.session, request.ticket, "session_damaged", str(error), None)
         self._sessions[request.session] = machine
@@ -192,10 +257,15 @@ class Worker:
             return
         with contextlib.suppress(ValueError, Trap):
             wasm = unpack(request.image, bytes_max=IMAGE_MEMORY_BYTES_MAX)
-            self._images[request.digest] = load_image(self._engine, self._engines, wasm, memory_bytes_max=IMAGE_MEMORY_BYTES_MAX)
+            self._images[request.digest] = load_image(
+                self._engine, self._engines, wasm, memory_bytes_max=IMAGE_MEMORY_BYTES_MAX
+            )
 
     def _load_engine(self, request: LoadEngine) -> None:
-        """Compiles an older engine, or maps it from the cache; takes a module's machine code. What is damaged is noticed as its images are."""
+        """Compiles an older engine, or maps it from the cache; takes a module's machine code.
+
+        What is damaged is noticed as its images are.
+        """
         if request.digest in self._engines:
             return
         with contextlib.suppress(ValueError):
@@ -211,44 +281,82 @@ class Worker:
         try:
             bundle = bundler.bundle(self._engine, self.compiled_esbuild(), build.entry, build.files)
             if len(bundle.script.encode()) > build.bundle_bytes_max:
-                raise BuildError("bundle_too_large", [protocol.BuildMessage(f"the bundle has more than {build.bundle_bytes_max} bytes")])
+                raise BuildError(
+                    "bundle_too_large",
+                    [
+                        protocol.BuildMessage(
+                            f"the bundle has more than {build.bundle_bytes_max} bytes"
+                        )
+                    ],
+                )
             bundled = time.perf_counter_ns()
             image, definition, more = forge_image(
-                self._engine, self._guest, bundle.script, source_map=bundle.source_map,
-                cpu_s=build.cpu_ms / 1000, memory_bytes_max=build.memory_bytes_max, on_error=build.on_error, limits=build.limits, own=build.own,
-            )  # fmt: skip
+                self._engine,
+                self._guest,
+                bundle.script,
+                source_map=bundle.source_map,
+                cpu_s=build.cpu_ms / 1000,
+                memory_bytes_max=build.memory_bytes_max,
+                on_error=build.on_error,
+                limits=build.limits,
+                own=build.own,
+            )
         except BuildError as error:
             return _build_failed(build.ticket, error)
         except Exception as error:  # a stranger's file must not end the forge, whatever we forgot
-            return BuildFailed(build.ticket, "machine_throws", [protocol.BuildMessage(f"the file cannot be built ({type(error).__name__})")])
+            return BuildFailed(
+                build.ticket,
+                "machine_throws",
+                [protocol.BuildMessage(f"the file cannot be built ({type(error).__name__})")],
+            )
         packed = pack(image)
         frozen = time.perf_counter_ns()
         warnings = [text[:ERROR_CHARS_MAX] for text in (bundle.warnings + more)[:ERRORS_MAX]]
-        return Built(build.ticket, packed, msgspec.json.encode(definition), warnings, (bundled - started) // 1000, (frozen - bundled) // 1000)
+        return Built(
+            build.ticket,
+            packed,
+            msgspec.json.encode(definition),
+            warnings,
+            (bundled - started) // 1000,
+            (frozen - bundled) // 1000,
+        )
 
     def _inputs(self, request: Inputs) -> protocol.ToHub:
         try:
-            return InputsFound(request.ticket, bundler.inputs_of(self._engine, self.compiled_esbuild(), request.entry, Path(request.root)))
+            return InputsFound(
+                request.ticket,
+                bundler.inputs_of(
+                    self._engine, self.compiled_esbuild(), request.entry, Path(request.root)
+                ),
+            )
         except BuildError as error:
             return _build_failed(request.ticket, error)
 
     def compiled_esbuild(self, wasm: bytes | None = None) -> Module:
         if self._esbuild is None:
-            self._esbuild = self._engine.compile_cached(wasm or (GUEST / "esbuild.wasm").read_bytes(), name="esbuild")
+            self._esbuild = self._engine.compile_cached(
+                wasm or (GUEST / "esbuild.wasm").read_bytes(), name="esbuild"
+            )
         return self._esbuild
 
 
 def _build_failed(ticket: int, error: BuildError) -> BuildFailed:
     """Cut to size: a stranger wrote names and messages."""
     shown = [
-        msgspec.structs.replace(each, message=each.message[:ERROR_CHARS_MAX], file=each.file[:FILE_CHARS_MAX] if each.file else each.file)
+        msgspec.structs.replace(
+            each,
+            message=each.message[:ERROR_CHARS_MAX],
+            file=each.file[:FILE_CHARS_MAX] if each.file else each.file,
+        )
         for each in error.errors[:ERRORS_MAX]
-    ]  # fmt: skip
+    ]
     return BuildFailed(ticket, error.code, shown)
 
 
 def _lost(message: Step | Checkpoint | Replay) -> Failed:
-    return Failed(message.session, message.ticket, "session_lost", "the session is not on this worker", None)
+    return Failed(
+        message.session, message.ticket, "session_lost", "the session is not on this worker", None
+    )
 
 
 def serve(connection: socket.socket, worker: Worker) -> None:
@@ -259,7 +367,11 @@ def serve(connection: socket.socket, worker: Worker) -> None:
         since = time.perf_counter()
         for batch in reader.feed(data):
             for message in batch:
-                if answers and (len(answers) >= ANSWERS_AT_ONCE or time.perf_counter() - since > ANSWERS_WITHIN_S or worker.may_take_long(message)):
+                if answers and (
+                    len(answers) >= ANSWERS_AT_ONCE
+                    or time.perf_counter() - since > ANSWERS_WITHIN_S
+                    or worker.may_take_long(message)
+                ):
                     connection.sendall(protocol.encode(answers))
                     answers.clear()
                     since = time.perf_counter()
@@ -275,12 +387,19 @@ def main() -> int:
     arguments.add_argument("--cache", type=Path, help="where compiled modules are kept")
     arguments.add_argument("--kind", choices=KINDS, default="session", help="what it is for")
     arguments.add_argument("--scratch", type=Path, help="the one folder that a forge may write to")
-    arguments.add_argument("--root", type=Path, help="the user's own folder, of whose files bundles are made: for the command line, never for a hub")
+    arguments.add_argument(
+        "--root",
+        type=Path,
+        help="the user's own folder, of whose files bundles are made: for the command line, never for a hub",
+    )
     arguments.add_argument("--fuel", action="store_true", help="count wasmtime's fuel")
     arguments.add_argument("--memory-bytes-max", type=int, default=0, help="of the whole process")
     arguments.add_argument("--cpu-s-max", type=int, default=0, help="of the whole process")
     options = arguments.parse_args()
-    with socket.socket(fileno=options.fd) as connection, contextlib.suppress(ConnectionError, KeyboardInterrupt):
+    with (
+        socket.socket(fileno=options.fd) as connection,
+        contextlib.suppress(ConnectionError, KeyboardInterrupt),
+    ):
         worker, ready = _furnish(options, connection)
         connection.sendall(protocol.encode([ready]))
         try:
@@ -294,25 +413,35 @@ def main() -> int:
 
 
 def _furnish(options: argparse.Namespace, connection: socket.socket) -> tuple[Worker, Ready]:
-    """Loads what the worker needs and puts up its walls; no stranger's byte is read before it returns."""
+    """Loads what the worker needs and puts up its walls; no stranger's byte is read before it
+    returns.
+    """
     starting = True
 
     def tell(name: str) -> None:
         if starting:
             connection.sendall(protocol.encode([Progress(name)]))
 
-    # A forge compiles code that runs once, esbuild above all: what it saves in compiling it never loses in running.
+    # A forge compiles code that runs once, esbuild above all: what it saves in compiling it never
+    # loses in running.
     engine = Engine(options.cache, kind=KINDS[options.kind], fuel=options.fuel, on_compile=tell)
-    names = {"session": ("engine", "base"), "forge": ("engine", "base", "esbuild")}.get(options.kind, ())
+    names = {"session": ("engine", "base"), "forge": ("engine", "base", "esbuild")}.get(
+        options.kind, ()
+    )
     files = {name: (GUEST / f"{name}.wasm").read_bytes() for name in names}
     engine.fill_cache({name: wasm for name, wasm in files.items() if name != "base"})
     own_user = options.root is None
     writable = [folder for folder in (options.scratch, options.root) if folder is not None]
     readable = [options.cache] if files and options.cache else []
     stood = walls.raise_first(
-        parent=options.parent, keep=options.fd, readable=readable, writable=writable,
-        memory_bytes_max=options.memory_bytes_max, cpu_s_max=options.cpu_s_max, own_user=own_user,
-    )  # fmt: skip
+        parent=options.parent,
+        keep=options.fd,
+        readable=readable,
+        writable=writable,
+        memory_bytes_max=options.memory_bytes_max,
+        cpu_s_max=options.cpu_s_max,
+        own_user=own_user,
+    )
     guest = load_guest(engine, files["engine"], files["base"]) if files else None
     worker = Worker(engine, guest, memory_bytes_max=options.memory_bytes_max)
     if "esbuild" in files:
@@ -321,10 +450,14 @@ def _furnish(options: argparse.Namespace, connection: socket.socket) -> tuple[Wo
         tempfile.tempdir = str(options.scratch)
     engine.watchdog.start(1)  # its thread is there from now on
     engine.watchdog.stop()
-    stood += walls.raise_rest(stood=stood, reads_files=bool(readable), writes_files=bool(writable), own_user=own_user)
+    stood += walls.raise_rest(
+        stood=stood, reads_files=bool(readable), writes_files=bool(writable), own_user=own_user
+    )
     gc.freeze()  # what is here now stays; the collector need not look at it again
     starting = False
-    return worker, Ready(guest.engine_digest if guest else "", guest.base_digest if guest else "", stood)
+    return worker, Ready(
+        guest.engine_digest if guest else "", guest.base_digest if guest else "", stood
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Chromium, driven by Playwright: the page and the example apps are tested in it, and `make screenshots` looks at them."""
+"""Chromium, driven by Playwright: the page and the example apps are tested in it, and `make
+screenshots` looks at them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ if TYPE_CHECKING:
 
     from playwright.async_api import Browser
 
-FLAGS: Final = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS: Final = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @contextlib.asynccontextmanager
@@ -29,9 +39,21 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 def sixty_states() -> str:
-    """The source of a machine with 60 states: six phases, one of them parallel, with ways forward, back and out."""
+    """The source of a machine with 60 states: six phases, one of them parallel, with ways forward,
+    back and out.
+    """
     phases = ["intake", "checks", "payment", "packing", "shipping", "aftercare"]
-    steps = ["queued", "assigned", "started", "waiting", "reviewed", "blocked", "resumed", "signed", "finished"]
+    steps = [
+        "queued",
+        "assigned",
+        "started",
+        "waiting",
+        "reviewed",
+        "blocked",
+        "resumed",
+        "signed",
+        "finished",
+    ]
     states: dict[str, object] = {}
     for number, phase in enumerate(phases):
         inner: dict[str, object] = {}
@@ -43,18 +65,48 @@ def sixty_states() -> str:
                 on = {"RESUME": "resumed"}
             if step == "reviewed":
                 on |= {"REJECT": {"target": "assigned", "guard": "mayReject", "actions": "note"}}
-            inner[step] = {"on": on, "tags": [phase] if at == 0 else []} if step != "finished" else {"type": "final"}
+            inner[step] = (
+                {"on": on, "tags": [phase] if at == 0 else []}
+                if step != "finished"
+                else {"type": "final"}
+            )
         if phase == "checks":  # two regions, one after the other's steps
             halves = (steps[:4], steps[4:])
-            inner = {f"{phase}-{half[0]}": {"initial": half[0], "states": {step: inner[step] for step in half}} for half in halves}
+            inner = {
+                f"{phase}-{half[0]}": {
+                    "initial": half[0],
+                    "states": {step: inner[step] for step in half},
+                }
+                for half in halves
+            }
             for half in inner.values():
                 for state in half["states"].values():
-                    state["on"] = {event: target for event, target in state.get("on", {}).items() if (target if isinstance(target, str) else target["target"]) in half["states"]}
-        states[phase] = {**({"type": "parallel"} if phase == "checks" else {"initial": "queued"}), "states": inner, "onDone": phases[number + 1] if number + 1 < len(phases) else "closed", "on": {"CANCEL": "cancelled"}, "description": f"The {phase} of an order"}
-    states |= {"closed": {"type": "final"}, "cancelled": {"on": {"REOPEN": "intake"}, "after": {"60000": "closed"}}}
+                    state["on"] = {
+                        event: target
+                        for event, target in state.get("on", {}).items()
+                        if (target if isinstance(target, str) else target["target"])
+                        in half["states"]
+                    }
+        states[phase] = {
+            **({"type": "parallel"} if phase == "checks" else {"initial": "queued"}),
+            "states": inner,
+            "onDone": phases[number + 1] if number + 1 < len(phases) else "closed",
+            "on": {"CANCEL": "cancelled"},
+            "description": f"The {phase} of an order",
+        }
+    states |= {
+        "closed": {"type": "final"},
+        "cancelled": {"on": {"REOPEN": "intake"}, "after": {"60000": "closed"}},
+    }
     import json
 
-    config = {"id": "fulfilment", "initial": "intake", "context": {"steps": 0, "notes": []}, "states": states, "on": {"TICK": {"actions": "count"}}}
+    config = {
+        "id": "fulfilment",
+        "initial": "intake",
+        "context": {"steps": 0, "notes": []},
+        "states": states,
+        "on": {"TICK": {"actions": "count"}},
+    }
     return f"""import {{ assign, setup }} from "xstate";
 export default setup({{
   guards: {{ mayReject: () => true }},

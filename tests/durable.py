@@ -1,4 +1,6 @@
-"""What the tests of durability and of the past share: a hub on a database, sessions that sleep, rows that are counted or damaged."""
+"""What the tests of durability and of the past share: a hub on a database, sessions that sleep,
+rows that are counted or damaged.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,14 @@ async def hub_on(database_url: str, folder: Path, **settings: Any) -> AsyncItera
         yield client
 
 
-async def send(client: Client, path: str, event: str = "increment", event_id: str | None = None, **headers: str) -> Any:
-    return await client.http.post(f"/{path}", json={"type": event}, headers=({"Idempotency-Key": event_id} if event_id else {}) | headers)
+async def send(
+    client: Client, path: str, event: str = "increment", event_id: str | None = None, **headers: str
+) -> Any:
+    return await client.http.post(
+        f"/{path}",
+        json={"type": event},
+        headers=({"Idempotency-Key": event_id} if event_id else {}) | headers,
+    )
 
 
 async def asleep(client: Client, machine: str, session: str) -> None:

@@ -1,10 +1,11 @@
-"""A fuzzer for everything that reads bytes of somebody who may be hostile: `make fuzz` for minutes, `test_fuzz.py` for seconds.
+"""A fuzzer for everything that reads bytes of somebody who may be hostile: `make fuzz` for minutes,
+`test_fuzz.py` for seconds.
 
     python -m tests.fuzz [--seconds 60] [--seed 1] [TARGET ...]
 
-A target takes well-formed data, changed here and there, and must answer as its own errors say; anything else ends the run with
-the target and the seed that show it again. Mutation is blind: what guides it are the samples, which are real frames, modules,
-checkpoints and events.
+A target takes well-formed data, changed here and there, and must answer as its own errors say;
+anything else ends the run with the target and the seed that show it again. Mutation is blind: what
+guides it are the samples, which are real frames, modules, checkpoints and events.
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ from machinehub.session import frames
 from machinehub.session.answers import BrokenWorker
 from machinehub.session.conditions import read_condition
 from machinehub.session.core import Kind, Session
-from machinehub.session.event import check_event, check_input, check_metadata, event_input, sender_json
+from machinehub.session.event import (
+    check_event,
+    check_input,
+    check_metadata,
+    event_input,
+    sender_json,
+)
 from sandbox import image as images
 from sandbox import protocol, validate
 from sandbox.module import Answer, ModuleState
@@ -39,7 +46,28 @@ if TYPE_CHECKING:
 Random = random.Random
 PAGES: Final = 256
 TURNS: Final = 6
-_INTERESTING: Final = (b"", b"\0", b"\xff", b"\x80", b"\x7f", b"\xff\xff\xff\xff\x0f", b"\xff\xff\xff\xff", b'"', b"{", b"[", b"]", b"}", b",", b"1e999", b"-", b"null", b"\\u0000", b"\\ud800", b"\xed\xa0\x80", b'"type":"xstate.stop"')
+_INTERESTING: Final = (
+    b"",
+    b"\0",
+    b"\xff",
+    b"\x80",
+    b"\x7f",
+    b"\xff\xff\xff\xff\x0f",
+    b"\xff\xff\xff\xff",
+    b'"',
+    b"{",
+    b"[",
+    b"]",
+    b"}",
+    b",",
+    b"1e999",
+    b"-",
+    b"null",
+    b"\\u0000",
+    b"\\ud800",
+    b"\xed\xa0\x80",
+    b'"type":"xstate.stop"',
+)
 """What parsers stumble over."""
 
 
@@ -63,31 +91,45 @@ def mutate(rng: Random, data: bytes) -> bytes:
             case 5:
                 other = rng.randrange(len(out) + 1)
                 size = rng.choice((1, 4, 16))
-                out[at : at + size], out[other : other + size] = out[other : other + size], out[at : at + size]
+                out[at : at + size], out[other : other + size] = (
+                    out[other : other + size],
+                    out[at : at + size],
+                )
             case _:
                 out[at:] = b"" if rng.random() < 0.2 else out[at:]
     return bytes(out)
 
 
-# --- between hub and worker ------------------------------------------------------------------------------------------
+# --- between hub and worker -----------------------------------------------------------------------
 
 _OUTBOXES: Final = (
-    b'[1,0,{"value":"a","context":{"n":1},"status":"active","tags":[]},[{"type":"e"}],[[1,1700000000000]],[2],[["info","hello"]]]', b"[1,0,null]", b"[1,1,null,[],[],[1]]",
+    b'[1,0,{"value":"a","context":{"n":1},"status":"active","tags":[]},[{"type":"e"}],[[1,1700000000000]],[2],[["info","hello"]]]',
+    b"[1,0,null]",
+    b"[1,1,null,[],[],[1]]",
     b'[0,{"code":"machine_error","message":"m"}]',
-)  # fmt: skip
+)
 
 
 def _to_hub(rng: Random) -> list[protocol.ToHub]:
     cost = protocol.Cost(rng.randrange(1000), 65536)
     return rng.sample(
         [
-            protocol.Ready("e", "b", [("files", True, "none")]), protocol.Progress("engine"), protocol.Said("words"), protocol.Done(1, 1, rng.choice(_OUTBOXES), cost),
-            protocol.Failed(1, 1, "cpu_exceeded", "m", "a.ts:1:1", cost), protocol.Frozen(1, b"checkpoint"), protocol.Replayed(1, 1, b"null", False, [(0, [(1, 5)], [2])], 1),
-            protocol.Built(1, b"image", b"{}", ["w"], 1, 1), protocol.BuildFailed(1, "c", [protocol.BuildMessage("m", "f", 1, 1)]), protocol.EngineGiven(1, "d", b"e"),
-            protocol.ModuleBuilt(1, b"i", b"c", b"m", "e", b"{}", 1, 1), protocol.Compiled(1, b"c"), protocol.InputsFound(1, ["f"]),
+            protocol.Ready("e", "b", [("files", True, "none")]),
+            protocol.Progress("engine"),
+            protocol.Said("words"),
+            protocol.Done(1, 1, rng.choice(_OUTBOXES), cost),
+            protocol.Failed(1, 1, "cpu_exceeded", "m", "a.ts:1:1", cost),
+            protocol.Frozen(1, b"checkpoint"),
+            protocol.Replayed(1, 1, b"null", False, [(0, [(1, 5)], [2])], 1),
+            protocol.Built(1, b"image", b"{}", ["w"], 1, 1),
+            protocol.BuildFailed(1, "c", [protocol.BuildMessage("m", "f", 1, 1)]),
+            protocol.EngineGiven(1, "d", b"e"),
+            protocol.ModuleBuilt(1, b"i", b"c", b"m", "e", b"{}", 1, 1),
+            protocol.Compiled(1, b"c"),
+            protocol.InputsFound(1, ["f"]),
         ],
         rng.randrange(1, 5),
-    )  # fmt: skip
+    )
 
 
 def hear_a_worker(rng: Random) -> None:
@@ -107,9 +149,14 @@ def hear_a_worker(rng: Random) -> None:
 def be_a_worker(rng: Random) -> None:
     """What the hub sends, changed: the other side's reader says yes or `BadFrame` too."""
     messages: list[protocol.ToWorker] = [
-        protocol.Open(1, 1, "d", 1, 1, 1, None), protocol.Step(1, 2, b"[1,1,{}]", 5, 50), protocol.LoadImage("d", b"i"), protocol.Build(1, "m.ts", {"m.ts": "x"}, "reject", 1, 1, 1),
-        protocol.Replay(1, 1, [(b"[0,1]", 5)], 0), protocol.Close(1), protocol.BuildModule(1, b"m", "n", 1, 1),
-    ]  # fmt: skip
+        protocol.Open(1, 1, "d", 1, 1, 1, None),
+        protocol.Step(1, 2, b"[1,1,{}]", 5, 50),
+        protocol.LoadImage("d", b"i"),
+        protocol.Build(1, "m.ts", {"m.ts": "x"}, "reject", 1, 1, 1),
+        protocol.Replay(1, 1, [(b"[0,1]", 5)], 0),
+        protocol.Close(1),
+        protocol.BuildModule(1, b"m", "n", 1, 1),
+    ]
     try:
         protocol.to_worker_reader().feed(mutate(rng, protocol.encode(rng.sample(messages, 3))))
     except protocol.BadFrame:
@@ -117,8 +164,22 @@ def be_a_worker(rng: Random) -> None:
 
 
 def answer_a_session(rng: Random) -> None:
-    """Results for a session that are not what a worker may say: a turn, or `BrokenWorker`, and numbers without gaps."""
-    session = Session(SessionRecord(key=1, machine_id="m", session_id="s", version=1, digest="d", hears_presence=False, created_at_ms=0), number=1, limits=Limits(timers=20, snapshot_bytes=500))
+    """Results for a session that are not what a worker may say: a turn, or `BrokenWorker`, and
+    numbers without gaps.
+    """
+    session = Session(
+        SessionRecord(
+            key=1,
+            machine_id="m",
+            session_id="s",
+            version=1,
+            digest="d",
+            hears_presence=False,
+            created_at_ms=0,
+        ),
+        number=1,
+        limits=Limits(timers=20, snapshot_bytes=500),
+    )
     session.start_anew()
     tickets = [session.offer(Kind.START, b"[0,1]", 0).ticket]
     for _ in range(TURNS):
@@ -126,7 +187,10 @@ def answer_a_session(rng: Random) -> None:
         ticket = rng.choice(tickets) if rng.random() < 0.2 else tickets[0]
         before = session.seq
         try:
-            turn = session.done(ticket, mutate(rng, rng.choice(_OUTBOXES)) if rng.random() < 0.7 else rng.choice(_OUTBOXES))
+            turn = session.done(
+                ticket,
+                mutate(rng, rng.choice(_OUTBOXES)) if rng.random() < 0.7 else rng.choice(_OUTBOXES),
+            )
             session.committed(turn)
         except BrokenWorker:
             return
@@ -138,7 +202,7 @@ def answer_a_session(rng: Random) -> None:
             return
 
 
-# --- strangers' modules ----------------------------------------------------------------------------------------------
+# --- strangers' modules ---------------------------------------------------------------------------
 
 
 @functools.cache
@@ -158,9 +222,13 @@ _compiler: Final = functools.cache(lambda: wasmtime.Engine())
 
 
 def read_a_module(rng: Random) -> None:
-    """Reading says yes or `BadModule`; what it says yes to imports a memory and exports what the host calls, if it compiles at all."""
+    """Reading says yes or `BadModule`; what it says yes to imports a memory and exports what the
+    host calls, if it compiles at all.
+    """
     try:
-        code = validate.split(validate.read_module(mutate(rng, rng.choice(_modules())), pages_max=PAGES))
+        code = validate.split(
+            validate.read_module(mutate(rng, rng.choice(_modules())), pages_max=PAGES)
+        )
     except validate.BadModule:
         return
     try:
@@ -168,7 +236,9 @@ def read_a_module(rng: Random) -> None:
     except wasmtime.WasmtimeError:
         return
     assert [(each.module, each.name) for each in compiled.imports] == [("image", "memory")]
-    assert {each.name for each in compiled.exports if not each.name.startswith("machinehub.")} <= set(validate._CALLS)
+    assert {
+        each.name for each in compiled.exports if not each.name.startswith("machinehub.")
+    } <= set(validate._CALLS)
 
 
 class _Memory:
@@ -207,7 +277,7 @@ def hear_a_module(rng: Random) -> None:
             assert all(due >= 1_700_000_000_000 for _, due in said.timers_set)
 
 
-# --- what is kept ----------------------------------------------------------------------------------------------------
+# --- what is kept ---------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -215,17 +285,25 @@ def _checkpoint() -> tuple[bytes, bytes]:
     image = random.Random(1).randbytes(65536)
     memory = bytearray(image)
     memory[5000:5010] = b"0123456789"
-    return image, images.encode_checkpoint(image, memoryview(bytes(memory)), dead=(range(0), range(0)))
+    return image, images.encode_checkpoint(
+        image, memoryview(bytes(memory)), dead=(range(0), range(0))
+    )
 
 
 def restore_a_checkpoint(rng: Random) -> None:
     """Damage is always noticed: what is applied is what was written."""
     image, checkpoint = _checkpoint()
     try:
-        size, pages, beside = images.apply_checkpoint(mutate(rng, checkpoint), memoryview(image), bytes_max=65536)
+        size, pages, beside = images.apply_checkpoint(
+            mutate(rng, checkpoint), memoryview(image), bytes_max=65536
+        )
     except images.DamagedCheckpoint:
         return
-    assert (size, [(at, content[904:914]) for at, content in pages], beside) == (65536, [(4096, b"0123456789")], ())
+    assert (size, [(at, content[904:914]) for at, content in pages], beside) == (
+        65536,
+        [(4096, b"0123456789")],
+        (),
+    )
 
 
 def read_an_image(rng: Random) -> None:
@@ -240,26 +318,39 @@ def read_an_image(rng: Random) -> None:
 def unpack(rng: Random) -> None:
     """What is compressed grows to its bound and no further, whatever size it announces."""
     try:
-        assert len(images.unpack(mutate(rng, images.pack(b"x" * 10_000)), bytes_max=20_000)) <= 20_000
+        assert (
+            len(images.unpack(mutate(rng, images.pack(b"x" * 10_000)), bytes_max=20_000)) <= 20_000
+        )
     except ValueError:
         pass
 
 
-# --- clients ---------------------------------------------------------------------------------------------------------
+# --- clients --------------------------------------------------------------------------------------
 
 _EVENTS: Final = (
-    b'{"type":"increment"}', b'{"type":"a","v":[1,2.5,-0,1e10,"x",null,true],"o":{"__proto__":{"x":1}}}', b'{"type":"\\u00e9","v":"\xf0\x9f\x98\x80"}', b'{"v":1,"type":"a"}',
-    b'{"type":"xstate.stop"}', b'{"type":"presence.joined"}',
-)  # fmt: skip
+    b'{"type":"increment"}',
+    b'{"type":"a","v":[1,2.5,-0,1e10,"x",null,true],"o":{"__proto__":{"x":1}}}',
+    b'{"type":"\\u00e9","v":"\xf0\x9f\x98\x80"}',
+    b'{"v":1,"type":"a"}',
+    b'{"type":"xstate.stop"}',
+    b'{"type":"presence.joined"}',
+)
 
 
 def send_an_event(rng: Random) -> None:
-    """An event is refused with a code, or is an input that any parser reads, of a type that is the client's to send."""
+    """An event is refused with a code, or is an input that any parser reads, of a type that is the
+    client's to send.
+    """
     event = mutate(rng, rng.choice(_EVENTS))
     try:
         check_event(event, bytes_max=65536, depth_max=64)
     except CallerError as error:
-        assert error.code in ("invalid_event", "event_too_deep", "invalid_utf8", "event_too_large"), error.code
+        assert error.code in (
+            "invalid_event",
+            "event_too_deep",
+            "invalid_utf8",
+            "event_too_large",
+        ), error.code
         return
     data = event_input(5, event, sender_json("c"))
     read = json.loads(data, parse_int=float)
@@ -272,7 +363,10 @@ def send_a_frame(rng: Random) -> None:
     """A client's frame is one, or is not."""
     from machinehub.router.websocket import _decode
 
-    frame = mutate(rng, b'{"type":"event","id":"c1-17","event":' + rng.choice(_EVENTS) + b',"metadata":{"a":1}}')
+    frame = mutate(
+        rng,
+        b'{"type":"event","id":"c1-17","event":' + rng.choice(_EVENTS) + b',"metadata":{"a":1}}',
+    )
     try:
         read = _decode(frame)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
@@ -302,9 +396,19 @@ def ask(rng: Random) -> None:
 TARGETS: Final[dict[str, Callable[[Random], None]]] = {
     target.__name__: target
     for target in (
-        hear_a_worker, be_a_worker, answer_a_session, read_a_module, hear_a_module, restore_a_checkpoint, read_an_image, unpack, send_an_event, send_a_frame, ask,
+        hear_a_worker,
+        be_a_worker,
+        answer_a_session,
+        read_a_module,
+        hear_a_module,
+        restore_a_checkpoint,
+        read_an_image,
+        unpack,
+        send_an_event,
+        send_a_frame,
+        ask,
     )
-}  # fmt: skip
+}
 
 
 def run(target: str, seed: int) -> None:

@@ -35,7 +35,9 @@ class Process:
 
 def children_of(pid: int) -> list[int]:
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
     except OSError:
         return []
 
@@ -47,12 +49,32 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def start_hub(data: Path, *arguments: str, port: int, log: int | Any = asyncio.subprocess.PIPE, **environment: str) -> Process:
-    env = {key: value for key, value in os.environ.items() if not key.startswith("MACHINEHUB_")} | {"MACHINEHUB_CACHE": str(CACHE)} | environment
+async def start_hub(
+    data: Path,
+    *arguments: str,
+    port: int,
+    log: int | Any = asyncio.subprocess.PIPE,
+    **environment: str,
+) -> Process:
+    env = (
+        {key: value for key, value in os.environ.items() if not key.startswith("MACHINEHUB_")}
+        | {"MACHINEHUB_CACHE": str(CACHE)}
+        | environment
+    )
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from machinehub.cli.main import main; main()", "serve", "--port", str(port), "--data", str(data), *arguments,
-        stdout=log, stderr=log, env=env,
-    )  # fmt: skip
+        sys.executable,
+        "-c",
+        "from machinehub.cli.main import main; main()",
+        "serve",
+        "--port",
+        str(port),
+        "--data",
+        str(data),
+        *arguments,
+        stdout=log,
+        stderr=log,
+        env=env,
+    )
     return Process(process, f"http://127.0.0.1:{port}")
 
 
@@ -66,7 +88,9 @@ async def until_ready(url: str, *, within_s: float = 20) -> None:
 
 
 @contextlib.asynccontextmanager
-async def hub_process(data: Path, *arguments: str, wait: bool = True, port: int | None = None, **environment: str) -> AsyncIterator[Process]:
+async def hub_process(
+    data: Path, *arguments: str, wait: bool = True, port: int | None = None, **environment: str
+) -> AsyncIterator[Process]:
     running = await start_hub(data, *arguments, port=port or free_port(), **environment)
     try:
         if wait:
@@ -81,7 +105,12 @@ async def hub_process(data: Path, *arguments: str, wait: bool = True, port: int 
 async def deploy(url: str, source: str = COUNTER) -> str:
     """The machine's URL."""
     async with httpx.AsyncClient(timeout=20) as http:
-        body: dict[str, Any] = (await http.post(url + "/api/v1/deployments", json={"name": "c", "entry": "c.ts", "files": {"c.ts": source}})).json()
+        body: dict[str, Any] = (
+            await http.post(
+                url + "/api/v1/deployments",
+                json={"name": "c", "entry": "c.ts", "files": {"c.ts": source}},
+            )
+        ).json()
     machine_url: str = body["machine"]["url"]
     return machine_url
 
@@ -104,7 +133,8 @@ class Postgres:
                 os.kill(victim, signal.SIGKILL)
         while any(alive(victim) for victim in victims):
             time.sleep(0.01)
-        # Nobody may have collected them yet, and the lock files name a process that seems to be there then.
+        # Nobody may have collected them yet, and the lock files name a process that seems to be
+        # there then.
         for lock in [*self._data.glob("postmaster.pid"), *self._data.glob(".s.PGSQL.*.lock")]:
             lock.unlink()
 

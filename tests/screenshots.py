@@ -1,4 +1,7 @@
-"""`make screenshots`: six machines as a person sees them, into build/screenshots. Made to be looked at."""
+"""`make screenshots`: six machines as a person sees them, into build/screenshots.
+
+Made to be looked at.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,38 @@ DESKTOP: Final = {"width": 1280, "height": 800}
 PHONE: Final = {"width": 390, "height": 844}
 SHOTS: Final[list[tuple[str, str, list[dict[str, Any]], dict[str, int], str, str]]] = [
     ("small", "counter.ts", [{"type": "increment"}] * 3, DESKTOP, "light", "live"),
-    ("nested", "checkout.ts", [{"type": "ADD"}, {"type": "NEXT"}, {"type": "ADDRESS", "value": "1 Main St"}], DESKTOP, "light", "history"),
-    ("parallel", "media-player.ts", [{"type": "PLAY"}, {"type": "LOUDER"}], DESKTOP, "light", "live"),
+    (
+        "nested",
+        "checkout.ts",
+        [{"type": "ADD"}, {"type": "NEXT"}, {"type": "ADDRESS", "value": "1 Main St"}],
+        DESKTOP,
+        "light",
+        "history",
+    ),
+    (
+        "parallel",
+        "media-player.ts",
+        [{"type": "PLAY"}, {"type": "LOUDER"}],
+        DESKTOP,
+        "light",
+        "live",
+    ),
     ("sixty", "", [{"type": "NEXT"}] * 3, DESKTOP, "light", "share"),
     ("dark", "approval.ts", [{"type": "SUBMIT"}, {"type": "APPROVE"}], DESKTOP, "dark", "sessions"),
     ("phone", "tic-tac-toe.ts", [{"type": "JOIN"}], PHONE, "light", "live"),
 ]
 
 
-async def shoot(browser: Browser, client: Client, shot: tuple[str, str, list[dict[str, Any]], dict[str, int], str, str]) -> None:
+async def shoot(
+    browser: Browser,
+    client: Client,
+    shot: tuple[str, str, list[dict[str, Any]], dict[str, int], str, str],
+) -> None:
     name, example, events, viewport, scheme, tab = shot
-    machine = await client.deploy(sixty_states() if not example else (EXAMPLES / example).read_text(), name=f"{name}-{example[:-3] or 'machine'}")
+    machine = await client.deploy(
+        sixty_states() if not example else (EXAMPLES / example).read_text(),
+        name=f"{name}-{example[:-3] or 'machine'}",
+    )
     for event in events:
         await client.http.post(f"/{machine}/demo", json=event)
     context = await browser.new_context(viewport=viewport, color_scheme=scheme)  # type: ignore[arg-type]

@@ -48,17 +48,31 @@ class Client:
 
     def worker_pids(self) -> list[int]:
         """The session workers that live and are ready."""
-        return [worker.process.pid for worker in self.hub.pool.workers if worker.process is not None and worker.ready.is_set() and not worker.lost]
+        return [
+            worker.process.pid
+            for worker in self.hub.pool.workers
+            if worker.process is not None and worker.ready.is_set() and not worker.lost
+        ]
 
-    async def deploy(self, source: str, *, name: str = "machine", entry: str = "machine.ts", **more: Any) -> str:
+    async def deploy(
+        self, source: str, *, name: str = "machine", entry: str = "machine.ts", **more: Any
+    ) -> str:
         """Deploys one file; the machine's id."""
-        response = await self.http.post("/api/v1/deployments", json={"name": name, "entry": entry, "files": {entry: source}, **more})
+        response = await self.http.post(
+            "/api/v1/deployments",
+            json={"name": name, "entry": entry, "files": {entry: source}, **more},
+        )
         assert response.status_code in (200, 201), response.text
         machine_id: str = response.json()["machine"]["id"]
         return machine_id
 
-    async def deploy_error(self, source: str, *, entry: str = "machine.ts", files: dict[str, str] | None = None) -> dict[str, Any]:
-        response = await self.http.post("/api/v1/deployments", json={"name": "broken", "entry": entry, "files": {entry: source, **(files or {})}})
+    async def deploy_error(
+        self, source: str, *, entry: str = "machine.ts", files: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        response = await self.http.post(
+            "/api/v1/deployments",
+            json={"name": "broken", "entry": entry, "files": {entry: source, **(files or {})}},
+        )
         assert response.status_code == 422, response.text
         assert response.headers["content-type"] == "application/problem+json"
         problem: dict[str, Any] = response.json()
@@ -66,7 +80,12 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def socket(self, path: str, **options: Any) -> AsyncIterator[Socket]:
-        async with connect(f"{self.url.replace('http', 'ws', 1)}/{path}", subprotocols=["machinehub.v1"], max_size=None, **options) as connection:
+        async with connect(
+            f"{self.url.replace('http', 'ws', 1)}/{path}",
+            subprotocols=["machinehub.v1"],
+            max_size=None,
+            **options,
+        ) as connection:
             yield Socket(connection)
 
 
@@ -81,7 +100,9 @@ class Socket:
         self._sent = 0
 
     async def receive(self, timeout_s: float = 10) -> dict[str, Any]:
-        frame: dict[str, Any] = json.loads(await asyncio.wait_for(self.connection.recv(), timeout_s))
+        frame: dict[str, Any] = json.loads(
+            await asyncio.wait_for(self.connection.recv(), timeout_s)
+        )
         self.seen.append(frame)
         if frame["type"] in ("snapshot", "update"):
             self.snapshot, self.seq = frame["snapshot"], frame["seq"]
@@ -100,7 +121,13 @@ class Socket:
         """Sends an event and returns its ack."""
         self._sent += 1
         event_id = event_id or f"{id(self)}-{self._sent}"
-        await self.send_raw({"type": "event", "id": event_id, "event": {"type": event} if isinstance(event, str) else event})
+        await self.send_raw(
+            {
+                "type": "event",
+                "id": event_id,
+                "event": {"type": event} if isinstance(event, str) else event,
+            }
+        )
         while (frame := await self.until("ack"))["id"] != event_id:
             pass
         return frame
@@ -112,9 +139,17 @@ class Socket:
 
 
 @contextlib.asynccontextmanager
-async def running_hub(data: Path, *, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Client]:
-    """A hub with one session worker, unless `workers` says otherwise: starting them is most of what a test takes."""
-    hub = Hub(Settings(port=free_port(), data=data, cache=CACHE, **{"workers": 1} | settings), clock=clock, entropy=Entropy(seed=1) if clock else None)
+async def running_hub(
+    data: Path, *, clock: Clock | None = None, **settings: Any
+) -> AsyncIterator[Client]:
+    """A hub with one session worker, unless `workers` says otherwise: starting them is most of what
+    a test takes.
+    """
+    hub = Hub(
+        Settings(port=free_port(), data=data, cache=CACHE, **{"workers": 1} | settings),
+        clock=clock,
+        entropy=Entropy(seed=1) if clock else None,
+    )
     await hub.start()
     server = HubServer(hub)
     serving = asyncio.create_task(server.serve())
@@ -122,7 +157,9 @@ async def running_hub(data: Path, *, clock: Clock | None = None, **settings: Any
         await asyncio.sleep(0.005)
     headers = {"Authorization": f"Bearer {hub.settings.token}"} if hub.settings.token else {}
     try:
-        async with httpx.AsyncClient(base_url=hub.settings.base_url, timeout=30, headers=headers) as http:
+        async with httpx.AsyncClient(
+            base_url=hub.settings.base_url, timeout=30, headers=headers
+        ) as http:
             yield Client(hub, http)
     finally:
         server.should_exit = True

@@ -1,11 +1,13 @@
-"""test262 (the ECMAScript conformance suite) on the engine that ships, with our changes to it: `make test262 FROM=<a checkout>`.
+"""test262 (the ECMAScript conformance suite) on the engine that ships, with our changes to it:
+`make test262 FROM=<a checkout>`.
 
     python -m tests.test262 CHECKOUT [--every N] [--show]
 
-The suite is not on the package registries, so `make test` does not run it: there, `test_language.py` compares the engine with Node's.
-Scripts are evaluated in a thawed base image, which has the parser that machines have lost, one image each. Left out: what a machine
-cannot have anyway (modules, shared memory, other realms and agents, `Intl`), and files that try the parser's strict mode only.
-Source of how files are read: test262's INTERPRETING.md.
+The suite is not on the package registries, so `make test` does not run it: there,
+`test_language.py` compares the engine with Node's. Scripts are evaluated in a thawed base image,
+which has the parser that machines have lost, one image each. Left out: what a machine cannot have
+anyway (modules, shared memory, other realms and agents, `Intl`), and files that try the parser's
+strict mode only. Source of how files are read: test262's INTERPRETING.md.
 """
 
 from __future__ import annotations
@@ -30,8 +32,33 @@ MEMORY_BYTES: Final = 16 * 1024 * 1024
 """A session's, which the image names; some tests need more."""
 NOW_NS: Final = 1_700_000_000_000_000_000
 _FRONT: Final = re.compile(r"/\*---(.*?)---\*/", re.DOTALL)
-_WITHOUT: Final = ("$262.createRealm", "$262.agent", "$262.evalScript", "$262.detachArrayBuffer", "detachArrayBuffer.js", "$262.IsHTMLDDA", "$262.AbstractModuleSource", "SharedArrayBuffer", "Atomics", "import(", "import.", "$262.gc")
-_FEATURES_WITHOUT: Final = {"SharedArrayBuffer", "Atomics", "dynamic-import", "import-defer", "source-phase-imports", "cross-realm", "host-gc-required", "IsHTMLDDA", "Temporal", "ShadowRealm", "tail-call-optimization"}
+_WITHOUT: Final = (
+    "$262.createRealm",
+    "$262.agent",
+    "$262.evalScript",
+    "$262.detachArrayBuffer",
+    "detachArrayBuffer.js",
+    "$262.IsHTMLDDA",
+    "$262.AbstractModuleSource",
+    "SharedArrayBuffer",
+    "Atomics",
+    "import(",
+    "import.",
+    "$262.gc",
+)
+_FEATURES_WITHOUT: Final = {
+    "SharedArrayBuffer",
+    "Atomics",
+    "dynamic-import",
+    "import-defer",
+    "source-phase-imports",
+    "cross-realm",
+    "host-gc-required",
+    "IsHTMLDDA",
+    "Temporal",
+    "ShadowRealm",
+    "tail-call-optimization",
+}
 _SAID: Final = "globalThis.said"
 _PRINT: Final = f"var $262 = {{ global: globalThis }}; {_SAID} = ''; var print = (text) => {{ {_SAID} += text; }};\n"
 
@@ -40,13 +67,18 @@ class Suite:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._engine = Engine(CACHE)
-        self._guest: Guest = load_guest(self._engine, (GUEST / "engine.wasm").read_bytes(), (GUEST / "base.wasm").read_bytes())
+        self._guest: Guest = load_guest(
+            self._engine, (GUEST / "engine.wasm").read_bytes(), (GUEST / "base.wasm").read_bytes()
+        )
         self.harness = cache(lambda name: (folder / "harness" / name).read_text())
 
     def files(self, every: int) -> list[Path]:
         found = [
-            path for part in ("language", "built-ins", "annexB") for path in sorted((self._folder / "test" / part).rglob("*.js")) if "_FIXTURE" not in path.name
-        ]  # fmt: skip
+            path
+            for part in ("language", "built-ins", "annexB")
+            for path in sorted((self._folder / "test" / part).rglob("*.js"))
+            if "_FIXTURE" not in path.name
+        ]
         return found[::every]
 
     def run(self, path: Path) -> str | None:
@@ -55,17 +87,40 @@ class Suite:
         front = _FRONT.search(text)
         about = yaml.safe_load(front[1]) if front else {}
         flags = about.get("flags", [])
-        if {"module", "raw", "CanBlockIsTrue"} & set(flags) or _FEATURES_WITHOUT & set(about.get("features", [])) or any(word in text for word in _WITHOUT):
+        if (
+            {"module", "raw", "CanBlockIsTrue"} & set(flags)
+            or _FEATURES_WITHOUT & set(about.get("features", []))
+            or any(word in text for word in _WITHOUT)
+        ):
             return None
-        scripts = [_PRINT, *(self.harness(name) for name in ("assert.js", "sta.js", *(["doneprintHandle.js"] if "async" in flags else []), *about.get("includes", [])))]
-        instance = self._engine.thaw(self._guest.base, self._guest.engine, memory_bytes_max=MEMORY_BYTES)
+        scripts = [
+            _PRINT,
+            *(
+                self.harness(name)
+                for name in (
+                    "assert.js",
+                    "sta.js",
+                    *(["doneprintHandle.js"] if "async" in flags else []),
+                    *about.get("includes", []),
+                )
+            ),
+        ]
+        instance = self._engine.thaw(
+            self._guest.base, self._guest.engine, memory_bytes_max=MEMORY_BYTES
+        )
         self._engine.watchdog.start(CPU_S)
         try:
             thrown = self._evaluate(instance, "\n".join(scripts))
             assert not thrown, thrown
-            thrown = self._evaluate(instance, ('"use strict";\n' if "onlyStrict" in flags else "") + text)
+            thrown = self._evaluate(
+                instance, ('"use strict";\n' if "onlyStrict" in flags else "") + text
+            )
             if (negative := about.get("negative")) is not None:
-                return "" if negative["type"] in thrown or (thrown and negative["type"] == "Test262Error") else f"{negative['type']} expected, not {thrown or 'a success'}"
+                return (
+                    ""
+                    if negative["type"] in thrown or (thrown and negative["type"] == "Test262Error")
+                    else f"{negative['type']} expected, not {thrown or 'a success'}"
+                )
             if thrown or "async" not in flags:
                 return thrown
             self._run_jobs(instance)
@@ -88,16 +143,28 @@ class Suite:
         if value >= 0:
             return ""
         handles = self._guest.handles
-        length = instance.call("call_with_value", handles.explain, -value, handles.io, handles.io_bytes)
+        length = instance.call(
+            "call_with_value", handles.explain, -value, handles.io, handles.io_bytes
+        )
         return instance.read(handles.io, length).decode("utf-8", "replace")
 
     def _run_jobs(self, instance: Instance) -> None:
-        """An input that no machine is there to take: after it, as after every input, the promise jobs run."""
+        """An input that no machine is there to take: after it, as after every input, the promise
+        jobs run.
+        """
         handles = self._guest.handles
         for _ in range(20):  # jobs that a timer starts are not among them: nobody fires timers here
             data = b'[1,1,{"type":"x"},null]'
             instance.write_io(handles.io, data)
-            instance.step(step=handles.step, collect=handles.collect, io=handles.io, io_bytes=handles.io_bytes, length=len(data), now_ns=NOW_NS, jobs=10_000)
+            instance.step(
+                step=handles.step,
+                collect=handles.collect,
+                io=handles.io,
+                io_bytes=handles.io_bytes,
+                length=len(data),
+                now_ns=NOW_NS,
+                jobs=10_000,
+            )
 
 
 def main() -> int:

@@ -48,7 +48,9 @@ async def test_deploying_and_deploying_again(client: Client) -> None:
     assert again.status_code == 200
     assert again.json()["created"] is False
     assert again.json()["version"] == answer["version"]
-    changed = await client.http.post("/api/v1/deployments", json=body | {"files": {"counter.ts": COUNTER + "\n"}})
+    changed = await client.http.post(
+        "/api/v1/deployments", json=body | {"files": {"counter.ts": COUNTER + "\n"}}
+    )
     assert (changed.status_code, changed.json()["version"]["number"]) == (201, 2)
 
 
@@ -62,8 +64,10 @@ async def test_deploying_and_deploying_again(client: Client) -> None:
         ("export const a = 1;\n\nconst b: number = undefined as any;\nb.c.d;", "m.ts", "m.ts:4:1"),
         ("{\n  bad", "m.json", "m.json:2:3"),
     ],
-)  # fmt: skip
-async def test_build_errors_name_the_place(client: Client, source: str, entry: str, message: str) -> None:
+)
+async def test_build_errors_name_the_place(
+    client: Client, source: str, entry: str, message: str
+) -> None:
     error = (await client.deploy_error(source, entry=entry))["errors"][0]
     assert f"{error['file']}:{error['line']}:{error['column']}" == message
     problem(await client.http.get("/api/v1/machines/broken"), 404, "no_such_machine")
@@ -72,18 +76,30 @@ async def test_build_errors_name_the_place(client: Client, source: str, entry: s
 @pytest.mark.parametrize(
     ("source", "code"),
     [
-        ("export const a = 1, b = 2;", "no_machine"), ("", "no_machine"), ("throw new Error('x')", "machine_throws"), ("for (;;);", "build_cpu_exceeded"),
-        ("import { createMachine } from 'xstate'; export const a = createMachine({}); export const b = createMachine({});", "several_machines"),
-        ("import fs from 'node:fs'; export default fs;", "bundle_failed"), ("export default await import('x')", "bundle_failed"),
+        ("export const a = 1, b = 2;", "no_machine"),
+        ("", "no_machine"),
+        ("throw new Error('x')", "machine_throws"),
+        ("for (;;);", "build_cpu_exceeded"),
+        (
+            "import { createMachine } from 'xstate'; export const a = createMachine({}); export const b = createMachine({});",
+            "several_machines",
+        ),
+        ("import fs from 'node:fs'; export default fs;", "bundle_failed"),
+        ("export default await import('x')", "bundle_failed"),
     ],
-)  # fmt: skip
-async def test_what_is_no_machine_is_refused_and_not_stored(client: Client, source: str, code: str) -> None:
+)
+async def test_what_is_no_machine_is_refused_and_not_stored(
+    client: Client, source: str, code: str
+) -> None:
     assert (await client.deploy_error(source))["code"] == code
     problem(await client.http.get("/api/v1/machines/broken"), 404, "no_such_machine")
 
 
 async def test_no_machine_names_the_exports_found(client: Client) -> None:
-    assert "first, second" in (await client.deploy_error("export const first = 1, second = 2"))["errors"][0]["message"]
+    assert (
+        "first, second"
+        in (await client.deploy_error("export const first = 1, second = 2"))["errors"][0]["message"]
+    )
 
 
 @pytest.mark.parametrize("suffix", [".ts", ".tsx", ".mts", ".js", ".mjs", ".cjs", ".json"])
@@ -92,7 +108,10 @@ async def test_all_kinds_of_files(client: Client, suffix: str) -> None:
         ".cjs": 'module.exports = require("xstate").createMachine({ initial: "a", states: { a: {} } });\nmodule.exports = { machine: module.exports }',
         ".json": json.dumps({"initial": "a", "states": {"a": {"on": {"__proto__": "a"}}}}),
     }
-    source = sources.get(suffix, 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: {} } });')
+    source = sources.get(
+        suffix,
+        'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: {} } });',
+    )
     machine = await client.deploy(source, name=f"kind-{suffix[1:]}", entry=f"m{suffix}")
     assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["value"] == "a"
 
@@ -100,9 +119,12 @@ async def test_all_kinds_of_files(client: Client, suffix: str) -> None:
 async def test_several_files_and_json_and_which_export_counts(client: Client) -> None:
     files = {
         "src/m.ts": 'import { createMachine } from "xstate"; import { start } from "./lib/util"; import data from "../data.json"; export const other = createMachine({}); export default createMachine({ initial: start, context: data, states: { a: {}, b: {} } });',
-        "src/lib/util.ts": 'export const start: string = "b";', "data.json": '{"n": 7}',
-    }  # fmt: skip
-    response = await client.http.post("/api/v1/deployments", json={"name": "files", "entry": "src/m.ts", "files": files})
+        "src/lib/util.ts": 'export const start: string = "b";',
+        "data.json": '{"n": 7}',
+    }
+    response = await client.http.post(
+        "/api/v1/deployments", json={"name": "files", "entry": "src/m.ts", "files": files}
+    )
     assert response.status_code == 201, response.text
     snapshot = (await client.http.get(f"/{response.json()['machine']['id']}/s")).json()["snapshot"]
     assert (snapshot["value"], snapshot["context"]) == ("b", {"n": 7})
@@ -113,32 +135,65 @@ async def test_several_files_and_json_and_which_export_counts(client: Client) ->
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
-        (b"", 400, "invalid_json"), (b"{", 400, "invalid_json"), (b"[]", 400, "invalid_body"), (b"{}", 400, "invalid_body"), (b"[" * 100_000, 400, "invalid_body"),
-        (b'{"name":1,"entry":"m.ts","files":{}}', 400, "invalid_body"), (b'{"name":"a","entry":"m.ts","files":[]}', 400, "invalid_body"),
-        (b'{"name":"","entry":"m.ts","files":{"m.ts":""}}', 400, "invalid_name"), (b'{"name":"../a","entry":"m.ts","files":{"m.ts":""}}', 400, "invalid_name"),
-        (b'{"name":"a","entry":"m.ts","files":{}}', 422, "no_entry"), (b'{"name":"a","entry":"m.exe","files":{"m.exe":""}}', 422, "invalid_entry"),
-        (b'{"name":"a","entry":"m.ts","files":{"m.ts":"","../x":""}}', 422, "invalid_path"), (b'{"name":"a","entry":"m.ts","files":{"m.ts":"","/x":""}}', 422, "invalid_path"),
-        (b'{"name":"a","entry":"m.ts","files":{"m.ts":"","a/../x":""}}', 422, "invalid_path"), (b'{"name":"a","entry":"m.ts","files":{"m.ts":"","m.ts/x":""}}', 422, "invalid_path"),
-        (b'{"name":"a","entry":"m.ts","files":{"m.ts":"","\\u0000":""}}', 422, "invalid_path"), (b'{"name":"a","entry":"m.ts","files":{"m.ts":"","":""}}', 422, "invalid_path"),
-        (b'{"name":"a","entry":"m.ts","files":{"m.ts":"' + b"x" * 1_100_000 + b'"}}', 413, "source_too_large"),
-        (b'{"name":"a","entry":"m.ts","files":{"m.ts":"' + b"x" * 3_000_000 + b'"}}', 413, "source_too_large"),
-        (b'{"name":"a","entry":"m.ts","files":{' + b",".join(b'"%d.ts":""' % n for n in range(201)) + b"}}", 413, "source_too_large"),
-        (b'{"name":"a","entry":"m.ts","message":"' + b"x" * 1001 + b'","files":{"m.ts":""}}', 400, "invalid_message"),
+        (b"", 400, "invalid_json"),
+        (b"{", 400, "invalid_json"),
+        (b"[]", 400, "invalid_body"),
+        (b"{}", 400, "invalid_body"),
+        (b"[" * 100_000, 400, "invalid_body"),
+        (b'{"name":1,"entry":"m.ts","files":{}}', 400, "invalid_body"),
+        (b'{"name":"a","entry":"m.ts","files":[]}', 400, "invalid_body"),
+        (b'{"name":"","entry":"m.ts","files":{"m.ts":""}}', 400, "invalid_name"),
+        (b'{"name":"../a","entry":"m.ts","files":{"m.ts":""}}', 400, "invalid_name"),
+        (b'{"name":"a","entry":"m.ts","files":{}}', 422, "no_entry"),
+        (b'{"name":"a","entry":"m.exe","files":{"m.exe":""}}', 422, "invalid_entry"),
+        (b'{"name":"a","entry":"m.ts","files":{"m.ts":"","../x":""}}', 422, "invalid_path"),
+        (b'{"name":"a","entry":"m.ts","files":{"m.ts":"","/x":""}}', 422, "invalid_path"),
+        (b'{"name":"a","entry":"m.ts","files":{"m.ts":"","a/../x":""}}', 422, "invalid_path"),
+        (b'{"name":"a","entry":"m.ts","files":{"m.ts":"","m.ts/x":""}}', 422, "invalid_path"),
+        (b'{"name":"a","entry":"m.ts","files":{"m.ts":"","\\u0000":""}}', 422, "invalid_path"),
+        (b'{"name":"a","entry":"m.ts","files":{"m.ts":"","":""}}', 422, "invalid_path"),
+        (
+            b'{"name":"a","entry":"m.ts","files":{"m.ts":"' + b"x" * 1_100_000 + b'"}}',
+            413,
+            "source_too_large",
+        ),
+        (
+            b'{"name":"a","entry":"m.ts","files":{"m.ts":"' + b"x" * 3_000_000 + b'"}}',
+            413,
+            "source_too_large",
+        ),
+        (
+            b'{"name":"a","entry":"m.ts","files":{'
+            + b",".join(b'"%d.ts":""' % n for n in range(201))
+            + b"}}",
+            413,
+            "source_too_large",
+        ),
+        (
+            b'{"name":"a","entry":"m.ts","message":"' + b"x" * 1001 + b'","files":{"m.ts":""}}',
+            400,
+            "invalid_message",
+        ),
     ],
-)  # fmt: skip
+)
 async def test_bad_uploads(client: Client, body: bytes, status: int, code: str) -> None:
     problem(await client.http.post("/api/v1/deployments", content=body), status, code)
 
 
 async def test_two_deploys_of_one_name_at_once(client: Client) -> None:
     async def deploy(number: int) -> httpx.Response:
-        return await client.http.post("/api/v1/deployments", json={"name": "race", "entry": "m.ts", "files": {"m.ts": COUNTER + "\n" * number}})
+        return await client.http.post(
+            "/api/v1/deployments",
+            json={"name": "race", "entry": "m.ts", "files": {"m.ts": COUNTER + "\n" * number}},
+        )
 
     responses = await asyncio.gather(*(deploy(number) for number in range(6)))
     assert {response.status_code for response in responses} <= {201, 409}
     created = [response.json() for response in responses if response.status_code == 201]
     assert len({answer["machine"]["id"] for answer in created}) == 1
-    assert sorted(answer["version"]["number"] for answer in created) == list(range(1, len(created) + 1))
+    assert sorted(answer["version"]["number"] for answer in created) == list(
+        range(1, len(created) + 1)
+    )
 
 
 # --- machines and versions
@@ -165,10 +220,16 @@ async def test_versions_activate_and_pin(client: Client) -> None:
     activated = await client.http.post("/api/v1/machines/pins/versions/1/activate")
     assert activated.json()["active_version"] == 1
     assert await word(f"{machine}/newest") == ("one", 1)
-    problem(await client.http.post("/api/v1/machines/pins/versions/99999999999/activate"), 404, "no_such_version")
+    problem(
+        await client.http.post("/api/v1/machines/pins/versions/99999999999/activate"),
+        404,
+        "no_such_version",
+    )
     listed = (await client.http.get("/api/v1/machines/pins/versions?limit=2")).json()
     assert [version["number"] for version in listed["data"]] == [3, 2]
-    rest = (await client.http.get("/api/v1/machines/pins/versions", params={"cursor": listed["next"]})).json()
+    rest = (
+        await client.http.get("/api/v1/machines/pins/versions", params={"cursor": listed["next"]})
+    ).json()
     assert ([version["number"] for version in rest["data"]], rest["next"]) == ([1], None)
 
 
@@ -178,16 +239,30 @@ async def test_listing_renaming_deleting(client: Client) -> None:
     names: list[str] = []
     cursor = None
     while True:
-        page = (await client.http.get("/api/v1/machines", params={"limit": 2} | ({"cursor": cursor} if cursor else {}))).json()
+        page = (
+            await client.http.get(
+                "/api/v1/machines", params={"limit": 2} | ({"cursor": cursor} if cursor else {})
+            )
+        ).json()
         names += [machine["name"] for machine in page["data"]]
         cursor = page["next"]
         if cursor is None:
             break
     assert names == sorted(names)
     assert {"list-a", "list-b", "list-c"} <= set(names)
-    assert (await client.http.patch("/api/v1/machines/list-a", json={"name": "renamed"})).json()["name"] == "renamed"
-    problem(await client.http.patch("/api/v1/machines/renamed", json={"name": "list-b"}), 409, "name_taken")
-    problem(await client.http.patch("/api/v1/machines/renamed", json={"name": "a b"}), 400, "invalid_name")
+    assert (await client.http.patch("/api/v1/machines/list-a", json={"name": "renamed"})).json()[
+        "name"
+    ] == "renamed"
+    problem(
+        await client.http.patch("/api/v1/machines/renamed", json={"name": "list-b"}),
+        409,
+        "name_taken",
+    )
+    problem(
+        await client.http.patch("/api/v1/machines/renamed", json={"name": "a b"}),
+        400,
+        "invalid_name",
+    )
     machine = (await client.http.get("/api/v1/machines/list-c")).json()["id"]
     await client.http.get(f"/{machine}/s")
     assert (await client.http.delete("/api/v1/machines/list-c")).status_code == 204
@@ -195,20 +270,47 @@ async def test_listing_renaming_deleting(client: Client) -> None:
     problem(await client.http.get(f"/{machine}/s"), 404, "no_such_machine")
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=501", "limit=-1", "cursor=%ff", "cursor=a", "limit=99999999999999999999"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=x",
+        "limit=501",
+        "limit=-1",
+        "cursor=%ff",
+        "cursor=a",
+        "limit=99999999999999999999",
+    ],
+)
 async def test_bad_pages(client: Client, query: str) -> None:
-    problem(await client.http.get(f"/api/v1/machines?{query}"), 400, "invalid_cursor" if "cursor" in query else "invalid_limit")
+    problem(
+        await client.http.get(f"/api/v1/machines?{query}"),
+        400,
+        "invalid_cursor" if "cursor" in query else "invalid_limit",
+    )
 
 
 async def test_sessions_and_logs(client: Client) -> None:
-    machine = await client.deploy('import { createMachine } from "xstate"; export default createMachine({ on: { SAY: { actions: () => console.log("said", { a: 1 }) }, BOOM: { actions: () => { throw new Error("boom"); } } } });', name="logs")
+    machine = await client.deploy(
+        'import { createMachine } from "xstate"; export default createMachine({ on: { SAY: { actions: () => console.log("said", { a: 1 }) }, BOOM: { actions: () => { throw new Error("boom"); } } } });',
+        name="logs",
+    )
     await client.http.post(f"/{machine}/s%2F1", json={"type": "SAY"})
-    problem(await client.http.post(f"/{machine}/s%2F1", json={"type": "BOOM"}), 422, "machine_error")
+    problem(
+        await client.http.post(f"/{machine}/s%2F1", json={"type": "BOOM"}), 422, "machine_error"
+    )
     listed = (await client.http.get("/api/v1/machines/logs/sessions")).json()["data"]
-    assert [(session["id"], session["seq"], session["version"]) for session in listed] == [("s/1", 2, 1)]
-    assert (await client.http.get("/api/v1/machines/logs/sessions/s%2F1")).json()["snapshot"]["status"] == "active"
+    assert [(session["id"], session["seq"], session["version"]) for session in listed] == [
+        ("s/1", 2, 1)
+    ]
+    assert (await client.http.get("/api/v1/machines/logs/sessions/s%2F1")).json()["snapshot"][
+        "status"
+    ] == "active"
     lines = (await client.http.get("/api/v1/machines/logs/logs")).json()["data"]
-    assert [(line["level"], line["text"]) for line in lines] == [("info", 'said {"a":1}'), ("error", "machine_error: boom (machine.ts:1:168)")]
+    assert [(line["level"], line["text"]) for line in lines] == [
+        ("info", 'said {"a":1}'),
+        ("error", "machine_error: boom (machine.ts:1:168)"),
+    ]
     assert (await client.http.delete("/api/v1/machines/logs/sessions/s%2F1")).status_code == 204
     problem(await client.http.get("/api/v1/machines/logs/sessions/s%2F1"), 404, "no_such_session")
 
@@ -222,10 +324,16 @@ async def test_a_machine_by_accept(client: Client) -> None:
     assert {"id", "name", "version", "definition", "events", "url"} == answer.keys()
     assert answer["events"] == ["decrement", "increment"]
     assert answer["definition"]["root"]["states"]["active"]["type"] == "atomic"
-    page = await client.http.get(f"/{machine}", headers={"Accept": "text/html,application/xhtml+xml"})
+    page = await client.http.get(
+        f"/{machine}", headers={"Accept": "text/html,application/xhtml+xml"}
+    )
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    assert (await client.http.get(f"/{machine}/s", headers={"Accept": "text/html"})).headers["content-type"].startswith("text/html")
+    assert (
+        (await client.http.get(f"/{machine}/s", headers={"Accept": "text/html"}))
+        .headers["content-type"]
+        .startswith("text/html")
+    )
     for name in ("client.js", "index.html", "icon.svg"):
         assert (await client.http.get(f"/assets/{name}")).status_code == 200
     problem(await client.http.get("/assets/page.py"), 404, "not_found")
@@ -235,88 +343,197 @@ async def test_a_machine_by_accept(client: Client) -> None:
 async def test_events_etags_and_conditions(client: Client) -> None:
     machine = await client.deploy(COUNTER, name="etag")
     first = await client.http.get(f"/{machine}/s")
-    assert first.json() == {"type": "snapshot", "seq": 1, "version": 1, "snapshot": {"value": "active", "context": {"count": 0}, "status": "active", "tags": []}}
+    assert first.json() == {
+        "type": "snapshot",
+        "seq": 1,
+        "version": 1,
+        "snapshot": {"value": "active", "context": {"count": 0}, "status": "active", "tags": []},
+    }
     assert first.headers["etag"] == '"1"'
-    assert (await client.http.get(f"/{machine}/s", headers={"If-None-Match": '"1"'})).status_code == 304
-    sent = await client.http.post(f"/{machine}/s", json={"type": "increment"}, headers={"If-Match": '"1"'})
-    assert sent.json() == {"seq": 2, "outcome": "accepted", "changed": True, "snapshot": {"value": "active", "context": {"count": 1}, "status": "active", "tags": []}}
-    problem(await client.http.post(f"/{machine}/s", json={"type": "increment"}, headers={"If-Match": '"1"'}), 412, "seq_moved")
-    problem(await client.http.post(f"/{machine}/s", json={"type": "increment"}, headers={"If-Match": "1"}), 400, "invalid_if_match")
+    assert (
+        await client.http.get(f"/{machine}/s", headers={"If-None-Match": '"1"'})
+    ).status_code == 304
+    sent = await client.http.post(
+        f"/{machine}/s", json={"type": "increment"}, headers={"If-Match": '"1"'}
+    )
+    assert sent.json() == {
+        "seq": 2,
+        "outcome": "accepted",
+        "changed": True,
+        "snapshot": {"value": "active", "context": {"count": 1}, "status": "active", "tags": []},
+    }
+    problem(
+        await client.http.post(
+            f"/{machine}/s", json={"type": "increment"}, headers={"If-Match": '"1"'}
+        ),
+        412,
+        "seq_moved",
+    )
+    problem(
+        await client.http.post(
+            f"/{machine}/s", json={"type": "increment"}, headers={"If-Match": "1"}
+        ),
+        400,
+        "invalid_if_match",
+    )
     ignored = (await client.http.post(f"/{machine}/s", json={"type": "nothing"})).json()
-    assert (ignored["seq"], ignored["changed"], ignored["snapshot"]["context"]) == (3, False, {"count": 1})
+    assert (ignored["seq"], ignored["changed"], ignored["snapshot"]["context"]) == (
+        3,
+        False,
+        {"count": 1},
+    )
 
 
 async def test_an_idempotency_key_counts_once(client: Client) -> None:
     machine = await client.deploy(COUNTER, name="idempotent")
-    responses = await asyncio.gather(*(client.http.post(f"/{machine}/s", json={"type": "increment"}, headers={"Idempotency-Key": "k"}) for _ in range(10)))
+    responses = await asyncio.gather(
+        *(
+            client.http.post(
+                f"/{machine}/s", json={"type": "increment"}, headers={"Idempotency-Key": "k"}
+            )
+            for _ in range(10)
+        )
+    )
     assert {response.json()["seq"] for response in responses} == {2}
     assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["count"] == 1
 
 
 async def test_creating_with_input(client: Client) -> None:
-    machine = await client.deploy('import { createMachine } from "xstate"; export default createMachine({ context: ({ input }) => ({ got: input ?? null }) });', name="input")
+    machine = await client.deploy(
+        'import { createMachine } from "xstate"; export default createMachine({ context: ({ input }) => ({ got: input ?? null }) });',
+        name="input",
+    )
     created = await client.http.put(f"/{machine}/s", json={"input": {"n": [1]}})
     assert created.status_code == 201
     assert created.json()["snapshot"]["context"] == {"got": {"n": [1]}}
     problem(await client.http.put(f"/{machine}/s", json={"input": 1}), 409, "session_exists")
     assert (await client.http.put(f"/{machine}/t")).json()["snapshot"]["context"] == {"got": None}
     problem(await client.http.put(f"/{machine}/u", content=b'{"input":'), 400, "invalid_json")
-    problem(await client.http.put(f"/{machine}/u", content=b'{"input":' + b"[" * 70 + b"]" * 70 + b"}"), 400, "input_too_deep")
-    problem(await client.http.put(f"/{machine}/u", content=b'{"input":"' + b"x" * 70_000 + b'"}'), 413, "input_too_large")
+    problem(
+        await client.http.put(f"/{machine}/u", content=b'{"input":' + b"[" * 70 + b"]" * 70 + b"}"),
+        400,
+        "input_too_deep",
+    )
+    problem(
+        await client.http.put(f"/{machine}/u", content=b'{"input":"' + b"x" * 70_000 + b'"}'),
+        413,
+        "input_too_large",
+    )
 
 
 async def test_waiting(client: Client) -> None:
     machine = await client.deploy(DONE, name="wait")
-    waiting = asyncio.create_task(client.http.post(f"/{machine}/s/wait", json={"condition": {"tag": "tagged"}, "timeout_ms": 5000}))
+    waiting = asyncio.create_task(
+        client.http.post(
+            f"/{machine}/s/wait", json={"condition": {"tag": "tagged"}, "timeout_ms": 5000}
+        )
+    )
     await asyncio.sleep(0.05)
-    assert (await client.http.post(f"/{machine}/s/wait", json={"condition": {"matches": "t"}, "event": {"type": "TAG"}})).status_code == 200
+    assert (
+        await client.http.post(
+            f"/{machine}/s/wait", json={"condition": {"matches": "t"}, "event": {"type": "TAG"}}
+        )
+    ).status_code == 200
     assert (await waiting).json()["snapshot"]["tags"] == ["tagged"]
-    problem(await client.http.post(f"/{machine}/s/wait", json={"condition": "done", "timeout_ms": 30}), 408, "wait_timeout")
-    assert (await client.http.post(f"/{machine}/s/wait", json={"condition": "done", "event": {"type": "END"}})).json()["snapshot"]["output"] == {"ok": True}
-    problem(await client.http.post(f"/{machine}/s/wait", json={"condition": {"tag": "never"}}), 412, "session_ended")
-    problem(await client.http.post(f"/{machine}/s/wait", json={"condition": "later"}), 400, "invalid_condition")
-    problem(await client.http.post(f"/{machine}/s/wait", json={"condition": "done", "timeout_ms": 10**9}), 400, "invalid_timeout")
+    problem(
+        await client.http.post(f"/{machine}/s/wait", json={"condition": "done", "timeout_ms": 30}),
+        408,
+        "wait_timeout",
+    )
+    assert (
+        await client.http.post(
+            f"/{machine}/s/wait", json={"condition": "done", "event": {"type": "END"}}
+        )
+    ).json()["snapshot"]["output"] == {"ok": True}
+    problem(
+        await client.http.post(f"/{machine}/s/wait", json={"condition": {"tag": "never"}}),
+        412,
+        "session_ended",
+    )
+    problem(
+        await client.http.post(f"/{machine}/s/wait", json={"condition": "later"}),
+        400,
+        "invalid_condition",
+    )
+    problem(
+        await client.http.post(
+            f"/{machine}/s/wait", json={"condition": "done", "timeout_ms": 10**9}
+        ),
+        400,
+        "invalid_timeout",
+    )
     problem(await client.http.post(f"/{machine}/s", json={"type": "END"}), 409, "session_finished")
 
 
 @pytest.mark.parametrize(
     ("event", "status", "code"),
     [
-        (b"", 422, "invalid_event"), (b"x", 422, "invalid_event"), (b"{}", 422, "invalid_event"), (b'{"type":1}', 422, "invalid_event"), (b'{"type":"xstate.stop"}', 422, "invalid_event"),
-        (b'{"type":"presence.joined"}', 422, "invalid_event"), (b'{"type":"a","v":NaN}', 422, "invalid_event"), (b'{"type":"a","v":"' + b"x" * 65536 + b'"}', 413, "event_too_large"),
+        (b"", 422, "invalid_event"),
+        (b"x", 422, "invalid_event"),
+        (b"{}", 422, "invalid_event"),
+        (b'{"type":1}', 422, "invalid_event"),
+        (b'{"type":"xstate.stop"}', 422, "invalid_event"),
+        (b'{"type":"presence.joined"}', 422, "invalid_event"),
+        (b'{"type":"a","v":NaN}', 422, "invalid_event"),
+        (b'{"type":"a","v":"' + b"x" * 65536 + b'"}', 413, "event_too_large"),
         (b'{"type":"a","v":' + b"[" * 65 + b"]" * 65 + b"}", 400, "event_too_deep"),
     ],
-)  # fmt: skip
+)
 async def test_bad_events(client: Client, event: bytes, status: int, code: str) -> None:
     machine = await client.deploy(COUNTER, name="bad-events")
     problem(await client.http.post(f"/{machine}/s", content=event), status, code)
 
 
 async def test_keys_that_mean_something_elsewhere_are_data(client: Client) -> None:
-    machine = await client.deploy('import { assign, createMachine } from "xstate"; export default createMachine({ context: { got: null, n: 0 }, on: { E: { actions: assign({ got: ({ event }) => JSON.stringify(event), n: ({ context }) => context.n + 1 }) } } });', name="keys")
+    machine = await client.deploy(
+        'import { assign, createMachine } from "xstate"; export default createMachine({ context: { got: null, n: 0 }, on: { E: { actions: assign({ got: ({ event }) => JSON.stringify(event), n: ({ context }) => context.n + 1 }) } } });',
+        name="keys",
+    )
     event = b'{"type":"E","__proto__":{"polluted":1},"constructor":2,"then":3,"toJSON":4,"xstate$$type":5,"":6}'
     snapshot = (await client.http.post(f"/{machine}/s", content=event)).json()["snapshot"]
-    assert json.loads(snapshot["context"]["got"]).items() >= {"__proto__": {"polluted": 1}, "constructor": 2, "then": 3, "toJSON": 4, "xstate$$type": 5, "": 6}.items()
+    assert (
+        json.loads(snapshot["context"]["got"]).items()
+        >= {
+            "__proto__": {"polluted": 1},
+            "constructor": 2,
+            "then": 3,
+            "toJSON": 4,
+            "xstate$$type": 5,
+            "": 6,
+        }.items()
+    )
     many = b'{"type":"E",' + b",".join(b'"%d":1' % n for n in range(10_000)) + b"}"
     response = await client.http.post(f"/{machine}/s", content=many)
     assert response.status_code in (200, 413)
     assert (await client.http.post(f"/{machine}/s", json={"type": "E"})).status_code == 200
 
 
-@pytest.mark.parametrize("session", ["a%2Fb", "%2E%2E", "%00", "%F0%9F%98%80", "x" * 128, "%22%3Cscript%3E", "wait", "%25"])
+@pytest.mark.parametrize(
+    "session",
+    ["a%2Fb", "%2E%2E", "%00", "%F0%9F%98%80", "x" * 128, "%22%3Cscript%3E", "wait", "%25"],
+)
 async def test_odd_session_ids_work(client: Client, session: str) -> None:
     machine = await client.deploy(COUNTER, name="odd-ids")
-    assert (await client.http.post(f"/{machine}/{session}", json={"type": "increment"})).json()["snapshot"]["context"] == {"count": 1}
+    assert (await client.http.post(f"/{machine}/{session}", json={"type": "increment"})).json()[
+        "snapshot"
+    ]["context"] == {"count": 1}
 
 
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
-        ("/Nope00/s", 404, "no_such_machine"), ("/no", 404, "no_such_machine"), ("/{m}/", 400, "invalid_session_id"), ("/{m}/" + "x" * 129, 400, "invalid_session_id"),
-        ("/{m}/%ff", 400, "invalid_session_id"), ("/{m}/s/t", 404, "not_found"), ("/{m}/s/t/u", 404, "no_such_machine"), ("/{m}@0/s", 404, "no_such_version"),
-        ("/{m}@99/s", 404, "no_such_version"), ("/{m}@999999999/s", 404, "no_such_version"),
+        ("/Nope00/s", 404, "no_such_machine"),
+        ("/no", 404, "no_such_machine"),
+        ("/{m}/", 400, "invalid_session_id"),
+        ("/{m}/" + "x" * 129, 400, "invalid_session_id"),
+        ("/{m}/%ff", 400, "invalid_session_id"),
+        ("/{m}/s/t", 404, "not_found"),
+        ("/{m}/s/t/u", 404, "no_such_machine"),
+        ("/{m}@0/s", 404, "no_such_version"),
+        ("/{m}@99/s", 404, "no_such_version"),
+        ("/{m}@999999999/s", 404, "no_such_version"),
     ],
-)  # fmt: skip
+)
 async def test_urls_that_name_nothing(client: Client, path: str, status: int, code: str) -> None:
     machine = await client.deploy(COUNTER, name="urls")
     problem(await client.http.get(path.replace("{m}", machine)), status, code)
@@ -324,7 +541,10 @@ async def test_urls_that_name_nothing(client: Client, path: str, status: int, co
 
 async def test_other_sites_may_use_machines_but_not_the_api(client: Client) -> None:
     machine = await client.deploy(COUNTER, name="cors")
-    preflight = await client.http.options(f"/{machine}/s", headers={"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"})
+    preflight = await client.http.options(
+        f"/{machine}/s",
+        headers={"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"},
+    )
     assert preflight.headers["access-control-allow-origin"] == "*"
     assert "access-control-allow-origin" in (await client.http.get(f"/{machine}/s")).headers
     assert "access-control-allow-origin" not in (await client.http.get("/api/v1/machines")).headers
@@ -341,10 +561,14 @@ async def test_unknown_paths_and_methods(client: Client) -> None:
 async def test_a_hub_on_either_database(database_url: str, tmp_path: Path) -> None:
     async with running_hub(tmp_path / "data", database_url=database_url, workers=1) as client:
         machine = await client.deploy(COUNTER, name="either")
-        assert (await client.http.post(f"/{machine}/s", json={"type": "increment"})).json()["snapshot"]["context"] == {"count": 1}
+        assert (await client.http.post(f"/{machine}/s", json={"type": "increment"})).json()[
+            "snapshot"
+        ]["context"] == {"count": 1}
         assert (await client.http.get("/readyz")).json()["database"] is True
     async with running_hub(tmp_path / "data", database_url=database_url, workers=1) as client:
-        assert (await client.http.get(f"/{machine}", headers={"Accept": "application/json"})).json()["name"] == "either"
+        assert (
+            await client.http.get(f"/{machine}", headers={"Accept": "application/json"})
+        ).json()["name"] == "either"
         assert (await client.http.delete("/api/v1/machines/either")).status_code == 204
         problem(await client.http.get(f"/{machine}/s"), 404, "no_such_machine")
 
@@ -355,7 +579,9 @@ async def test_a_hub_on_either_database(database_url: str, tmp_path: Path) -> No
 async def test_server_sent_events(client: Client) -> None:
     machine = await client.deploy(COUNTER, name="sse")
     frames: list[tuple[str | None, dict[str, Any]]] = []
-    async with client.http.stream("GET", f"/{machine}/s", headers={"Accept": "text/event-stream"}) as response:
+    async with client.http.stream(
+        "GET", f"/{machine}/s", headers={"Accept": "text/event-stream"}
+    ) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         last_id = None
         async for line in response.aiter_lines():
@@ -381,11 +607,16 @@ async def test_server_sent_events(client: Client) -> None:
 
 
 async def test_a_stream_goes_on_where_it_was(client: Client) -> None:
-    machine = await client.deploy('import { createMachine, emit } from "xstate"; export default createMachine({ on: { SAY: { actions: emit(({ event }) => ({ type: "said", n: event.n })) } } });', name="resume")
+    machine = await client.deploy(
+        'import { createMachine, emit } from "xstate"; export default createMachine({ on: { SAY: { actions: emit(({ event }) => ({ type: "said", n: event.n })) } } });',
+        name="resume",
+    )
     for number in range(4):
         await client.http.post(f"/{machine}/s", json={"type": "SAY", "n": number})
     frames: list[dict[str, Any]] = []
-    async with client.http.stream("GET", f"/{machine}/s", headers={"Accept": "text/event-stream", "Last-Event-ID": "3"}) as response:
+    async with client.http.stream(
+        "GET", f"/{machine}/s", headers={"Accept": "text/event-stream", "Last-Event-ID": "3"}
+    ) as response:
         async for line in response.aiter_lines():
             if line.startswith("data: "):
                 frames.append(json.loads(line[6:]))
@@ -406,12 +637,19 @@ async def test_health_readiness_metrics_and_openapi(client: Client) -> None:
     assert "machinehub_rejected_total" in metrics
     document = (await client.http.get("/api/v1/openapi.json")).json()
     assert document["openapi"].startswith("3.1")
-    described = {(method.upper(), path) for path, calls in document["paths"].items() for method in calls if method != "parameters"}
+    described = {
+        (method.upper(), path)
+        for path, calls in document["paths"].items()
+        for method in calls
+        if method != "parameters"
+    }
     served = set()
     for route in client.hub.api.routes():
         for inner in route.routes if isinstance(route, Mount) else [route]:
             assert isinstance(inner, Route)
-            path = (route.path if isinstance(route, Mount) else "") + inner.path.replace(":int", "").replace(":path", "")
+            path = (route.path if isinstance(route, Mount) else "") + inner.path.replace(
+                ":int", ""
+            ).replace(":path", "")
             served |= {(method, path) for method in inner.methods or () if method != "HEAD"}
     assert served <= described
 

@@ -1,4 +1,6 @@
-"""The example apps, built as a user builds them: two windows share a counter, offline and through a restart of the hub."""
+"""The example apps, built as a user builds them: two windows share a counter, offline and through a
+restart of the hub.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,20 @@ APPS = ROOT / "examples" / "apps"
 @contextlib.asynccontextmanager
 async def served(folder: Path) -> AsyncIterator[str]:
     port = free_port()
-    server = subprocess.Popen([sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: ASYNC220
+    server = subprocess.Popen(  # noqa: ASYNC220 - it serves files until the block ends
+        [
+            sys.executable,
+            "-m",
+            "http.server",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--directory",
+            str(folder),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         for _ in range(100):
             with contextlib.suppress(OSError):
@@ -46,9 +61,24 @@ async def served(folder: Path) -> AsyncIterator[str]:
 async def built_counter(folder: Path, server: str) -> Path:
     """The React counter for a hub, built."""
     app = folder / "app"
-    shutil.copytree(APPS / "react-counter", app, ignore=shutil.ignore_patterns("node_modules", "dist", "*.hub.ts"))
+    shutil.copytree(
+        APPS / "react-counter",
+        app,
+        ignore=shutil.ignore_patterns("node_modules", "dist", "*.hub.ts"),
+    )
     (folder / "node_modules").symlink_to(ROOT / "node_modules")
-    await run(sys.executable, "-c", "from machinehub.cli.main import main; main()", "types", "c", "-o", str(app / "src" / "counter.hub.ts"), MACHINEHUB_SERVER=server, MACHINEHUB_CACHE=str(CACHE), cwd=folder)
+    await run(
+        sys.executable,
+        "-c",
+        "from machinehub.cli.main import main; main()",
+        "types",
+        "c",
+        "-o",
+        str(app / "src" / "counter.hub.ts"),
+        MACHINEHUB_SERVER=server,
+        MACHINEHUB_CACHE=str(CACHE),
+        cwd=folder,
+    )
     await run("npx", "tsc", "--noEmit", "--preserveSymlinks", cwd=app)
     await run("npx", "vite", "build", "--logLevel", "warn", cwd=app)
     return app / "dist"
@@ -63,7 +93,11 @@ async def test_two_windows_share_the_react_counter(tmp_path: Path, browser: Brow
     async with hub_process(tmp_path / "data", port=port) as hub:
         machine = await deploy(hub.url)
         dist = await built_counter(tmp_path, hub.url)
-        async with served(dist) as url, await browser.new_context() as here, await browser.new_context() as there:
+        async with (
+            served(dist) as url,
+            await browser.new_context() as here,
+            await browser.new_context() as there,
+        ):
             one, two = await here.new_page(), await there.new_page()
             errors: list[str] = []
             for page in (one, two):
@@ -113,6 +147,10 @@ async def test_a_page_without_a_bundler(client: Client, browser: Browser) -> Non
 
 async def test_a_script_in_node(client: Client) -> None:
     machine = await client.deploy((ROOT / "examples" / "counter.ts").read_text(), name="script")
-    assert "0 became 1" in await run("node", "index.mjs", f"{client.url}/{machine}", "from node", cwd=APPS / "node-script")
-    usage = await asyncio.create_subprocess_exec("node", "index.mjs", cwd=APPS / "node-script", stderr=subprocess.DEVNULL, env=os.environ)
+    assert "0 became 1" in await run(
+        "node", "index.mjs", f"{client.url}/{machine}", "from node", cwd=APPS / "node-script"
+    )
+    usage = await asyncio.create_subprocess_exec(
+        "node", "index.mjs", cwd=APPS / "node-script", stderr=subprocess.DEVNULL, env=os.environ
+    )
     assert await usage.wait() == 2

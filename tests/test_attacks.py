@@ -25,14 +25,24 @@ def machine(actions: str, *, context: str = "{ n: 0 }", top: str = "") -> str:
 @pytest.mark.parametrize(
     ("actions", "status"),
     [
-        ('() => console.log("\\ud800")', 200), ('() => console.log("a".repeat(4095) + "😀")', 200), ('assign({ c: "\\ud800" })', 200), ('emit({ type: "\\udc00" })', 200),
-        ("assign({ c: () => { let c = {}; for (let i = 0; i < 2000; i++) c = { c }; return c; } })", 422),
-        ('() => { Array.prototype.toJSON = () => "x"; console.log(1); }', 200), ("() => { Object.prototype.toJSON = () => undefined; console.log(1); }", 200),
-        ("() => { Math.ceil = () => 0.5; setTimeout(() => {}, 5); }", 200), ('() => { RegExp.prototype.exec = () => ["", "x", "y"]; throw new Error("q"); }', 422),
-        ('() => { throw new Error("\\ud800"); }', 422), ('() => { for (let i = 0; i < 64; i++) console.log("\\u0001".repeat(4096)); }', 200),
-        ('assign({ c: () => "漢".repeat(100000) })', 422), ("({ context }) => { context.q = 1n; }", 422),
+        ('() => console.log("\\ud800")', 200),
+        ('() => console.log("a".repeat(4095) + "😀")', 200),
+        ('assign({ c: "\\ud800" })', 200),
+        ('emit({ type: "\\udc00" })', 200),
+        (
+            "assign({ c: () => { let c = {}; for (let i = 0; i < 2000; i++) c = { c }; return c; } })",
+            422,
+        ),
+        ('() => { Array.prototype.toJSON = () => "x"; console.log(1); }', 200),
+        ("() => { Object.prototype.toJSON = () => undefined; console.log(1); }", 200),
+        ("() => { Math.ceil = () => 0.5; setTimeout(() => {}, 5); }", 200),
+        ('() => { RegExp.prototype.exec = () => ["", "x", "y"]; throw new Error("q"); }', 422),
+        ('() => { throw new Error("\\ud800"); }', 422),
+        ('() => { for (let i = 0; i < 64; i++) console.log("\\u0001".repeat(4096)); }', 200),
+        ('assign({ c: () => "漢".repeat(100000) })', 422),
+        ("({ context }) => { context.q = 1n; }", 422),
     ],
-)  # fmt: skip
+)
 async def test_no_outbox_kills_a_worker(client: Client, actions: str, status: int) -> None:
     """Text that the hub could not decode ended the worker and left the request hanging."""
     before = client.worker_pids()
@@ -48,25 +58,44 @@ async def test_no_outbox_kills_a_worker(client: Client, actions: str, status: in
 @pytest.mark.parametrize(
     "top",
     [
-        'JSON.stringify = () => "[]"', 'JSON.stringify = () => \'{"ok":true}\'', 'JSON.stringify = () => \'{"ok":true,"definition":{"events":5}}\'', 'Object.prototype.toJSON = () => "hi"',
-        "Object.keys = () => { throw 1; }", "Array.prototype.filter = () => null", 'RegExp.prototype.exec = () => ["", "x", "y"]; throw new Error("q")', 'throw new Error("\\ud800")',
+        'JSON.stringify = () => "[]"',
+        "JSON.stringify = () => '{\"ok\":true}'",
+        'JSON.stringify = () => \'{"ok":true,"definition":{"events":5}}\'',
+        'Object.prototype.toJSON = () => "hi"',
+        "Object.keys = () => { throw 1; }",
+        "Array.prototype.filter = () => null",
+        'RegExp.prototype.exec = () => ["", "x", "y"]; throw new Error("q")',
+        'throw new Error("\\ud800")',
         "for (const k of Object.getOwnPropertyNames(globalThis)) try { delete globalThis[k] } catch {}",
     ],
-)  # fmt: skip
+)
 async def test_no_file_kills_the_forge(client: Client, top: str) -> None:
-    """A forged build report ended the forge, or was stored and made every request of the machine a 500."""
+    """A forged build report ended the forge, or was stored and made every request of the machine a
+    500.
+    """
     forge = client.hub.pool._forge
-    response = await client.http.post("/api/v1/deployments", json={"name": "forged", "entry": "m.ts", "files": {"m.ts": machine("() => {}", top=top)}})
+    response = await client.http.post(
+        "/api/v1/deployments",
+        json={"name": "forged", "entry": "m.ts", "files": {"m.ts": machine("() => {}", top=top)}},
+    )
     assert response.status_code in (201, 422), response.text
     if response.status_code == 201:
-        assert (await client.http.get(f"/{response.json()['machine']['id']}", headers={"Accept": "application/json"})).status_code == 200
+        assert (
+            await client.http.get(
+                f"/{response.json()['machine']['id']}", headers={"Accept": "application/json"}
+            )
+        ).status_code == 200
     await client.http.delete("/api/v1/machines/forged")
     assert client.hub.pool._forge is forge
 
 
 async def test_undoing_stays_cheap_behind_heavy_turns(client: Client) -> None:
-    """Hundreds of heavy inputs and then one to undo: the replay took longer than a worker may be silent."""
-    source = machine("() => { throw new Error('x'); }").replace("OK:", "BUSY: { actions: () => { for (let i = 0; i < 60000; i++); } }, OK:")
+    """Hundreds of heavy inputs and then one to undo: the replay took longer than a worker may be
+    silent.
+    """
+    source = machine("() => { throw new Error('x'); }").replace(
+        "OK:", "BUSY: { actions: () => { for (let i = 0; i < 60000; i++); } }, OK:"
+    )
     machine_id = await client.deploy(source, name="replay")
     before = client.worker_pids()
     async with client.socket(f"{machine_id}/s") as peer:
@@ -82,11 +111,16 @@ async def test_undoing_stays_cheap_behind_heavy_turns(client: Client) -> None:
 
 async def test_a_long_source_map_costs_no_worker(client: Client) -> None:
     """Finding the place of an error walked the whole map inside the turn's CPU budget."""
-    source = machine("() => { throw new Error('x'); }", top="let q = 0; export function pad() {" + "q++;\n" * 60_000 + "}")
+    source = machine(
+        "() => { throw new Error('x'); }",
+        top="let q = 0; export function pad() {" + "q++;\n" * 60_000 + "}",
+    )
     before = client.worker_pids()
     machine_id = await client.deploy(source, name="long-map")
     for _ in range(3):
-        assert (await client.http.post(f"/{machine_id}/s", json={"type": "X"})).json()["code"] == "machine_error"
+        assert (await client.http.post(f"/{machine_id}/s", json={"type": "X"})).json()[
+            "code"
+        ] == "machine_error"
     assert set(before) <= set(client.worker_pids())
 
 
@@ -102,7 +136,14 @@ async def test_a_timer_that_failed_is_tried_again(client: Client) -> None:
 
 async def test_timers_at_the_top_level_are_warned_about(client: Client) -> None:
     """They were taken away silently."""
-    response = await client.http.post("/api/v1/deployments", json={"name": "top-timer", "entry": "m.ts", "files": {"m.ts": machine("() => {}", top="setTimeout(() => {}, 5)")}})
+    response = await client.http.post(
+        "/api/v1/deployments",
+        json={
+            "name": "top-timer",
+            "entry": "m.ts",
+            "files": {"m.ts": machine("() => {}", top="setTimeout(() => {}, 5)")},
+        },
+    )
     assert "1 timers" in response.json()["warnings"][0]
 
 
@@ -122,19 +163,38 @@ async def test_revoking_the_last_token_closes_the_hub(tmp_path: Path) -> None:
         assert (await client.http.get("/api/v1/machines")).status_code == 401
 
 
-@pytest.mark.parametrize(("headers", "code"), [({"Origin": "https://evil.example"}, "foreign_origin"), ({"Host": "evil.example"}, "foreign_host"), ({"Origin": "null"}, "foreign_origin")])
-async def test_other_sites_cannot_deploy_to_an_open_hub(client: Client, headers: dict[str, str], code: str) -> None:
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Origin": "https://evil.example"}, "foreign_origin"),
+        ({"Host": "evil.example"}, "foreign_host"),
+        ({"Origin": "null"}, "foreign_origin"),
+    ],
+)
+async def test_other_sites_cannot_deploy_to_an_open_hub(
+    client: Client, headers: dict[str, str], code: str
+) -> None:
     body = '{"name":"csrf","entry":"m.ts","files":{"m.ts":""}}'
-    response = await client.http.post("/api/v1/deployments", content=body, headers={"Content-Type": "text/plain", **headers})
+    response = await client.http.post(
+        "/api/v1/deployments", content=body, headers={"Content-Type": "text/plain", **headers}
+    )
     assert (response.status_code, response.json()["code"]) == (403, code)
-    preflight = await client.http.options("/api/v1/deployments", headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"})
+    preflight = await client.http.options(
+        "/api/v1/deployments",
+        headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"},
+    )
     assert "access-control-allow-origin" not in preflight.headers
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/api/v1/machines?limit=%C2%B2", "/api/v1/machines/numbers/versions?cursor=wrI=", "/api/v1/machines/numbers/versions/" + "9" * 5000, "/api/v1/machines/numbers/versions?cursor=" + "OTk5" * 40],
-)  # fmt: skip
+    [
+        "/api/v1/machines?limit=%C2%B2",
+        "/api/v1/machines/numbers/versions?cursor=wrI=",
+        "/api/v1/machines/numbers/versions/" + "9" * 5000,
+        "/api/v1/machines/numbers/versions?cursor=" + "OTk5" * 40,
+    ],
+)
 async def test_numbers_that_are_none_are_not_our_fault(client: Client, path: str) -> None:
     """These were 500s."""
     await client.deploy(COUNTER, name="numbers")
@@ -162,7 +222,11 @@ async def test_waiting_sees_states_that_pass_quickly(client: Client) -> None:
     """The condition was looked at only when a task woke up, several turns later."""
     source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "cold", states: { cold: { on: { T: "hot" } }, hot: { tags: "hot", on: { T: "cold" } } } });'
     machine_id = await client.deploy(source, name="passing")
-    waiting = asyncio.create_task(client.http.post(f"/{machine_id}/s/wait", json={"condition": {"tag": "hot"}, "timeout_ms": 5000}))
+    waiting = asyncio.create_task(
+        client.http.post(
+            f"/{machine_id}/s/wait", json={"condition": {"tag": "hot"}, "timeout_ms": 5000}
+        )
+    )
     await asyncio.sleep(0.2)
     async with client.socket(f"{machine_id}/s") as peer:
         await peer.until("snapshot")
@@ -176,8 +240,14 @@ async def test_a_retry_of_a_conditional_event_gets_the_first_answer(client: Clie
     machine_id = await client.deploy(COUNTER, name="conditional")
     await client.http.get(f"/{machine_id}/s")
     headers = {"If-Match": '"1"', "Idempotency-Key": "k"}
-    answers = [await client.http.post(f"/{machine_id}/s", json={"type": "increment"}, headers=headers) for _ in range(2)]
-    assert [(answer.status_code, answer.json()["seq"]) for answer in answers] == [(200, 2), (200, 2)]
+    answers = [
+        await client.http.post(f"/{machine_id}/s", json={"type": "increment"}, headers=headers)
+        for _ in range(2)
+    ]
+    assert [(answer.status_code, answer.json()["seq"]) for answer in answers] == [
+        (200, 2),
+        (200, 2),
+    ]
 
 
 async def test_events_behind_the_last_one_are_told_that_it_is_over(client: Client) -> None:
@@ -187,7 +257,11 @@ async def test_events_behind_the_last_one_are_told_that_it_is_over(client: Clien
         for name in ("END", "a", "b"):
             await peer.send_raw({"type": "event", "id": name, "event": {"type": name}})
         acks = [await peer.until("ack") for _ in range(3)]
-    assert [ack.get("error", {}).get("code") for ack in acks] == [None, "session_finished", "session_finished"]
+    assert [ack.get("error", {}).get("code") for ack in acks] == [
+        None,
+        "session_finished",
+        "session_finished",
+    ]
 
 
 async def test_images_leave_workers_with_their_last_session(client: Client) -> None:
@@ -196,7 +270,9 @@ async def test_images_leave_workers_with_their_last_session(client: Client) -> N
         machine_id = await client.deploy(COUNTER + "\n" * number, name="leaves")
         await client.http.get(f"/{machine_id}/s{number}")
         assert (await client.http.delete("/api/v1/machines/leaves")).status_code == 204
-    assert all(not worker._images or min(worker._images.values()) > 0 for worker in client.hub.pool.workers)
+    assert all(
+        not worker._images or min(worker._images.values()) > 0 for worker in client.hub.pool.workers
+    )
 
 
 async def test_an_innocent_build_waits_for_the_guilty(tmp_path: Path) -> None:
@@ -204,12 +280,18 @@ async def test_an_innocent_build_waits_for_the_guilty(tmp_path: Path) -> None:
     async with running_hub(tmp_path, workers=1) as client:
 
         async def deploy(name: str, source: str) -> int:
-            response = await client.http.post("/api/v1/deployments", json={"name": name, "entry": "m.ts", "files": {"m.ts": source}})
+            response = await client.http.post(
+                "/api/v1/deployments",
+                json={"name": name, "entry": "m.ts", "files": {"m.ts": source}},
+            )
             return response.status_code
 
         guilty = asyncio.create_task(deploy("guilty", "for (;;);"))
         await asyncio.sleep(0.2)
-        innocent = [asyncio.create_task(deploy(f"innocent-{number}", COUNTER + "\n" * number)) for number in range(3)]
+        innocent = [
+            asyncio.create_task(deploy(f"innocent-{number}", COUNTER + "\n" * number))
+            for number in range(3)
+        ]
         await asyncio.sleep(0.1)
         forge = client.hub.pool._forge
         assert forge is not None
@@ -219,7 +301,9 @@ async def test_an_innocent_build_waits_for_the_guilty(tmp_path: Path) -> None:
         assert await asyncio.gather(*innocent) == [201, 201, 201]
 
 
-async def test_a_worker_that_dies_while_starting_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_dies_while_starting_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The hub waited for it for ever."""
     from machinehub.worker import Worker
 
@@ -238,7 +322,9 @@ async def test_a_worker_that_dies_while_starting_is_replaced(tmp_path: Path, mon
         await client.deploy(COUNTER)
 
 
-async def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One failed restart, for want of descriptors, was the last."""
     from machinehub.worker import Worker
 
@@ -269,17 +355,31 @@ async def test_session_ids_may_hold_newlines(client: Client) -> None:
 @pytest.mark.parametrize(
     ("accept", "content_type"),
     [
-        ("text/html", "text/html"), ("Text/HTML", "text/html"), ("application/json, text/html;q=0.1", "application/json"), ("text/html;q=0", "application/json"),
-        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html"), ("*/*", "application/json"), ("", "application/json"), ("text/html;q=x", "application/json"),
+        ("text/html", "text/html"),
+        ("Text/HTML", "text/html"),
+        ("application/json, text/html;q=0.1", "application/json"),
+        ("text/html;q=0", "application/json"),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html"),
+        ("*/*", "application/json"),
+        ("", "application/json"),
+        ("text/html;q=x", "application/json"),
     ],
-)  # fmt: skip
+)
 async def test_accept_is_weighed(client: Client, accept: str, content_type: str) -> None:
     machine_id = await client.deploy(COUNTER, name="accept-weights")
-    assert (await client.http.get(f"/{machine_id}", headers={"Accept": accept})).headers["content-type"].startswith(content_type)
+    assert (
+        (await client.http.get(f"/{machine_id}", headers={"Accept": accept}))
+        .headers["content-type"]
+        .startswith(content_type)
+    )
 
 
-async def test_the_answer_that_was_refused_is_blamed_and_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker was killed for an answer, but the session whose answer came next was blamed: the loop never ended."""
+async def test_the_answer_that_was_refused_is_blamed_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker was killed for an answer, but the session whose answer came next was blamed: the
+    loop never ended.
+    """
     import msgspec
 
     from sandbox.protocol import Outbox, decode_outbox
@@ -292,11 +392,16 @@ async def test_the_answer_that_was_refused_is_blamed_and_nobody_else(tmp_path: P
     monkeypatch.setattr("machinehub.session.answers.decode_outbox", refuse_poison)
     async with running_hub(tmp_path, workers=1) as client:
         machine_id = await client.deploy(machine('assign({ n: "poison" })'))
-        async with client.socket(f"{machine_id}/guilty") as guilty, client.socket(f"{machine_id}/innocent") as innocent:
+        async with (
+            client.socket(f"{machine_id}/guilty") as guilty,
+            client.socket(f"{machine_id}/innocent") as innocent,
+        ):
             await innocent.event("OK")
             await guilty.send_raw({"type": "event", "id": "p", "event": {"type": "X"}})
             for number in range(5):
-                await innocent.send_raw({"type": "event", "id": str(number), "event": {"type": "OK"}})
+                await innocent.send_raw(
+                    {"type": "event", "id": str(number), "event": {"type": "OK"}}
+                )
             assert [(await innocent.until("ack"))["outcome"] for _ in range(5)] == ["accepted"] * 5
             assert (await guilty.until("ack"))["error"]["code"] == "worker_crashed"
             assert (await guilty.event("OK"))["outcome"] == "accepted"
@@ -308,11 +413,18 @@ async def test_a_conditional_event_wakes_a_session_that_falls_asleep(client: Cli
     machine_id = await client.deploy(COUNTER, name="sleepy")
     await client.http.get(f"/{machine_id}/s")
     client.hub.housekeeper.hibernate()
-    answer = await asyncio.wait_for(client.http.post(f"/{machine_id}/s", json={"type": "increment"}, headers={"If-Match": '"1"'}), 5)
+    answer = await asyncio.wait_for(
+        client.http.post(
+            f"/{machine_id}/s", json={"type": "increment"}, headers={"If-Match": '"1"'}
+        ),
+        5,
+    )
     assert answer.json()["seq"] == 2
 
 
-async def test_a_session_that_cannot_be_thawed_says_so_and_can_be_tried_again(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_session_that_cannot_be_thawed_says_so_and_can_be_tried_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The refusal was kept under the event's id, so that trying again gave the same 503 for ever."""
     from machinehub.errors import Unavailable
 
@@ -330,11 +442,15 @@ async def test_a_session_that_cannot_be_thawed_says_so_and_can_be_tried_again(cl
     with monkeypatch.context() as patch:
         patch.setattr(client.hub.catalog, "image", no_image)
         patch.setattr(client.hub.catalog, "at_hand", lambda _digest: None)
-        refused = await client.http.post(f"/{machine_id}/s", json={"type": "increment"}, headers={"Idempotency-Key": "k"})
+        refused = await client.http.post(
+            f"/{machine_id}/s", json={"type": "increment"}, headers={"Idempotency-Key": "k"}
+        )
         assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
         new = await client.http.get(f"/{machine_id}/new")
         assert (new.status_code, new.json()["code"]) == (503, "unavailable")
-    again = await client.http.post(f"/{machine_id}/s", json={"type": "increment"}, headers={"Idempotency-Key": "k"})
+    again = await client.http.post(
+        f"/{machine_id}/s", json={"type": "increment"}, headers={"Idempotency-Key": "k"}
+    )
     assert (again.status_code, again.json()["seq"]) == (200, 2)
 
 
@@ -343,23 +459,38 @@ async def test_waiting_with_an_event_sees_what_the_event_did(client: Client) -> 
     source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "cold", states: { cold: { on: { T: "hot" } }, hot: { tags: "hot", after: { 0: "cold" } } } });'
     machine_id = await client.deploy(source, name="brief")
     for _ in range(10):
-        answer = await client.http.post(f"/{machine_id}/s/wait", json={"condition": {"tag": "hot"}, "event": {"type": "T"}, "timeout_ms": 2000})
+        answer = await client.http.post(
+            f"/{machine_id}/s/wait",
+            json={"condition": {"tag": "hot"}, "event": {"type": "T"}, "timeout_ms": 2000},
+        )
         assert answer.status_code == 200, answer.text
 
 
-async def test_hostile_sessions_hold_up_their_neighbours_only_a_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker ran everything that a session had sent ahead before anybody else's event, even after its deletion; and the hub did before it stopped."""
+async def test_hostile_sessions_hold_up_their_neighbours_only_a_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker ran everything that a session had sent ahead before anybody else's event, even after
+    its deletion; and the hub did before it stopped.
+    """
     monkeypatch.setattr("machinehub.session.housekeeping.FREEZING_S", 1000)
     async with asyncio.timeout(30), running_hub(tmp_path, workers=1) as client:
         machine_id = await client.deploy(machine("() => { for (;;); }"))
         async with contextlib.AsyncExitStack() as stack:
             for number in range(4):
-                hostile = await stack.enter_async_context(client.socket(f"{machine_id}/hostile-{number}"))
+                hostile = await stack.enter_async_context(
+                    client.socket(f"{machine_id}/hostile-{number}")
+                )
                 for _ in range(60):
                     await hostile.send_raw({"type": "event", "event": {"type": "X"}})
             for _ in range(5):
-                assert (await client.http.post(f"/{machine_id}/innocent", json={"type": "OK"})).status_code == 200
-            waiting = [session for session in client.hub.host.sessions if session.session_id.startswith("hostile")]
+                assert (
+                    await client.http.post(f"/{machine_id}/innocent", json={"type": "OK"})
+                ).status_code == 200
+            waiting = [
+                session
+                for session in client.hub.host.sessions
+                if session.session_id.startswith("hostile")
+            ]
             assert sum(len(session.pending) for session in waiting) > 200
 
 

@@ -1,6 +1,9 @@
-"""Real processes, killed at random under load: workers, hubs, databases. Nothing that was acknowledged is lost, nothing is done twice.
+"""Real processes, killed at random under load: workers, hubs, databases.
 
-`CHAOS_KILLS` says how many (12 for each database in `make test`, 200 in `make chaos`), `CHAOS_SEED` in which order.
+Nothing that was acknowledged is lost, nothing is done twice.
+
+`CHAOS_KILLS` says how many (12 for each database in `make test`, 200 in `make chaos`), `CHAOS_SEED`
+in which order.
 """
 
 from __future__ import annotations
@@ -62,7 +65,9 @@ class Counter:
 
     def next_event(self) -> tuple[str, str]:
         event_id = f"{self.name}-{len(self.sent) + 1}"
-        self.sent[event_id] = event = self.chance.choices(["increment", "arm", "fail"], [8, 2, 1])[0]
+        self.sent[event_id] = event = self.chance.choices(["increment", "arm", "fail"], [8, 2, 1])[
+            0
+        ]
         return event_id, event
 
     async def run(self) -> None:
@@ -74,10 +79,22 @@ class Counter:
             waiting: tuple[str, str] | None = None
             while not self.stop.is_set() or waiting:
                 with contextlib.suppress(OSError, WebSocketException, TimeoutError):
-                    async with connect(f"{self.url.replace('http', 'ws', 1)}/{self.session}", open_timeout=5, ping_interval=None) as socket:
+                    async with connect(
+                        f"{self.url.replace('http', 'ws', 1)}/{self.session}",
+                        open_timeout=5,
+                        ping_interval=None,
+                    ) as socket:
                         while not self.stop.is_set() or waiting:
                             waiting = waiting or self.next_event()
-                            await socket.send(json.dumps({"type": "event", "id": waiting[0], "event": {"type": waiting[1]}}))
+                            await socket.send(
+                                json.dumps(
+                                    {
+                                        "type": "event",
+                                        "id": waiting[0],
+                                        "event": {"type": waiting[1]},
+                                    }
+                                )
+                            )
                             if await self._ack(socket, waiting[0]):
                                 waiting = None
                 self.reconnects += 1
@@ -97,9 +114,17 @@ class Counter:
     async def _post(self, http: httpx.AsyncClient, event_id: str, event: str) -> None:
         while True:
             with contextlib.suppress(httpx.HTTPError):
-                answer = await http.post(f"{self.url}/{self.session}", json={"type": event}, headers={"Idempotency-Key": event_id})
+                answer = await http.post(
+                    f"{self.url}/{self.session}",
+                    json={"type": event},
+                    headers={"Idempotency-Key": event_id},
+                )
                 if answer.status_code in (200, 422):
-                    self._settle(event_id, answer.json().get("seq", 0), "accepted" if answer.status_code == 200 else "rejected")
+                    self._settle(
+                        event_id,
+                        answer.json().get("seq", 0),
+                        "accepted" if answer.status_code == 200 else "rejected",
+                    )
                     return
                 assert answer.status_code == 503, answer.text
             await asyncio.sleep(0.1)
@@ -122,7 +147,9 @@ class Chaos:
     async def start(self) -> None:
         environment = {"MACHINEHUB_DATABASE_URL": self.postgres.url} if self.postgres else {}
         with (self.folder / "hub.log").open("ab") as log:
-            self.hub = await start_hub(self.folder, port=self.port, log=log, MACHINEHUB_WORKERS="2", **environment)
+            self.hub = await start_hub(
+                self.folder, port=self.port, log=log, MACHINEHUB_WORKERS="2", **environment
+            )
 
     async def kill_hub(self) -> None:
         assert self.hub is not None
@@ -132,7 +159,9 @@ class Chaos:
 
     async def kill_something(self) -> None:
         assert self.hub is not None
-        victim = self.chance.choices(["worker", "hub", "database"], [5, 2, 2 if self.postgres else 0])[0]
+        victim = self.chance.choices(
+            ["worker", "hub", "database"], [5, 2, 2 if self.postgres else 0]
+        )[0]
         self.killed[victim] += 1
         if victim == "worker":
             children = self.hub.children()
@@ -146,7 +175,9 @@ class Chaos:
             await asyncio.to_thread(self.postgres.kill)
             await asyncio.sleep(self.chance.random())
             await asyncio.to_thread(self.postgres.start)
-        if self.hub.process.returncode is not None:  # it had been started while its database was away
+        if (
+            self.hub.process.returncode is not None
+        ):  # it had been started while its database was away
             await self.start()
 
 
@@ -158,7 +189,17 @@ async def chaos(folder: Path, postgres: Postgres | None) -> None:
         await until_ready(world.hub.url)
         url = await deploy(world.hub.url, MACHINE)
         stop = asyncio.Event()
-        clients = [Counter(url, f"s{number % SESSIONS}", f"c{number}", number % 4 == 0, random.Random(SEED + number), stop) for number in range(SESSIONS * 2)]
+        clients = [
+            Counter(
+                url,
+                f"s{number % SESSIONS}",
+                f"c{number}",
+                number % 4 == 0,
+                random.Random(SEED + number),
+                stop,
+            )
+            for number in range(SESSIONS * 2)
+        ]
         running = [asyncio.create_task(client.run()) for client in clients]
         for _ in range(KILLS):
             await asyncio.sleep(world.chance.random() * 0.4)
@@ -173,7 +214,9 @@ async def chaos(folder: Path, postgres: Postgres | None) -> None:
         await world.start()
         await until_alive(world)
         await check(url, clients)
-        print(f"\n{world.killed}, {sum(len(client.sent) for client in clients)} events, {sum(client.reconnects for client in clients)} reconnects")
+        print(
+            f"\n{world.killed}, {sum(len(client.sent) for client in clients)} events, {sum(client.reconnects for client in clients)} reconnects"
+        )
     finally:
         await world.kill_hub()
 
@@ -189,26 +232,47 @@ async def until_alive(world: Chaos) -> None:
 
 
 async def check(url: str, clients: list[Counter]) -> None:
-    """Per session: the counter is the number of distinct events, each is in the journal once, and the journal says what the memory says."""
+    """Per session: the counter is the number of distinct events, each is in the journal once, and
+    the journal says what the memory says.
+    """
     base, machine = url.rsplit("/", 1)
     async with httpx.AsyncClient(timeout=60) as http:
         for session in sorted({client.session for client in clients}):
-            events = {event_id: event for client in clients if client.session == session for event_id, event in client.sent.items()}
-            wanted = {"count": list(events.values()).count("increment"), "armed": list(events.values()).count("arm")}
+            events = {
+                event_id: event
+                for client in clients
+                if client.session == session
+                for event_id, event in client.sent.items()
+            }
+            wanted = {
+                "count": list(events.values()).count("increment"),
+                "armed": list(events.values()).count("arm"),
+            }
             wanted["fired"] = wanted["armed"]
             deadline = time.monotonic() + 20
-            while (found := (await http.get(f"{url}/{session}")).json()["snapshot"]["context"]) != wanted and time.monotonic() < deadline:
+            while (
+                found := (await http.get(f"{url}/{session}")).json()["snapshot"]["context"]
+            ) != wanted and time.monotonic() < deadline:
                 assert found["fired"] <= wanted["fired"], "a timer fired twice"
                 await asyncio.sleep(0.2)  # timers may still be on their way
             assert found == wanted
-            entries = await journal(http, f"{base}/api/v1/machines/{machine}/sessions/{session}/journal")
+            entries = await journal(
+                http, f"{base}/api/v1/machines/{machine}/sessions/{session}/journal"
+            )
             ids = [entry["id"] for entry in entries if entry["kind"] == "event"]
             assert sorted(ids) == sorted(events), "an event is in the journal twice, or not at all"
             by_id = {entry["id"]: entry for entry in entries if entry["kind"] == "event"}
             for client in clients:
-                for event_id, (seq, outcome) in client.acks.items() if client.session == session else ():
-                    assert (by_id[event_id]["outcome"], seq or by_id[event_id]["seq"]) == (outcome, by_id[event_id]["seq"])
-            replay = (await http.post(f"{base}/api/v1/machines/{machine}/sessions/{session}/replay")).json()
+                for event_id, (seq, outcome) in (
+                    client.acks.items() if client.session == session else ()
+                ):
+                    assert (by_id[event_id]["outcome"], seq or by_id[event_id]["seq"]) == (
+                        outcome,
+                        by_id[event_id]["seq"],
+                    )
+            replay = (
+                await http.post(f"{base}/api/v1/machines/{machine}/sessions/{session}/replay")
+            ).json()
             assert replay["verified"], replay
             assert replay["snapshot"]["context"] == wanted
 

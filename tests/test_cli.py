@@ -24,23 +24,43 @@ def environment(**more: str) -> dict[str, str]:
     return clean | {"MACHINEHUB_CACHE": str(CACHE), "COLUMNS": "200", "TERM": "dumb"} | more
 
 
-async def run(*arguments: str, client: Client | None = None, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+async def run(
+    *arguments: str, client: Client | None = None, cwd: Path | None = None, **more: str
+) -> subprocess.CompletedProcess[str]:
     server = {"MACHINEHUB_SERVER": client.url} if client else {}
-    return await asyncio.to_thread(subprocess.run, [*COMMAND, *arguments], capture_output=True, text=True, timeout=60, env=environment(**server, **more), cwd=cwd, stdin=subprocess.DEVNULL)
+    return await asyncio.to_thread(
+        subprocess.run,
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(**server, **more),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 async def test_from_a_file_to_a_live_url(client: Client, tmp_path: Path) -> None:
     (tmp_path / "counter.ts").write_text(COUNTER)
-    deployed = await run("deploy", "counter.ts", "--name", "cli", "-m", "first", client=client, cwd=tmp_path)
+    deployed = await run(
+        "deploy", "counter.ts", "--name", "cli", "-m", "first", client=client, cwd=tmp_path
+    )
     assert deployed.returncode == 0, deployed.stderr
     url = deployed.stdout.splitlines()[-1]
     assert re.fullmatch(rf"{client.url}/[A-Za-z0-9]{{6,}}", url)
     assert "version 1" in deployed.stderr
-    again = await run("deploy", "counter.ts", "--name", "cli", "--json", client=client, cwd=tmp_path)
+    again = await run(
+        "deploy", "counter.ts", "--name", "cli", "--json", client=client, cwd=tmp_path
+    )
     assert json.loads(again.stdout)["created"] is False
     sent = await run("send", "cli/s1", '{"type":"increment"}', client=client)
     assert json.loads(sent.stdout)["context"] == {"count": 1}
-    assert json.loads((await run("send", "cli/s1", "increment", "--json", client=client)).stdout)["seq"] == 3
+    assert (
+        json.loads((await run("send", "cli/s1", "increment", "--json", client=client)).stdout)[
+            "seq"
+        ]
+        == 3
+    )
     assert url in (await run("list", client=client)).stdout
     assert "1        yes" in (await run("versions", "cli", client=client)).stdout
     assert "first" in (await run("versions", "cli", client=client)).stdout
@@ -49,7 +69,10 @@ async def test_from_a_file_to_a_live_url(client: Client, tmp_path: Path) -> None
     (tmp_path / "counter.ts").write_text(COUNTER + "\n// changed\n")
     await run("deploy", "counter.ts", "--name", "cli", client=client, cwd=tmp_path)
     assert (await run("rollback", "cli", client=client)).returncode == 0
-    assert json.loads((await run("info", "cli", "--json", client=client)).stdout)["active_version"] == 1
+    assert (
+        json.loads((await run("info", "cli", "--json", client=client)).stdout)["active_version"]
+        == 1
+    )
     assert (await run("rollback", "cli", client=client)).returncode == 5
     assert (await run("activate", "cli", "2", client=client)).returncode == 0
     assert (await run("delete", "cli", client=client)).returncode == 2
@@ -59,7 +82,14 @@ async def test_from_a_file_to_a_live_url(client: Client, tmp_path: Path) -> None
 
 async def test_watch_shows_what_send_does(client: Client) -> None:
     machine = await client.deploy(COUNTER, name="watched")
-    watching = await asyncio.create_subprocess_exec(*COMMAND, "watch", f"{machine}/s", env=environment(MACHINEHUB_SERVER=client.url), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL)
+    watching = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        "watch",
+        f"{machine}/s",
+        env=environment(MACHINEHUB_SERVER=client.url),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
     assert watching.stdout is not None
     assert b'{"count": 0}' in await asyncio.wait_for(watching.stdout.readline(), 15)
     await run("send", "watched/s", "increment", client=client)
@@ -76,21 +106,32 @@ async def test_imports_and_npm_packages_are_uploaded(client: Client, tmp_path: P
     (package / "lib.js").write_text("exports.word = 'from npm';")
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "util.ts").write_text("export const own: string = 'own';")
-    (tmp_path / "src" / "m.ts").write_text('import { createMachine } from "xstate"; import { word } from "@acme/words"; import { own } from "./util"; export default createMachine({ context: { word, own } });')
+    (tmp_path / "src" / "m.ts").write_text(
+        'import { createMachine } from "xstate"; import { word } from "@acme/words"; import { own } from "./util"; export default createMachine({ context: { word, own } });'
+    )
     deployed = await run("deploy", "src/m.ts", "--name", "npm", client=client, cwd=tmp_path)
     assert deployed.returncode == 0, deployed.stderr
     files = (await client.http.get("/api/v1/machines/npm/versions/1/files")).json()["files"]
-    assert set(files) == {"src/m.ts", "src/util.ts", "node_modules/@acme/words/package.json", "node_modules/@acme/words/lib.js"}
+    assert set(files) == {
+        "src/m.ts",
+        "src/util.ts",
+        "node_modules/@acme/words/package.json",
+        "node_modules/@acme/words/lib.js",
+    }
     sent = await run("send", "npm/s", "x", client=client)
     assert json.loads(sent.stdout)["context"] == {"word": "from npm", "own": "own"}
 
 
 async def test_check_builds_without_a_hub(tmp_path: Path) -> None:
-    checked = await run("check", str(EXAMPLES / "traffic-light.ts"), MACHINEHUB_SERVER="http://127.0.0.1:1")
+    checked = await run(
+        "check", str(EXAMPLES / "traffic-light.ts"), MACHINEHUB_SERVER="http://127.0.0.1:1"
+    )
     assert checked.returncode == 0, checked.stderr
     assert "green (initial)" in checked.stdout
     assert "events: FAULT, REPAIRED" in checked.stdout
-    (tmp_path / "bad.ts").write_text("import { createMachine } from 'xstate';\nexport default createMachine({ initial: 'a', states: { a: { };")
+    (tmp_path / "bad.ts").write_text(
+        "import { createMachine } from 'xstate';\nexport default createMachine({ initial: 'a', states: { a: { };"
+    )
     bad = await run("check", "bad.ts", cwd=tmp_path)
     assert bad.returncode == 6
     assert "bad.ts:2:" in bad.stderr
@@ -99,7 +140,9 @@ async def test_check_builds_without_a_hub(tmp_path: Path) -> None:
 
 async def test_exit_codes(client: Client, tmp_path: Path) -> None:
     (tmp_path / "bad.ts").write_text("export const nothing = 1;")
-    (tmp_path / "loop.ts").write_text("import { createMachine } from 'xstate'; export default createMachine({ on: { LOOP: { actions: () => { for (;;); } } } });")
+    (tmp_path / "loop.ts").write_text(
+        "import { createMachine } from 'xstate'; export default createMachine({ on: { LOOP: { actions: () => { for (;;); } } } });"
+    )
     assert (await run("deploy", "bad.ts", client=client, cwd=tmp_path)).returncode == 6
     assert (await run("deploy", "none.ts", client=client, cwd=tmp_path)).returncode == 2
     assert (await run("deploy", client=client, cwd=tmp_path)).returncode == 2
@@ -145,10 +188,14 @@ async def test_doctor(tmp_path: Path) -> None:
     assert re.search(r"sandbox +ok", checked.stdout)
     kinds = {line.split(":")[0] for line in checked.stdout.splitlines() if ": system calls" in line}
     assert kinds == {"session worker", "module worker", "forge"}
-    assert re.search(r"walls +ok +(\d+) of \1 stand" if os.geteuid() == 0 else r"walls +ok", checked.stdout)
+    assert re.search(
+        r"walls +ok +(\d+) of \1 stand" if os.geteuid() == 0 else r"walls +ok", checked.stdout
+    )
     assert "error" not in checked.stderr
     (tmp_path / "file").write_text("")
-    broken = await run("doctor", "--data", str(tmp_path / "file"), MACHINEHUB_SERVER="http://127.0.0.1:1")
+    broken = await run(
+        "doctor", "--data", str(tmp_path / "file"), MACHINEHUB_SERVER="http://127.0.0.1:1"
+    )
     assert broken.returncode == 1
 
 
@@ -158,7 +205,15 @@ async def test_dev_deploys_again_on_save(tmp_path: Path) -> None:
     file = tmp_path / "counter.ts"
     file.write_text(COUNTER)
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, "dev", "counter.ts", "--port", str(free_port()), env=environment(), cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *COMMAND,
+        "dev",
+        "counter.ts",
+        "--port",
+        str(free_port()),
+        env=environment(),
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -185,7 +240,24 @@ def test_every_command_has_help() -> None:
     from typer.main import get_command
 
     names = set(get_command(app).commands)  # type: ignore[attr-defined]
-    promised = {"serve", "dev", "deploy", "check", "list", "info", "versions", "activate", "rollback", "delete", "send", "watch", "open", "tokens", "doctor", "db"}
+    promised = {
+        "serve",
+        "dev",
+        "deploy",
+        "check",
+        "list",
+        "info",
+        "versions",
+        "activate",
+        "rollback",
+        "delete",
+        "send",
+        "watch",
+        "open",
+        "tokens",
+        "doctor",
+        "db",
+    }
     assert promised <= names
 
 
@@ -206,33 +278,61 @@ async def test_the_past_of_a_session(client: Client) -> None:
     assert history[0].endswith("start")
     assert '{"type": "increment"}' in history[1]
     assert "\x1b" not in history[5]
-    assert len([json.loads(line) for line in (await run("history", "past/s", "--json", client=client)).stdout.splitlines()]) == 6
+    assert (
+        len(
+            [
+                json.loads(line)
+                for line in (
+                    await run("history", "past/s", "--json", client=client)
+                ).stdout.splitlines()
+            ]
+        )
+        == 6
+    )
     short = await run("history", "past/s", "--limit", "2", client=client)
     assert (len(short.stdout.splitlines()), "and more" in short.stderr) == (2, True)
     replayed = await run("replay", "past/s", "--at", "3", "--verify", client=client)
     assert (replayed.returncode, json.loads(replayed.stdout)["context"]) == (0, {"count": 2})
     assert "nothing was stored yet" in replayed.stderr
-    assert "agrees with 1 checkpoint" in (await run("replay", "past/s", "--verify", client=client)).stderr
+    assert (
+        "agrees with 1 checkpoint"
+        in (await run("replay", "past/s", "--verify", client=client)).stderr
+    )
     forked = await run("fork", "past/s", "older", "--at", "3", client=client)
     assert forked.stdout.strip().endswith("/older")
-    assert json.loads((await run("send", "past/older", "increment", client=client)).stdout)["context"] == {"count": 3}
+    assert json.loads((await run("send", "past/older", "increment", client=client)).stdout)[
+        "context"
+    ] == {"count": 3}
     assert (await run("fork", "past/s", "older", client=client)).returncode == 5
     assert (await run("replay", "past/s", "--at", "99", client=client)).returncode == 4
     assert (await run("history", "past/none", client=client)).returncode == 4
     assert (await run("history", "past", client=client)).returncode == 2
     machine = (await client.http.get("/api/v1/machines/past")).json()["id"]
-    damage = {"key": (await client.hub.sessions.record(machine, "s")).key, "input": b'[1,7,{"type":"decrement"},{"id":"x"}]'}
+    damage = {
+        "key": (await client.hub.sessions.record(machine, "s")).key,
+        "input": b'[1,7,{"type":"decrement"},{"id":"x"}]',
+    }
     async with client.hub._engine.begin() as connection:
-        await connection.execute(sa.text("UPDATE journal SET input = :input WHERE seq = 2 AND key = :key"), damage)
+        await connection.execute(
+            sa.text("UPDATE journal SET input = :input WHERE seq = 2 AND key = :key"), damage
+        )
     assert (await run("replay", "past/s", "--verify", client=client)).returncode == 6
 
 
-async def test_what_strangers_wrote_does_nothing_to_a_terminal(client: Client, tmp_path: Path) -> None:
-    (tmp_path / "m.ts").write_text('import { createMachine } from "xstate"; export default createMachine({ id: "\\u001b[2J", on: { X: { actions: () => { console.log("\\u001b]0;owned\\u0007\\u202eno\\r\\nyes [red]x[/red]"); throw new Error("\\u001b[31m"); } } } });')
+async def test_what_strangers_wrote_does_nothing_to_a_terminal(
+    client: Client, tmp_path: Path
+) -> None:
+    (tmp_path / "m.ts").write_text(
+        'import { createMachine } from "xstate"; export default createMachine({ id: "\\u001b[2J", on: { X: { actions: () => { console.log("\\u001b]0;owned\\u0007\\u202eno\\r\\nyes [red]x[/red]"); throw new Error("\\u001b[31m"); } } } });'
+    )
     deployed = await run("deploy", "m.ts", "--name", "terminal", client=client, cwd=tmp_path)
     assert deployed.returncode == 0, deployed.stderr
     sent = await run("send", "terminal/s", "X", client=client)
-    shown = [await run("logs", "terminal", client=client), await run("check", "m.ts", cwd=tmp_path), await run("history", "terminal/s", client=client)]
+    shown = [
+        await run("logs", "terminal", client=client),
+        await run("check", "m.ts", cwd=tmp_path),
+        await run("history", "terminal/s", client=client),
+    ]
     text = sent.stderr + "".join(each.stdout + each.stderr for each in shown)
     assert "machine_error" in text
     assert not set(text) & {"\x1b", "\x07", "\u202e", "\r"}
@@ -242,7 +342,9 @@ async def test_numbers_that_are_too_much_for_python_or_for_floats(client: Client
     """One such event, and the history could never be shown again."""
     machine = await client.deploy(COUNTER, name="numbers")
     for number in ("9" * 5000, "1e400", "-1e999"):
-        sent = await client.http.post(f"/{machine}/s", content=b'{"type":"increment","x":%b}' % number.encode())
+        sent = await client.http.post(
+            f"/{machine}/s", content=b'{"type":"increment","x":%b}' % number.encode()
+        )
         assert sent.status_code == 200
     history = await run("history", "numbers/s", "--json", client=client)
     assert history.returncode == 0, history.stderr
@@ -257,10 +359,19 @@ async def test_numbers_that_are_too_much_for_python_or_for_floats(client: Client
 
 
 async def test_what_an_error_does_is_in_the_config_file(client: Client, tmp_path: Path) -> None:
-    (tmp_path / "machinehub.toml").write_text('name = "stopper"\nmain = "m.ts"\n[machine]\non_error = "stop"\n')
-    (tmp_path / "m.ts").write_text('import { createMachine } from "xstate"; export default createMachine({ on: { BOOM: { actions: () => { throw new Error("boom"); } } } });')
+    (tmp_path / "machinehub.toml").write_text(
+        'name = "stopper"\nmain = "m.ts"\n[machine]\non_error = "stop"\n'
+    )
+    (tmp_path / "m.ts").write_text(
+        'import { createMachine } from "xstate"; export default createMachine({ on: { BOOM: { actions: () => { throw new Error("boom"); } } } });'
+    )
     assert (await run("deploy", client=client, cwd=tmp_path)).returncode == 0
-    assert json.loads((await run("send", "stopper/s", "BOOM", client=client)).stdout)["status"] == "error"
+    assert (
+        json.loads((await run("send", "stopper/s", "BOOM", client=client)).stdout)["status"]
+        == "error"
+    )
     for wrong in ('on_error = "explode"', "on_eror = 1", "on_error = 3"):
-        (tmp_path / "machinehub.toml").write_text(f'name = "stopper"\nmain = "m.ts"\n[machine]\n{wrong}\n')
+        (tmp_path / "machinehub.toml").write_text(
+            f'name = "stopper"\nmain = "m.ts"\n[machine]\n{wrong}\n'
+        )
         assert (await run("deploy", client=client, cwd=tmp_path)).returncode == 2

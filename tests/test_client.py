@@ -1,4 +1,6 @@
-"""The npm package: its own tests (vitest, some against a hub), its sizes, and that a hub's death is only a delay to it."""
+"""The npm package: its own tests (vitest, some against a hub), its sizes, and that a hub's death is
+only a delay to it.
+"""
 
 from __future__ import annotations
 
@@ -41,16 +43,27 @@ export default createMachine({
 
 
 async def run(*command: str, cwd: Path = CLIENT, **environment: str) -> str:
-    process = await asyncio.create_subprocess_exec(*command, cwd=cwd, env=os.environ | {"NO_COLOR": "1"} | environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=cwd,
+        env=os.environ | {"NO_COLOR": "1"} | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
     output, _ = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0, output.decode()
     return output.decode()
 
 
 async def test_the_package_passes_its_own_tests(client: Client) -> None:
-    machines = {name: f"{client.url}/{await client.deploy(source, name=f'js-{name}')}" for name, source in (
-        ("counter", COUNTER), ("room", ROOM), ("checkout", (EXAMPLES / "checkout.ts").read_text()),
-    )}  # fmt: skip
+    machines = {
+        name: f"{client.url}/{await client.deploy(source, name=f'js-{name}')}"
+        for name, source in (
+            ("counter", COUNTER),
+            ("room", ROOM),
+            ("checkout", (EXAMPLES / "checkout.ts").read_text()),
+        )
+    }
     output = await run("npx", "vitest", "run", HUB_MACHINES=json.dumps(machines))
     assert "skipped" not in output, output
 
@@ -58,12 +71,20 @@ async def test_the_package_passes_its_own_tests(client: Client) -> None:
 async def test_events_are_limited_and_none_is_lost(tmp_path: Path) -> None:
     """A hub with a token counts events; the client slows down."""
     async with running_hub(tmp_path, token="secret") as client:
-        machines = {name: f"{client.url}/{await client.deploy(source, name=name)}" for name, source in (("counter", COUNTER), ("room", ROOM), ("checkout", COUNTER))}
-        await run("npx", "vitest", "run", "live", "-t", "two hundred", HUB_MACHINES=json.dumps(machines))
+        machines = {
+            name: f"{client.url}/{await client.deploy(source, name=name)}"
+            for name, source in (("counter", COUNTER), ("room", ROOM), ("checkout", COUNTER))
+        }
+        await run(
+            "npx", "vitest", "run", "live", "-t", "two hundred", HUB_MACHINES=json.dumps(machines)
+        )
 
 
 def test_it_is_small() -> None:
-    sizes = {name: len(gzip.compress((CLIENT / "dist" / name).read_bytes(), mtime=0)) for name in ("client.js", "react.js")}
+    sizes = {
+        name: len(gzip.compress((CLIENT / "dist" / name).read_bytes(), mtime=0))
+        for name in ("client.js", "react.js")
+    }
     assert sizes["client.js"] < 12_000, sizes
     assert sizes["react.js"] < 2_000, sizes
 
@@ -95,7 +116,15 @@ async def test_a_hub_that_is_killed_is_only_a_delay(tmp_path: Path, transport: s
     try:
         async with hub_process(tmp_path, port=port) as hub:
             machine = await deploy(hub.url)
-            node = await asyncio.create_subprocess_exec("node", script.name, machine, transport, "150", cwd=CLIENT, stdout=asyncio.subprocess.PIPE)
+            node = await asyncio.create_subprocess_exec(
+                "node",
+                script.name,
+                machine,
+                transport,
+                "150",
+                cwd=CLIENT,
+                stdout=asyncio.subprocess.PIPE,
+            )
             assert node.stdout is not None
             assert await asyncio.wait_for(node.stdout.readline(), 20) == b"under way\n"
             hub.process.send_signal(signal.SIGKILL)
@@ -105,8 +134,12 @@ async def test_a_hub_that_is_killed_is_only_a_delay(tmp_path: Path, transport: s
             told: dict[str, Any] = json.loads(await asyncio.wait_for(node.stdout.readline(), 60))
             assert told == {"accepted": 150, "statuses": ["open", "reconnecting"], "count": 150}
             async with httpx.AsyncClient() as http:
-                assert (await http.get(f"{machine}/steady")).json()["snapshot"]["context"] == {"count": 150}
-            assert await asyncio.wait_for(node.wait(), 10) == 0, "a closed store keeps nothing running"
+                assert (await http.get(f"{machine}/steady")).json()["snapshot"]["context"] == {
+                    "count": 150
+                }
+            assert await asyncio.wait_for(node.wait(), 10) == 0, (
+                "a closed store keeps nothing running"
+            )
     finally:
         script.unlink()
 
@@ -125,7 +158,9 @@ console.log(typeof Event, ack.outcome);
 
 
 async def test_the_package_brings_what_a_bare_place_lacks(client: Client) -> None:
-    """Nothing of the DOM is touched at import, and what React Native has not is no reason to hear nothing: it, Node and workers use the same file."""
+    """Nothing of the DOM is touched at import, and what React Native has not is no reason to hear
+    nothing: it, Node and workers use the same file.
+    """
     machine = await client.deploy(COUNTER, name="bare")
     said = await run("node", "--input-type=module", "-e", BARE, f"{client.url}/{machine}")
     assert re.search(r"^function accepted$", said, re.MULTILINE)

@@ -1,4 +1,7 @@
-"""One session, without I/O: order, timers, receipts, what a database does to it, fairness. No event loop, no process."""
+"""One session, without I/O: order, timers, receipts, what a database does to it, fairness.
+
+No event loop, no process.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,15 @@ from sandbox.protocol import Open, encode, to_worker_reader
 pytestmark = pytest.mark.core
 
 
-RECORD = SessionRecord(key=7, machine_id="m", session_id="s", version=1, digest="d", hears_presence=False, created_at_ms=0)
+RECORD = SessionRecord(
+    key=7,
+    machine_id="m",
+    session_id="s",
+    version=1,
+    digest="d",
+    hears_presence=False,
+    created_at_ms=0,
+)
 
 
 def unloaded_session() -> Session:
@@ -37,7 +48,9 @@ def new_session() -> Session:
 
 def do(session: Session, outbox: bytes, **offered: Any) -> Turn:
     """An event, decided and committed."""
-    turn = session.done(session.offer(offered.pop("kind", Kind.EVENT), b"x", 0, **offered).ticket, outbox)
+    turn = session.done(
+        session.offer(offered.pop("kind", Kind.EVENT), b"x", 0, **offered).ticket, outbox
+    )
     session.committed(turn)
     return turn
 
@@ -53,9 +66,17 @@ def stored(session: Session, *turns: Turn, **more: Any) -> StoredSession:
     entries = [turn.settled.entry for turn in turns if turn.settled is not None]
     applied = [entry for entry in entries if entry.attempt == 0]
     values = {
-        "record": session.record, "seq": 1 + len(applied), "attempts": 0, "checkpoint": SavedCheckpoint(seq=1, data=b"cp", snapshot=b'{"value":"a"}', finished=False, timers={}, at_ms=0),
-        "tail": applied, "timers": {}, "tries": {}, "receipts": [entry for entry in entries if entry.event_id is not None],
-    }  # fmt: skip
+        "record": session.record,
+        "seq": 1 + len(applied),
+        "attempts": 0,
+        "checkpoint": SavedCheckpoint(
+            seq=1, data=b"cp", snapshot=b'{"value":"a"}', finished=False, timers={}, at_ms=0
+        ),
+        "tail": applied,
+        "timers": {},
+        "tries": {},
+        "receipts": [entry for entry in entries if entry.event_id is not None],
+    }
     return StoredSession(**values | more)
 
 
@@ -81,20 +102,38 @@ def test_nothing_can_be_read_before_it_is_committed() -> None:
     session = new_session()
     receipt, pending = send(session, "e")
     turn = session.done(pending.ticket, b'[1,1,{"n":1},[],[[4,9]]]')
-    assert (session.seq, session.snapshot, session.finished, receipt.settled, session.waiting) == (1, b'{"value":"a"}', False, False, 1)
+    assert (session.seq, session.snapshot, session.finished, receipt.settled, session.waiting) == (
+        1,
+        b'{"value":"a"}',
+        False,
+        False,
+        1,
+    )
     session.committed(turn)
-    assert (session.seq, session.snapshot, session.finished, receipt.settled, session.waiting) == (2, b'{"n":1}', True, True, 0)
+    assert (session.seq, session.snapshot, session.finished, receipt.settled, session.waiting) == (
+        2,
+        b'{"n":1}',
+        True,
+        True,
+        0,
+    )
 
 
 def test_a_refused_input_leaves_no_trace_but_its_entry() -> None:
     session = new_session()
     tail = list(session.tail)
     for attempt in (1, 2):
-        turn = session.failed(session.offer(Kind.EVENT, b"x", 0).ticket, "cpu_exceeded", "too long", None)
+        turn = session.failed(
+            session.offer(Kind.EVENT, b"x", 0).ticket, "cpu_exceeded", "too long", None
+        )
         session.committed(turn)
         assert turn.error == ("cpu_exceeded", "too long")
         assert turn.settled is not None
-        assert (turn.settled.entry.seq, turn.settled.entry.attempt, turn.settled.entry.error) == (1, attempt, turn.error)
+        assert (turn.settled.entry.seq, turn.settled.entry.attempt, turn.settled.entry.error) == (
+            1,
+            attempt,
+            turn.error,
+        )
     assert (session.seq, session.snapshot, session.tail) == (1, b'{"value":"a"}', tail)
     turn = do(session, b"[1,0,null]")
     assert turn.settled is not None
@@ -104,7 +143,9 @@ def test_a_refused_input_leaves_no_trace_but_its_entry() -> None:
 def test_a_session_that_cannot_start_leaves_nothing_at_all() -> None:
     session = unloaded_session()
     session.start_anew()
-    turn = session.failed(session.offer(Kind.START, b"[0,1]", 0).ticket, "machine_error", "boom", "m.ts:1:2")
+    turn = session.failed(
+        session.offer(Kind.START, b"[0,1]", 0).ticket, "machine_error", "boom", "m.ts:1:2"
+    )
     assert turn.settled is None
     assert turn.error == ("machine_error", "boom (m.ts:1:2)")
 
@@ -128,9 +169,24 @@ def test_only_so_many_ids_are_remembered() -> None:
 
 
 @pytest.mark.parametrize(
-    "outbox", [b"", b"{}", b"[1]", b'["x",0,null]', b'[1,0,{"a":]', b"[1,0,null,[],[[1]]]", b"[" * 5000, b"[1,0,null,[],[[1,1e300]]]", b"[1,0,null,[],[[9007199254740993,1]]]", b"[1,0,null,[],[[-1,1]]]",
-     b'[1,0,{"a":"\xff"}]', b'[1,0,{"a":"' + b"x" * 262_144 + b'"}]', b"[1,0,null,[" + b",".join([b"1"] * 1_100_000) + b"]]", b"[1,0,7]"]
-)  # fmt: skip
+    "outbox",
+    [
+        b"",
+        b"{}",
+        b"[1]",
+        b'["x",0,null]',
+        b'[1,0,{"a":]',
+        b"[1,0,null,[],[[1]]]",
+        b"[" * 5000,
+        b"[1,0,null,[],[[1,1e300]]]",
+        b"[1,0,null,[],[[9007199254740993,1]]]",
+        b"[1,0,null,[],[[-1,1]]]",
+        b'[1,0,{"a":"\xff"}]',
+        b'[1,0,{"a":"' + b"x" * 262_144 + b'"}]',
+        b"[1,0,null,[" + b",".join([b"1"] * 1_100_000) + b"]]",
+        b"[1,0,7]",
+    ],
+)
 def test_a_worker_that_lies_about_the_form_is_found_out(outbox: bytes) -> None:
     session = new_session()
     pending = session.offer(Kind.EVENT, b"x", 0)
@@ -179,7 +235,11 @@ def test_an_interval_is_set_again_as_it_fires() -> None:
     assert session.timer_due(1, 50)
     turn = do(session, b"[1,0,null,[],[[1,100]]]", kind=Kind.TIMER, timer=1)
     assert turn.settled is not None
-    assert (turn.settled.timers_set, turn.settled.timers_gone, session.timers) == ([(1, 100)], [], {1: 100})
+    assert (turn.settled.timers_set, turn.settled.timers_gone, session.timers) == (
+        [(1, 100)],
+        [],
+        {1: 100},
+    )
 
 
 def test_a_finished_session_forgets_its_timers() -> None:
@@ -195,7 +255,9 @@ def test_checkpoints_cut_the_tail() -> None:
     do(session, b'[1,0,{"n":1},[],[[1,50]]]')
     assert len(session.tail) == 2
     saved = session.frozen(b"by itself", 9)
-    assert saved == SavedCheckpoint(seq=2, data=b"by itself", snapshot=b'{"n":1}', finished=False, timers={1: 50}, at_ms=9)
+    assert saved == SavedCheckpoint(
+        seq=2, data=b"by itself", snapshot=b'{"n":1}', finished=False, timers={1: 50}, at_ms=9
+    )
     assert (session.checkpoint, session.tail) == (b"by itself", [])
     assert session.frozen(b"again", 9) is None  # nothing happened since
     do(session, b"[1,0,null]")
@@ -212,10 +274,15 @@ def test_a_timer_whose_turn_was_undone_is_tried_again_but_not_for_ever() -> None
     now_ms = 50
     while session.timers:
         assert session.timer_due(7, session.timers[7])
-        turn = session.failed(session.offer(Kind.TIMER, b"t", now_ms, timer=7).ticket, "machine_error", "boom", None)
+        turn = session.failed(
+            session.offer(Kind.TIMER, b"t", now_ms, timer=7).ticket, "machine_error", "boom", None
+        )
         waits += [due_at_ms - now_ms for _, due_at_ms in turn.timers_set]
         assert turn.settled is not None
-        assert (turn.settled.timers_set, turn.settled.timers_gone) == (turn.timers_set, [] if session.timers else [7])
+        assert (turn.settled.timers_set, turn.settled.timers_gone) == (
+            turn.timers_set,
+            [] if session.timers else [7],
+        )
         now_ms = session.timers.get(7, now_ms)
     assert waits == [1000, 2000, 4000, 8000, 16000]
 
@@ -225,14 +292,21 @@ def test_how_often_a_timer_was_tried_survives_a_reload() -> None:
     do(session, b"[1,0,null,[],[[7,50]]]")
     for tries in range(1, 6):
         assert session.timer_due(7, session.timers[7])
-        turn = session.failed(session.offer(Kind.TIMER, b"t", 50, timer=7).ticket, "machine_error", "boom", None)
+        turn = session.failed(
+            session.offer(Kind.TIMER, b"t", 50, timer=7).ticket, "machine_error", "boom", None
+        )
         session.committed(turn)
         assert turn.settled is not None
         assert turn.settled.tries == tries
         session.unload()
         session.restore(stored(session, seq=2, timers=dict(turn.timers_set), tries={7: tries}))
     assert session.timer_due(7, session.timers[7])
-    assert session.failed(session.offer(Kind.TIMER, b"t", 50, timer=7).ticket, "machine_error", "boom", None).timers_set == []
+    assert (
+        session.failed(
+            session.offer(Kind.TIMER, b"t", 50, timer=7).ticket, "machine_error", "boom", None
+        ).timers_set
+        == []
+    )
 
 
 def test_events_behind_the_one_that_ends_the_session_are_told_so() -> None:
@@ -241,7 +315,10 @@ def test_events_behind_the_one_that_ends_the_session_are_told_so() -> None:
     session.done(first.ticket, b'[1,1,{"status":"done"}]')
     session.offer(Kind.TIMER, b"t", 0, timer=3)
     (late,) = session.refuse_late()
-    assert (late.pending, late.error) == (second, ("session_finished", "the session has ended and takes no more events"))
+    assert (late.pending, late.error) == (
+        second,
+        ("session_finished", "the session has ended and takes no more events"),
+    )
     assert late.settled is not None
     assert (late.settled.entry.seq, late.settled.entry.attempt, len(session.pending)) == (2, 1, 0)
 
@@ -270,9 +347,18 @@ def test_what_was_not_committed_waits_again_after_a_rewind() -> None:
     session.rewind([])
     assert [pending.event_id for pending in session.pending] == ["1", "2", "3"]
     assert session.in_doubt
-    assert session.restore(stored(session, decided, timers={1: 50})) == [first[0]]  # the first had been committed after all
-    # What can be read is of one moment: the new seq comes with its snapshot, which the replay brings.
-    assert (session.seq, session.snapshot, session.finished, session.timers, session.snapshot_is_old) == (1, b'{"value":"a"}', False, {1: 50}, True)
+    assert session.restore(stored(session, decided, timers={1: 50})) == [
+        first[0]
+    ]  # the first had been committed after all
+    # What can be read is of one moment: the new seq comes with its snapshot, which the replay
+    # brings.
+    assert (
+        session.seq,
+        session.snapshot,
+        session.finished,
+        session.timers,
+        session.snapshot_is_old,
+    ) == (1, b'{"value":"a"}', False, {1: 50}, True)
     assert [pending.event_id for pending in session.pending] == ["2", "3"]
     assert (first[0].settled, first[0].seq, second[0].settled) == (True, 2, False)
     session.replayed(b'{"n":1}')
@@ -380,7 +466,11 @@ def test_large_batches_go_out_in_several_frames() -> None:
     assert [message for batch in reader.feed(wire) for message in batch] == messages
 
 
-@given(st.lists(st.integers(1, 4000), max_size=40, unique=True), st.integers(1, 5), st.integers(0, 1500))
+@given(
+    st.lists(st.integers(1, 4000), max_size=40, unique=True),
+    st.integers(1, 5),
+    st.integers(0, 1500),
+)
 def test_which_checkpoints_are_kept(seqs: list[int], newest: int, every: int) -> None:
     seqs = sorted(seqs)
     kept = [seq for seq in seqs if seq not in superfluous(seqs, newest=newest, every=every)]
@@ -398,7 +488,11 @@ def test_timers_fire_by_due_time_then_by_age(due_times: list[int], now_ms: int) 
     queue: TimerQueue[str] = TimerQueue()
     for number, due_at_ms in enumerate(due_times):
         queue.add("s", number, due_at_ms)
-    expected = [number for due, number in sorted((due, number) for number, due in enumerate(due_times)) if due <= now_ms]
+    expected = [
+        number
+        for due, number in sorted((due, number) for number, due in enumerate(due_times))
+        if due <= now_ms
+    ]
     assert [timer for _, timer, _ in queue.pop_due(now_ms)] == expected
     assert queue.next_due_at_ms() == min((due for due in due_times if due > now_ms), default=None)
 

@@ -43,9 +43,18 @@ def test_the_guests_limits_are_the_hubs() -> None:
 def test_every_error_code_is_in_the_docs() -> None:
     text = (DOCS / "errors.md").read_text()
     kinds = "BadRequest|Unauthorised|Forbidden|NotFound|WaitTimeout|Conflict|PreconditionFailed|TooLarge|RateLimited|Unavailable|MethodNotAllowed|BuildFailedError|BuildError|Trap|Fault|error_frame"
-    python = "\n".join(path.read_text() for folder in ("machinehub", "sandbox") for path in (ROOT / folder).rglob("*.py") if "node_modules" not in path.parts)
-    guest = "\n".join(path.read_text() for path in (ROOT / "sandbox" / "guest" / "prelude").glob("*.ts"))
-    codes = set(re.findall(rf'\b(?:{kinds})\(\s*"([a-z0-9_]+)"', python)) | set(re.findall(r'\b(?:reject|rejectThrown|failure)\("([a-z_]+)"', guest))
+    python = "\n".join(
+        path.read_text()
+        for folder in ("machinehub", "sandbox")
+        for path in (ROOT / folder).rglob("*.py")
+        if "node_modules" not in path.parts
+    )
+    guest = "\n".join(
+        path.read_text() for path in (ROOT / "sandbox" / "guest" / "prelude").glob("*.ts")
+    )
+    codes = set(re.findall(rf'\b(?:{kinds})\(\s*"([a-z0-9_]+)"', python)) | set(
+        re.findall(r'\b(?:reject|rejectThrown|failure)\("([a-z_]+)"', guest)
+    )
     assert len(codes) > 40
     assert {code for code in codes if f"`{code}`" not in text} == set()
 
@@ -59,7 +68,14 @@ def test_every_command_is_in_the_readme() -> None:
 def test_the_architecture_names_every_room() -> None:
     text = (DOCS / "architecture.md").read_text()
     for path in (ROOT / "machinehub").iterdir():
-        if path.suffix == ".py" and path.name not in ("__init__.py", "logs.py", "logging.py", "metrics.py", "paths.py", "tasks.py"):
+        if path.suffix == ".py" and path.name not in (
+            "__init__.py",
+            "logs.py",
+            "logging.py",
+            "metrics.py",
+            "paths.py",
+            "tasks.py",
+        ):
             assert path.name in text, path.name
         if path.is_dir() and path.name != "__pycache__":
             assert f"machinehub/{path.name}/" in text, path.name
@@ -70,7 +86,9 @@ def test_the_architecture_names_every_room() -> None:
 def test_links_lead_somewhere() -> None:
     for document in [ROOT / "README.md", *DOCS.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-            assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"
+            assert target.startswith("http") or (document.parent / target).exists(), (
+                f"{document.name}: {target}"
+            )
 
 
 def test_each_promise_names_its_test() -> None:
@@ -79,7 +97,9 @@ def test_each_promise_names_its_test() -> None:
     named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
     assert len(named) > 60
     for file, test in named:
-        assert re.search(rf"^(async )?def {test}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), f"{file}::{test}"
+        assert re.search(
+            rf"^(async )?def {test}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE
+        ), f"{file}::{test}"
     assert re.findall(r"^\| (\d+) \|", text, re.MULTILINE) == [str(row) for row in range(1, 26)]
 
 

@@ -1,4 +1,6 @@
-"""Sessions outlive clients, workers, the hub; what was acknowledged is there, what was not can be settled by its id. On real databases."""
+"""Sessions outlive clients, workers, the hub; what was acknowledged is there, what was not can be
+settled by its id. On real databases.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,15 @@ export default createMachine({ context: { n: 0 }, on: { INC: { actions: assign({
 """
 
 
-def fail_commits(client: Client, monkeypatch: pytest.MonkeyPatch, *, apply: Callable[[int], bool] = lambda _: False) -> Callable[[], None]:
-    """Commits are answered `unavailable` from now on, done or not as `apply(number)` says; the answer ends that."""
+def fail_commits(
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    apply: Callable[[int], bool] = lambda _: False,
+) -> Callable[[], None]:
+    """Commits are answered `unavailable` from now on, done or not as `apply(number)` says; the
+    answer ends that.
+    """
     store, commit, count = client.hub.sessions, client.hub.sessions.commit, [0]
 
     async def failing(items: Any) -> None:
@@ -61,14 +70,23 @@ async def test_a_restart_changes_nothing(database_url: str, tmp_path: Path) -> N
             for n, ack in enumerate(acks):
                 assert await socket.event("increment", event_id=f"e{n}") == ack
             again = await send(client, f"{machine}/s", event_id="e3")
-            assert (again.status_code, again.json()["seq"], again.json()["snapshot"]["context"]) == (200, 5, {"count": 5})
+            assert (
+                again.status_code,
+                again.json()["seq"],
+                again.json()["snapshot"]["context"],
+            ) == (200, 5, {"count": 5})
             assert (await socket.event("increment"))["seq"] == 7
         listed = (await client.http.get(f"/api/v1/machines/{machine}/sessions")).json()["data"]
-        assert [(session["id"], session["seq"], session["version"]) for session in listed] == [("crashed", 2, 1), ("s", 7, 1)]
+        assert [(session["id"], session["seq"], session["version"]) for session in listed] == [
+            ("crashed", 2, 1),
+            ("s", 7, 1),
+        ]
 
 
 async def test_ids_are_never_forgotten(database_url: str, tmp_path: Path) -> None:
-    """Older ids than memory holds are found by the journal, whoever sends them again, and others' events are not lost over it."""
+    """Older ids than memory holds are found by the journal, whoever sends them again, and others'
+    events are not lost over it.
+    """
     limits = Limits(ids_remembered=4)
     async with hub_on(database_url, tmp_path, limits=limits) as client:
         machine = await client.deploy(COUNTER)
@@ -78,13 +96,18 @@ async def test_ids_are_never_forgotten(database_url: str, tmp_path: Path) -> Non
                 await socket.event("increment")
             assert await socket.event("increment", event_id="old") == first
             answers = await asyncio.gather(
-                send(client, f"{machine}/s", event_id="old"), send(client, f"{machine}/s", event_id="new"), send(client, f"{machine}/other"), send(client, f"{machine}/s")
+                send(client, f"{machine}/s", event_id="old"),
+                send(client, f"{machine}/s", event_id="new"),
+                send(client, f"{machine}/other"),
+                send(client, f"{machine}/s"),
             )
             assert [answer.status_code for answer in answers] == [200] * 4
             assert answers[0].json()["seq"] == first["seq"]
     async with hub_on(database_url, tmp_path, limits=limits) as client:
         assert (await send(client, f"{machine}/s", event_id="old")).json()["seq"] == first["seq"]
-        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {"count": 133}
+        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {
+            "count": 133
+        }
 
 
 async def test_rejections_are_remembered_too(database_url: str, tmp_path: Path) -> None:
@@ -96,8 +119,14 @@ async def test_rejections_are_remembered_too(database_url: str, tmp_path: Path) 
     async with hub_on(database_url, tmp_path) as client:
         again = await send(client, f"{machine}/s", "INC", "b")
         assert (again.status_code, again.json()) == (422, first.json())
-        entries = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()["data"]
-        assert [(e["seq"], e["outcome"]) for e in entries] == [(1, "accepted"), (1, "rejected"), (2, "accepted")]
+        entries = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()[
+            "data"
+        ]
+        assert [(e["seq"], e["outcome"]) for e in entries] == [
+            (1, "accepted"),
+            (1, "rejected"),
+            (2, "accepted"),
+        ]
 
 
 async def test_a_finished_session_still_knows_its_events(database_url: str, tmp_path: Path) -> None:
@@ -108,16 +137,22 @@ async def test_a_finished_session_still_knows_its_events(database_url: str, tmp_
             await send(client, f"{machine}/s", "NOP", f"n{number}")
         assert (await send(client, f"{machine}/s", "END", "end")).json()["seq"] == 5
         assert (await send(client, f"{machine}/s", "NOP", "n0")).json()["seq"] == 2
-        assert (await send(client, f"{machine}/s", "NOP", "new")).json()["code"] == "session_finished"
+        assert (await send(client, f"{machine}/s", "NOP", "new")).json()[
+            "code"
+        ] == "session_finished"
         async with client.socket(f"{machine}/s") as socket:
             assert (await socket.event("NOP", event_id="n1"))["seq"] == 3
-            assert (await socket.event("NOP", event_id="newer"))["error"]["code"] == "session_finished"
+            assert (await socket.event("NOP", event_id="newer"))["error"][
+                "code"
+            ] == "session_finished"
 
 
 # --- commit, then speak
 
 
-async def test_nothing_is_told_before_it_is_committed(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_told_before_it_is_committed(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with hub_on(database_url, tmp_path) as client:
         machine = await client.deploy(COUNTER)
         async with client.socket(f"{machine}/s") as socket:
@@ -132,7 +167,9 @@ async def test_nothing_is_told_before_it_is_committed(database_url: str, tmp_pat
             sending = asyncio.create_task(send(client, f"{machine}/s"))
             await asyncio.sleep(0.3)
             await socket.settle()
-            assert [frame["type"] for frame in socket.seen if frame["type"] in ("update", "ack")] == []
+            assert [
+                frame["type"] for frame in socket.seen if frame["type"] in ("update", "ack")
+            ] == []
             assert (await client.http.get(f"/{machine}/s")).json()["seq"] == 1
             assert not sending.done()
             gate.set()
@@ -140,21 +177,29 @@ async def test_nothing_is_told_before_it_is_committed(database_url: str, tmp_pat
             assert (await socket.until("update"))["seq"] == 2
 
 
-async def test_a_database_that_hesitates_delays(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_that_hesitates_delays(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It fails a few times, once having done what it was asked: nobody notices but by the clock."""
     async with hub_on(database_url, tmp_path) as client:
         machine = await client.deploy(COUNTER)
         await send(client, f"{machine}/s")
         mended = fail_commits(client, monkeypatch, apply=lambda number: number == 1)
-        sending = [asyncio.create_task(send(client, f"{machine}/s", event_id=f"e{n}")) for n in range(5)]
+        sending = [
+            asyncio.create_task(send(client, f"{machine}/s", event_id=f"e{n}")) for n in range(5)
+        ]
         await asyncio.sleep(0.3)
         mended()
         assert sorted([(await task).json()["seq"] for task in sending]) == [3, 4, 5, 6, 7]
-        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {"count": 6}
+        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {
+            "count": 6
+        }
 
 
 @pytest.mark.parametrize("done", [False, True])
-async def test_a_database_that_is_away_refuses_and_loses_nothing(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: bool) -> None:
+async def test_a_database_that_is_away_refuses_and_loses_nothing(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
     """Whether or not the last commit got through, trying again by id settles it."""
     monkeypatch.setattr(journal_module, "GIVE_UP_S", 0.3)
     monkeypatch.setattr(journal_module, "PATIENCE_S", 0.2)
@@ -185,45 +230,77 @@ async def test_a_database_that_is_away_refuses_and_loses_nothing(database_url: s
 
 
 @pytest.mark.parametrize("trouble", ["PRAGMA max_page_count=1", "PRAGMA query_only=ON"])
-async def test_a_full_disk_and_a_read_only_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
-    """As SQLite itself says it: what cannot be written is refused, and nothing is lost when it can be again."""
+async def test_a_full_disk_and_a_read_only_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    """As SQLite itself says it: what cannot be written is refused, and nothing is lost when it can
+    be again.
+    """
     monkeypatch.setattr(journal_module, "GIVE_UP_S", 0.3)
 
     async def tell(client: Client, pragma: str) -> None:
         writer = client.hub._database._writer
         assert writer is not None
-        await asyncio.get_running_loop().run_in_executor(writer._executor, lambda: writer._connection.raw.execute(pragma))  # type: ignore[union-attr]
+        await asyncio.get_running_loop().run_in_executor(
+            writer._executor, lambda: writer._connection.raw.execute(pragma)
+        )  # type: ignore[union-attr]
 
     async with running_hub(tmp_path, workers=1) as client:
         machine = await client.deploy(COUNTER)
         await send(client, f"{machine}/s", event_id="a")
         await tell(client, trouble)
         big = "x" * 60_000
-        answers = [await client.http.post(f"/{machine}/s", json={"type": "increment", "big": big}, headers={"Idempotency-Key": f"big{n}"}) for n in range(3)]
+        answers = [
+            await client.http.post(
+                f"/{machine}/s",
+                json={"type": "increment", "big": big},
+                headers={"Idempotency-Key": f"big{n}"},
+            )
+            for n in range(3)
+        ]
         assert answers[-1].status_code == 503, answers[-1].text
         assert (await client.http.get(f"/{machine}/s")).status_code == 200
         await tell(client, "PRAGMA max_page_count=4294967294")
         await tell(client, "PRAGMA query_only=OFF")
         for number in range(3):
             for _ in range(100):
-                if (answer := await send(client, f"{machine}/s", event_id=f"big{number}")).status_code == 200:
+                if (
+                    answer := await send(client, f"{machine}/s", event_id=f"big{number}")
+                ).status_code == 200:
                     break
                 await asyncio.sleep(0.05)
             assert answer.status_code == 200
-        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {"count": 4}
+        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {
+            "count": 4
+        }
         assert (await send(client, f"{machine}/s", event_id="a")).json()["seq"] == 2
 
 
-async def test_two_hubs_on_one_postgres_do_not_write_over_each_other(postgres: str, tmp_path: Path) -> None:
+async def test_two_hubs_on_one_postgres_do_not_write_over_each_other(
+    postgres: str, tmp_path: Path
+) -> None:
     database_url = await new_database(postgres)
-    async with hub_on(database_url, tmp_path / "a") as first, hub_on(database_url, tmp_path / "b") as second:
+    async with (
+        hub_on(database_url, tmp_path / "a") as first,
+        hub_on(database_url, tmp_path / "b") as second,
+    ):
         machine = await first.deploy(COUNTER)
         for number in range(4):
             for hub in (first, second):
-                assert (await send(hub, f"{machine}/s", event_id=f"{number}-{hub.url}")).status_code == 200
-        answers = await asyncio.gather(*(send(hub, f"{machine}/s", event_id=f"x{number}") for number in range(10) for hub in (first, second)))
+                assert (
+                    await send(hub, f"{machine}/s", event_id=f"{number}-{hub.url}")
+                ).status_code == 200
+        answers = await asyncio.gather(
+            *(
+                send(hub, f"{machine}/s", event_id=f"x{number}")
+                for number in range(10)
+                for hub in (first, second)
+            )
+        )
         assert {answer.status_code for answer in answers} == {200}
-        entries = (await first.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()["data"]
+        entries = (await first.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()[
+            "data"
+        ]
         assert [entry["seq"] for entry in entries] == list(range(1, 20))
         replayed = (await first.http.post(f"/api/v1/machines/{machine}/sessions/s/replay")).json()
         assert replayed["snapshot"]["context"] == {"count": 18}
@@ -247,31 +324,53 @@ async def test_a_fork_and_a_new_session_of_one_name(client: Client) -> None:
     machine = await client.deploy(COUNTER, name="namesakes")
     await send(client, f"{machine}/parent")
     for number in range(12):
+
         async def later(number: int = number) -> Any:
             await asyncio.sleep(number * 0.001)
             return await client.http.get(f"/{machine}/child-{number}", timeout=5)
 
-        forked, read = await asyncio.gather(client.http.post(f"/api/v1/machines/{machine}/sessions/parent/fork", json={"session": f"child-{number}"}), later())
+        forked, read = await asyncio.gather(
+            client.http.post(
+                f"/api/v1/machines/{machine}/sessions/parent/fork",
+                json={"session": f"child-{number}"},
+            ),
+            later(),
+        )
         assert forked.status_code in (201, 409)
         assert read.status_code == 200
-        assert (await client.http.post(f"/{machine}/child-{number}", json={"type": "increment"}, timeout=5)).status_code == 200
+        assert (
+            await client.http.post(
+                f"/{machine}/child-{number}", json={"type": "increment"}, timeout=5
+            )
+        ).status_code == 200
 
 
 async def test_nothing_of_a_deleted_machine_goes_on(tmp_path: Path) -> None:
-    """Sessions that woke, or were forked, while their machine was deleted ran on where nobody saw them."""
+    """Sessions that woke, or were forked, while their machine was deleted ran on where nobody saw
+    them.
+    """
     source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { after: { 50: "b" } }, b: { after: { 50: "a" } } } });'
     async with running_hub(tmp_path, workers=1) as client:
         machine = await client.deploy(source)
         for number in range(20):
             await client.http.get(f"/{machine}/s{number}")
-        forking = [asyncio.create_task(client.http.post(f"/api/v1/machines/{machine}/sessions/s0/fork", json={"session": f"f{n}"})) for n in range(8)]
+        forking = [
+            asyncio.create_task(
+                client.http.post(
+                    f"/api/v1/machines/{machine}/sessions/s0/fork", json={"session": f"f{n}"}
+                )
+            )
+            for n in range(8)
+        ]
         client.hub.housekeeper.hibernate()
         await asyncio.sleep(0.03)
         assert (await client.http.delete(f"/api/v1/machines/{machine}")).status_code == 204
         for task in forking:
             await task
         await asyncio.sleep(0.5)
-        assert [await count(client, table) for table in ("sessions", "journal", "checkpoints", "timers")] == [0, 0, 0, 0]
+        assert [
+            await count(client, table) for table in ("sessions", "journal", "checkpoints", "timers")
+        ] == [0, 0, 0, 0]
         assert len(client.hub.host) == 0
 
 
@@ -284,13 +383,23 @@ async def test_an_old_id_is_known_whatever_else_the_request_says(tmp_path: Path)
         again = await send(client, f"{machine}/s", event_id="old", **{"If-Match": '"1"'})
         assert (again.status_code, again.json()["seq"], first.json()["seq"]) == (200, 2, 2)
         assert again.headers["etag"] == '"5"'  # of the snapshot that comes along, which is today's
-        assert (await send(client, f"{machine}/s", event_id="new", **{"If-Match": '"1"'})).status_code == 412
+        assert (
+            await send(client, f"{machine}/s", event_id="new", **{"If-Match": '"1"'})
+        ).status_code == 412
         async with client.socket(f"{machine}/s") as socket:
             over_socket = await socket.event("increment", event_id="日本")
-        over_http = await client.http.post(f"/{machine}/s", json={"type": "increment"}, headers={"Idempotency-Key": "日本".encode()})
+        over_http = await client.http.post(
+            f"/{machine}/s",
+            json={"type": "increment"},
+            headers={"Idempotency-Key": "日本".encode()},
+        )
         assert over_http.json()["seq"] == over_socket["seq"]
-        assert (await client.http.post(f"/{machine}/x%0Ay", json={"type": "increment"})).status_code == 200
-        assert (await client.http.delete(f"/api/v1/machines/{machine}/sessions/x%0Ay")).status_code == 204
+        assert (
+            await client.http.post(f"/{machine}/x%0Ay", json={"type": "increment"})
+        ).status_code == 200
+        assert (
+            await client.http.delete(f"/api/v1/machines/{machine}/sessions/x%0Ay")
+        ).status_code == 204
 
 
 async def test_events_behind_the_end_do_not_move_the_seq(client: Client) -> None:
@@ -300,9 +409,15 @@ async def test_events_behind_the_end_do_not_move_the_seq(client: Client) -> None
         for number, event in enumerate(["NOP", "END", "NOP", "NOP", "NOP"]):
             await socket.send_raw({"type": "event", "id": f"e{number}", "event": {"type": event}})
         acks = [await socket.until("ack") for _ in range(5)]
-    assert [(ack["seq"], ack.get("error", {}).get("code")) for ack in acks] == [(2, None), (3, None), *[(3, "session_finished")] * 3]
+    assert [(ack["seq"], ack.get("error", {}).get("code")) for ack in acks] == [
+        (2, None),
+        (3, None),
+        *[(3, "session_finished")] * 3,
+    ]
     assert (await client.http.get(f"/{machine}/s")).json()["seq"] == 3
-    assert (await client.http.post(f"/api/v1/machines/{machine}/sessions/s/replay")).json()["verified"]
+    assert (await client.http.post(f"/api/v1/machines/{machine}/sessions/s/replay")).json()[
+        "verified"
+    ]
 
 
 # --- what an error does
@@ -321,7 +436,15 @@ async def test_a_machine_may_stop_on_errors(client: Client) -> None:
     assert stopped["snapshot"]["error"] == {"name": "Error", "message": "boom"}
     assert (await send(client, f"{stops}/s", "INC")).json()["code"] == "session_finished"
     assert (await client.http.get(f"/{stops}")).json()["definition"]["on_error"] == "stop"
-    bad = await client.http.post("/api/v1/deployments", json={"name": "bad", "entry": "a.ts", "files": {"a.ts": THROWS}, "machine": {"on_error": "explode"}})
+    bad = await client.http.post(
+        "/api/v1/deployments",
+        json={
+            "name": "bad",
+            "entry": "a.ts",
+            "files": {"a.ts": THROWS},
+            "machine": {"on_error": "explode"},
+        },
+    )
     assert (bad.status_code, bad.json()["code"]) == (400, "invalid_body")
     assert (await client.deploy(THROWS, name="stops", machine={"on_error": "stop"})) == stops
     versions = (await client.http.get("/api/v1/machines/stops/versions")).json()["data"]
@@ -340,24 +463,49 @@ async def test_a_session_stays_on_its_version(database_url: str, tmp_path: Path)
     async with hub_on(database_url, tmp_path) as client:
         old = (await send(client, f"{machine}/old")).json()
         new = (await send(client, f"{machine}/new")).json()
-        assert (old["snapshot"]["context"], new["snapshot"]["context"]) == ({"count": 2}, {"count": 10})
+        assert (old["snapshot"]["context"], new["snapshot"]["context"]) == (
+            {"count": 2},
+            {"count": 10},
+        )
         listed = (await client.http.get(f"/api/v1/machines/{machine}/sessions")).json()["data"]
-        assert [(session["id"], session["version"]) for session in listed] == [("new", 2), ("old", 1)]
+        assert [(session["id"], session["version"]) for session in listed] == [
+            ("new", 2),
+            ("old", 1),
+        ]
 
 
 async def test_a_session_stays_on_its_engine(tmp_path: Path) -> None:
-    """A hub that was given a new engine still runs what was frozen under the old one; without it, it says so."""
+    """A hub that was given a new engine still runs what was frozen under the old one; without it,
+    it says so.
+    """
     older = another_engine((GUEST / "engine.wasm").read_bytes())
     sandbox = Sandbox()
-    base = forge_base(sandbox.engine, older, (GUEST / "genesis.wasm").read_bytes(), [(GUEST / name).read_text() for name in ("prelude.js", "polyfills.js")], memory_bytes_max=2**24)
+    base = forge_base(
+        sandbox.engine,
+        older,
+        (GUEST / "genesis.wasm").read_bytes(),
+        [(GUEST / name).read_text() for name in ("prelude.js", "polyfills.js")],
+        memory_bytes_max=2**24,
+    )
     guest = load_guest(sandbox.engine, older, base)
     script = 'module.exports={default:require("xstate").createMachine({context:{n:0},on:{INC:{actions:require("xstate").assign({n:({context})=>context.n+1})}}})};'
-    wasm, definition, _ = forge_image(sandbox.engine, guest, script, source_map=None, cpu_s=2, memory_bytes_max=2**24)
+    wasm, definition, _ = forge_image(
+        sandbox.engine, guest, script, source_map=None, cpu_s=2, memory_bytes_max=2**24
+    )
     async with running_hub(tmp_path, workers=1) as client:
         await client.hub.store.deploy(
-            new_id="Older1", name="older", digest="o" * 32, entry="m.ts", files=pack_files({"m.ts": ""}), message="", activate=True, now_ms=1,
-            image=zstandard.compress(wasm), engine=guest.engine_digest, definition=msgspec.json.encode(definition),
-        )  # fmt: skip
+            new_id="Older1",
+            name="older",
+            digest="o" * 32,
+            entry="m.ts",
+            files=pack_files({"m.ts": ""}),
+            message="",
+            activate=True,
+            now_ms=1,
+            image=zstandard.compress(wasm),
+            engine=guest.engine_digest,
+            definition=msgspec.json.encode(definition),
+        )
         answer = await send(client, "Older1/s", "INC")
         assert (answer.status_code, answer.json()["code"]) == (503, "image_damaged")
         await client.hub.store.add_engine(guest.engine_digest, zstandard.compress(older))
@@ -380,10 +528,18 @@ async def test_deleting_a_session_deletes_all_of_it(database_url: str, tmp_path:
         await asleep(client, machine, "asleep")
         async with client.socket(f"{machine}/awake"):
             for session in ("asleep", "awake"):
-                assert (await client.http.delete(f"/api/v1/machines/{machine}/sessions/{session}")).status_code == 204
-                assert (await client.http.delete(f"/api/v1/machines/{machine}/sessions/{session}")).status_code == 404
-                assert (await client.http.get(f"/api/v1/machines/{machine}/sessions/{session}")).status_code == 404
-        assert [await count(client, table) for table in ("sessions", "journal", "checkpoints", "timers")] == [0, 0, 0, 0]
+                assert (
+                    await client.http.delete(f"/api/v1/machines/{machine}/sessions/{session}")
+                ).status_code == 204
+                assert (
+                    await client.http.delete(f"/api/v1/machines/{machine}/sessions/{session}")
+                ).status_code == 404
+                assert (
+                    await client.http.get(f"/api/v1/machines/{machine}/sessions/{session}")
+                ).status_code == 404
+        assert [
+            await count(client, table) for table in ("sessions", "journal", "checkpoints", "timers")
+        ] == [0, 0, 0, 0]
         assert (await send(client, f"{machine}/awake", "GO", "go")).json()["seq"] == 2
         assert (await client.http.delete(f"/api/v1/machines/{machine}")).status_code == 204
         assert await count(client, "journal") == 0

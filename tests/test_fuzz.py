@@ -1,4 +1,6 @@
-"""Seconds of the fuzzer (`make fuzz` goes on for minutes): the same seeds every time, so that a failure is the change's."""
+"""Seconds of the fuzzer (`make fuzz` goes on for minutes): the same seeds every time, so that a
+failure is the change's.
+"""
 
 from __future__ import annotations
 

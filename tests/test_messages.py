@@ -1,4 +1,6 @@
-"""What strangers send and are sent, without I/O: events, conditions, addresses, frames, rates, members."""
+"""What strangers send and are sent, without I/O: events, conditions, addresses, frames, rates,
+members.
+"""
 
 from __future__ import annotations
 
@@ -27,31 +29,54 @@ pytestmark = pytest.mark.core
 @pytest.mark.parametrize(
     ("event", "code"),
     [
-        (b"", "invalid_event"), (b"nonsense", "invalid_event"), (b"[]", "invalid_event"), (b"null", "invalid_event"), (b"{}", "invalid_event"),
-        (b'{"type":1}', "invalid_event"), (b'{"type":""}', "invalid_event"), (b'{"type":null}', "invalid_event"), (b'{"type":"a"', "invalid_event"),
-        (b'{"type":"a"}x', "invalid_event"), (b'{"type":"a","v":NaN}', "invalid_event"), (b'{"type":"a","v":Infinity}', "invalid_event"),
-        (b'{"type":"xstate.stop"}', "invalid_event"), (b'{"type":"xstate.done.actor.x","output":1}', "invalid_event"),
-        (b'{"type":"presence.joined"}', "invalid_event"), (b'{"type":"a","type":"xstate.init"}', "invalid_event"),
-        (b'{"type":"a","v":' + b"[" * 64 + b"]" * 64 + b"}", "event_too_deep"), (b'{"type":"a","v":' + b"[" * 60_000, "event_too_deep"),
-        (b'{"type":"a","v":"' + b"x" * 65536 + b'"}', "event_too_large"), (b'{"type":"a","v":"\xff"}', "invalid_utf8"),
+        (b"", "invalid_event"),
+        (b"nonsense", "invalid_event"),
+        (b"[]", "invalid_event"),
+        (b"null", "invalid_event"),
+        (b"{}", "invalid_event"),
+        (b'{"type":1}', "invalid_event"),
+        (b'{"type":""}', "invalid_event"),
+        (b'{"type":null}', "invalid_event"),
+        (b'{"type":"a"', "invalid_event"),
+        (b'{"type":"a"}x', "invalid_event"),
+        (b'{"type":"a","v":NaN}', "invalid_event"),
+        (b'{"type":"a","v":Infinity}', "invalid_event"),
+        (b'{"type":"xstate.stop"}', "invalid_event"),
+        (b'{"type":"xstate.done.actor.x","output":1}', "invalid_event"),
+        (b'{"type":"presence.joined"}', "invalid_event"),
+        (b'{"type":"a","type":"xstate.init"}', "invalid_event"),
+        (b'{"type":"a","v":' + b"[" * 64 + b"]" * 64 + b"}", "event_too_deep"),
+        (b'{"type":"a","v":' + b"[" * 60_000, "event_too_deep"),
+        (b'{"type":"a","v":"' + b"x" * 65536 + b'"}', "event_too_large"),
+        (b'{"type":"a","v":"\xff"}', "invalid_utf8"),
         (b'{"type":"a","v":"\xed\xa0\x80"}', "invalid_utf8"),
         (b'{"type":"a","v":"\\ud800"}', "invalid_event"),
     ],
-)  # fmt: skip
+)
 def test_bad_events_are_refused_with_a_code(event: bytes, code: str) -> None:
     with pytest.raises(CallerError) as refused:
         check_event(event, bytes_max=65536, depth_max=64)
-    assert refused.value.code in {code, "invalid_event"} if code == "invalid_utf8" else refused.value.code == code
+    assert (
+        refused.value.code in {code, "invalid_event"}
+        if code == "invalid_utf8"
+        else refused.value.code == code
+    )
 
 
 @pytest.mark.parametrize(
     "event",
     [
-        b'{"type":"a"}', b' {"type":"a"} ', b'{"type":"\xc3\xa9"}', b'{"type":"a","__proto__":{"x":1},"constructor":2}',
-        b'{"type":"a","v":' + b"[" * 63 + b"]" * 63 + b"}", b'{"type":"a","v":"' + b"[" * 200 + b'"}', b'{"type":"a","v":1e400}',
-        b'{"type":"a",' + b",".join(b'"%d":1' % n for n in range(5000)) + b"}", b'{"type":"a","v":"' + b"x" * (65536 - 20) + b'"}',
+        b'{"type":"a"}',
+        b' {"type":"a"} ',
+        b'{"type":"\xc3\xa9"}',
+        b'{"type":"a","__proto__":{"x":1},"constructor":2}',
+        b'{"type":"a","v":' + b"[" * 63 + b"]" * 63 + b"}",
+        b'{"type":"a","v":"' + b"[" * 200 + b'"}',
+        b'{"type":"a","v":1e400}',
+        b'{"type":"a",' + b",".join(b'"%d":1' % n for n in range(5000)) + b"}",
+        b'{"type":"a","v":"' + b"x" * (65536 - 20) + b'"}',
     ],
-)  # fmt: skip
+)
 def test_odd_events_are_let_through(event: bytes) -> None:
     check_event(event, bytes_max=65536, depth_max=64)
 
@@ -63,7 +88,15 @@ def test_inputs_are_any_json() -> None:
             check_input(bad, bytes_max=100, depth_max=64)
 
 
-@pytest.mark.parametrize("text", [b'"' + b'\\"' * 2_000_000, b"[" + b'"' + b'\\"' * 2_000_000, b'"\\\n' * 1_000_000, b'"' * 4_000_001])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'"' + b'\\"' * 2_000_000,
+        b"[" + b'"' + b'\\"' * 2_000_000,
+        b'"\\\n' * 1_000_000,
+        b'"' * 4_000_001,
+    ],
+)
 def test_a_text_without_end_is_read_once(text: bytes) -> None:
     """Each quotation mark of a string that never ended began a look through all the rest."""
     assert depth_of(text) <= 1
@@ -71,10 +104,22 @@ def test_a_text_without_end_is_read_once(text: bytes) -> None:
         check_event(text[:65_000], bytes_max=65_536, depth_max=64)
 
 
-@given(st.recursive(st.none() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20))
+@given(
+    st.recursive(
+        st.none() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=20,
+    )
+)
 def test_depth_is_counted_outside_strings(value: object) -> None:
     def depth(part: object) -> int:
-        parts = part if isinstance(part, list) else list(part.values()) if isinstance(part, dict) else None
+        parts = (
+            part
+            if isinstance(part, list)
+            else list(part.values())
+            if isinstance(part, dict)
+            else None
+        )
         return 0 if parts is None else 1 + max(map(depth, parts), default=0)
 
     assert depth_of(msgspec.json.encode(value)) == depth(value)
@@ -91,15 +136,24 @@ def test_an_input_is_json_with_the_event_as_it_was_sent() -> None:
 @pytest.mark.parametrize(
     ("wanted", "actual", "holds"),
     [
-        ("a", "a", True), ("a", "b", False), ("a", {"a": "x"}, True), ({"a": "x"}, {"a": "x"}, True), ({"a": "x"}, {"a": {"x": "y"}}, True),
-        ({"a": "x"}, "a", False), ("a.x", {"a": "x"}, True), ({"a": "x", "b": "y"}, {"a": "x", "b": "y", "c": "z"}, True), ({"a": "x", "b": "n"}, {"a": "x", "b": "y"}, False),
+        ("a", "a", True),
+        ("a", "b", False),
+        ("a", {"a": "x"}, True),
+        ({"a": "x"}, {"a": "x"}, True),
+        ({"a": "x"}, {"a": {"x": "y"}}, True),
+        ({"a": "x"}, "a", False),
+        ("a.x", {"a": "x"}, True),
+        ({"a": "x", "b": "y"}, {"a": "x", "b": "y", "c": "z"}, True),
+        ({"a": "x", "b": "n"}, {"a": "x", "b": "y"}, False),
     ],
-)  # fmt: skip
+)
 def test_matches_as_xstate_does(wanted: object, actual: object, holds: bool) -> None:
     assert matches(wanted, actual) is holds
 
 
-@pytest.mark.parametrize("value", [None, 1, "", "idle", {}, {"tag": 1}, {"tag": "x", "more": 1}, {"matches": 1}, []])
+@pytest.mark.parametrize(
+    "value", [None, 1, "", "idle", {}, {"tag": 1}, {"tag": "x", "more": 1}, {"matches": 1}, []]
+)
 def test_bad_conditions_are_refused(value: object) -> None:
     with pytest.raises(BadRequest):
         read_condition(value)
@@ -119,22 +173,32 @@ def test_conditions_hold_on_snapshots() -> None:
 @pytest.mark.parametrize(
     ("path", "address"),
     [
-        (b"/Wu5gAj", Address("Wu5gAj")), (b"/Wu5gAj@3", Address("Wu5gAj", 3)), (b"/Wu5gAj/s", Address("Wu5gAj", None, "s")),
-        (b"/Wu5gAj@3/a%2Fb", Address("Wu5gAj", 3, "a/b")), (b"/Wu5gAj/..", Address("Wu5gAj", None, "..")), (b"/Wu5gAj/%F0%9F%98%80/wait", Address("Wu5gAj", None, "😀", "wait")),
-        (b"/Wu5gAj/" + b"x" * 128, Address("Wu5gAj", None, "x" * 128)), (b"/Wu5gAj/%00", Address("Wu5gAj", None, "\0")),
+        (b"/Wu5gAj", Address("Wu5gAj")),
+        (b"/Wu5gAj@3", Address("Wu5gAj", 3)),
+        (b"/Wu5gAj/s", Address("Wu5gAj", None, "s")),
+        (b"/Wu5gAj@3/a%2Fb", Address("Wu5gAj", 3, "a/b")),
+        (b"/Wu5gAj/..", Address("Wu5gAj", None, "..")),
+        (b"/Wu5gAj/%F0%9F%98%80/wait", Address("Wu5gAj", None, "😀", "wait")),
+        (b"/Wu5gAj/" + b"x" * 128, Address("Wu5gAj", None, "x" * 128)),
+        (b"/Wu5gAj/%00", Address("Wu5gAj", None, "\0")),
     ],
-)  # fmt: skip
+)
 def test_addresses(path: bytes, address: Address) -> None:
     assert read_address(path, session_chars_max=128) == address
 
 
-@pytest.mark.parametrize("path", [b"/short", b"/Wu5gAj@x", b"/Wu5gA-j", b"/a/b/c/d", b"/Wu5gAj/s/wait/more", b"/", b"/../etc"])
+@pytest.mark.parametrize(
+    "path",
+    [b"/short", b"/Wu5gAj@x", b"/Wu5gA-j", b"/a/b/c/d", b"/Wu5gAj/s/wait/more", b"/", b"/../etc"],
+)
 def test_what_is_no_machine_is_not_found(path: bytes) -> None:
     with pytest.raises(NotFound):
         read_address(path, session_chars_max=128)
 
 
-@pytest.mark.parametrize("path", [b"/Wu5gAj/", b"/Wu5gAj/" + b"x" * 129, b"/Wu5gAj/%ff", b"/Wu5gAj/%ed%a0%80"])
+@pytest.mark.parametrize(
+    "path", [b"/Wu5gAj/", b"/Wu5gAj/" + b"x" * 129, b"/Wu5gAj/%ff", b"/Wu5gAj/%ed%a0%80"]
+)
 def test_session_ids_that_cannot_be(path: bytes) -> None:
     with pytest.raises(BadRequest) as refused:
         read_address(path, session_chars_max=128)
@@ -156,12 +220,28 @@ def test_every_frame_is_json() -> None:
     members = Members()
     members.arrive(Identity('i"d'), "then")
     made = [
-        frames.snapshot_frame(seq=1, version=2, snapshot=b"{}", connection_id='"', count=3), frames.snapshot_frame(seq=1, version=2, snapshot=b"{}", connection_id=None, count=0),
-        frames.update_frame(1, b"{}"), frames.ack_frame('i"d', 1, None), frames.ack_frame("id", 1, ("code", 'de"tail')), frames.emitted_frame(1, b"{}"),
-        members.whole(), frames.error_frame("code", "detail"), frames.PONG,
-    ]  # fmt: skip
+        frames.snapshot_frame(seq=1, version=2, snapshot=b"{}", connection_id='"', count=3),
+        frames.snapshot_frame(seq=1, version=2, snapshot=b"{}", connection_id=None, count=0),
+        frames.update_frame(1, b"{}"),
+        frames.ack_frame('i"d', 1, None),
+        frames.ack_frame("id", 1, ("code", 'de"tail')),
+        frames.emitted_frame(1, b"{}"),
+        members.whole(),
+        frames.error_frame("code", "detail"),
+        frames.PONG,
+    ]
     types = [msgspec.json.decode(frame.json)["type"] for frame in made]
-    assert types == ["snapshot", "snapshot", "update", "ack", "ack", "emitted", "presence", "error", "pong"]
+    assert types == [
+        "snapshot",
+        "snapshot",
+        "update",
+        "ack",
+        "ack",
+        "emitted",
+        "presence",
+        "error",
+        "pong",
+    ]
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=60))
@@ -192,7 +272,9 @@ def test_a_members_life() -> None:
     assert not members.is_connected("ann")
     members.arrive(ann, "t3")
     assert not members.give_up("ann"), "they came back"
-    assert msgspec.json.decode(members.listing())["members"] == [{"id": "ann", "user": None, "joined_at": "t1"}]
+    assert msgspec.json.decode(members.listing())["members"] == [
+        {"id": "ann", "user": None, "joined_at": "t1"}
+    ]
     members.arrive(guest, "t4")
     assert not members.depart(guest)
     assert "guest" not in members, "nobody could know them again"
@@ -206,7 +288,10 @@ def test_users_are_members_whatever_their_connection() -> None:
     members = Members()
     assert members.arrive(Identity("c1", "ann"), "t")
     assert not members.arrive(Identity("c2", "ann"), "t")
-    assert msgspec.json.decode(members.listing()) == {"count": 1, "members": [{"id": "ann", "user": "ann", "joined_at": "t"}]}
+    assert msgspec.json.decode(members.listing()) == {
+        "count": 1,
+        "members": [{"id": "ann", "user": "ann", "joined_at": "t"}],
+    }
 
 
 def test_only_news_is_told() -> None:
@@ -219,13 +304,22 @@ def test_only_news_is_told() -> None:
     members.depart(Identity("b"))
     assert members.news() is None, "who came and left in between is no news"
     members.describe("a", b'{"x":1}')
-    assert told(members.news()) == {"type": "presence", "count": 1, "members": [{"id": "a", "user": None, "joined_at": "t", "metadata": {"x": 1}}], "joined": [], "left": [], "changed": [{"id": "a", "user": None, "joined_at": "t", "metadata": {"x": 1}}]}
+    assert told(members.news()) == {
+        "type": "presence",
+        "count": 1,
+        "members": [{"id": "a", "user": None, "joined_at": "t", "metadata": {"x": 1}}],
+        "joined": [],
+        "left": [],
+        "changed": [{"id": "a", "user": None, "joined_at": "t", "metadata": {"x": 1}}],
+    }
     for number in range(60):
         members.arrive(Identity(f"m{number}"), "t")
     assert set(told(members.news())) == {"type", "count", "joined", "left"}
     for number in range(60, 200):
         members.arrive(Identity(f"m{number}"), "t")
-    assert len(told(members.news())["members"]) == MEMBERS_MAX, "a diff that is longer than the list is the list"
+    assert len(told(members.news())["members"]) == MEMBERS_MAX, (
+        "a diff that is longer than the list is the list"
+    )
 
 
 def test_a_crowd_that_shrinks_is_known_to_the_last() -> None:
@@ -241,14 +335,26 @@ def test_a_crowd_that_shrinks_is_known_to_the_last() -> None:
             if "members" in said:
                 known = {member["id"]: member for member in said["members"]}
             else:
-                known = {name: member for name, member in known.items() if name not in said["left"]} | {member["id"]: member for member in said["joined"]}
+                known = {
+                    name: member for name, member in known.items() if name not in said["left"]
+                } | {member["id"]: member for member in said["joined"]}
     assert list(known) == [f"m{number}" for number in range(70, 130)]
 
 
 def test_a_client_key_cannot_be_read_off_its_id() -> None:
     key = "k" * 16
     assert id_of_key(key, "m", "s") == id_of_key(key, "m", "s")
-    assert len({id_of_key(key, "m", "s"), id_of_key(key, "m", "t"), id_of_key(key, "n", "s"), id_of_key(key + "k", "m", "s")}) == 4
+    assert (
+        len(
+            {
+                id_of_key(key, "m", "s"),
+                id_of_key(key, "m", "t"),
+                id_of_key(key, "n", "s"),
+                id_of_key(key + "k", "m", "s"),
+            }
+        )
+        == 4
+    )
     for wrong in ("", "k" * 15, "k" * 129, "\ud800" * 16):
         with pytest.raises(BadRequest):
             id_of_key(wrong, "m", "s")

@@ -1,4 +1,6 @@
-"""Machines that come as WASM modules (docs/guest-abi.md): from the upload to the journal, and what hostile ones come to."""
+"""Machines that come as WASM modules (docs/guest-abi.md): from the upload to the journal, and what
+hostile ones come to.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,12 @@ def _turnstile() -> bytes:
 
 
 async def deploy(client: Client, module: bytes, name: str = "module", **more: Any) -> Any:
-    body = {"name": name, "entry": "m.wasm", "files": {"m.wasm": base64.b64encode(module).decode()}, **more}
+    body = {
+        "name": name,
+        "entry": "m.wasm",
+        "files": {"m.wasm": base64.b64encode(module).decode()},
+        **more,
+    }
     return await client.http.post("/api/v1/deployments", json=body)
 
 
@@ -48,24 +55,33 @@ async def machine_of(client: Client, module: bytes, name: str = "module", **more
     return machine
 
 
-# --- a machine like any other ----------------------------------------------------------------------------------------
+# --- a machine like any other ---------------------------------------------------------------------
 
 
 async def test_a_module_is_a_machine_like_any_other(tmp_path: Path, turnstile: bytes) -> None:
     clock = ManualClock(1_800_000_000_000)
     async with running_hub(tmp_path, clock=clock) as client:
         machine = await machine_of(client, turnstile, "turnstile")
-        shown = (await client.http.get(f"/{machine}", headers={"Accept": "application/json"})).json()
+        shown = (
+            await client.http.get(f"/{machine}", headers={"Accept": "application/json"})
+        ).json()
         assert shown["events"] == ["COIN", "KICK", "PUSH"]
         assert list(shown["definition"]["root"]["states"]) == ["locked", "unlocked"]
         async with client.socket(f"{machine}/s?cost=1") as peer:
-            assert (await peer.until("snapshot"))["snapshot"] == {"value": "locked", "context": {"visitors": 0}, "status": "active", "tags": []}
+            assert (await peer.until("snapshot"))["snapshot"] == {
+                "value": "locked",
+                "context": {"visitors": 0},
+                "status": "active",
+                "tags": [],
+            }
             ack = await peer.event("COIN")
             assert ack["cost"]["cpu_us"] > 0
             assert ack["cost"]["memory_bytes"] % 65536 == 0
             await peer.event("PUSH")
             await peer.settle()
-            assert [frame["event"] for frame in peer.seen if frame["type"] == "emitted"] == [{"type": "passed", "visitor": 1}]
+            assert [frame["event"] for frame in peer.seen if frame["type"] == "emitted"] == [
+                {"type": "passed", "visitor": 1}
+            ]
             refused = await peer.event("KICK")
             assert refused["error"] == {"code": "machine_error", "detail": "it does not move"}
             await peer.event("COIN")
@@ -76,15 +92,34 @@ async def test_a_module_is_a_machine_like_any_other(tmp_path: Path, turnstile: b
                 break
             await asyncio.sleep(0.02)
         frame = (await client.http.get(f"/{machine}/s")).json()
-        assert (frame["seq"], frame["snapshot"]["value"], frame["snapshot"]["context"]) == (5, "locked", {"visitors": 1})
+        assert (frame["seq"], frame["snapshot"]["value"], frame["snapshot"]["context"]) == (
+            5,
+            "locked",
+            {"visitors": 1},
+        )
         past = (await client.http.get(f"/{machine}/s?at=2")).json()["snapshot"]
         assert (past["value"], past["context"]) == ("unlocked", {"visitors": 0})
-        forked = await client.http.post(f"/api/v1/machines/{machine}/sessions/s/fork", json={"at": 2, "session": "f"})
+        forked = await client.http.post(
+            f"/api/v1/machines/{machine}/sessions/s/fork", json={"at": 2, "session": "f"}
+        )
         assert forked.status_code == 201
-        assert (await client.http.post(f"/{machine}/f", json={"type": "PUSH"})).json()["snapshot"]["context"] == {"visitors": 1}
-        journal = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()["data"]
-        assert [entry["kind"] for entry in journal] == ["start", "event", "event", "event", "event", "timer"]
-    async with running_hub(tmp_path, clock=clock) as client:  # the code is compiled anew, variables and memory come from the checkpoint
+        assert (await client.http.post(f"/{machine}/f", json={"type": "PUSH"})).json()["snapshot"][
+            "context"
+        ] == {"visitors": 1}
+        journal = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()[
+            "data"
+        ]
+        assert [entry["kind"] for entry in journal] == [
+            "start",
+            "event",
+            "event",
+            "event",
+            "event",
+            "timer",
+        ]
+    async with running_hub(
+        tmp_path, clock=clock
+    ) as client:  # the code is compiled anew, variables and memory come from the checkpoint
         assert (await client.http.get(f"/{machine}/s")).json()["snapshot"] == frame["snapshot"]
         for seq, (event, visitors) in enumerate((("COIN", 1), ("PUSH", 2)), start=6):
             answer = (await client.http.post(f"/{machine}/s", json={"type": event})).json()
@@ -104,21 +139,40 @@ async def test_modules_survive_their_workers(client: Client, turnstile: bytes) -
     assert answer.json()["snapshot"]["context"] == {"visitors": 1}
 
 
-async def test_two_versions_and_a_script_live_side_by_side(client: Client, turnstile: bytes) -> None:
+async def test_two_versions_and_a_script_live_side_by_side(
+    client: Client, turnstile: bytes
+) -> None:
     machine = await machine_of(client, turnstile, "mixed")
     await client.http.post(f"/{machine}/old", json={"type": "COIN"})
     assert (await deploy(client, wat('"on"'), "mixed")).json()["version"]["number"] == 2
-    assert (await client.http.post(f"/{machine}/new", json={"type": "X"})).json()["snapshot"]["value"] == "on"
+    assert (await client.http.post(f"/{machine}/new", json={"type": "X"})).json()["snapshot"][
+        "value"
+    ] == "on"
     await client.deploy(COUNTER, name="mixed")
-    assert (await client.http.post(f"/{machine}/script", json={"type": "increment"})).json()["snapshot"]["context"] == {"count": 1}
-    assert (await client.http.post(f"/{machine}/old", json={"type": "PUSH"})).json()["snapshot"]["context"] == {"visitors": 1}
+    assert (await client.http.post(f"/{machine}/script", json={"type": "increment"})).json()[
+        "snapshot"
+    ]["context"] == {"count": 1}
+    assert (await client.http.post(f"/{machine}/old", json={"type": "PUSH"})).json()["snapshot"][
+        "context"
+    ] == {"visitors": 1}
 
 
-# --- what is not let in ----------------------------------------------------------------------------------------------
+# --- what is not let in ---------------------------------------------------------------------------
 
 
-def wat(value: str = '"on"', *, step: str = "", fields: str = "", alloc: str = "(i32.const 4096)", memory: str = "2 10", start: str = "", snapshot: str = "") -> bytes:
-    """A module whose every answer is a snapshot with this value, unless `step` (which may `return`) says otherwise."""
+def wat(
+    value: str = '"on"',
+    *,
+    step: str = "",
+    fields: str = "",
+    alloc: str = "(i32.const 4096)",
+    memory: str = "2 10",
+    start: str = "",
+    snapshot: str = "",
+) -> bytes:
+    """A module whose every answer is a snapshot with this value, unless `step` (which may `return`)
+    says otherwise.
+    """
     text = snapshot or f'[1,0,{{"status":"active","value":{value}}}]'
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')
     return bytes(
@@ -139,13 +193,22 @@ def raw(*sections: tuple[int, bytes], base: bytes | None = None) -> bytes:
     module = validate.read_module(base or wat(), pages_max=PAGES)
     parts = {**module.raw, **dict(sections)}
     order = [*validate._ORDER, *(number for number in parts if number not in validate._ORDER)]
-    return b"\0asm\1\0\0\0" + b"".join(bytes([number]) + validate.leb128(len(parts[number])) + parts[number] for number in order if number in parts)
+    return b"\0asm\1\0\0\0" + b"".join(
+        bytes([number]) + validate.leb128(len(parts[number])) + parts[number]
+        for number in order
+        if number in parts
+    )
 
 
 def bomb() -> bytes:
     """As much to compile as fits: functions that are one long chain of loops within blocks."""
-    body = "(block (loop (br_if 0 (i32.eqz (local.get 0))) (local.set 0 (i32.add (local.get 0) (i32.const 1)))))" * 60
-    return wat(fields="".join(f"(func (param i32) (result i32) {body} (local.get 0))" for _ in range(700)))
+    body = (
+        "(block (loop (br_if 0 (i32.eqz (local.get 0))) (local.set 0 (i32.add (local.get 0) (i32.const 1)))))"
+        * 60
+    )
+    return wat(
+        fields="".join(f"(func (param i32) (result i32) {body} (local.get 0))" for _ in range(700))
+    )
 
 
 HOSTILE: dict[str, bytes] = {
@@ -156,7 +219,9 @@ HOSTILE: dict[str, bytes] = {
     "a component": b"\0asm\x0d\0\1\0",
     "a cut-off module": wat()[:-3],
     "a start function": wat(fields="(func $s) (start $s)"),
-    "an import": wasmtime.wat2wasm('(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32))) (memory (export "memory") 1))'),
+    "an import": wasmtime.wat2wasm(
+        '(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32))) (memory (export "memory") 1))'
+    ),
     "an imported memory": wasmtime.wat2wasm('(module (import "image" "memory" (memory 1)))'),
     "a giant memory": wat(memory="65536"),
     "more memory than it may have": wat(memory="257"),
@@ -167,7 +232,9 @@ HOSTILE: dict[str, bytes] = {
     "a giant table": wat(fields="(table 100000000 funcref)"),
     "two tables": wat(fields="(table 1 funcref) (table 1 funcref)"),
     "a table of references": wat(fields="(table 1 externref)"),
-    "a changing table": wat(fields="(table 2 funcref)", step="(table.copy (i32.const 0) (i32.const 1) (i32.const 1))"),
+    "a changing table": wat(
+        fields="(table 2 funcref)", step="(table.copy (i32.const 0) (i32.const 1) (i32.const 1))"
+    ),
     "passive data": wat(fields='(data "x")'),
     "passive elements": wat(fields="(table 1 funcref) (elem func $answer)"),
     "data outside the memory": wat(fields='(data (i32.const 131072) "x")'),
@@ -181,32 +248,43 @@ HOSTILE: dict[str, bytes] = {
     "deep nesting": wat(step="(block " * 2000 + ")" * 2000),
     "a function of a megabyte": wat(fields="(func " + "nop " * 200_000 + ")"),
     "a million variables": raw((10, b"\4\x08\1\xc0\x84\x3d\x7f\x0b")),
-    "missing functions": wasmtime.wat2wasm('(module (memory (export "memory") 1) (func (export "step")))'),
+    "missing functions": wasmtime.wat2wasm(
+        '(module (memory (export "memory") 1) (func (export "step")))'
+    ),
     "a step of another type": wat().replace(b"step", b"stop"),
     "a section of a gigabyte": b"\0asm\1\0\0\0\x0a\xff\xff\xff\xff\x03",
     "sections out of order": b"\0asm\1\0\0\0\x0a\1\0\1\1\0",
     "a number without end": b"\0asm\1\0\0\0\1" + b"\xff" * 50,
     "ten million types": b"\0asm\1\0\0\0\1\4" + validate.leb128(10_000_000),
     "two exports of one name": raw((7, b"\2\1a\0\0\1a\0\0")),
-    "a stack that does not add up": raw((10, b"\4\3\0\x1a\x0b\3\0\x1a\x0b\3\0\x1a\x0b\3\0\x1a\x0b")),
-}  # fmt: skip
+    "a stack that does not add up": raw(
+        (10, b"\4\3\0\x1a\x0b\3\0\x1a\x0b\3\0\x1a\x0b\3\0\x1a\x0b")
+    ),
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_is_not_let_in(name: str) -> None:
     """Refused while it is read; what does not add up, while it is compiled."""
     with pytest.raises(wasmtime.WasmtimeError if "add up" in name else validate.BadModule):
-        wasmtime.Module(wasmtime.Engine(), validate.split(validate.read_module(HOSTILE[name], pages_max=PAGES)))
+        wasmtime.Module(
+            wasmtime.Engine(), validate.split(validate.read_module(HOSTILE[name], pages_max=PAGES))
+        )
 
 
 @pytest.mark.parametrize(
     ("module", "words"),
     [
         (HOSTILE["an import"], "it imports wasi_snapshot_preview1.fd_write"),
-        (wasmtime.wat2wasm('(module (memory (export "memory") 1) (func (export "alloc") (param i64)))'), r"alloc\(i32\) -> \(i32\); it exports \(i64\) -> \(\)"),
+        (
+            wasmtime.wat2wasm(
+                '(module (memory (export "memory") 1) (func (export "alloc") (param i64)))'
+            ),
+            r"alloc\(i32\) -> \(i32\); it exports \(i64\) -> \(\)",
+        ),
         (HOSTILE["missing functions"], "it exports none"),
     ],
-)  # fmt: skip
+)
 def test_authors_are_told_what_is_wrong(module: bytes, words: str) -> None:
     with pytest.raises(validate.BadModule, match=words):
         validate.read_module(bytes(module), pages_max=PAGES)
@@ -214,10 +292,15 @@ def test_authors_are_told_what_is_wrong(module: bytes, words: str) -> None:
 
 async def test_traps_have_names(client: Client) -> None:
     machine = await machine_of(client, wat(step="unreachable"), "named")
-    assert "unreachable code was reached" in (await client.http.post(f"/{machine}/s", json={"type": "X"})).json()["detail"]
+    assert (
+        "unreachable code was reached"
+        in (await client.http.post(f"/{machine}/s", json={"type": "X"})).json()["detail"]
+    )
 
 
-@pytest.mark.parametrize("name", ["text", "compiled code", "an import", "a giant memory", "a stack that does not add up"])
+@pytest.mark.parametrize(
+    "name", ["text", "compiled code", "an import", "a giant memory", "a stack that does not add up"]
+)
 async def test_who_uploads_one_is_told(client: Client, name: str) -> None:
     before = client.worker_pids()
     response = await deploy(client, HOSTILE[name], "hostile")
@@ -232,22 +315,46 @@ async def test_who_uploads_one_is_told(client: Client, name: str) -> None:
         (wat(fields='(func (export "_initialize") (loop (br 0)))'), {}, "build_cpu_exceeded"),
         (wat(fields='(func (export "_initialize") unreachable)'), {}, "machine_throws"),
         (wat(fields='(func $r (export "_initialize") (call $r))'), {}, "stack_exceeded"),
-        (wat(fields='(func (export "describe") (result i64) (i64.const -1))'), {}, "machine_throws"),
-        (wat(fields='(func (export "describe") (result i64) (i64.const 3))'), {}, "invalid_definition"),
-        (wat(fields='(data (i32.const 9000) "{\\"id\\":1}") (func (export "describe") (result i64) (i64.const 38654705664008))'), {}, "invalid_definition"),
+        (
+            wat(fields='(func (export "describe") (result i64) (i64.const -1))'),
+            {},
+            "machine_throws",
+        ),
+        (
+            wat(fields='(func (export "describe") (result i64) (i64.const 3))'),
+            {},
+            "invalid_definition",
+        ),
+        (
+            wat(
+                fields='(data (i32.const 9000) "{\\"id\\":1}") (func (export "describe") (result i64) (i64.const 38654705664008))'
+            ),
+            {},
+            "invalid_definition",
+        ),
         (b"x" * 1100, {"module_bytes": 1000}, "source_too_large"),
     ],
-)  # fmt: skip
-async def test_what_cannot_be_loaded(tmp_path: Path, module: bytes, limits: dict[str, int], code: str) -> None:
-    async with running_hub(tmp_path, workers=1, limits=Limits(build_cpu_ms=200, **limits)) as client:
+)
+async def test_what_cannot_be_loaded(
+    tmp_path: Path, module: bytes, limits: dict[str, int], code: str
+) -> None:
+    async with running_hub(
+        tmp_path, workers=1, limits=Limits(build_cpu_ms=200, **limits)
+    ) as client:
         response = await deploy(client, module)
         assert response.status_code in (413, 422)
-        assert response.json()["code"] in (code, "machine_throws") if code == "stack_exceeded" else response.json()["code"] == code, response.text
+        assert (
+            response.json()["code"] in (code, "machine_throws")
+            if code == "stack_exceeded"
+            else response.json()["code"] == code
+        ), response.text
         assert (await client.deploy(COUNTER)) != ""
 
 
 async def test_compiling_is_capped(client: Client) -> None:
-    """A module that takes long to compile ends with its process, or is a machine in the end; others never wait for it longer than the cap."""
+    """A module that takes long to compile ends with its process, or is a machine in the end; others
+    never wait for it longer than the cap.
+    """
     before = client.worker_pids()
     response = await deploy(client, bomb(), "bomb")
     assert response.status_code in (201, 422)
@@ -258,12 +365,17 @@ async def test_compiling_is_capped(client: Client) -> None:
 
 
 async def test_only_base64_by_itself_is_a_module(client: Client) -> None:
-    for files in ({"m.wasm": "not base64!"}, {"m.wasm": base64.b64encode(wat()).decode(), "other.ts": ""}):
-        response = await client.http.post("/api/v1/deployments", json={"name": "m", "entry": "m.wasm", "files": files})
+    for files in (
+        {"m.wasm": "not base64!"},
+        {"m.wasm": base64.b64encode(wat()).decode(), "other.ts": ""},
+    ):
+        response = await client.http.post(
+            "/api/v1/deployments", json={"name": "m", "entry": "m.wasm", "files": files}
+        )
         assert (response.status_code, response.json()["code"]) == (400, "invalid_source")
 
 
-# --- what a module may not do ----------------------------------------------------------------------------------------
+# --- what a module may not do ---------------------------------------------------------------------
 
 ANSWERS: dict[str, tuple[str, str]] = {
     "no JSON": ("x", "snapshot_not_json"),
@@ -277,39 +389,82 @@ ANSWERS: dict[str, tuple[str, str]] = {
     "a snapshot that is a number": ("[1,0,7]", "snapshot_not_json"),
     "half a character": ('[1,0,{"status":"active","context":"\\ud800"}]', "snapshot_not_json"),
     "a number that is none": ('[1,0,{"status":"active","context":1e999}]', "snapshot_not_json"),
-    "a number without end": ('[1,0,{"status":"active","context":' + "9" * 5000 + "}]", "snapshot_not_json"),
+    "a number without end": (
+        '[1,0,{"status":"active","context":' + "9" * 5000 + "}]",
+        "snapshot_not_json",
+    ),
     "nothing but brackets": ("[" * 5000, "snapshot_too_deep"),
     "the hub's own refusal": ('[0,{"code":"unavailable","message":"try again"}]', "machine_error"),
     "a refusal without words": ("[0,7]", "machine_error"),
     "a timer that counts down": ("[1,0,null,[],[[0,1]]]", "machine_error"),
     "a timer beyond counting": ("[1,0,null,[],[[99999999999999999999,1]]]", "machine_error"),
     "a timer that is text": ('[1,0,null,[],[["a",1]]]', "snapshot_not_json"),
-    "too many timers": ("[1,0,null,[],[" + ",".join(f"[{n},9]" for n in range(1, 1002)) + "]]", "timers_exceeded"),
-    "too many events": ("[1,0,null,[" + ",".join(['{"type":"a"}'] * 257) + "]]", "emitted_exceeded"),
+    "too many timers": (
+        "[1,0,null,[],[" + ",".join(f"[{n},9]" for n in range(1, 1002)) + "]]",
+        "timers_exceeded",
+    ),
+    "too many events": (
+        "[1,0,null,[" + ",".join(['{"type":"a"}'] * 257) + "]]",
+        "emitted_exceeded",
+    ),
     "an event without a type": ("[1,0,null,[{}]]", "snapshot_not_json"),
-    "a large snapshot": ('[1,0,{"status":"active","context":"' + "x" * 300_000 + '"}]', "snapshot_too_large"),
+    "a large snapshot": (
+        '[1,0,{"status":"active","context":"' + "x" * 300_000 + '"}]',
+        "snapshot_too_large",
+    ),
 }
 STEPS: dict[str, tuple[dict[str, str], str]] = {
     "an endless loop": ({"step": "(loop (br 0))"}, "cpu_exceeded"),
     "recursion": ({"step": "(call $r)", "fields": "(func $r (call $r))"}, "stack_exceeded"),
     "a trap": ({"step": "unreachable"}, "machine_error"),
-    "a division by zero": ({"step": "(drop (i32.div_s (i32.const 1) (i32.const 0)))"}, "machine_error"),
-    "an answer outside the memory": ({"step": "(return (i64.const 0x7fffffff_00000010))"}, "machine_error"),
-    "an answer of four gigabytes": ({"step": "(return (i64.const 0x00000010_ffffffff))"}, "snapshot_too_large"),
-    "input outside the memory": ({"alloc": "(if (global.get $n) (then (return (i32.const -8)))) (global.set $n (i32.const 1)) (i32.const 4096)"}, "machine_error"),
-    "endless allocation": ({"alloc": "(if (global.get $n) (then (loop (br 0)))) (global.set $n (i32.const 1)) (i32.const 4096)"}, "cpu_exceeded"),
-    "bad UTF-8": ({"fields": '(data (i32.const 9000) "\\ff")', "step": f"(return (i64.const {9000 << 32 | 1}))"}, "snapshot_not_json"),
+    "a division by zero": (
+        {"step": "(drop (i32.div_s (i32.const 1) (i32.const 0)))"},
+        "machine_error",
+    ),
+    "an answer outside the memory": (
+        {"step": "(return (i64.const 0x7fffffff_00000010))"},
+        "machine_error",
+    ),
+    "an answer of four gigabytes": (
+        {"step": "(return (i64.const 0x00000010_ffffffff))"},
+        "snapshot_too_large",
+    ),
+    "input outside the memory": (
+        {
+            "alloc": "(if (global.get $n) (then (return (i32.const -8)))) (global.set $n (i32.const 1)) (i32.const 4096)"
+        },
+        "machine_error",
+    ),
+    "endless allocation": (
+        {
+            "alloc": "(if (global.get $n) (then (loop (br 0)))) (global.set $n (i32.const 1)) (i32.const 4096)"
+        },
+        "cpu_exceeded",
+    ),
+    "bad UTF-8": (
+        {
+            "fields": '(data (i32.const 9000) "\\ff")',
+            "step": f"(return (i64.const {9000 << 32 | 1}))",
+        },
+        "snapshot_not_json",
+    ),
     "an access outside": ({"step": "(drop (i32.load (i32.const -1)))"}, "machine_error"),
 }
 
 
 @pytest.mark.parametrize("name", [*ANSWERS, *STEPS])
 async def test_a_turn_that_fails_never_happened(client: Client, name: str) -> None:
-    """The first event is refused with a code; the session is as it was, its neighbours too, and no worker has died."""
+    """The first event is refused with a code; the session is as it was, its neighbours too, and no
+    worker has died.
+    """
     if name in ANSWERS:
         text, code = ANSWERS[name]
         quoted = text.replace("\\", "\\\\").replace('"', '\\"')
-        parts = {"fields": f'(data (i32.const 70000) "{quoted}")', "step": f"(return (i64.const {70000 << 32 | len(text)}))", "memory": "10 10"}
+        parts = {
+            "fields": f'(data (i32.const 70000) "{quoted}")',
+            "step": f"(return (i64.const {70000 << 32 | len(text)}))",
+            "memory": "10 10",
+        }
     else:
         parts, code = STEPS[name]
     machine = await machine_of(client, wat(**parts), "turns")
@@ -337,9 +492,14 @@ def test_a_timer_that_fires_is_not_set_a_thousand_times() -> None:
 
 async def test_what_a_memory_may_grow_to_is_kept_for_it(tmp_path: Path) -> None:
     """A growth that failed because others had grown was acknowledged, and succeeded in a replay."""
-    async with running_hub(tmp_path, limits=Limits(worker_bytes=512 * 2**20, memory_bytes=64 * 2**20)) as client:
+    async with running_hub(
+        tmp_path, limits=Limits(worker_bytes=512 * 2**20, memory_bytes=64 * 2**20)
+    ) as client:
         machine = await machine_of(client, wat(), "large")
-        answers = [await client.http.post(f"/{machine}/s{number}", json={"type": "X"}) for number in range(8)]
+        answers = [
+            await client.http.post(f"/{machine}/s{number}", json={"type": "X"})
+            for number in range(8)
+        ]
         assert [answer.status_code for answer in answers] == [200] * 6 + [503] * 2
         assert "no room" in answers[-1].json()["detail"]
         await client.http.delete("/api/v1/machines/large/sessions/s0")
@@ -348,9 +508,17 @@ async def test_what_a_memory_may_grow_to_is_kept_for_it(tmp_path: Path) -> None:
 
 async def test_growing_stops_at_the_limit(client: Client) -> None:
     """`memory.grow` says no; that is the module's business, and the same when it is replayed."""
-    module = wat(memory="2", step="(if (i32.ne (memory.grow (i32.const 300)) (i32.const -1)) (then unreachable)) (drop (memory.grow (i32.const 200)))")
+    module = wat(
+        memory="2",
+        step="(if (i32.ne (memory.grow (i32.const 300)) (i32.const -1)) (then unreachable)) (drop (memory.grow (i32.const 200)))",
+    )
     machine = await machine_of(client, module, "growing")
-    costs = [(await client.http.post(f"/{machine}/s?cost=1", json={"type": "X"})).json()["cost"]["memory_bytes"] for _ in range(3)]
+    costs = [
+        (await client.http.post(f"/{machine}/s?cost=1", json={"type": "X"})).json()["cost"][
+            "memory_bytes"
+        ]
+        for _ in range(3)
+    ]
     assert costs == [202 * 65536] * 3
 
 
@@ -358,7 +526,14 @@ async def test_old_timers_are_not_early(tmp_path: Path) -> None:
     """A due time in the past is now; one that nobody can wait for is never."""
     clock = ManualClock(1_800_000_000_000)
     async with running_hub(tmp_path, clock=clock, workers=1) as client:
-        machine = await machine_of(client, wat(snapshot='[1,0,{"status":"active"},[],[[1,-5],[2,999999999999999999]]]', step="(return (i64.const 0))"), "late")
+        machine = await machine_of(
+            client,
+            wat(
+                snapshot='[1,0,{"status":"active"},[],[[1,-5],[2,999999999999999999]]]',
+                step="(return (i64.const 0))",
+            ),
+            "late",
+        )
         await client.http.get(f"/{machine}/s")
         live = client.hub.host.find(machine, "s")
         assert live is not None
@@ -366,21 +541,34 @@ async def test_old_timers_are_not_early(tmp_path: Path) -> None:
 
 
 async def test_a_modules_own_limits_are_lower(client: Client) -> None:
-    spin = wat(step="(loop (global.set $n (i32.add (global.get $n) (i32.const 1))) (br_if 0 (i32.lt_u (global.get $n) (i32.const 300000000))))")
+    spin = wat(
+        step="(loop (global.set $n (i32.add (global.get $n) (i32.const 1))) (br_if 0 (i32.lt_u (global.get $n) (i32.const 300000000))))"
+    )
     machine = await machine_of(client, spin, "spinning", limits={"event_cpu_ms": 5})
-    assert (await client.http.post(f"/{machine}/s", json={"type": "X"})).json()["code"] == "cpu_exceeded"
+    assert (await client.http.post(f"/{machine}/s", json={"type": "X"})).json()[
+        "code"
+    ] == "cpu_exceeded"
     refused = await deploy(client, spin, "spinning", limits={"event_cpu_ms": 5000})
     assert (refused.status_code, refused.json()["code"]) == (400, "invalid_limits")
 
 
-# --- reading modules, without a hub ----------------------------------------------------------------------------------
+# --- reading modules, without a hub ---------------------------------------------------------------
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_a_changed_module_is_read_or_refused(data: st.DataObject) -> None:
-    """Whatever a module is changed to, reading it says yes or no; and what it says yes to, wasmtime has nothing against, or says so."""
-    module = bytearray(wat(step="(if (i32.const 1) (then nop) (else nop))", fields="(table 2 funcref) (elem (i32.const 0) $answer)"))
+    """Whatever a module is changed to, reading it says yes or no; and what it says yes to, wasmtime
+    has nothing against, or says so.
+    """
+    module = bytearray(
+        wat(
+            step="(if (i32.const 1) (then nop) (else nop))",
+            fields="(table 2 funcref) (elem (i32.const 0) $answer)",
+        )
+    )
     for _ in range(data.draw(st.integers(1, 6))):
         at = data.draw(st.integers(8, len(module) - 1))
         match data.draw(st.sampled_from(["flip", "insert", "drop", "long"])):
@@ -405,4 +593,6 @@ def read_and_compile(module: bytes) -> None:
     except wasmtime.WasmtimeError:
         return
     assert [(each.module, each.name) for each in compiled.imports] == [("image", "memory")]
-    assert {each.name for each in compiled.exports if not each.name.startswith("machinehub.")} <= set(validate._CALLS)
+    assert {
+        each.name for each in compiled.exports if not each.name.startswith("machinehub.")
+    } <= set(validate._CALLS)

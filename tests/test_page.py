@@ -1,4 +1,6 @@
-"""The machine's page in a real browser: alive, honest about the past, and made of text whatever an author wrote."""
+"""The machine's page in a real browser: alive, honest about the past, and made of text whatever an
+author wrote.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,29 @@ async def opened(browser: Browser, url: str, **options: Any) -> AsyncIterator[Pa
     context = await browser.new_context(**options)
     page = await context.new_page()
     complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" and "net::ERR" not in message.text else None)
+    page.on(
+        "console",
+        lambda message: (
+            complaints.append(message.text)
+            if message.type == "error" and "net::ERR" not in message.text
+            else None
+        ),
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith(url[: url.index("/", 8)]) else complaints.append(f"asked {request.url}"))
+    page.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith(url[: url.index("/", 8)])
+            else complaints.append(f"asked {request.url}")
+        ),
+    )
     try:
         await page.goto(url)
         yield page
-        assert not [text for text in complaints if "401" not in text and "404" not in text], complaints
+        assert not [text for text in complaints if "401" not in text and "404" not in text], (
+            complaints
+        )
     finally:
         await context.close()
 
@@ -58,7 +76,11 @@ async def test_the_page_passes_its_own_tests() -> None:
 
 
 def test_it_is_small_enough() -> None:
-    size = sum(len(gzip.compress(path.read_bytes(), mtime=0)) for path in STATIC.iterdir() if path.suffix in (".js", ".css", ".html", ".svg") and path.name != "client.js")
+    size = sum(
+        len(gzip.compress(path.read_bytes(), mtime=0))
+        for path in STATIC.iterdir()
+        if path.suffix in (".js", ".css", ".html", ".svg") and path.name != "client.js"
+    )
     assert size < 700_000
 
 
@@ -92,7 +114,12 @@ async def test_the_chart_is_alive(client: Client, browser: Browser) -> None:
 
 async def test_the_past_can_be_seen_and_gone_on_from(client: Client, browser: Browser) -> None:
     machine = await client.deploy((EXAMPLES / "checkout.ts").read_text(), name="page-past")
-    for event in ({"type": "ADD"}, {"type": "NEXT"}, {"type": "ADDRESS", "value": "x"}, {"type": "NEXT"}):
+    for event in (
+        {"type": "ADD"},
+        {"type": "NEXT"},
+        {"type": "ADDRESS", "value": "x"},
+        {"type": "NEXT"},
+    ):
         await client.http.post(f"/{machine}/s", json=event)
     async with opened(browser, f"{client.url}/{machine}/s") as page:
         await ready(page)
@@ -141,21 +168,30 @@ async def test_the_past_can_be_seen_and_gone_on_from(client: Client, browser: Br
         await expect(page.locator("header")).to_contain_text("step 1")
 
 
-async def test_history_goes_on_through_rejections_and_gaps(client: Client, browser: Browser) -> None:
+async def test_history_goes_on_through_rejections_and_gaps(
+    client: Client, browser: Browser
+) -> None:
     source = 'import { assign, createMachine } from "xstate"; export default createMachine({ context: { n: 0 }, on: { ADD: { actions: assign({ n: ({ context }) => context.n + 1 }) }, BAD: { actions: () => { throw new Error("bad"); } } } });'
     machine = await client.deploy(source, name="page-history")
-    async with opened(browser, f"{client.url}/{machine}/s") as page, client.socket(f"{machine}/s") as socket:
+    async with (
+        opened(browser, f"{client.url}/{machine}/s") as page,
+        client.socket(f"{machine}/s") as socket,
+    ):
         await ready(page)
         await tab(page, "history")
         for _ in range(3):
             await socket.event("ADD")
-        await asyncio.gather(*(socket.send_raw({"type": "event", "event": {"type": "BAD"}}) for _ in range(230)))
+        await asyncio.gather(
+            *(socket.send_raw({"type": "event", "event": {"type": "BAD"}}) for _ in range(230))
+        )
         await socket.event("ADD")
         await expect(page.locator(".history li").last).to_contain_text("5ADD")
         await expect(page.locator(".history li.rejected")).to_have_count(230)
         await page.locator(".history li.rejected button").first.click()
         await expect(page.get_by_label("The step")).to_contain_text("machine_error: bad")
-        await asyncio.gather(*(socket.send_raw({"type": "event", "event": {"type": "ADD"}}) for _ in range(500)))
+        await asyncio.gather(
+            *(socket.send_raw({"type": "event", "event": {"type": "ADD"}}) for _ in range(500))
+        )
         await expect(page.locator("header .step")).to_have_text("step 505")
         await expect(page.locator(".history li").last).to_contain_text("505ADD")
         seqs = [int(text) for text in await page.locator(".history .seq").all_inner_texts()]
@@ -174,10 +210,19 @@ async def test_what_cannot_be_shown_is_said(client: Client, browser: Browser) ->
     await client.http.post(f"/{machine}/s", json={"type": "increment"})
     async with opened(browser, f"{client.url}/{machine}/s") as page:
         await ready(page)
-        await page.route("**/s?at=*", lambda route: route.fulfill(status=404, content_type="application/json", body='{"code":"history_pruned","detail":"it is not kept"}'))
+        await page.route(
+            "**/s?at=*",
+            lambda route: route.fulfill(
+                status=404,
+                content_type="application/json",
+                body='{"code":"history_pruned","detail":"it is not kept"}',
+            ),
+        )
         await tab(page, "history")
         await page.locator(".history li").first.get_by_role("button").click()
-        await expect(page.locator(".banner")).to_contain_text("Step 1 cannot be shown: it is not kept")
+        await expect(page.locator(".banner")).to_contain_text(
+            "Step 1 cannot be shown: it is not kept"
+        )
         await expect(page.locator(".box.active")).to_have_count(0)
         await expect(page.get_by_role("button", name="Fork from here")).to_have_count(0)
         await page.get_by_role("button", name="Back to live").click()
@@ -188,9 +233,17 @@ async def test_what_cannot_be_shown_is_said(client: Client, browser: Browser) ->
         await expect(page.get_by_role("button", name="increment", exact=True)).to_be_disabled()
 
 
-async def test_a_chart_that_nobody_can_lay_out_is_shown_without_arrows(client: Client, browser: Browser) -> None:
-    states = ", ".join(f's{n}: {{ on: {{ A: "s{(n + 1) % 150}", B: "s{(n * 37) % 150}", C: "s{(n * 71) % 150}" }} }}' for n in range(150))
-    machine = await client.deploy(f'import {{ createMachine }} from "xstate"; export default createMachine({{ id: "web", initial: "s0", states: {{ {states} }} }});', name="page-web")
+async def test_a_chart_that_nobody_can_lay_out_is_shown_without_arrows(
+    client: Client, browser: Browser
+) -> None:
+    states = ", ".join(
+        f's{n}: {{ on: {{ A: "s{(n + 1) % 150}", B: "s{(n * 37) % 150}", C: "s{(n * 71) % 150}" }} }}'
+        for n in range(150)
+    )
+    machine = await client.deploy(
+        f'import {{ createMachine }} from "xstate"; export default createMachine({{ id: "web", initial: "s0", states: {{ {states} }} }});',
+        name="page-web",
+    )
     async with opened(browser, f"{client.url}/{machine}/s") as page:
         await expect(page.get_by_text("drawing the chart")).to_be_visible()
         await expect(page.locator(".chart")).to_have_attribute("data-ready", "true", timeout=25_000)
@@ -202,7 +255,12 @@ async def test_a_chart_that_nobody_can_lay_out_is_shown_without_arrows(client: C
 async def test_versions_are_compared(client: Client, browser: Browser) -> None:
     machine = await client.deploy(COUNTER, name="page-versions")
     await client.http.get(f"/{machine}/old")
-    await client.deploy(COUNTER.replace("decrement: {", "reset: { target: 'idle' },\n        decrement: {").replace("states: {\n", "states: {\n    idle: {},\n"), name="page-versions")
+    await client.deploy(
+        COUNTER.replace("decrement: {", "reset: { target: 'idle' },\n        decrement: {").replace(
+            "states: {\n", "states: {\n    idle: {},\n"
+        ),
+        name="page-versions",
+    )
     async with opened(browser, f"{client.url}/{machine}/old") as page:
         await ready(page)
         await expect(page.locator("header")).to_contain_text("version 1")
@@ -212,7 +270,9 @@ async def test_versions_are_compared(client: Client, browser: Browser) -> None:
         await expect(page.locator(".box > .name", has_text="idle")).to_be_visible()
         await expect(page.locator(".box.active")).to_have_count(0)
         await page.get_by_label("What changed since").select_option("1")
-        await expect(page.locator(".differences li")).to_have_text(["added idle+ atomic", "added active: reset+ reset → idle"])
+        await expect(page.locator(".differences li")).to_have_text(
+            ["added idle+ atomic", "added active: reset+ reset → idle"]
+        )
         await expect(page.locator(".box.added > .name")).to_have_text("idle")
         await page.get_by_role("button", name="Back", exact=True).click()
         await expect(page.locator(".box.active")).to_have_count(2)
@@ -224,12 +284,19 @@ async def test_what_an_author_wrote_is_text(client: Client, browser: Browser) ->
     source = f"""import {{ createMachine, assign }} from "xstate"; export default createMachine({{ id: {quoted}, description: {quoted}, context: {{ {quoted}: {quoted}, "__proto__x": {{ constructor: 1 }} }}, initial: {quoted},
       states: {{ {quoted}: {{ tags: {quoted}, description: {quoted}, entry: {{ type: {quoted} }}, on: {{ {quoted}: {{ guard: {{ type: {quoted} }}, target: "end" }}, toString: {{}}, "xstate": {{}} }} }}, end: {{ type: "final" }}, constructor: {{}} }} }}, {{ guards: {{ {quoted}: () => true }}, actions: {{ {quoted}: () => {{}} }} }});"""
     machine = await client.deploy(source, name="page-evil")
-    async with opened(browser, f"{client.url}/{machine}/%3Cscript%3Edocument.title=1%3C%2Fscript%3E") as page:
+    async with opened(
+        browser, f"{client.url}/{machine}/%3Cscript%3Edocument.title=1%3C%2Fscript%3E"
+    ) as page:
         await ready(page)
         for name in ("live", "history", "sessions", "versions", "share"):
             await tab(page, name)
             await page.wait_for_timeout(100)
-        assert await page.evaluate("document.images.length + document.querySelectorAll('script:not([src])').length") == 0
+        assert (
+            await page.evaluate(
+                "document.images.length + document.querySelectorAll('script:not([src])').length"
+            )
+            == 0
+        )
         assert await page.title() == "page-evil · machinehub"
         await tab(page, "live")
         await page.locator(".events button").filter(has_text="img").first.click()
@@ -237,7 +304,9 @@ async def test_what_an_author_wrote_is_text(client: Client, browser: Browser) ->
         assert await page.title() == "page-evil · machinehub"
 
 
-async def test_a_hub_with_tokens_shows_what_the_token_may_see(tmp_path: Path, browser: Browser) -> None:
+async def test_a_hub_with_tokens_shows_what_the_token_may_see(
+    tmp_path: Path, browser: Browser
+) -> None:
     async with running_hub(tmp_path, token="secret-token") as client:
         machine = await client.deploy(COUNTER)
         async with opened(browser, f"{client.url}/{machine}/s") as page:
@@ -272,7 +341,9 @@ async def test_who_is_here(client: Client, browser: Browser) -> None:
 
 async def test_it_can_be_used_without_a_mouse(client: Client, browser: Browser) -> None:
     machine = await client.deploy((EXAMPLES / "media-player.ts").read_text(), name="page-keys")
-    async with opened(browser, f"{client.url}/{machine}/s", viewport={"width": 390, "height": 800}) as page:
+    async with opened(
+        browser, f"{client.url}/{machine}/s", viewport={"width": 390, "height": 800}
+    ) as page:
         await ready(page)
         content = page.locator(".chart svg > g")
         await page.keyboard.press("Tab")
@@ -286,16 +357,22 @@ async def test_it_can_be_used_without_a_mouse(client: Client, browser: Browser) 
         assert await content.get_attribute("transform") == before
         await page.get_by_role("tab", name="live").focus()
         await page.keyboard.press("ArrowRight")
-        await expect(page.get_by_role("tab", name="history")).to_have_attribute("aria-selected", "true")
+        await expect(page.get_by_role("tab", name="history")).to_have_attribute(
+            "aria-selected", "true"
+        )
         await page.keyboard.press("ArrowLeft")
         await page.get_by_role("button", name="PLAY", exact=True).focus()
         await page.keyboard.press("Enter")
         await expect(active(page, "playing")).to_be_visible()
-        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is wider than a phone"
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+            "nothing is wider than a phone"
+        )
 
 
 async def test_more_sessions_than_a_page_lists(client: Client, browser: Browser) -> None:
-    """The one that is open is always there, however many are before it; what comes meanwhile shows by itself."""
+    """The one that is open is always there, however many are before it; what comes meanwhile shows
+    by itself.
+    """
     machine = await client.deploy(COUNTER, name="page-many")
     await asyncio.gather(*(client.http.put(f"/{machine}/s{number:03}") for number in range(120)))
     async with opened(browser, f"{client.url}/{machine}/s119") as page:
@@ -315,13 +392,20 @@ async def test_more_sessions_than_a_page_lists(client: Client, browser: Browser)
 
 
 async def test_sixty_states_under_fire(client: Client, browser: Browser) -> None:
-    """Updates come as fast as they are sent; in the end the page shows the last one, and clicks were not lost."""
+    """Updates come as fast as they are sent; in the end the page shows the last one, and clicks
+    were not lost.
+    """
     machine = await client.deploy(sixty_states(), name="page-sixty")
-    async with opened(browser, f"{client.url}/{machine}/s") as page, client.socket(f"{machine}/s") as socket:
+    async with (
+        opened(browser, f"{client.url}/{machine}/s") as page,
+        client.socket(f"{machine}/s") as socket,
+    ):
         await ready(page)
         assert await page.locator(".box").count() == 65
         await expect(active(page, "queued")).to_be_in_viewport()
-        assert (await active(page, "queued").bounding_box())["height"] > 9, "names can be read, though the chart does not fit"
+        assert (await active(page, "queued").bounding_box())["height"] > 9, (
+            "names can be read, though the chart does not fit"
+        )
 
         async def fire() -> None:
             for _ in range(100):
@@ -365,7 +449,9 @@ async def test_how_the_page_is_served(client: Client) -> None:
     assert "immutable" in asset.headers["cache-control"]
     plain = await client.http.get(script, headers={"Accept-Encoding": "identity"})
     assert plain.text == asset.text
-    shared = await client.http.get("/assets/client.js", headers={"Origin": "http://elsewhere.example"})
+    shared = await client.http.get(
+        "/assets/client.js", headers={"Origin": "http://elsewhere.example"}
+    )
     assert shared.headers["access-control-allow-origin"] == "*"
     for name in ("nothing.js", "..%2fpage.py", "client.js.gz", "__init__.py", "%00"):
         assert (await client.http.get(f"/assets/{name}")).status_code == 404, name

@@ -61,15 +61,27 @@ async def test_members_are_told_whole_and_then_in_differences(client: Client) ->
         assert "joined" not in first
         async with client.socket(f"{machine}/s") as guest:
             guest_id = await my_id(guest)
-            assert [member["id"] for member in (await presence(guest, 2))["members"]] == [me, guest_id]
+            assert [member["id"] for member in (await presence(guest, 2))["members"]] == [
+                me,
+                guest_id,
+            ]
             news = await presence(ann, 2)
             assert ([member["id"] for member in news["joined"]], news["left"]) == ([guest_id], [])
-            await guest.send_raw({"type": "presence", "metadata": {"name": "Bob", "more": "x" * 3000}})
+            await guest.send_raw(
+                {"type": "presence", "metadata": {"name": "Bob", "more": "x" * 3000}}
+            )
             changed = await presence(ann, 2)
-            assert (changed["changed"][0]["id"], changed["changed"][0]["metadata"]["name"], changed["joined"]) == (guest_id, "Bob", [])
+            assert (
+                changed["changed"][0]["id"],
+                changed["changed"][0]["metadata"]["name"],
+                changed["joined"],
+            ) == (guest_id, "Bob", [])
             assert "members" not in changed, "a long list goes to newcomers only"
             listed = (await client.http.get(f"/{machine}/s/presence")).json()
-            assert (listed["count"], [member["id"] for member in listed["members"]]) == (2, [me, guest_id])
+            assert (listed["count"], [member["id"] for member in listed["members"]]) == (
+                2,
+                [me, guest_id],
+            )
             async with client.socket(f"{machine}/s?client={ANN}") as again:
                 assert await my_id(again) == me
                 assert (await presence(again, 2))["members"][1]["metadata"]["name"] == "Bob"
@@ -88,35 +100,55 @@ async def test_a_reload_is_not_a_leave(tmp_path: Path) -> None:
             await client.http.post(f"/{machine}/s?client={ANN}", json={"type": "SAY"})
             await asyncio.sleep(0.5)
             assert ann.snapshot["context"] == {"log": [f"+{me[:4]}:1"], "said": [me, me]}
-            assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["said"] == [me, me, me]
-        assert (await client.http.get(f"/{machine}/s/presence")).json()["count"] == 1, "somebody who may come back is still there"
+            assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"][
+                "said"
+            ] == [me, me, me]
+        assert (await client.http.get(f"/{machine}/s/presence")).json()["count"] == 1, (
+            "somebody who may come back is still there"
+        )
         assert await log_of(client, f"{machine}/s", 2) == [f"+{me[:4]}:1", f"-{me[:4]}:0"]
-        assert (await client.http.get(f"/{machine}/s/presence")).json() == {"count": 0, "members": []}
+        assert (await client.http.get(f"/{machine}/s/presence")).json() == {
+            "count": 0,
+            "members": [],
+        }
 
 
 async def test_nobody_is_a_ghost_after_a_crash(database_url: str, tmp_path: Path) -> None:
     hub = running_hub(tmp_path, database_url=database_url, limits=SHORT)
     async with hub as client:
         machine = await client.deploy(ROOM)
-        ann, bob = client.socket(f"{machine}/s?client={ANN}"), client.socket(f"{machine}/s?client={BOB}")
+        ann, bob = (
+            client.socket(f"{machine}/s?client={ANN}"),
+            client.socket(f"{machine}/s?client={BOB}"),
+        )
         async with ann as one:
             ids = [(await my_id(one))[:4]]
             async with bob as two:
                 ids.append((await my_id(two))[:4])
                 assert await log_of(client, f"{machine}/s", 2) == [f"+{ids[0]}:1", f"+{ids[1]}:2"]
-                client.hub.host.people.stop([])  # as if it were killed now: nobody is told that they left
+                client.hub.host.people.stop(
+                    []
+                )  # as if it were killed now: nobody is told that they left
                 for session in client.hub.host.sessions:
                     session.gone = True
     async with running_hub(tmp_path, database_url=database_url, limits=SHORT) as client:
         async with client.socket(f"{machine}/s?client={BOB}") as two:
             assert (await my_id(two))[:4] == ids[1]
-            assert await log_of(client, f"{machine}/s", 3) == [f"+{ids[0]}:1", f"+{ids[1]}:2", f"-{ids[0]}:1"], "one came back, one did not"
+            assert await log_of(client, f"{machine}/s", 3) == [
+                f"+{ids[0]}:1",
+                f"+{ids[1]}:2",
+                f"-{ids[0]}:1",
+            ], "one came back, one did not"
         assert (await log_of(client, f"{machine}/s", 4))[3] == f"-{ids[1]}:0"
     async with running_hub(tmp_path, database_url=database_url, limits=SHORT) as client:
         await asyncio.sleep(1)
         assert len(await log_of(client, f"{machine}/s", 4)) == 4
-        journal = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()["data"]
-        assert [entry["event"]["type"] for entry in journal if entry["kind"] == "presence"] == ["presence.joined"] * 2 + ["presence.left"] * 2
+        journal = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()[
+            "data"
+        ]
+        assert [entry["event"]["type"] for entry in journal if entry["kind"] == "presence"] == [
+            "presence.joined"
+        ] * 2 + ["presence.left"] * 2
 
 
 async def test_a_forks_people_are_not_there(database_url: str, tmp_path: Path) -> None:
@@ -126,16 +158,29 @@ async def test_a_forks_people_are_not_there(database_url: str, tmp_path: Path) -
             me = await my_id(ann)
             async with client.socket(f"{machine}/s?client={BOB}"):
                 assert len(await log_of(client, f"{machine}/s", 2)) == 2
-                assert (await client.http.post(f"/api/v1/machines/{machine}/sessions/s/fork", json={"at": 2, "session": "f"})).status_code == 201
+                assert (
+                    await client.http.post(
+                        f"/api/v1/machines/{machine}/sessions/s/fork",
+                        json={"at": 2, "session": "f"},
+                    )
+                ).status_code == 201
                 async with client.socket(f"{machine}/f?client={ANN}") as forked:
                     other = await my_id(forked)
                     assert other != me, "nobody is recognised in another session"
-                    assert await log_of(client, f"{machine}/f", 3) == [f"+{me[:4]}:1", f"-{me[:4]}:0", f"+{other[:4]}:1"]
+                    assert await log_of(client, f"{machine}/f", 3) == [
+                        f"+{me[:4]}:1",
+                        f"-{me[:4]}:0",
+                        f"+{other[:4]}:1",
+                    ]
 
 
-async def test_a_deletion_that_failed_leaves_no_ghosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_deletion_that_failed_leaves_no_ghosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("machinehub.session.journal.GIVE_UP_S", 0.3)
-    async with running_hub(tmp_path, limits=Limits(presence_grace_ms=2000)) as client:  # on a busy computer, coming back takes a while
+    async with running_hub(
+        tmp_path, limits=Limits(presence_grace_ms=2000)
+    ) as client:  # on a busy computer, coming back takes a while
         machine = await client.deploy(ROOM)
         async with client.socket(f"{machine}/s?client={ANN}") as ann:
             ids = [(await my_id(ann))[:4]]
@@ -148,14 +193,22 @@ async def test_a_deletion_that_failed_leaves_no_ghosts(tmp_path: Path, monkeypat
 
                 with monkeypatch.context() as patch:
                     patch.setattr(client.hub.sessions, "commit", away)
-                    assert (await client.http.delete(f"/api/v1/machines/{machine}/sessions/s")).status_code == 503
+                    assert (
+                        await client.http.delete(f"/api/v1/machines/{machine}/sessions/s")
+                    ).status_code == 503
         async with client.socket(f"{machine}/s?client={ANN}"):
-            assert await log_of(client, f"{machine}/s", 3) == [f"+{ids[0]}:1", f"+{ids[1]}:2", f"-{ids[1]}:1"]
+            assert await log_of(client, f"{machine}/s", 3) == [
+                f"+{ids[0]}:1",
+                f"+{ids[1]}:2",
+                f"-{ids[1]}:1",
+            ]
         assert (await log_of(client, f"{machine}/s", 4))[3] == f"-{ids[0]}:0"
         assert not client.hub.host.people._beliefs, "what nobody needs is forgotten"
 
 
-async def test_a_fork_that_was_made_after_all_has_no_ghosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fork_that_was_made_after_all_has_no_ghosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with running_hub(tmp_path, limits=SHORT) as client:
         machine = await client.deploy(ROOM)
         async with client.socket(f"{machine}/s?client={ANN}") as ann:
@@ -168,22 +221,37 @@ async def test_a_fork_that_was_made_after_all_has_no_ghosts(tmp_path: Path, monk
                 raise Unavailable("unavailable", "the answer was lost")
 
             monkeypatch.setattr(client.hub.sessions, "fork", lost)
-            assert (await client.http.post(f"/api/v1/machines/{machine}/sessions/s/fork", json={"session": "f"})).status_code == 503
+            assert (
+                await client.http.post(
+                    f"/api/v1/machines/{machine}/sessions/s/fork", json={"session": "f"}
+                )
+            ).status_code == 503
         async with client.socket(f"{machine}/f?client={BOB}") as bob:
             other = (await my_id(bob))[:4]
-            assert await log_of(client, f"{machine}/f", 3) == [f"+{me}:1", f"-{me}:0", f"+{other}:1"]
+            assert await log_of(client, f"{machine}/f", 3) == [
+                f"+{me}:1",
+                f"-{me}:0",
+                f"+{other}:1",
+            ]
 
 
 async def test_metadata_cannot_break_a_stream(client: Client) -> None:
     machine = await client.deploy(COUNTER, name="lines")
-    async with client.socket(f"{machine}/s") as socket, client.http.stream("GET", f"/{machine}/s", headers={"Accept": "text/event-stream"}) as response:
+    async with (
+        client.socket(f"{machine}/s") as socket,
+        client.http.stream(
+            "GET", f"/{machine}/s", headers={"Accept": "text/event-stream"}
+        ) as response,
+    ):
         await socket.until("snapshot")
         await socket.send_raw('{"type":"presence","metadata":{"a":\n\r 1, "b": "x\\ny"}}')
         async for line in response.aiter_lines():
             if line.startswith("data: ") and '"metadata"' in line:
                 break
         frame = json.loads(line[6:])
-        assert [member["metadata"] for member in frame["members"] if "metadata" in member] == [{"a": 1, "b": "x\ny"}]
+        assert [member["metadata"] for member in frame["members"] if "metadata" in member] == [
+            {"a": 1, "b": "x\ny"}
+        ]
 
 
 async def test_what_is_wrong_is_said(client: Client) -> None:
@@ -191,31 +259,50 @@ async def test_what_is_wrong_is_said(client: Client) -> None:
     for wrong in ("client=short", f"client={ANN}&client={BOB}", "client=%ff" + "x" * 20):
         async with client.socket(f"{machine}/s?{wrong}") as socket:
             assert (await socket.until("error"))["code"] == "invalid_client_key"
-        assert (await client.http.post(f"/{machine}/s?{wrong}", json={"type": "increment"})).json()["code"] == "invalid_client_key"
+        assert (await client.http.post(f"/{machine}/s?{wrong}", json={"type": "increment"})).json()[
+            "code"
+        ] == "invalid_client_key"
     async with client.socket(f"{machine}/s?client={ANN}") as socket:
         await socket.until("snapshot")
         for frame, code in (
-            ({"type": "presence"}, "invalid_metadata"), ({"type": "presence", "metadata": "x" * 4096}, "metadata_too_large"),
-            ('{"type":"presence","metadata":' + "[" * 70 + "]" * 70 + "}", "invalid_metadata"), ('{"type":"presence","metadata":"\\ud800"}', "invalid_metadata"),
-        ):  # fmt: skip
+            ({"type": "presence"}, "invalid_metadata"),
+            ({"type": "presence", "metadata": "x" * 4096}, "metadata_too_large"),
+            ('{"type":"presence","metadata":' + "[" * 70 + "]" * 70 + "}", "invalid_metadata"),
+            ('{"type":"presence","metadata":"\\ud800"}', "invalid_metadata"),
+        ):
             await socket.send_raw(frame)
             assert (await socket.until("error"))["code"] in (code, "bad_frame"), frame
-        described = await client.http.put(f"/{machine}/s/presence?client={ANN}", json={"metadata": {"name": "Ann"}})
+        described = await client.http.put(
+            f"/{machine}/s/presence?client={ANN}", json={"metadata": {"name": "Ann"}}
+        )
         assert described.json()["members"][0]["metadata"] == {"name": "Ann"}
         await client.http.put(f"/{machine}/s/presence?client={ANN}", json={"metadata": None})
-        assert "metadata" not in (await client.http.get(f"/{machine}/s/presence")).json()["members"][0]
+        assert (
+            "metadata" not in (await client.http.get(f"/{machine}/s/presence")).json()["members"][0]
+        )
         for path, body, status, code in (
-            (f"/{machine}/s/presence", {"metadata": 1}, 409, "not_present"), (f"/{machine}/nobody/presence?client={ANN}", {"metadata": 1}, 404, "no_such_session"),
-            (f"/{machine}/s/presence?client={ANN}", {}, 400, "invalid_body"), (f"/{machine}/s/presence?client={ANN}", {"metadata": "x" * 9000}, 413, "metadata_too_large"),
-        ):  # fmt: skip
+            (f"/{machine}/s/presence", {"metadata": 1}, 409, "not_present"),
+            (f"/{machine}/nobody/presence?client={ANN}", {"metadata": 1}, 404, "no_such_session"),
+            (f"/{machine}/s/presence?client={ANN}", {}, 400, "invalid_body"),
+            (
+                f"/{machine}/s/presence?client={ANN}",
+                {"metadata": "x" * 9000},
+                413,
+                "metadata_too_large",
+            ),
+        ):
             answer = await client.http.put(path, json=body)
             assert (answer.status_code, answer.json()["code"]) == (status, code), path
-    assert (await client.http.get(f"/{machine}/nobody/presence")).status_code == 404, "looking creates nothing"
+    assert (await client.http.get(f"/{machine}/nobody/presence")).status_code == 404, (
+        "looking creates nothing"
+    )
 
 
 async def test_readers_of_sse_are_members_too(client: Client) -> None:
     machine = await client.deploy(COUNTER, name="readers")
-    async with client.http.stream("GET", f"/{machine}/s?client={ANN}", headers={"Accept": "text/event-stream"}) as response:
+    async with client.http.stream(
+        "GET", f"/{machine}/s?client={ANN}", headers={"Accept": "text/event-stream"}
+    ) as response:
         async for line in response.aiter_lines():
             if line.startswith("data: ") and (frame := json.loads(line[6:]))["type"] == "presence":
                 break
@@ -225,25 +312,38 @@ async def test_readers_of_sse_are_members_too(client: Client) -> None:
             assert (await presence(socket, 1))["count"] == 1
 
 
-async def test_readers_of_sse_are_told_that_there_is_nothing_to_come_back_to(client: Client) -> None:
+async def test_readers_of_sse_are_told_that_there_is_nothing_to_come_back_to(
+    client: Client,
+) -> None:
     machine = await client.deploy(COUNTER, name="gone")
     lines: list[str] = []
-    async with client.http.stream("GET", f"/{machine}/s", headers={"Accept": "text/event-stream"}) as response:
+    async with client.http.stream(
+        "GET", f"/{machine}/s", headers={"Accept": "text/event-stream"}
+    ) as response:
         async for line in response.aiter_lines():
             lines.append(line)
             if "snapshot" in line:
                 await client.http.delete(f"/api/v1/machines/{machine}/sessions/s")
-    assert [json.loads(line[6:])["code"] for line in lines if '"error"' in line] == ["no_such_session"]
+    assert [json.loads(line[6:])["code"] for line in lines if '"error"' in line] == [
+        "no_such_session"
+    ]
 
 
-async def test_a_connection_that_answers_no_ping_is_no_ghost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The intervals are 15 s each; here they are short. A raw socket shakes hands, and then is silent as a network that is gone."""
+async def test_a_connection_that_answers_no_ping_is_no_ghost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The intervals are 15 s each; here they are short.
+
+    A raw socket shakes hands, and then is silent as a network that is gone.
+    """
     monkeypatch.setattr("machinehub.app.PING_INTERVAL_S", 0.2)
     monkeypatch.setattr("machinehub.app.PING_TIMEOUT_S", 0.2)
     async with running_hub(tmp_path, limits=SHORT) as client:
         machine = await client.deploy(COUNTER)
         reader, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
-        writer.write(f"GET /{machine}/s?client={ANN} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode())
+        writer.write(
+            f"GET /{machine}/s?client={ANN} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
         assert b"101" in await reader.readline()
         async with client.socket(f"{machine}/s") as watching:
             assert (await presence(watching, 2))["count"] == 2
@@ -251,10 +351,16 @@ async def test_a_connection_that_answers_no_ping_is_no_ghost(tmp_path: Path, mon
         writer.close()
 
 
-async def test_a_large_crowd_arrives_and_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than may wait for their turn at once, so that some of it is told later; in the end the machine knows what is true."""
+async def test_a_large_crowd_arrives_and_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than may wait for their turn at once, so that some of it is told later; in the end the
+    machine knows what is true.
+    """
     monkeypatch.setattr("machinehub.session.presence.RETRY_S", 0.2)
-    async with running_hub(tmp_path, limits=Limits(presence_grace_ms=300, pending_per_session=10)) as client:
+    async with running_hub(
+        tmp_path, limits=Limits(presence_grace_ms=300, pending_per_session=10)
+    ) as client:
         machine = await client.deploy(
             'import { assign, createMachine } from "xstate"; export default createMachine({ context: { log: [] }, on: { "presence.*": { actions: assign({ log: ({ event }) => [event.count] }) } } });'
         )
@@ -263,12 +369,16 @@ async def test_a_large_crowd_arrives_and_leaves(tmp_path: Path, monkeypatch: pyt
         first = await presence(opened[0], 60)
         assert len(first.get("members", [])) <= 100
         for _ in range(200):
-            if (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"] == [60]:
+            if (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"] == [
+                60
+            ]:
                 break
             await asyncio.sleep(0.05)
         await asyncio.gather(*(socket.__aexit__(None, None, None) for socket in sockets))
         for _ in range(200):
-            if (log := (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"]) == [0]:
+            if (
+                log := (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"]
+            ) == [0]:
                 break
             await asyncio.sleep(0.05)
         assert log == [0]

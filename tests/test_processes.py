@@ -22,7 +22,9 @@ POISON = 'import { assign, createMachine } from "xstate"; export default createM
 
 
 async def test_killing_workers_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    """Clients count in several sessions, checkpoints included, while workers die; they notice only a delay."""
+    """Clients count in several sessions, checkpoints included, while workers die; they notice only
+    a delay.
+    """
     async with running_hub(tmp_path, workers=2) as client:
         machine = await client.deploy(COUNTER)
         stop = asyncio.Event()
@@ -97,7 +99,12 @@ async def test_a_forge_that_dies_fails_its_build_and_is_replaced(tmp_path: Path)
         forge = client.hub.pool._forge
         assert forge is not None
         assert forge.process is not None
-        building = asyncio.create_task(client.http.post("/api/v1/deployments", json={"name": "a", "entry": "a.ts", "files": {"a.ts": "for (;;);"}}))
+        building = asyncio.create_task(
+            client.http.post(
+                "/api/v1/deployments",
+                json={"name": "a", "entry": "a.ts", "files": {"a.ts": "for (;;);"}},
+            )
+        )
         await asyncio.sleep(0.3)
         os.kill(forge.process.pid, signal.SIGKILL)
         assert (await building).json()["code"] == "build_crashed"
@@ -117,7 +124,10 @@ async def test_sigterm_says_goodbye(tmp_path: Path) -> None:
 
     async with hub_process(tmp_path) as hub:
         url = await deploy(hub.url)
-        async with connect(url.replace("http", "ws", 1) + "/s") as socket, httpx.AsyncClient() as http:
+        async with (
+            connect(url.replace("http", "ws", 1) + "/s") as socket,
+            httpx.AsyncClient() as http,
+        ):
             await socket.recv()
             async with http.stream("GET", url + "/s", headers={"Accept": "text/event-stream"}):
                 children = hub.children()
@@ -146,14 +156,21 @@ async def test_a_killed_hub_leaves_no_workers_and_starts_again(tmp_path: Path) -
         assert not any(alive(child) for child in children)
     async with hub_process(tmp_path) as hub, httpx.AsyncClient() as http:
         machine = url.rsplit("/", 1)[1]
-        assert (await http.get(f"{hub.url}/{machine}/s")).json()["snapshot"]["context"] == {"count": 0}
+        assert (await http.get(f"{hub.url}/{machine}/s")).json()["snapshot"]["context"] == {
+            "count": 0
+        }
 
 
 async def test_hubs_that_must_not_start(tmp_path: Path) -> None:
     async with hub_process(tmp_path / "a", "--host", "0.0.0.0", wait=False) as hub:
-        assert "refusing to listen on 0.0.0.0 without a token" in (await hub.output()).replace("\n", " ")
+        assert "refusing to listen on 0.0.0.0 without a token" in (await hub.output()).replace(
+            "\n", " "
+        )
         assert hub.process.returncode == 1
-    async with hub_process(tmp_path / "b") as first, hub_process(tmp_path / "c", wait=False, port=int(first.url.rsplit(":", 1)[1])) as second:
+    async with (
+        hub_process(tmp_path / "b") as first,
+        hub_process(tmp_path / "c", wait=False, port=int(first.url.rsplit(":", 1)[1])) as second,
+    ):
         assert "cannot listen on" in await second.output()
         assert second.process.returncode == 1
     async with hub_process(tmp_path / "d", wait=False, MACHINEHUB_DATABASE_URL="mysql://x") as hub:
@@ -168,7 +185,11 @@ async def test_a_damaged_cache_is_built_again(tmp_path: Path) -> None:
     for number, path in enumerate(sorted(CACHE.glob("*.cwasm"))):
         content = path.read_bytes()
         if path.name.startswith("engine"):  # esbuild's takes too long to build again in a test
-            content = content[: len(content) // 2] if number % 2 else content[:5000] + b"\0" * 64 + content[5064:]
+            content = (
+                content[: len(content) // 2]
+                if number % 2
+                else content[:5000] + b"\0" * 64 + content[5064:]
+            )
         (cache / path.name).write_bytes(content)
     async with hub_process(tmp_path / "data", MACHINEHUB_CACHE=str(cache)) as hub:
         assert (await deploy(hub.url)).startswith(hub.url)

@@ -1,4 +1,6 @@
-"""The sandbox in this process: images, checkpoints, turns that must be undone, and code that means harm."""
+"""The sandbox in this process: images, checkpoints, turns that must be undone, and code that means
+harm.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,16 @@ from sandbox import image as images
 from sandbox.engine import Engine
 from sandbox.forge import BuildError, Guest, forge_base, forge_image, load_guest
 from sandbox.instance import Fault, LiveMachine, LoadedImage, Sizes, load_image
-from sandbox.protocol import Checkpoint, Done, LoadEngine, LoadImage, Open, Replay, Step, decode_outbox
+from sandbox.protocol import (
+    Checkpoint,
+    Done,
+    LoadEngine,
+    LoadImage,
+    Open,
+    Replay,
+    Step,
+    decode_outbox,
+)
 from sandbox.worker import GUEST, Worker
 from tests.runs import example_image, read_run
 from tests.support import CACHE, EXAMPLES
@@ -27,7 +38,9 @@ NOW_MS = 1_700_000_000_000
 
 
 class Sandbox:
-    """A session engine and a forge, as two processes have them; here they share one, which only tests may."""
+    """A session engine and a forge, as two processes have them; here they share one, which only
+    tests may.
+    """
 
     def __init__(self) -> None:
         engine_wasm, base = (GUEST / "engine.wasm").read_bytes(), (GUEST / "base.wasm").read_bytes()
@@ -36,14 +49,23 @@ class Sandbox:
 
     def image(self, expression: str) -> LoadedImage:
         script = f'const {{assign,createMachine,createActor,fromPromise,fromCallback,raise,emit,spawnChild,setup}}=require("xstate");module.exports={{default:{expression}}};'
-        wasm, _, _ = forge_image(self.engine, self.guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
+        wasm, _, _ = forge_image(
+            self.engine, self.guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY
+        )
         return self.load(wasm)
 
     def load(self, wasm: bytes) -> LoadedImage:
-        return load_image(self.engine, {self.guest.engine_digest: self.guest.engine}, wasm, memory_bytes_max=MEMORY)
+        return load_image(
+            self.engine,
+            {self.guest.engine_digest: self.guest.engine},
+            wasm,
+            memory_bytes_max=MEMORY,
+        )
 
     def thaw(self, image: LoadedImage, checkpoint: bytes | None = None) -> LiveMachine:
-        return LiveMachine(self.engine, image, Sizes(MEMORY, 256 * 1024, 256 * 1024), checkpoint=checkpoint)
+        return LiveMachine(
+            self.engine, image, Sizes(MEMORY, 256 * 1024, 256 * 1024), checkpoint=checkpoint
+        )
 
     def start(self, expression: str) -> LiveMachine:
         machine = self.thaw(self.image(expression))
@@ -59,7 +81,9 @@ def sandbox() -> Sandbox:
 
 def send(machine: LiveMachine, event_type: str, cpu_s: float = 0.05, **more: Any) -> bytes | Fault:
     event = msgspec.json.encode({"type": event_type, **more})
-    return machine.apply(b'[1,%d,%b,{"id":"c"}]' % (random.getrandbits(50), event), NOW_MS + 1, cpu_s=cpu_s)
+    return machine.apply(
+        b'[1,%d,%b,{"id":"c"}]' % (random.getrandbits(50), event), NOW_MS + 1, cpu_s=cpu_s
+    )
 
 
 COUNTER = "createMachine({context:{count:0},on:{INC:{actions:assign({count:({context})=>context.count+1})},BAD:{actions:[assign({count:99}),()=>{%s}]}}})"
@@ -70,8 +94,17 @@ COUNTER = "createMachine({context:{count:0},on:{INC:{actions:assign({count:({con
 
 def test_the_base_image_is_reproducible() -> None:
     engine = Engine(None, kind="forge")
-    engine_wasm, genesis = (GUEST / "engine.wasm").read_bytes(), (GUEST / "genesis.wasm").read_bytes()
-    base = forge_base(engine, engine_wasm, genesis, [(GUEST / name).read_text() for name in ("prelude.js", "polyfills.js")], memory_bytes_max=MEMORY)
+    engine_wasm, genesis = (
+        (GUEST / "engine.wasm").read_bytes(),
+        (GUEST / "genesis.wasm").read_bytes(),
+    )
+    base = forge_base(
+        engine,
+        engine_wasm,
+        genesis,
+        [(GUEST / name).read_text() for name in ("prelude.js", "polyfills.js")],
+        memory_bytes_max=MEMORY,
+    )
     assert base == (GUEST / "base.wasm").read_bytes()
 
 
@@ -85,7 +118,14 @@ def test_the_engine_imports_nothing_but_its_memory() -> None:
 def test_an_image_holds_no_code(sandbox: Sandbox) -> None:
     import wasmtime
 
-    wasm, _, _ = forge_image(sandbox.engine, sandbox.guest, 'module.exports={machine:require("xstate").createMachine({})}', source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
+    wasm, _, _ = forge_image(
+        sandbox.engine,
+        sandbox.guest,
+        'module.exports={machine:require("xstate").createMachine({})}',
+        source_map=None,
+        cpu_s=2,
+        memory_bytes_max=MEMORY,
+    )
     module = wasmtime.Module(wasmtime.Engine(), wasm)
     assert not list(module.imports)
     assert [export.name for export in module.exports] == ["memory"]
@@ -97,13 +137,17 @@ def test_same_inputs_same_memory(sandbox: Sandbox) -> None:
     for machine in machines:
         machine.apply(b"[0,5]", NOW_MS, cpu_s=1)
         for number in range(300):
-            machine.apply(b'[1,%d,{"type":"INC"},{"id":"c"}]' % (number + 1), NOW_MS + number, cpu_s=1)
+            machine.apply(
+                b'[1,%d,{"type":"INC"},{"id":"c"}]' % (number + 1), NOW_MS + number, cpu_s=1
+            )
     assert machines[0].memory() == machines[1].memory()
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ts")), ids=lambda path: path.stem)
 def test_recorded_runs_come_to_the_same_bytes(sandbox: Sandbox, path: Path) -> None:
-    """Straight through, and restored from checkpoints and replayed, at every turn: as it was recorded once."""
+    """Straight through, and restored from checkpoints and replayed, at every turn: as it was
+    recorded once.
+    """
     run = read_run(path.stem)
     image, _ = example_image(sandbox, path)
     inputs = [(data.encode(), now_ms) for data, now_ms in run.inputs]
@@ -126,32 +170,53 @@ def test_recorded_runs_come_to_the_same_bytes(sandbox: Sandbox, path: Path) -> N
     replayed = sandbox.thaw(image)
     replayed.replay(inputs)
     assert replayed.checkpoint()[:16].hex() == digest
-    if run.base == sandbox.guest.base_digest:  # another guest lays its memory out differently: `python -m tests.runs`
+    if (
+        run.base == sandbox.guest.base_digest
+    ):  # another guest lays its memory out differently: `python -m tests.runs`
         assert digest == run.digest
 
 
 def test_an_image_runs_under_the_engine_that_it_was_frozen_under(sandbox: Sandbox) -> None:
     """A worker that has both gives each image its own."""
     older = another_engine((GUEST / "engine.wasm").read_bytes())
-    base = forge_base(sandbox.engine, older, (GUEST / "genesis.wasm").read_bytes(), [(GUEST / name).read_text() for name in ("prelude.js", "polyfills.js")], memory_bytes_max=MEMORY)
+    base = forge_base(
+        sandbox.engine,
+        older,
+        (GUEST / "genesis.wasm").read_bytes(),
+        [(GUEST / name).read_text() for name in ("prelude.js", "polyfills.js")],
+        memory_bytes_max=MEMORY,
+    )
     guest = load_guest(sandbox.engine, older, base)
     assert guest.engine_digest != sandbox.guest.engine_digest
     script = f'const {{assign,createMachine}}=require("xstate");module.exports={{default:{COUNTER % ""}}};'
-    wasm, _, _ = forge_image(sandbox.engine, guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
+    wasm, _, _ = forge_image(
+        sandbox.engine, guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY
+    )
     with pytest.raises(ValueError, match="another engine"):
         sandbox.load(wasm)
     worker = Worker(sandbox.engine, sandbox.guest)
     answers: list[Any] = []
     for message in (
-        LoadEngine(guest.engine_digest, zstandard.compress(older)), LoadImage("i", zstandard.compress(wasm)), Open(1, 0, "i", MEMORY, 10**6, 10**6, None),
-        Step(1, 1, b"[0,5]", NOW_MS, 1000), Step(1, 2, b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS, 1000), Open(2, 0, "i", MEMORY, 10**6, 10**6, None),
-        Replay(2, 0, [(b"[0,5]", NOW_MS), (b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS)], 0), Checkpoint(1, 3), Checkpoint(2, 1), Replay(9, 0, [], 0),
-    ):  # fmt: skip
+        LoadEngine(guest.engine_digest, zstandard.compress(older)),
+        LoadImage("i", zstandard.compress(wasm)),
+        Open(1, 0, "i", MEMORY, 10**6, 10**6, None),
+        Step(1, 1, b"[0,5]", NOW_MS, 1000),
+        Step(1, 2, b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS, 1000),
+        Open(2, 0, "i", MEMORY, 10**6, 10**6, None),
+        Replay(2, 0, [(b"[0,5]", NOW_MS), (b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS)], 0),
+        Checkpoint(1, 3),
+        Checkpoint(2, 1),
+        Replay(9, 0, [], 0),
+    ):
         worker.handle(message, answers)
     opened, _, stepped, _, replayed, *frozen, lost = answers
     assert opened == Done(1, 0, b"")
     assert b'"count":1' in stepped.result
-    assert (b'"count":1' in replayed.snapshot, replayed.finished, replayed.timers) == (True, False, [])
+    assert (b'"count":1' in replayed.snapshot, replayed.finished, replayed.timers) == (
+        True,
+        False,
+        [],
+    )
     assert frozen[0].result == frozen[1].result
     assert lost.code == "session_lost"
 
@@ -162,7 +227,20 @@ def test_a_replay_says_which_input_set_a_timer(sandbox: Sandbox) -> None:
     worker._images["i"] = image
     answers: list[Any] = []
     worker.handle(Open(1, 0, "i", MEMORY, 10**6, 10**6, None), answers)
-    worker.handle(Replay(1, 0, [(b"[0,5]", NOW_MS), (b"[2,5,1]", NOW_MS + 50), (b'[1,5,{"type":"NOP"},{"id":"c"}]', NOW_MS), (b'[1,5,{"type":"X"},{"id":"c"}]', NOW_MS + 60)], 0), answers)
+    worker.handle(
+        Replay(
+            1,
+            0,
+            [
+                (b"[0,5]", NOW_MS),
+                (b"[2,5,1]", NOW_MS + 50),
+                (b'[1,5,{"type":"NOP"},{"id":"c"}]', NOW_MS),
+                (b'[1,5,{"type":"X"},{"id":"c"}]', NOW_MS + 60),
+            ],
+            0,
+        ),
+        answers,
+    )
     assert answers[-1].timers == [(0, [(1, NOW_MS + 50)], []), (3, [(2, NOW_MS + 110)], [])]
     worker.handle(Replay(1, 0, [(b"not an input", NOW_MS)], 0), answers)
     assert answers[-1].code == "session_damaged"
@@ -184,7 +262,9 @@ def test_a_replay_stops_when_it_has_taken_its_share(sandbox: Sandbox) -> None:
 
 def test_what_nests_too_deeply_to_be_read_is_undone(sandbox: Sandbox) -> None:
     """Workers could read deeper texts than the hub, which then took them for broken."""
-    machine = sandbox.start("createMachine({context:{deep:null},on:{DEEPER:{actions:assign({deep:({context,event})=>{let d=context.deep;for(let i=0;i<event.by;i++)d=[d];return d}})}}})")
+    machine = sandbox.start(
+        "createMachine({context:{deep:null},on:{DEEPER:{actions:assign({deep:({context,event})=>{let d=context.deep;for(let i=0;i<event.by;i++)d=[d];return d}})}}})"
+    )
     assert isinstance(send(machine, "DEEPER", by=200), bytes)
     fault = send(machine, "DEEPER", by=100)
     assert isinstance(fault, Fault)
@@ -222,16 +302,27 @@ def test_what_is_no_image_is_refused() -> None:
 
 def test_an_image_of_another_engine_is_refused(sandbox: Sandbox) -> None:
     """Old memory under new code would mean something else."""
-    wasm, _, _ = forge_image(sandbox.engine, sandbox.guest, 'module.exports={machine:require("xstate").createMachine({})}', source_map=None, cpu_s=2, memory_bytes_max=MEMORY)
+    wasm, _, _ = forge_image(
+        sandbox.engine,
+        sandbox.guest,
+        'module.exports={machine:require("xstate").createMachine({})}',
+        source_map=None,
+        cpu_s=2,
+        memory_bytes_max=MEMORY,
+    )
     with pytest.raises(ValueError, match="another engine"):
         load_image(sandbox.engine, {"other": sandbox.guest.engine}, wasm, memory_bytes_max=MEMORY)
 
 
 # --- turns that must not have happened
 
+
 @pytest.mark.parametrize("attack", ACTIONS, ids=lambda attack: attack.id)
 def test_a_turn_that_fails_never_happened(sandbox: Sandbox, attack: Attack) -> None:
-    """The memory is as it was, byte for byte. What clients see of it is in `trust/test_machines.py`."""
+    """The memory is as it was, byte for byte.
+
+    What clients see of it is in `trust/test_machines.py`.
+    """
     machine = sandbox.start(COUNTER % attack.action)
     send(machine, "INC")
     before = machine.memory()
@@ -246,7 +337,9 @@ def test_a_turn_that_fails_never_happened(sandbox: Sandbox, attack: Attack) -> N
 
 
 def test_randomness_differs_between_sessions_and_repeats_on_replay(sandbox: Sandbox) -> None:
-    image = sandbox.image("createMachine({context:{r:0},on:{R:{actions:assign({r:()=>[Math.random(),crypto.randomUUID(),crypto.getRandomValues(new Uint8Array(4))[0]]})}}})")
+    image = sandbox.image(
+        "createMachine({context:{r:0},on:{R:{actions:assign({r:()=>[Math.random(),crypto.randomUUID(),crypto.getRandomValues(new Uint8Array(4))[0]]})}}})"
+    )
     outboxes = []
     for seed in (1, 2, 1):
         machine = sandbox.thaw(image)
@@ -256,7 +349,9 @@ def test_randomness_differs_between_sessions_and_repeats_on_replay(sandbox: Sand
 
 
 def test_logs_are_cut_with_a_mark(sandbox: Sandbox) -> None:
-    machine = sandbox.start(COUNTER % "for (let i = 0; i < 1000; i++) console.log('x'.repeat(10000), i)")
+    machine = sandbox.start(
+        COUNTER % "for (let i = 0; i < 1000; i++) console.log('x'.repeat(10000), i)"
+    )
     outbox = send(machine, "BAD", cpu_s=1)
     assert isinstance(outbox, bytes)
     logs = msgspec.json.decode(outbox)[6]
@@ -271,16 +366,30 @@ def test_logs_are_cut_with_a_mark(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("script", "code"),
     [
-        ("throw new Error('at load')", "machine_throws"), ("for (;;);", "build_cpu_exceeded"), ("const a = []; for (;;) a.push(new Array(1000).fill(0))", "build_memory_exceeded"),
-        ("module.exports = {}", "no_machine"), ("module.exports = { a: 1, b: 2 }", "no_machine"), ("let x = ;", "syntax_error"), ("throw null", "machine_throws"),
-        ("require('fs')", "machine_throws"), ("const m = require('xstate').createMachine; module.exports = { a: m({}), b: m({}) }", "several_machines"),
-        ("module.exports = { machine: require('xstate').createMachine({ initial: 'nowhere', states: { a: {} } }) }", "machine_throws"),
+        ("throw new Error('at load')", "machine_throws"),
+        ("for (;;);", "build_cpu_exceeded"),
+        ("const a = []; for (;;) a.push(new Array(1000).fill(0))", "build_memory_exceeded"),
+        ("module.exports = {}", "no_machine"),
+        ("module.exports = { a: 1, b: 2 }", "no_machine"),
+        ("let x = ;", "syntax_error"),
+        ("throw null", "machine_throws"),
+        ("require('fs')", "machine_throws"),
+        (
+            "const m = require('xstate').createMachine; module.exports = { a: m({}), b: m({}) }",
+            "several_machines",
+        ),
+        (
+            "module.exports = { machine: require('xstate').createMachine({ initial: 'nowhere', states: { a: {} } }) }",
+            "machine_throws",
+        ),
         ("module.exports = new Proxy({}, { ownKeys() { for (;;); } })", "build_cpu_exceeded"),
     ],
-)  # fmt: skip
+)
 def test_bundles_that_are_no_machine(sandbox: Sandbox, script: str, code: str) -> None:
     forge = Engine(CACHE, kind="forge")
-    guest = load_guest(forge, (GUEST / "engine.wasm").read_bytes(), (GUEST / "base.wasm").read_bytes())
+    guest = load_guest(
+        forge, (GUEST / "engine.wasm").read_bytes(), (GUEST / "base.wasm").read_bytes()
+    )
     with pytest.raises(BuildError) as failed:
         forge_image(forge, guest, script, source_map=None, cpu_s=0.3, memory_bytes_max=MEMORY)
     assert failed.value.code == code

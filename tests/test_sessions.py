@@ -1,4 +1,6 @@
-"""The contract of the session store: on SQLite, on Postgres, and of the twin that simulations run on."""
+"""The contract of the session store: on SQLite, on Postgres, and of the twin that simulations run
+on.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
         yield twin
         return
-    url = f"sqlite:///{tmp_path / 'hub.db'}" if request.param == "sqlite" else await new_database(request.getfixturevalue("postgres"))
+    url = (
+        f"sqlite:///{tmp_path / 'hub.db'}"
+        if request.param == "sqlite"
+        else await new_database(request.getfixturevalue("postgres"))
+    )
     engine = open_engine(normalise_database_url(url))
     await migrate(engine)
     database = Database(engine)
@@ -49,12 +55,38 @@ def store(make: Callable[..., Any]) -> Any:
     return make()
 
 
-def record(key: int = 2**62, session_id: str = "s", machine_id: str = "m", **more: Any) -> SessionRecord:
-    return SessionRecord(**{"key": key, "machine_id": machine_id, "session_id": session_id, "version": 1, "digest": "d", "hears_presence": False, "created_at_ms": 5} | more)
+def record(
+    key: int = 2**62, session_id: str = "s", machine_id: str = "m", **more: Any
+) -> SessionRecord:
+    return SessionRecord(
+        **{
+            "key": key,
+            "machine_id": machine_id,
+            "session_id": session_id,
+            "version": 1,
+            "digest": "d",
+            "hears_presence": False,
+            "created_at_ms": 5,
+        }
+        | more
+    )
 
 
-def settled(key: int, seq: int, *, attempt: int = 0, event_id: str | None = None, error: tuple[str, str] | None = None, data: bytes = b"[1,2,{}]", **more: Any) -> Settled:
-    return Settled(key=key, entry=Entry(seq, attempt, "event", data, 1_700_000_000_000 + seq, event_id, True, error), **more)
+def settled(
+    key: int,
+    seq: int,
+    *,
+    attempt: int = 0,
+    event_id: str | None = None,
+    error: tuple[str, str] | None = None,
+    data: bytes = b"[1,2,{}]",
+    **more: Any,
+) -> Settled:
+    return Settled(
+        key=key,
+        entry=Entry(seq, attempt, "event", data, 1_700_000_000_000 + seq, event_id, True, error),
+        **more,
+    )
 
 
 def begun(made: SessionRecord, **more: Any) -> Settled:
@@ -62,16 +94,38 @@ def begun(made: SessionRecord, **more: Any) -> Settled:
 
 
 def checkpoint(seq: int, **timers: int) -> SavedCheckpoint:
-    return SavedCheckpoint(seq=seq, data=b"\0" * 16 + b"data", snapshot=b'{"n":1}', finished=False, timers={int(k[1:]): v for k, v in timers.items()}, at_ms=9)
+    return SavedCheckpoint(
+        seq=seq,
+        data=b"\0" * 16 + b"data",
+        snapshot=b'{"n":1}',
+        finished=False,
+        timers={int(k[1:]): v for k, v in timers.items()},
+        at_ms=9,
+    )
 
 
 async def test_a_session_comes_back_as_it_was(store: Any) -> None:
     made = record(session_id="a/b\0é😀", parent="\0", forked_at=3)
-    entries = [begun(made, timers_set=[(1, 50), (2, 60)]), settled(made.key, 2, event_id="e\0'\"é", timers_gone=[1]), settled(made.key, 2, attempt=1, event_id="bad", error=("machine_error", "b\0oom"))]
-    await store.commit([*entries, Freeze(made.key, checkpoint(1, t1=50)), settled(made.key, 3, timers_set=[(3, 2**53)])])
+    entries = [
+        begun(made, timers_set=[(1, 50), (2, 60)]),
+        settled(made.key, 2, event_id="e\0'\"é", timers_gone=[1]),
+        settled(made.key, 2, attempt=1, event_id="bad", error=("machine_error", "b\0oom")),
+    ]
+    await store.commit(
+        [
+            *entries,
+            Freeze(made.key, checkpoint(1, t1=50)),
+            settled(made.key, 3, timers_set=[(3, 2**53)]),
+        ]
+    )
     found = await store.load("m", "a/b\0é😀")
     assert found is not None
-    assert (found.record, found.seq, found.attempts, found.checkpoint) == (made, 3, 0, checkpoint(1, t1=50))
+    assert (found.record, found.seq, found.attempts, found.checkpoint) == (
+        made,
+        3,
+        0,
+        checkpoint(1, t1=50),
+    )
     assert [(entry.seq, entry.attempt) for entry in found.tail] == [(2, 0), (3, 0)]
     assert found.timers == {2: 60, 3: 2**53}
     assert found.receipts == [entries[1].entry, entries[2].entry]
@@ -85,33 +139,64 @@ async def test_a_session_comes_back_as_it_was(store: Any) -> None:
 
 async def test_who_is_believed_to_be_there(store: Any) -> None:
     made, other = record(), record(key=3, session_id="other")
-    await store.commit([begun(made, member=("b\0é", b"{}")), begun(other), settled(made.key, 2, member=("a", b"1")), settled(made.key, 3, member=("b\0é", None)), settled(3, 2, member=("a", b"2"))])
+    await store.commit(
+        [
+            begun(made, member=("b\0é", b"{}")),
+            begun(other),
+            settled(made.key, 2, member=("a", b"1")),
+            settled(made.key, 3, member=("b\0é", None)),
+            settled(3, 2, member=("a", b"2")),
+        ]
+    )
     assert await store.members() == [(3, "a", b"2"), (made.key, "a", b"1")]
     await store.commit([settled(made.key, 4, member=("a", b"again")), settled(3, 3, finished=True)])
     assert await store.members() == [(made.key, "a", b"again")]
-    await store.fork(record(key=50, session_id="child", parent="s", forked_at=2), made.key, checkpoint(2), {"x": b"y"})
+    await store.fork(
+        record(key=50, session_id="child", parent="s", forked_at=2),
+        made.key,
+        checkpoint(2),
+        {"x": b"y"},
+    )
     assert (await store.members())[0] == (50, "x", b"y")
     await store.commit([Deletion(50), Deletion(made.key)])
     assert await store.members() == []
-    presence = [Settled(key=3, entry=Entry(seq, attempt, "presence", b"[]", 5)) for seq, attempt in ((4, 0), (4, 1), (5, 0), (6, 0))]
+    presence = [
+        Settled(key=3, entry=Entry(seq, attempt, "presence", b"[]", 5))
+        for seq, attempt in ((4, 0), (4, 1), (5, 0), (6, 0))
+    ]
     await store.commit([*presence, settled(3, 7)])
     assert [entry.seq for entry in await store.presence_entries(3, until=5)] == [4, 5]
 
 
 async def test_what_was_undone_counts_attempts(store: Any) -> None:
     made = record()
-    await store.commit([begun(made), settled(made.key, 1, attempt=1, error=("x", "y")), settled(made.key, 1, attempt=2, error=("x", "y"))])
+    await store.commit(
+        [
+            begun(made),
+            settled(made.key, 1, attempt=1, error=("x", "y")),
+            settled(made.key, 1, attempt=2, error=("x", "y")),
+        ]
+    )
     found = await store.load("m", "s")
     assert (found.seq, found.attempts, len(found.tail)) == (1, 2, 1)
 
 
 @pytest.mark.parametrize("second", ["same seq", "same id", "same name", "same key"])
-async def test_nothing_is_written_twice_and_a_refused_batch_leaves_nothing(store: Any, second: str) -> None:
+async def test_nothing_is_written_twice_and_a_refused_batch_leaves_nothing(
+    store: Any, second: str
+) -> None:
     made, innocent = record(), record(key=3, session_id="innocent")
     await store.commit([begun(made, event_id="e1")])
-    again = {"same seq": settled(made.key, 1), "same id": settled(made.key, 2, event_id="e1"), "same name": begun(record(key=9)), "same key": begun(record(session_id="t"))}[second]
+    again = {
+        "same seq": settled(made.key, 1),
+        "same id": settled(made.key, 2, event_id="e1"),
+        "same name": begun(record(key=9)),
+        "same key": begun(record(session_id="t")),
+    }[second]
     with pytest.raises(Taken):
-        await store.commit([begun(innocent, timers_set=[(1, 1)]), Freeze(innocent.key, checkpoint(1)), again])
+        await store.commit(
+            [begun(innocent, timers_set=[(1, 1)]), Freeze(innocent.key, checkpoint(1)), again]
+        )
     assert await store.load("m", "innocent") is None
     assert await store.timers_due(after_ms=0, until_ms=10) == []
     foreign, ours = await store.whose([begun(innocent), again])
@@ -121,7 +206,11 @@ async def test_nothing_is_written_twice_and_a_refused_batch_leaves_nothing(store
 
 async def test_the_same_batch_again_is_recognised(store: Any) -> None:
     made = record()
-    batch = [begun(made, event_id="e1"), settled(made.key, 1, attempt=1, event_id="e2", error=("a", "b")), Freeze(made.key, checkpoint(1))]
+    batch = [
+        begun(made, event_id="e1"),
+        settled(made.key, 1, attempt=1, event_id="e2", error=("a", "b")),
+        Freeze(made.key, checkpoint(1)),
+    ]
     await store.commit(batch)
     with pytest.raises(Taken):
         await store.commit(batch)
@@ -132,11 +221,19 @@ async def test_the_same_batch_again_is_recognised(store: Any) -> None:
 async def test_timers_are_set_again_and_go(store: Any) -> None:
     made = record()
     await store.commit([begun(made, timers_set=[(1, 50), (2, 40), (3, 40)])])
-    await store.commit([settled(made.key, 2, timers_set=[(1, 70)]), settled(made.key, 3, timers_gone=[2], timers_set=[(4, 5)]), settled(made.key, 4, timers_gone=[4])])
+    await store.commit(
+        [
+            settled(made.key, 2, timers_set=[(1, 70)]),
+            settled(made.key, 3, timers_gone=[2], timers_set=[(4, 5)]),
+            settled(made.key, 4, timers_gone=[4]),
+        ]
+    )
     assert await store.timers_of(made.key) == [(1, 70), (3, 40)]
     assert await store.timers_due(after_ms=0, until_ms=70) == [(made.key, 3, 40), (made.key, 1, 70)]
     assert await store.timers_due(after_ms=40, until_ms=69) == []
-    await store.commit([settled(made.key, 4, attempt=1, error=("x", "y"), timers_set=[(3, 90)], tries=2)])
+    await store.commit(
+        [settled(made.key, 4, attempt=1, error=("x", "y"), timers_set=[(3, 90)], tries=2)]
+    )
     found = await store.load("m", "s")
     assert (found.timers, found.tries) == ({1: 70, 3: 90}, {3: 2})
     await store.commit([settled(made.key, 5, finished=True)])
@@ -147,8 +244,19 @@ async def test_timers_are_set_again_and_go(store: Any) -> None:
 
 
 async def test_deleting_takes_everything_and_the_name_is_free(store: Any) -> None:
-    made, other, foreign = record(), record(key=8, session_id="other"), record(key=9, machine_id="n")
-    await store.commit([begun(made, event_id="e", timers_set=[(1, 1)]), Freeze(made.key, checkpoint(1)), begun(other), begun(foreign)])
+    made, other, foreign = (
+        record(),
+        record(key=8, session_id="other"),
+        record(key=9, machine_id="n"),
+    )
+    await store.commit(
+        [
+            begun(made, event_id="e", timers_set=[(1, 1)]),
+            Freeze(made.key, checkpoint(1)),
+            begun(other),
+            begun(foreign),
+        ]
+    )
     await store.commit([settled(made.key, 2), Deletion(made.key), begun(record(key=10))])
     found = await store.load("m", "s")
     assert (found.record.key, found.seq, found.timers, found.checkpoint) == (10, 1, {}, None)
@@ -164,20 +272,38 @@ async def test_deleting_takes_everything_and_the_name_is_free(store: Any) -> Non
 
 
 async def test_sessions_are_listed_by_id(store: Any) -> None:
-    await store.commit([begun(record(key=number + 1, session_id=name)) for number, name in enumerate(["b", "a", "é", "c"])])
+    await store.commit(
+        [
+            begun(record(key=number + 1, session_id=name))
+            for number, name in enumerate(["b", "a", "é", "c"])
+        ]
+    )
     await store.commit([settled(1, 2), settled(1, 2, attempt=1, error=("a", "b"))])
-    assert [(r.session_id, seq) for r, seq in await store.page("m", after=None, limit=3)] == [("a", 1), ("b", 2), ("c", 1)]
+    assert [(r.session_id, seq) for r, seq in await store.page("m", after=None, limit=3)] == [
+        ("a", 1),
+        ("b", 2),
+        ("c", 1),
+    ]
     assert [r.session_id for r, _ in await store.page("m", after="c", limit=3)] == ["é"]
 
 
 async def test_the_journal_is_read_in_pages(store: Any) -> None:
     made = record()
-    await store.commit([begun(made), *(settled(made.key, seq) for seq in range(2, 8)), settled(made.key, 7, attempt=1, error=("a", "b")), settled(made.key, 8)])
+    await store.commit(
+        [
+            begun(made),
+            *(settled(made.key, seq) for seq in range(2, 8)),
+            settled(made.key, 7, attempt=1, error=("a", "b")),
+            settled(made.key, 8),
+        ]
+    )
     at = [(e.seq, e.attempt) for e in await store.entries(made.key, after=(5, 0), limit=3)]
     assert at == [(6, 0), (7, 0), (7, 1)]
     assert [e.seq for e in await store.entries(made.key, after=(7, 0), limit=9)] == [7, 8]
     assert [e.seq for e in await store.entries(made.key, after=(2, 0), until=4, limit=9)] == [3, 4]
-    assert [e.seq for e in await store.entries(made.key, after=(6, 0), limit=9, applied_only=True)] == [7, 8]
+    assert [
+        e.seq for e in await store.entries(made.key, after=(6, 0), limit=9, applied_only=True)
+    ] == [7, 8]
     assert await store.span(made.key) == (1, 8)
     assert await store.span(77) == (1, 0)
 
@@ -187,7 +313,12 @@ async def test_checkpoints_and_journal_are_pruned(make: Callable[..., Any]) -> N
     made = record()
     await store.commit([begun(made)])
     for seq in range(2, 26):
-        await store.commit([settled(made.key, seq, event_id=f"e{seq}"), *([Freeze(made.key, checkpoint(seq))] if seq % 4 == 0 else [])])
+        await store.commit(
+            [
+                settled(made.key, seq, event_id=f"e{seq}"),
+                *([Freeze(made.key, checkpoint(seq))] if seq % 4 == 0 else []),
+            ]
+        )
     # Of 4, 8, 12, 16, 20, 24: the newest two, and the one that the kept journal begins at.
     assert await store.checkpoint_seqs(made.key) == [16, 20, 24]
     assert await store.span(made.key) == (17, 25)
@@ -197,23 +328,36 @@ async def test_checkpoints_and_journal_are_pruned(make: Callable[..., Any]) -> N
     assert (found.checkpoint.seq, [e.seq for e in found.tail]) == (24, [25])
 
 
-async def test_a_journal_is_pruned_however_few_checkpoints_are_kept(make: Callable[..., Any]) -> None:
+async def test_a_journal_is_pruned_however_few_checkpoints_are_kept(
+    make: Callable[..., Any],
+) -> None:
     """Each checkpoint was dropped before it was old enough to begin at."""
     store = make(checkpoints=1, checkpoint_every=0, journal=20)
     made = record()
     await store.commit([begun(made)])
     for seq in range(2, 202):
-        await store.commit([settled(made.key, seq), *([Freeze(made.key, checkpoint(seq))] if seq % 4 == 0 else [])])
+        await store.commit(
+            [settled(made.key, seq), *([Freeze(made.key, checkpoint(seq))] if seq % 4 == 0 else [])]
+        )
     first, last = await store.span(made.key)
     assert last == 201
     assert 20 <= last - first <= 40
     assert len(await store.checkpoint_seqs(made.key)) <= 4
 
 
-async def test_a_session_all_of_whose_journal_is_in_its_checkpoint_still_counts_on(make: Callable[..., Any]) -> None:
+async def test_a_session_all_of_whose_journal_is_in_its_checkpoint_still_counts_on(
+    make: Callable[..., Any],
+) -> None:
     store = make(checkpoints=1, checkpoint_every=0, journal=1)
     made = record()
-    await store.commit([begun(made), settled(made.key, 2), Freeze(made.key, checkpoint(1)), Freeze(made.key, checkpoint(2))])
+    await store.commit(
+        [
+            begun(made),
+            settled(made.key, 2),
+            Freeze(made.key, checkpoint(1)),
+            Freeze(made.key, checkpoint(2)),
+        ]
+    )
     found = await store.load("m", "s")
     assert (found.seq, found.checkpoint.seq) == (2, 2)
     assert (await store.span(made.key))[1] == 2
@@ -221,13 +365,33 @@ async def test_a_session_all_of_whose_journal_is_in_its_checkpoint_still_counts_
 
 async def test_forks_have_the_parents_past_and_none_of_its_ids(store: Any) -> None:
     made = record()
-    await store.commit([begun(made), settled(made.key, 2, event_id="e"), settled(made.key, 2, attempt=1, event_id="x", error=("a", "b")), settled(made.key, 3)])
+    await store.commit(
+        [
+            begun(made),
+            settled(made.key, 2, event_id="e"),
+            settled(made.key, 2, attempt=1, event_id="x", error=("a", "b")),
+            settled(made.key, 3),
+        ]
+    )
     child = record(key=50, session_id="child", parent="s", forked_at=2)
     await store.fork(child, made.key, checkpoint(2, t7=99), {})
-    assert [(r.session_id, seq) for r, seq in await store.page("m", after=None, limit=9)] == [("child", 2), ("s", 3)]
+    assert [(r.session_id, seq) for r, seq in await store.page("m", after=None, limit=9)] == [
+        ("child", 2),
+        ("s", 3),
+    ]
     found = await store.load("m", "child")
-    assert (found.record, found.seq, found.attempts, found.timers, found.tail, found.receipts) == (child, 2, 0, {7: 99}, [], [])
-    assert [(e.seq, e.event_id) for e in await store.entries(50, after=(0, 0), limit=9)] == [(1, None), (2, None)]
+    assert (found.record, found.seq, found.attempts, found.timers, found.tail, found.receipts) == (
+        child,
+        2,
+        0,
+        {7: 99},
+        [],
+        [],
+    )
+    assert [(e.seq, e.event_id) for e in await store.entries(50, after=(0, 0), limit=9)] == [
+        (1, None),
+        (2, None),
+    ]
     await store.commit([settled(50, 3, event_id="e")])
     assert (await store.load("m", "s")).seq == 3
     with pytest.raises(Taken):

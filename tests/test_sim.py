@@ -1,6 +1,8 @@
-"""Seeded simulations of the real session host on workers and a database that fail in every way (`tests/sim`).
+"""Seeded simulations of the real session host on workers and a database that fail in every way
+(`tests/sim`).
 
-A seed that fails is printed; `make sim SEED=n` plays it again, `make sim SEED=n COUNT=m` looks for more.
+A seed that fails is printed; `make sim SEED=n` plays it again, `make sim SEED=n COUNT=m` looks for
+more.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ AT_ONCE = 250
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
-def test_whatever_fails_nothing_is_lost_or_doubled(first: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_whatever_fails_nothing_is_lost_or_doubled(
+    first: int, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.CRITICAL)
     for seed in range(first, first + AT_ONCE):
         world = World(seed)
@@ -32,4 +36,8 @@ def test_the_same_seed_is_the_same_run() -> None:
     first, again = World(7), World(7)
     first.play()
     again.play()
-    assert (first.loop.now_s, first.store.commits, first.store.journals) == (again.loop.now_s, again.store.commits, again.store.journals)
+    assert (first.loop.now_s, first.store.commits, first.store.journals) == (
+        again.loop.now_s,
+        again.store.commits,
+        again.store.journals,
+    )

@@ -1,4 +1,7 @@
-"""Sessions that nobody uses sleep in the database, and wake when somebody asks or a timer is due. On real databases."""
+"""Sessions that nobody uses sleep in the database, and wake when somebody asks or a timer is due.
+
+On real databases.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
 # --- sleep
 
 
-async def test_sleeping_sessions_are_in_the_database_only(database_url: str, tmp_path: Path) -> None:
+async def test_sleeping_sessions_are_in_the_database_only(
+    database_url: str, tmp_path: Path
+) -> None:
     async with hub_on(database_url, tmp_path) as client:
         machine = await client.deploy(COUNTER)
         for _ in range(3):
@@ -31,20 +36,29 @@ async def test_sleeping_sessions_are_in_the_database_only(database_url: str, tmp
             await asleep(client, machine, "watched")
             watched = client.hub.host.find(machine, "watched")
             assert watched is not None
-            assert (watched.worker, watched.loaded, watched.tail, watched.checkpoint) == (None, False, [], None)
+            assert (watched.worker, watched.loaded, watched.tail, watched.checkpoint) == (
+                None,
+                False,
+                [],
+                None,
+            )
             await socket.settle()
             assert (await client.http.get(f"/{machine}/watched")).json()["seq"] == 2
             assert not watched.loaded
             assert (await socket.event("increment", event_id="w"))["seq"] == 2
             assert (await socket.event("increment"))["seq"] == 3
             assert socket.snapshot["context"] == {"count": 2}
-        assert (await client.http.get(f"/{machine}/alone")).json()["snapshot"]["context"] == {"count": 1}
+        assert (await client.http.get(f"/{machine}/alone")).json()["snapshot"]["context"] == {
+            "count": 1
+        }
         assert (await send(client, f"{machine}/alone", event_id="same")).json()["seq"] == 2
         conditional = await send(client, f"{machine}/alone", **{"If-Match": '"2"'})
         assert (conditional.status_code, conditional.json()["seq"]) == (200, 3)
 
 
-async def test_too_many_live_sessions_make_the_oldest_sleep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_live_sessions_make_the_oldest_sleep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("machinehub.session.housekeeping.FRESH_MS", 0)
     async with running_hub(tmp_path, workers=1, limits=Limits(live_sessions=5)) as client:
         machine = await client.deploy(COUNTER)
@@ -56,7 +70,10 @@ async def test_too_many_live_sessions_make_the_oldest_sleep(tmp_path: Path, monk
                 break
             await asyncio.sleep(0.02)
         assert len(list(client.hub.host.placement.live)) == 5
-        answers = [(await send(client, f"{machine}/s{number}")).json()["snapshot"]["context"] for number in range(30)]
+        answers = [
+            (await send(client, f"{machine}/s{number}")).json()["snapshot"]["context"]
+            for number in range(30)
+        ]
         assert answers == [{"count": 2}] * 30
 
 
@@ -84,13 +101,18 @@ async def test_timers_fire_after_the_hub_was_down(database_url: str, tmp_path: P
         await asleep(client, machine, "s")
         for _ in range(200):
             client.hub.host.alarm.fire()  # it wakes the session, then fires again
-            if client.hub.host.find(machine, "s") is not None and (await client.http.get(f"/{machine}/s")).json()["snapshot"]["status"] == "done":
+            if (
+                client.hub.host.find(machine, "s") is not None
+                and (await client.http.get(f"/{machine}/s")).json()["snapshot"]["status"] == "done"
+            ):
                 break
             await asyncio.sleep(0.01)
         assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["status"] == "done"
         stopped = (await client.http.get(f"/{machine}/stopped")).json()
         assert (stopped["snapshot"]["value"], stopped["snapshot"]["context"]["log"]) == ("idle", [])
-        entries = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()["data"]
+        entries = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()[
+            "data"
+        ]
         assert [entry["kind"] for entry in entries] == ["start", "event", "timer", "timer", "timer"]
 
 
@@ -100,10 +122,15 @@ async def test_a_sleeping_session_is_woken_by_its_timer(tmp_path: Path) -> None:
         await send(client, f"{machine}/s", "GO")
         await asleep(client, machine, "s")
         await asyncio.sleep(0.8)
-        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"] == ["100", "500"]
+        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"] == [
+            "100",
+            "500",
+        ]
 
 
-async def test_a_timer_that_could_not_be_served_fires_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_timer_that_could_not_be_served_fires_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It was taken off the alarm, and nobody put it back."""
     async with running_hub(tmp_path, workers=1) as client:
         machine = await client.deploy(TIMERS)
@@ -125,7 +152,9 @@ async def test_a_timer_that_could_not_be_served_fires_later(tmp_path: Path, monk
         assert seen == ["100", "500"]
 
 
-async def test_thousands_of_overdue_timers_do_not_wake_everybody_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_thousands_of_overdue_timers_do_not_wake_everybody_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After the hub was down: each session is woken, but only so many are live at a time."""
     monkeypatch.setattr("machinehub.session.housekeeping.FRESH_MS", 0)
     monkeypatch.setattr("machinehub.session.housekeeping.SWEEP_S", 0.02)

@@ -34,7 +34,11 @@ async def test_two_clients_share_a_counter(client: Client) -> None:
         for socket in (one, two):
             snapshot = await socket.until("snapshot")
             assert socket.connection.subprotocol == "machinehub.v1"
-            assert (snapshot["seq"], snapshot["version"], snapshot["snapshot"]["context"]) == (1, 1, {"count": 0})
+            assert (snapshot["seq"], snapshot["version"], snapshot["snapshot"]["context"]) == (
+                1,
+                1,
+                {"count": 0},
+            )
             assert set(snapshot["connection"]) == {"id", "count"}
         ack = await one.event("increment", event_id="e1")
         assert ack == {"type": "ack", "id": "e1", "seq": 2, "outcome": "accepted"}
@@ -54,13 +58,20 @@ async def test_everybody_sees_one_order_without_gaps(client: Client) -> None:
         async def act(name: int) -> list[int]:
             async with client.socket(f"{machine}/s") as socket:
                 await socket.until("snapshot")
-                return [(await socket.event("increment", event_id=f"{name}-{n}"))["seq"] for n in range(30)]
+                return [
+                    (await socket.event("increment", event_id=f"{name}-{n}"))["seq"]
+                    for n in range(30)
+                ]
 
         acks = await asyncio.gather(*(act(name) for name in range(6)))
         await watcher.settle()
     assert all(mine == sorted(mine) for mine in acks)
     assert sorted(seq for mine in acks for seq in mine) == list(range(2, 182))
-    updates = [(frame["seq"], frame["snapshot"]["context"]["count"]) for frame in watcher.seen if frame["type"] == "update"]
+    updates = [
+        (frame["seq"], frame["snapshot"]["context"]["count"])
+        for frame in watcher.seen
+        if frame["type"] == "update"
+    ]
     assert updates == [(seq, seq - 1) for seq in range(2, 182)]
 
 
@@ -76,13 +87,20 @@ async def test_the_same_id_on_any_connection_counts_once(client: Client) -> None
             await two.send_raw(frame)
         acks = [await socket.until("ack") for socket in (one, two) for _ in range(5)]
         assert {ack["seq"] for ack in acks} == {3}
-        http = await client.http.post(f"/{machine}/s", json={"type": "increment"}, headers={"Idempotency-Key": "same"})
+        http = await client.http.post(
+            f"/{machine}/s", json={"type": "increment"}, headers={"Idempotency-Key": "same"}
+        )
         assert http.json()["seq"] == first["seq"]
-        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {"count": 2}
+        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {
+            "count": 2
+        }
 
 
 async def test_rejections_name_the_place_and_leave_the_state(client: Client) -> None:
-    source = COUNTER.replace("decrement: { actions:", "loop: { actions: () => { for (;;); } },\n        boom: { actions: () => { throw new Error('boom') } },\n        decrement: { actions:")
+    source = COUNTER.replace(
+        "decrement: { actions:",
+        "loop: { actions: () => { for (;;); } },\n        boom: { actions: () => { throw new Error('boom') } },\n        decrement: { actions:",
+    )
     machine = await client.deploy(source, name="rejects", entry="counter.ts")
     async with client.socket(f"{machine}/s") as socket:
         await socket.event("increment")
@@ -102,7 +120,9 @@ async def test_emitted_events_and_presence(client: Client) -> None:
             await two.event({"type": "PING", "n": 7})
             emitted = await one.until("emitted")
             assert emitted["event"] == {"type": "pong", "n": 7}
-            told = [frame for frame in one.seen if frame["type"] == "presence"]  # it may have come before what was emitted
+            told = [
+                frame for frame in one.seen if frame["type"] == "presence"
+            ]  # it may have come before what was emitted
             while not told or len(told[-1]["members"]) < 2:
                 told.append(await one.until("presence"))
             presence = told[-1]
@@ -113,7 +133,10 @@ async def test_emitted_events_and_presence(client: Client) -> None:
 
 
 async def test_a_new_session_takes_its_input_from_the_query(client: Client) -> None:
-    machine = await client.deploy('import { createMachine } from "xstate"; export default createMachine({ context: ({ input }) => ({ got: input }) });', name="query")
+    machine = await client.deploy(
+        'import { createMachine } from "xstate"; export default createMachine({ context: ({ input }) => ({ got: input }) });',
+        name="query",
+    )
     async with client.socket(f"{machine}/s?input=%7B%22a%22%3A1%7D") as socket:
         assert (await socket.until("snapshot"))["snapshot"]["context"] == {"got": {"a": 1}}
     async with client.socket(f"{machine}/t?input=%7B") as socket:
@@ -122,24 +145,43 @@ async def test_a_new_session_takes_its_input_from_the_query(client: Client) -> N
 
 
 async def test_timers_fire_by_themselves(client: Client) -> None:
-    machine = await client.deploy('import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { after: { 50: "b" } }, b: { after: { 50: "a" } } } });', name="ticks")
+    machine = await client.deploy(
+        'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { after: { 50: "b" } }, b: { after: { 50: "a" } } } });',
+        name="ticks",
+    )
     async with client.socket(f"{machine}/s") as socket:
         await socket.until("snapshot")
-        assert [(await socket.until("update"))["snapshot"]["value"] for _ in range(3)] == ["b", "a", "b"]
+        assert [(await socket.until("update"))["snapshot"]["value"] for _ in range(3)] == [
+            "b",
+            "a",
+            "b",
+        ]
 
 
 @pytest.mark.parametrize(
     ("frame", "code"),
     [
-        ("", "bad_frame"), ("nonsense", "bad_frame"), ("[]", "bad_frame"), ("{}", "bad_frame"), ('{"type":"x"}', "bad_frame"), ('{"type":1}', "bad_frame"),
-        ('{"type":"event","id":5,"event":{"type":"a"}}', "bad_frame"), ('{"type":"event","id":"","event":{"type":"a"}}', "bad_frame"),
-        ('{"type":"event","id":"' + "x" * 257 + '","event":{"type":"a"}}', "bad_frame"), ('{"type":"event"}', "invalid_event"), ('{"type":"event","event":5}', "invalid_event"),
-        ('{"type":"event","event":{"type":"xstate.stop"}}', "invalid_event"), ('{"type":"event","event":{"type":"a","v":NaN}}', "bad_frame"),
-        ('{"type":"event","event":' + "[" * 30_000 + "}", "bad_frame"), ('{"type":"event","event":{"type":"a","v":"\\ud800"}}', "bad_frame"),
+        ("", "bad_frame"),
+        ("nonsense", "bad_frame"),
+        ("[]", "bad_frame"),
+        ("{}", "bad_frame"),
+        ('{"type":"x"}', "bad_frame"),
+        ('{"type":1}', "bad_frame"),
+        ('{"type":"event","id":5,"event":{"type":"a"}}', "bad_frame"),
+        ('{"type":"event","id":"","event":{"type":"a"}}', "bad_frame"),
+        ('{"type":"event","id":"' + "x" * 257 + '","event":{"type":"a"}}', "bad_frame"),
+        ('{"type":"event"}', "invalid_event"),
+        ('{"type":"event","event":5}', "invalid_event"),
+        ('{"type":"event","event":{"type":"xstate.stop"}}', "invalid_event"),
+        ('{"type":"event","event":{"type":"a","v":NaN}}', "bad_frame"),
+        ('{"type":"event","event":' + "[" * 30_000 + "}", "bad_frame"),
+        ('{"type":"event","event":{"type":"a","v":"\\ud800"}}', "bad_frame"),
         ('{"type":"event","event":{"type":"a","v":"' + "x" * 65_530 + '"}}', "event_too_large"),
     ],
-)  # fmt: skip
-async def test_bad_frames_are_answered_and_the_connection_lives(client: Client, frame: str, code: str) -> None:
+)
+async def test_bad_frames_are_answered_and_the_connection_lives(
+    client: Client, frame: str, code: str
+) -> None:
     machine = await client.deploy(COUNTER, name="bad-frames")
     async with client.socket(f"{machine}/s") as socket:
         await socket.send_raw(frame)
@@ -159,7 +201,9 @@ async def test_frames_that_end_the_connection(client: Client) -> None:
         assert await closed_with(socket) == 4004
 
 
-async def raw_socket(client: Client, path: str, *, receive_buffer: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def raw_socket(
+    client: Client, path: str, *, receive_buffer: int = 0
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A WebSocket by hand, for what no client library sends."""
     plain = socketlib.socket()
     if receive_buffer:
@@ -168,7 +212,9 @@ async def raw_socket(client: Client, path: str, *, receive_buffer: int = 0) -> t
     await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", client.hub.settings.port))
     reader, writer = await asyncio.open_connection(sock=plain)
     key = base64.b64encode(os.urandom(16)).decode()
-    writer.write(f"GET /{path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
+    writer.write(
+        f"GET /{path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
     await reader.readuntil(b"\r\n\r\n")
     return reader, writer
 
@@ -176,7 +222,11 @@ async def raw_socket(client: Client, path: str, *, receive_buffer: int = 0) -> t
 async def test_half_a_frame_holds_up_nobody(client: Client) -> None:
     machine = await client.deploy(COUNTER, name="half")
     _, writer = await raw_socket(client, f"{machine}/s")
-    writer.write(Frame(Opcode.TEXT, json.dumps({"type": "event", "event": {"type": "increment"}}).encode()).serialize(mask=True)[:20])
+    writer.write(
+        Frame(
+            Opcode.TEXT, json.dumps({"type": "event", "event": {"type": "increment"}}).encode()
+        ).serialize(mask=True)[:20]
+    )
     async with client.socket(f"{machine}/s") as socket:
         assert (await socket.event("increment"))["seq"] == 2
     writer.close()
@@ -192,7 +242,9 @@ async def test_a_client_that_never_reads_gets_the_newest_then_4008(client: Clien
     async with client.socket(f"{machine}/s") as socket:
         for _ in range(80):
             await socket.event("FAT")
-        assert len(session.connections) == 2  # updates may be skipped: the slow one costs no more than its bound
+        assert (
+            len(session.connections) == 2
+        )  # updates may be skipped: the slow one costs no more than its bound
         for _ in range(300):
             await socket.event("EMIT")
             if len(session.connections) == 1:
@@ -209,7 +261,9 @@ async def test_a_client_that_never_reads_gets_the_newest_then_4008(client: Clien
 async def test_a_session_has_room_for_so_many(tmp_path: Path) -> None:
     from machinehub.limits import Limits
 
-    async with running_hub(tmp_path, workers=1, limits=Limits(connections_per_session=1000)) as client:
+    async with running_hub(
+        tmp_path, workers=1, limits=Limits(connections_per_session=1000)
+    ) as client:
         machine = await client.deploy(COUNTER)
 
         async def try_one() -> int:
@@ -228,7 +282,9 @@ async def test_a_session_has_room_for_so_many(tmp_path: Path) -> None:
         for _ in range(20):
             results += await asyncio.gather(*(try_one() for _ in range(100)))
         assert (results.count(0), results.count(4008)) == (1000, 1000)
-        assert (await client.http.post(f"/{machine}/s", json={"type": "increment"})).status_code == 200
+        assert (
+            await client.http.post(f"/{machine}/s", json={"type": "increment"})
+        ).status_code == 200
         for writer in sockets:
             writer.transport.abort()
 
@@ -264,7 +320,9 @@ async def test_rates_of_strangers(tmp_path: Path) -> None:
         async with client.socket(f"{machine}/s") as socket:
             await socket.until("snapshot")
             for number in range(150):
-                await socket.send_raw({"type": "event", "id": str(number), "event": {"type": "increment"}})
+                await socket.send_raw(
+                    {"type": "event", "id": str(number), "event": {"type": "increment"}}
+                )
             acks = [await socket.until("ack") for _ in range(150)]
         codes = [ack["error"]["code"] for ack in acks if ack["outcome"] == "rejected"]
         assert set(codes) == {"rate_limited"}

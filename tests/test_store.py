@@ -38,11 +38,28 @@ def store(engine: AsyncEngine) -> Store:
     return Store(engine)
 
 
-async def deploy(store: Store, *, name: str = "m", digest: str = "d1", new_id: str = "Aaaaaa", activate: bool = True, now_ms: int = 1) -> tuple[Any, int, bool]:
+async def deploy(
+    store: Store,
+    *,
+    name: str = "m",
+    digest: str = "d1",
+    new_id: str = "Aaaaaa",
+    activate: bool = True,
+    now_ms: int = 1,
+) -> tuple[Any, int, bool]:
     return await store.deploy(
-        new_id=new_id, name=name, digest=digest, entry="m.ts", files=pack_files({"m.ts": "é\0'"}), message="it's \"new\"", activate=activate, now_ms=now_ms,
-        image=b"\0image", engine="e1", definition=b'{"events":["A"]}',
-    )  # fmt: skip
+        new_id=new_id,
+        name=name,
+        digest=digest,
+        entry="m.ts",
+        files=pack_files({"m.ts": "é\0'"}),
+        message='it\'s "new"',
+        activate=activate,
+        now_ms=now_ms,
+        image=b"\0image",
+        engine="e1",
+        definition=b'{"events":["A"]}',
+    )
 
 
 async def test_a_new_database_has_the_tables_of_today(engine: AsyncEngine) -> None:
@@ -59,7 +76,11 @@ async def test_migrating_at_once_from_two_sides(database_url: str) -> None:
     engines = [open_engine(normalise_database_url(database_url)) for _ in range(3)]
     try:
         found = await asyncio.gather(*(migrate(engine) for engine in engines))
-        assert sorted(revision or "" for revision in found) == ["", newest_revision(), newest_revision()]
+        assert sorted(revision or "" for revision in found) == [
+            "",
+            newest_revision(),
+            newest_revision(),
+        ]
     finally:
         for engine in engines:
             await engine.dispose()
@@ -67,13 +88,24 @@ async def test_migrating_at_once_from_two_sides(database_url: str) -> None:
 
 async def test_versions_are_numbered_and_immutable(store: Store) -> None:
     machine, number, created = await deploy(store)
-    assert (machine.id, machine.name, machine.active_version, number, created) == ("Aaaaaa", "m", 1, 1, True)
+    assert (machine.id, machine.name, machine.active_version, number, created) == (
+        "Aaaaaa",
+        "m",
+        1,
+        1,
+        True,
+    )
     machine, number, created = await deploy(store, digest="d2", new_id="Bbbbbb")
     assert (machine.id, machine.active_version, number, created) == ("Aaaaaa", 2, 2, True)
     machine, number, created = await deploy(store, digest="d1")
     assert (machine.active_version, number, created) == (1, 1, False)
     version = await store.version("Aaaaaa", 1)
-    assert (version.digest, version.engine, version.message, version.definition) == ("d1", "e1", "it's \"new\"", {"events": ["A"]})
+    assert (version.digest, version.engine, version.message, version.definition) == (
+        "d1",
+        "e1",
+        'it\'s "new"',
+        {"events": ["A"]},
+    )
     assert await store.files("Aaaaaa", 1) == {"m.ts": "é\0'"}
     assert (await store.image("d1")).image == b"\0image"
     assert [v.number for v in await store.version_list("Aaaaaa", before=None, limit=10)] == [2, 1]
@@ -89,9 +121,14 @@ async def test_a_version_may_wait_to_be_activated(store: Store) -> None:
 
 
 async def test_many_deployments_of_one_name_at_once(store: Store) -> None:
-    results = await asyncio.gather(*(deploy(store, digest=f"d{n}", new_id=f"Id{n:04}") for n in range(8)), return_exceptions=True)
+    results = await asyncio.gather(
+        *(deploy(store, digest=f"d{n}", new_id=f"Id{n:04}") for n in range(8)),
+        return_exceptions=True,
+    )
     done = [result for result in results if not isinstance(result, BaseException)]
-    assert all(isinstance(result, Conflict) for result in results if isinstance(result, BaseException))
+    assert all(
+        isinstance(result, Conflict) for result in results if isinstance(result, BaseException)
+    )
     assert len({machine.id for machine, _, _ in done}) == 1
     assert sorted(number for _, number, _ in done) == list(range(1, len(done) + 1))
 
@@ -121,7 +158,9 @@ async def test_renaming(store: Store) -> None:
         await store.rename("Aaaaaa", "two")
 
 
-async def test_deleting_takes_images_that_nobody_else_has(store: Store, engine: AsyncEngine) -> None:
+async def test_deleting_takes_images_that_nobody_else_has(
+    store: Store, engine: AsyncEngine
+) -> None:
     await deploy(store, name="one", new_id="Aaaaaa", digest="shared")
     await deploy(store, name="one", new_id="Aaaaaa", digest="own")
     await deploy(store, name="two", new_id="Bbbbbb", digest="shared")
@@ -147,7 +186,11 @@ async def test_tokens_are_kept_as_hashes(store: Store) -> None:
 
 
 async def test_a_database_that_is_gone_is_unavailable(database_url: str) -> None:
-    url = "postgresql+asyncpg://nobody@127.0.0.1:1/none" if database_url.startswith("postgres") else "sqlite+aiosqlite:////proc/nowhere/hub.db"
+    url = (
+        "postgresql+asyncpg://nobody@127.0.0.1:1/none"
+        if database_url.startswith("postgres")
+        else "sqlite+aiosqlite:////proc/nowhere/hub.db"
+    )
     from sqlalchemy.ext.asyncio import create_async_engine
 
     broken = create_async_engine(url)

@@ -1,4 +1,6 @@
-"""The walls around a worker process, tried from inside: what somebody would find who got out of wasmtime."""
+"""The walls around a worker process, tried from inside: what somebody would find who got out of
+wasmtime.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ from tests.support import CACHE, COUNTER, Client, running_hub
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux's; elsewhere `machinehub doctor` says that they are missing")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="the walls are Linux's; elsewhere `machinehub doctor` says that they are missing",
+)
 
 INSIDE = """
 import ctypes, errno, fcntl, json, mmap, os, resource, signal, socket, threading
@@ -50,9 +55,17 @@ worker.main()
 """
 
 
-async def from_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: dict[str, str], *, forge: bool = False) -> tuple[dict[str, Any], int, list[tuple[str, bool, str]]]:
-    """Runs `tries` (Python expressions) where a worker would begin to serve; what came of them, how the process ended, and its walls."""
-    script = INSIDE % {"tries": "\n".join(f"    {name!r}: lambda: {expression}," for name, expression in tries.items())}
+async def from_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: dict[str, str], *, forge: bool = False
+) -> tuple[dict[str, Any], int, list[tuple[str, bool, str]]]:
+    """Runs `tries` (Python expressions) where a worker would begin to serve; what came of them, how
+    the process ended, and its walls.
+    """
+    script = INSIDE % {
+        "tries": "\n".join(
+            f"    {name!r}: lambda: {expression}," for name, expression in tries.items()
+        )
+    }
     monkeypatch.setattr("machinehub.worker.COMMAND", ("-c", script))
     said: list[protocol.Said] = []
 
@@ -64,7 +77,9 @@ async def from_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: di
                 said.append(message)
 
     worker = Worker(1, hear, lambda _worker: None)
-    await worker.start(Start(cache=CACHE, kind="forge" if forge else "session", memory_bytes_max=2 * 1024**3))
+    await worker.start(
+        Start(cache=CACHE, kind="forge" if forge else "session", memory_bytes_max=2 * 1024**3)
+    )
     assert worker.process is not None
     code = await asyncio.wait_for(worker.process.wait(), 30)
     await asyncio.sleep(0.05)
@@ -105,8 +120,12 @@ DEADLY = {
 
 async def test_nothing_is_in_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the walls of a session worker: no file, no other process, no rights."""
-    came, code, walls = await from_inside(tmp_path, monkeypatch, COMMON | {"the environment": "os.environ and libc.abort()"})
-    assert {name: what for name, what in came.items() if what not in ("EPERM", "EACCES")} == {"the environment": "done"}
+    came, code, walls = await from_inside(
+        tmp_path, monkeypatch, COMMON | {"the environment": "os.environ and libc.abort()"}
+    )
+    assert {name: what for name, what in came.items() if what not in ("EPERM", "EACCES")} == {
+        "the environment": "done"
+    }
     assert len(came) == len(COMMON) + 1
     assert code == 0
     assert [wall for wall in walls if not wall[1] and wall[0] != "own user"] == []
@@ -114,14 +133,21 @@ async def test_nothing_is_in_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_forge_has_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = COMMON | {"its own folder": 'open(__import__("tempfile").gettempdir() + "/x", "w").close()', "above its folder": 'os.listdir(__import__("tempfile").gettempdir() + "/..")'}
+    tries = COMMON | {
+        "its own folder": 'open(__import__("tempfile").gettempdir() + "/x", "w").close()',
+        "above its folder": 'os.listdir(__import__("tempfile").gettempdir() + "/..")',
+    }
     came, code, _ = await from_inside(tmp_path, monkeypatch, tries, forge=True)
-    assert {name: what for name, what in came.items() if what not in ("EPERM", "EACCES")} == {"its own folder": "done"}
+    assert {name: what for name, what in came.items() if what not in ("EPERM", "EACCES")} == {
+        "its own folder": "done"
+    }
     assert code == 0
 
 
 @pytest.mark.parametrize("name", DEADLY)
-async def test_what_no_worker_does_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+async def test_what_no_worker_does_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     came, code, _ = await from_inside(tmp_path, monkeypatch, {name: DEADLY[name]})
     assert (came, code) == ({}, -signal.SIGSYS)
 
@@ -136,13 +162,26 @@ async def test_a_worker_is_walled_in(tmp_path: Path) -> None:
             assert Path(f"/proc/{pid}/environ").read_bytes() == b"" if os.geteuid() == 0 else True
             assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "500"
             if os.geteuid() == 0:
-                assert Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
-                descriptors = {str(opened.readlink()).split(":")[0] for opened in Path(f"/proc/{pid}/fd").iterdir()}
-                assert descriptors <= {"/dev/null", "socket", str(CACHE), "/memfd:wasm-memory-image (deleted)", "/memfd"}, descriptors
+                assert (
+                    Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
+                )
+                descriptors = {
+                    str(opened.readlink()).split(":")[0]
+                    for opened in Path(f"/proc/{pid}/fd").iterdir()
+                }
+                assert descriptors <= {
+                    "/dev/null",
+                    "socket",
+                    str(CACHE),
+                    "/memfd:wasm-memory-image (deleted)",
+                    "/memfd",
+                }, descriptors
 
 
 @pytest.mark.parametrize("missing", ["landlock", "seccomp", "both"])
-async def test_a_kernel_that_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+async def test_a_kernel_that_refuses_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
     """What stands in for a wall that the kernel has not."""
     broken = "".join(
         f"import errno; from sandbox import {name}\ndef refuse(**_): raise OSError(errno.ENOSYS, 'not in this kernel')\n{name}.{function} = refuse\n"
@@ -150,26 +189,42 @@ async def test_a_kernel_that_refuses_is_named(tmp_path: Path, monkeypatch: pytes
         if missing in (name, "both")
     )
     monkeypatch.setattr(sys.modules[__name__], "INSIDE", broken + INSIDE)
-    came, _, walls = await from_inside(tmp_path, monkeypatch, {"reading the password file": 'open("/etc/passwd")'})
-    assert {name: detail for name, stands, detail in walls if not stands and name != "own user"} == {
+    came, _, walls = await from_inside(
+        tmp_path, monkeypatch, {"reading the password file": 'open("/etc/passwd")'}
+    )
+    assert {
+        name: detail for name, stands, detail in walls if not stands and name != "own user"
+    } == {
         name: f"not in this kernel; instead: {instead}"
-        for name, of, instead in (("files", "landlock", "seccomp refuses to open files"), ("system calls", "seccomp", "nothing"))
+        for name, of, instead in (
+            ("files", "landlock", "seccomp refuses to open files"),
+            ("system calls", "seccomp", "nothing"),
+        )
         if missing in (of, "both")
     }
-    assert came["reading the password file"] == {"landlock": "EPERM", "seccomp": "EACCES", "both": "done"}[missing]
+    assert (
+        came["reading the password file"]
+        == {"landlock": "EPERM", "seccomp": "EACCES", "both": "done"}[missing]
+    )
 
 
 HOSTILE: dict[str, Callable[[int], list[protocol.ToHub]]] = {
-    "another session's result": lambda n: [protocol.Done(n + 1, 1, b'[1,0,{"status":"active","context":{"stolen":1}}]')],
+    "another session's result": lambda n: [
+        protocol.Done(n + 1, 1, b'[1,0,{"status":"active","context":{"stolen":1}}]')
+    ],
     "an answer that nobody asked for": lambda n: [protocol.Done(n, 99, b"[1,0,null]")] * 3,
     "a flood of checkpoints": lambda n: [protocol.Frozen(n, b"x")] * 1000,
     "ready again, with another engine": lambda n: [protocol.Ready("evil", "evil")],
     "words without end": lambda n: [protocol.Said("words " * 100)] * 3,
-    "a snapshot of a megabyte": lambda n: [protocol.Done(n, 2, b'[1,0,{"value":"%b"}]' % (b"x" * 1_000_000))],
+    "a snapshot of a megabyte": lambda n: [
+        protocol.Done(n, 2, b'[1,0,{"value":"%b"}]' % (b"x" * 1_000_000))
+    ],
     "an answer to another question": lambda n: [protocol.Done(n, 0, b"")],
     "a price below nothing": lambda n: [protocol.Done(n, 2, b"[1,0,null]", protocol.Cost(-20, 0))],
     "a code like a novel": lambda n: [protocol.Failed(n, 2, "x" * 1000, "y", None)],
-    "a hundred thousand timers": lambda n: [protocol.Replayed(n, 2, b"null", False, [(0, [], [])] * 100_001, 1)],
+    "a hundred thousand timers": lambda n: [
+        protocol.Replayed(n, 2, b"null", False, [(0, [], [])] * 100_001, 1)
+    ],
     "ten thousand messages": lambda n: [protocol.Frozen(n, b"")] * 10_000,
     "what the forge says": lambda n: [protocol.Built(1, b"", b"{}", [], 1, 1)],
 }
@@ -177,11 +232,15 @@ HOSTILE: dict[str, Callable[[int], list[protocol.ToHub]]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_a_worker_that_was_taken_over_is_ended(hostile: Client, name: str) -> None:
-    """Its frames are those of an honest worker, at the wrong time; others' sessions never notice, and its own live on elsewhere."""
+    """Its frames are those of an honest worker, at the wrong time; others' sessions never notice,
+    and its own live on elsewhere.
+    """
     client = hostile
     machine = await client.deploy(COUNTER, name="victim")
     for session in ("a", "b"):
-        assert (await client.http.post(f"/{machine}/{session}", json={"type": "increment"})).status_code == 200
+        assert (
+            await client.http.post(f"/{machine}/{session}", json={"type": "increment"})
+        ).status_code == 200
     before = (await client.http.get(f"/{machine}/b")).json()
     live = client.hub.host.find(machine, "a")
     assert live is not None
@@ -201,7 +260,9 @@ def _hostile(client: Client) -> Client:
 
 
 def test_the_filter_is_whole() -> None:
-    """Every jump of the program stays inside it, on both processors, and the last word is a refusal."""
+    """Every jump of the program stays inside it, on both processors, and the last word is a
+    refusal.
+    """
     for machine in ("x86_64", "aarch64"):
         for files in ("none", "read", "all"):
             program = seccomp._program(machine, files)
@@ -215,23 +276,36 @@ def test_landlock_is_asked_for_its_version() -> None:
     assert landlock.version() >= 0
 
 
-# --- a process for each machine --------------------------------------------------------------------------------------
+# --- a process for each machine -------------------------------------------------------------------
 
 
-async def test_machines_may_have_workers_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No two of them share one; it ends when nobody needs it, and is there again when somebody does; its death is their own affair."""
+async def test_machines_may_have_workers_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No two of them share one; it ends when nobody needs it, and is there again when somebody
+    does; its death is their own affair.
+    """
     monkeypatch.setattr("machinehub.workers.ROOM_IDLE_S", 0.2)
     async with running_hub(tmp_path, isolate_machines=True) as client:
         machines = [await client.deploy(COUNTER, name=name) for name in ("one", "two", "three")]
 
         async def counts() -> list[int]:
-            answers = [await client.http.post(f"/{machine}/{session}", json={"type": "increment"}) for machine in machines for session in "ab"]
+            answers = [
+                await client.http.post(f"/{machine}/{session}", json={"type": "increment"})
+                for machine in machines
+                for session in "ab"
+            ]
             return [answer.json()["snapshot"]["context"]["count"] for answer in answers]
 
         def homes() -> list[int]:
             found = []
             for machine in machines:
-                workers = {live.worker.number for session in "ab" if (live := client.hub.host.find(machine, session)) is not None and isinstance(live.worker, Worker)}
+                workers = {
+                    live.worker.number
+                    for session in "ab"
+                    if (live := client.hub.host.find(machine, session)) is not None
+                    and isinstance(live.worker, Worker)
+                }
                 found += list(workers)
             return found
 
@@ -253,14 +327,23 @@ async def test_machines_may_have_workers_of_their_own(tmp_path: Path, monkeypatc
 async def test_there_are_only_so_many_workers_of_machines_own(tmp_path: Path) -> None:
     from machinehub.limits import Limits
 
-    async with running_hub(tmp_path, isolate_machines=True, limits=Limits(isolated_machines=2)) as client:
+    async with running_hub(
+        tmp_path, isolate_machines=True, limits=Limits(isolated_machines=2)
+    ) as client:
         machines = [await client.deploy(COUNTER, name=name) for name in ("one", "two", "three")]
-        codes = [(await client.http.post(f"/{machine}/s", json={"type": "increment"})).status_code for machine in machines]
+        codes = [
+            (await client.http.post(f"/{machine}/s", json={"type": "increment"})).status_code
+            for machine in machines
+        ]
         assert codes == [200, 200, 503]
-        assert (await client.http.post(f"/{machines[0]}/s", json={"type": "increment"})).status_code == 200
+        assert (
+            await client.http.post(f"/{machines[0]}/s", json={"type": "increment"})
+        ).status_code == 200
 
 
-async def test_a_worker_that_hangs_up_and_lives_on_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_hangs_up_and_lives_on_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its place stayed empty for as long as it liked."""
     monkeypatch.setattr("machinehub.worker.END_S", 0.3)
     async with running_hub(tmp_path) as client:
@@ -271,12 +354,16 @@ async def test_a_worker_that_hangs_up_and_lives_on_is_ended(tmp_path: Path, monk
         os.kill(worker.process.pid, signal.SIGSTOP)  # it cannot even notice
         assert worker._transport is not None
         worker._transport.abort()
-        assert (await client.http.post(f"/{machine}/s", json={"type": "increment"})).json()["snapshot"]["context"] == {"count": 2}
+        assert (await client.http.post(f"/{machine}/s", json={"type": "increment"})).json()[
+            "snapshot"
+        ]["context"] == {"count": 2}
         assert await asyncio.wait_for(worker.process.wait(), 5) == -signal.SIGKILL
 
 
 def test_what_a_forge_leaves_behind_may_be_deep(tmp_path: Path) -> None:
-    """Removing it failed in the middle of hearing that the forge was gone, which was then never replaced."""
+    """Removing it failed in the middle of hearing that the forge was gone, which was then never
+    replaced.
+    """
     deep = tmp_path / "scratch"
     deep.mkdir()
     at = os.open(deep, os.O_RDONLY)

@@ -1,11 +1,21 @@
-"""The session store's twin in memory, for the simulation. It passes the same contract tests as the two databases (test_sessions.py)."""
+"""The session store's twin in memory, for the simulation.
+
+It passes the same contract tests as the two databases (test_sessions.py).
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from machinehub.errors import NotFound
-from machinehub.model import Entry, Retention, SavedCheckpoint, SessionRecord, Settled, StoredSession
+from machinehub.model import (
+    Entry,
+    Retention,
+    SavedCheckpoint,
+    SessionRecord,
+    Settled,
+    StoredSession,
+)
 from machinehub.store.database import Taken
 from machinehub.store.sessions import Deletion, Freeze, superfluous
 
@@ -39,7 +49,11 @@ class MemorySessionStore:
                     case Settled():
                         self._settle(item)
                     case Freeze():
-                        self._set(self.saved.setdefault(item.key, {}), item.checkpoint.seq, item.checkpoint)
+                        self._set(
+                            self.saved.setdefault(item.key, {}),
+                            item.checkpoint.seq,
+                            item.checkpoint,
+                        )
                         self._prune(item.key)
                     case Deletion():
                         self._delete(item.key)
@@ -65,7 +79,9 @@ class MemorySessionStore:
         if item.created is not None:
             self._insert_record(item.created)
         entry, journal = item.entry, self.journals.setdefault(item.key, {})
-        if (entry.seq, entry.attempt) in journal or (entry.event_id is not None and (item.key, entry.event_id) in self.ids):
+        if (entry.seq, entry.attempt) in journal or (
+            entry.event_id is not None and (item.key, entry.event_id) in self.ids
+        ):
             raise Taken("the journal")
         self._set(journal, (entry.seq, entry.attempt), entry)
         if entry.event_id is not None:
@@ -83,21 +99,39 @@ class MemorySessionStore:
             record = self.records[item.key]
             for there in [there for there in self.present if there[0] == item.key]:
                 self._remove(self.present, there)
-            self._set(self.records, item.key, SessionRecord(**{name: getattr(record, name) for name in record.__struct_fields__} | {"finished_at_ms": entry.now_ms}))
+            self._set(
+                self.records,
+                item.key,
+                SessionRecord(
+                    **{name: getattr(record, name) for name in record.__struct_fields__}
+                    | {"finished_at_ms": entry.now_ms}
+                ),
+            )
             for timer in [timer for timer in self.timers if timer[0] == item.key]:
                 self._remove(self.timers, timer)
 
     def _insert_record(self, record: SessionRecord) -> None:
-        if record.key in self.records or any((other.machine_id, other.session_id) == (record.machine_id, record.session_id) for other in self.records.values()):
+        if record.key in self.records or any(
+            (other.machine_id, other.session_id) == (record.machine_id, record.session_id)
+            for other in self.records.values()
+        ):
             raise Taken("the sessions")
         self._set(self.records, record.key, record)
 
     def _prune(self, key: int) -> None:
         saved, keep = self.saved[key], self.retention
         seqs = sorted(saved)
-        base = max((seq for seq in seqs if keep.journal and seq <= seqs[-1] - keep.journal), default=0)
-        every = min(keep.checkpoint_every or keep.journal, max(1, keep.journal // 2)) if keep.journal else keep.checkpoint_every
-        gone = [seq for seq in superfluous(seqs, newest=keep.checkpoints, every=every) if seq != base]
+        base = max(
+            (seq for seq in seqs if keep.journal and seq <= seqs[-1] - keep.journal), default=0
+        )
+        every = (
+            min(keep.checkpoint_every or keep.journal, max(1, keep.journal // 2))
+            if keep.journal
+            else keep.checkpoint_every
+        )
+        gone = [
+            seq for seq in superfluous(seqs, newest=keep.checkpoints, every=every) if seq != base
+        ]
         for seq in [seq for seq in seqs if seq in gone or seq < base]:
             self._remove(saved, seq)
         for at, entry in list(self.journals[key].items()):
@@ -113,7 +147,13 @@ class MemorySessionStore:
             for name in [name for name in where if name[0] == key]:
                 self._remove(where, name)
 
-    async def fork(self, record: SessionRecord, parent: int, checkpoint: SavedCheckpoint, members: dict[str, bytes]) -> None:
+    async def fork(
+        self,
+        record: SessionRecord,
+        parent: int,
+        checkpoint: SavedCheckpoint,
+        members: dict[str, bytes],
+    ) -> None:
         self._insert_record(record)
         self.journals[record.key] = {
             at: Entry(e.seq, e.attempt, e.kind, e.input, e.now_ms, None, e.changed, e.error)
@@ -131,7 +171,14 @@ class MemorySessionStore:
         pass
 
     def _named(self, machine_id: str, session_id: str) -> SessionRecord | None:
-        return next((record for record in self.records.values() if (record.machine_id, record.session_id) == (machine_id, session_id)), None)
+        return next(
+            (
+                record
+                for record in self.records.values()
+                if (record.machine_id, record.session_id) == (machine_id, session_id)
+            ),
+            None,
+        )
 
     async def load(self, machine_id: str, session_id: str) -> StoredSession | None:
         record = self._named(machine_id, session_id)
@@ -142,12 +189,28 @@ class MemorySessionStore:
         checkpoint = saved[max(saved)] if saved else None
         since = checkpoint.seq if checkpoint else 0
         return StoredSession(
-            record=record, seq=entries[-1].seq if entries else since, attempts=entries[-1].attempt if entries else 0, checkpoint=checkpoint,
-            tail=[entry for entry in entries if entry.seq > since and entry.attempt == 0], timers=dict(await self.timers_of(record.key)),
-            tries={timer: self.tries[key, timer] for key, timer in self.timers if key == record.key and self.tries.get((key, timer))},
-            receipts=[entry for entry in entries if entry.event_id is not None][-self.receipts_loaded :],
-            members={member: sender for (key, member), sender in sorted(self.present.items()) if key == record.key} if record.hears_presence else {},
-        )  # fmt: skip
+            record=record,
+            seq=entries[-1].seq if entries else since,
+            attempts=entries[-1].attempt if entries else 0,
+            checkpoint=checkpoint,
+            tail=[entry for entry in entries if entry.seq > since and entry.attempt == 0],
+            timers=dict(await self.timers_of(record.key)),
+            tries={
+                timer: self.tries[key, timer]
+                for key, timer in self.timers
+                if key == record.key and self.tries.get((key, timer))
+            },
+            receipts=[entry for entry in entries if entry.event_id is not None][
+                -self.receipts_loaded :
+            ],
+            members={
+                member: sender
+                for (key, member), sender in sorted(self.present.items())
+                if key == record.key
+            }
+            if record.hears_presence
+            else {},
+        )
 
     async def record(self, machine_id: str, session_id: str) -> SessionRecord:
         record = self._named(machine_id, session_id)
@@ -159,17 +222,49 @@ class MemorySessionStore:
         return self.records.get(key)
 
     async def keys_of(self, machine_id: str) -> list[int]:
-        return [key for key, record in self.records.items() if record.machine_id == machine_id][:100]
+        return [key for key, record in self.records.items() if record.machine_id == machine_id][
+            :100
+        ]
 
     async def finished(self, *, before_ms: int) -> list[SessionRecord]:
-        return [record for record in self.records.values() if record.finished_at_ms is not None and record.finished_at_ms < before_ms]
+        return [
+            record
+            for record in self.records.values()
+            if record.finished_at_ms is not None and record.finished_at_ms < before_ms
+        ]
 
-    async def page(self, machine_id: str, *, after: str | None, limit: int) -> list[tuple[SessionRecord, int]]:
-        mine = sorted((r for r in self.records.values() if r.machine_id == machine_id and (after is None or r.session_id.encode() > after.encode())), key=lambda r: r.session_id.encode())
-        return [(record, max([*(seq for seq, _ in self.journals.get(record.key, {})), *self.saved.get(record.key, {}), 0])) for record in mine[:limit]]
+    async def page(
+        self, machine_id: str, *, after: str | None, limit: int
+    ) -> list[tuple[SessionRecord, int]]:
+        mine = sorted(
+            (
+                r
+                for r in self.records.values()
+                if r.machine_id == machine_id
+                and (after is None or r.session_id.encode() > after.encode())
+            ),
+            key=lambda r: r.session_id.encode(),
+        )
+        return [
+            (
+                record,
+                max(
+                    [
+                        *(seq for seq, _ in self.journals.get(record.key, {})),
+                        *self.saved.get(record.key, {}),
+                        0,
+                    ]
+                ),
+            )
+            for record in mine[:limit]
+        ]
 
     async def timers_due(self, *, after_ms: int, until_ms: int) -> list[tuple[int, int, int]]:
-        due = sorted((due, timer, key) for (key, timer), due in self.timers.items() if after_ms < due <= until_ms)
+        due = sorted(
+            (due, timer, key)
+            for (key, timer), due in self.timers.items()
+            if after_ms < due <= until_ms
+        )
         return [(key, timer, due) for due, timer, key in due]
 
     async def timers_of(self, key: int) -> list[tuple[int, int]]:
@@ -179,10 +274,26 @@ class MemorySessionStore:
         return [(key, member, sender) for (key, member), sender in sorted(self.present.items())]
 
     async def presence_entries(self, key: int, *, until: int) -> list[Entry]:
-        return [e for _, e in sorted(self.journals.get(key, {}).items()) if e.kind == "presence" and e.attempt == 0 and e.seq <= until]
+        return [
+            e
+            for _, e in sorted(self.journals.get(key, {}).items())
+            if e.kind == "presence" and e.attempt == 0 and e.seq <= until
+        ]
 
-    async def entries(self, key: int, *, after: tuple[int, int], until: int | None = None, limit: int, applied_only: bool = False) -> list[Entry]:
-        wanted = [e for at, e in sorted(self.journals.get(key, {}).items()) if at > after and (until is None or e.seq <= until) and not (applied_only and e.attempt)]
+    async def entries(
+        self,
+        key: int,
+        *,
+        after: tuple[int, int],
+        until: int | None = None,
+        limit: int,
+        applied_only: bool = False,
+    ) -> list[Entry]:
+        wanted = [
+            e
+            for at, e in sorted(self.journals.get(key, {}).items())
+            if at > after and (until is None or e.seq <= until) and not (applied_only and e.attempt)
+        ]
         return wanted[:limit]
 
     async def entry_of(self, key: int, event_id: str) -> Entry | None:
@@ -209,11 +320,15 @@ class MemorySessionStore:
                 continue
             created, entry = item.created, item.entry
             named = self._named(created.machine_id, created.session_id) if created else None
-            there = self.journals.get(item.key, {}).get((entry.seq, entry.attempt)) or self.ids.get((item.key, entry.event_id or ""))
+            there = self.journals.get(item.key, {}).get((entry.seq, entry.attempt)) or self.ids.get(
+                (item.key, entry.event_id or "")
+            )
             if named is not None and named.key != item.key:
                 foreign.setdefault(item.key, [])
             elif there == entry:
                 ours = True
             elif there is not None:
-                foreign.setdefault(item.key, []).extend([there] if there.event_id is not None else [])
+                foreign.setdefault(item.key, []).extend(
+                    [there] if there.event_id is not None else []
+                )
         return foreign, ours and not foreign

@@ -21,10 +21,11 @@ REMEMBERED_S: Final = 2.0
 
 
 class Tokens:
-    """Holders of the hub's own token or of one in the database; on an *open* hub everybody on this computer.
+    """Holders of the hub's own token or of one in the database; on an *open* hub everybody on this
+    computer.
 
-    A hub is open when it listens on loopback and never had a token. That is decided once, at the start: revoking the last
-    token closes a hub, it does not open it.
+    A hub is open when it listens on loopback and never had a token. That is decided once, at the
+    start: revoking the last token closes a hub, it does not open it.
     """
 
     def __init__(self, settings: Settings, store: Store) -> None:
@@ -54,14 +55,21 @@ class Tokens:
         accepted = self._valid | ({self._own} if self._own else set())
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise Unauthorised("unauthorised", "this hub wants a token: Authorization: Bearer <token>")
+            raise Unauthorised(
+                "unauthorised", "this hub wants a token: Authorization: Bearer <token>"
+            )
         given = hash_token(token[:1024])
         # All are compared, always: the time it takes says nothing.
         if not any([hmac.compare_digest(given, known) for known in accepted]):  # noqa: C419
             raise Unauthorised("unauthorised", "the token is not valid here")
 
     def _check_is_from_here(self, request: Request) -> None:
-        """A web page from elsewhere must not deploy to an open hub: neither by a form, nor under a name that it points here."""
+        """A web page from elsewhere must not deploy to an open hub: neither by a form, nor under a
+        name that it points here.
+        """
         origin = request.headers.get("origin")  # its names are the door's affair (router/door.py)
         if origin is not None and site_of(origin) != request.headers.get("host"):
-            raise Forbidden("foreign_origin", "an open hub's API is not for other sites' pages; configure a token")
+            raise Forbidden(
+                "foreign_origin",
+                "an open hub's API is not for other sites' pages; configure a token",
+            )

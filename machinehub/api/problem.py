@@ -25,9 +25,13 @@ class Json(Response):
 
 def problem(error: HubError) -> Response:
     body: dict[str, Any] = {
-        "type": f"https://machinehub.dev/errors/{error.code}", "title": error.title, "status": error.status,
-        "detail": error.detail, "code": error.code, **error.more,
-    }  # fmt: skip
+        "type": f"https://machinehub.dev/errors/{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        **error.more,
+    }
     if error.errors:
         body["errors"] = error.errors
     headers = {}
@@ -46,13 +50,32 @@ async def on_hub_error(_request: Request, error: Exception) -> Response:
 async def on_http_exception(_request: Request, error: Exception) -> Response:
     """Starlette's own refusals: an unknown path, a method that a path does not have."""
     status: int = getattr(error, "status_code", 500)
-    code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(status, "bad_request")
-    body = {"type": "about:blank", "title": getattr(error, "detail", "Error"), "status": status, "detail": getattr(error, "detail", ""), "code": code}
-    return Response(msgspec.json.encode(body), status, getattr(error, "headers", None) or {}, "application/problem+json")
+    code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(
+        status, "bad_request"
+    )
+    body = {
+        "type": "about:blank",
+        "title": getattr(error, "detail", "Error"),
+        "status": status,
+        "detail": getattr(error, "detail", ""),
+        "code": code,
+    }
+    return Response(
+        msgspec.json.encode(body),
+        status,
+        getattr(error, "headers", None) or {},
+        "application/problem+json",
+    )
 
 
 async def on_unexpected(request: Request, error: Exception) -> Response:
     """A bug of ours. The caller learns that, and nothing of its insides."""
     log.error("unexpected error in %s %r", request.method, request.url.path, exc_info=error)
-    body = {"type": "about:blank", "title": "Internal error", "status": 500, "detail": "this is a bug of the hub, not yours", "code": "internal_error"}
+    body = {
+        "type": "about:blank",
+        "title": "Internal error",
+        "status": 500,
+        "detail": "this is a bug of the hub, not yours",
+        "code": "internal_error",
+    }
     return Response(msgspec.json.encode(body), 500, None, "application/problem+json")

@@ -36,7 +36,9 @@ async def read_body(request: Request, *, bytes_max: int, code: str = "body_too_l
                 if len(body) > bytes_max:
                     raise too_large
     except TimeoutError:
-        raise WaitTimeout("request_timeout", f"the body did not arrive within {BODY_S:g} s") from None
+        raise WaitTimeout(
+            "request_timeout", f"the body did not arrive within {BODY_S:g} s"
+        ) from None
     except ClientDisconnect:
         raise BadRequest("body_incomplete", "the connection ended before the body did") from None
     return bytes(body)
@@ -66,8 +68,12 @@ def page_of(request: Request, *, limit_max: int) -> tuple[int, str | None]:
         raise BadRequest("invalid_cursor", "the cursor is not one that a list gave") from None
 
 
-def page(items: list[dict[str, Any]], *, limit: int, key: str, then: str | None = None) -> dict[str, Any]:
-    """CONTRACT's list: `items` has one more than `limit` when there is a next page, which begins behind `key` (and `then`)."""
+def page(
+    items: list[dict[str, Any]], *, limit: int, key: str, then: str | None = None
+) -> dict[str, Any]:
+    """CONTRACT's list: `items` has one more than `limit` when there is a next page, which begins
+    behind `key` (and `then`).
+    """
     shown = items[:limit]
     if len(items) <= limit:
         return {"data": shown, "next": None}

@@ -1,6 +1,7 @@
 """The deploy API: `/api/v1`, health, metrics.
 
-One function a call; what they decide is in `catalog.py` and `session/host.py`. Shapes are CONTRACT's.
+One function a call; what they decide is in `catalog.py` and `session/host.py`. Shapes are
+CONTRACT's.
 """
 
 from __future__ import annotations
@@ -52,9 +53,20 @@ class MachinePatch(msgspec.Struct):
 
 class DeployApi:
     def __init__(
-        self, catalog: Catalog, store: Store, sessions: SessionStore, host: SessionHost, pool: WorkerPool, tokens: Tokens, logs: MachineLogs, metrics: Metrics,
-        *, entropy: Entropy, limits: Limits, base_url: str,
-    ) -> None:  # fmt: skip
+        self,
+        catalog: Catalog,
+        store: Store,
+        sessions: SessionStore,
+        host: SessionHost,
+        pool: WorkerPool,
+        tokens: Tokens,
+        logs: MachineLogs,
+        metrics: Metrics,
+        *,
+        entropy: Entropy,
+        limits: Limits,
+        base_url: str,
+    ) -> None:
         self._catalog = catalog
         self._store = store
         self._host = host
@@ -69,7 +81,11 @@ class DeployApi:
         self.draining = False
 
     def routes(self) -> list[BaseRoute]:
-        machine, version, session = "/machines/{machine}", "/machines/{machine}/versions/{number}", "/machines/{machine}/sessions/{session:path}"
+        machine, version, session = (
+            "/machines/{machine}",
+            "/machines/{machine}/versions/{number}",
+            "/machines/{machine}/sessions/{session:path}",
+        )
         guarded = (
             ("POST", "/deployments", self.deploy),
             ("GET", "/machines", self.machine_list),
@@ -81,7 +97,8 @@ class DeployApi:
             ("GET", version + "/files", self.version_files),
             ("POST", version + "/activate", self.version_activate),
             ("GET", machine + "/sessions", self._sessions.list),
-            # One call for all of these: what is the session's id, which may hold slashes, is seen in the raw path only.
+            # One call for all of these: what is the session's id, which may hold slashes, is seen
+            # in the raw path only.
             ("GET", session + "/journal", self._sessions.any),
             ("POST", session + "/fork", self._sessions.any),
             ("POST", session + "/replay", self._sessions.any),
@@ -100,7 +117,10 @@ class DeployApi:
                 PREFIX,
                 routes=[
                     Route("/openapi.json", self.openapi, methods=["GET"]),
-                    *(Route(path, self._guard(calls), methods=list(calls)) for path, calls in by_path.items()),
+                    *(
+                        Route(path, self._guard(calls), methods=list(calls))
+                        for path, calls in by_path.items()
+                    ),
                 ],
             ),
         ]
@@ -114,7 +134,7 @@ class DeployApi:
 
         return guarded
 
-    # --- operations --------------------------------------------------------------------------------------------
+    # --- operations -------------------------------------------------------------------------------
 
     async def health(self, _request: Request) -> Response:
         return Json({"status": "ok"})
@@ -136,21 +156,37 @@ class DeployApi:
     async def openapi(self, _request: Request) -> Response:
         return Json(openapi_document(self._base_url, self._limits))
 
-    # --- machines and versions ---------------------------------------------------------------------------------
+    # --- machines and versions --------------------------------------------------------------------
 
     async def deploy(self, request: Request) -> Response:
-        body = await read_body(request, bytes_max=self._limits.source_bytes * 2 + 65536, code="source_too_large")
+        body = await read_body(
+            request, bytes_max=self._limits.source_bytes * 2 + 65536, code="source_too_large"
+        )
         try:
             deployed = await self._catalog.deploy(decode(body, Upload))
         except HubError as error:
             self._metrics.deployments.labels(outcome=error.code).inc()
             raise
-        self._metrics.deployments.labels(outcome="created" if deployed.created else "unchanged").inc()
+        self._metrics.deployments.labels(
+            outcome="created" if deployed.created else "unchanged"
+        ).inc()
         answer = {
-            "machine": {"id": deployed.machine.id, "name": deployed.machine.name, "url": self._url(deployed.machine)},
-            "version": {"number": deployed.version.number, "digest": deployed.version.digest, "engine": deployed.version.engine},
+            "machine": {
+                "id": deployed.machine.id,
+                "name": deployed.machine.name,
+                "url": self._url(deployed.machine),
+            },
+            "version": {
+                "number": deployed.version.number,
+                "digest": deployed.version.digest,
+                "engine": deployed.version.engine,
+            },
             "created": deployed.created,
-            "timings_ms": {"bundle": deployed.bundle_us / 1000, "freeze": deployed.freeze_us / 1000, "total": deployed.total_us / 1000},
+            "timings_ms": {
+                "bundle": deployed.bundle_us / 1000,
+                "freeze": deployed.freeze_us / 1000,
+                "total": deployed.total_us / 1000,
+            },
             "warnings": deployed.warnings,
         }
         return Json(answer, 201 if deployed.created else 200)
@@ -164,13 +200,18 @@ class DeployApi:
         machine = await self._find(request)
         answer = self._machine(machine)
         if machine.active_version:
-            answer["version"] = _version(await self._store.version(machine.id, machine.active_version))
+            answer["version"] = _version(
+                await self._store.version(machine.id, machine.active_version)
+            )
         return Json(answer)
 
     async def machine_change(self, request: Request) -> Response:
         patch = decode(await read_body(request, bytes_max=65536), MachinePatch)
         if not NAME.fullmatch(patch.name):
-            raise BadRequest("invalid_name", "a machine's name is 1 to 64 letters, digits, dots, dashes or underscores")
+            raise BadRequest(
+                "invalid_name",
+                "a machine's name is 1 to 64 letters, digits, dots, dashes or underscores",
+            )
         machine = await self._find(request)
         renamed = await self._store.rename(machine.id, patch.name)
         self._catalog.forget(machine.id)
@@ -189,18 +230,34 @@ class DeployApi:
         limit, before = page_of(request, limit_max=self._limits.page_items)
         if before is not None and not re.fullmatch("[0-9]{1,9}", before):
             raise BadRequest("invalid_cursor", "the cursor is not one that a list gave")
-        found = await self._store.version_list(machine.id, before=int(before) if before else None, limit=limit + 1)
-        return Json(page([_version(version) | {"active": version.number == machine.active_version} for version in found], limit=limit, key="number"))
+        found = await self._store.version_list(
+            machine.id, before=int(before) if before else None, limit=limit + 1
+        )
+        return Json(
+            page(
+                [
+                    _version(version) | {"active": version.number == machine.active_version}
+                    for version in found
+                ],
+                limit=limit,
+                key="number",
+            )
+        )
 
     async def version_read(self, request: Request) -> Response:
         machine = await self._find(request)
         version = await self._store.version(machine.id, _number(request))
-        return Json(_version(version) | {"active": version.number == machine.active_version, "definition": version.definition})
+        return Json(
+            _version(version)
+            | {"active": version.number == machine.active_version, "definition": version.definition}
+        )
 
     async def version_files(self, request: Request) -> Response:
         machine = await self._find(request)
         version = await self._store.version(machine.id, _number(request))
-        return Json({"entry": version.entry, "files": await self._store.files(machine.id, version.number)})
+        return Json(
+            {"entry": version.entry, "files": await self._store.files(machine.id, version.number)}
+        )
 
     async def version_activate(self, request: Request) -> Response:
         machine = await self._find(request)
@@ -208,7 +265,7 @@ class DeployApi:
         self._catalog.forget(machine.id)
         return Json(self._machine(activated))
 
-    # --- logs --------------------------------------------------------------------------------------------------
+    # --- logs -------------------------------------------------------------------------------------
 
     async def logs(self, request: Request) -> Response:
         machine = await self._find(request)
@@ -216,10 +273,17 @@ class DeployApi:
         last = self._logs.last(machine.id, limit)
         if "text/event-stream" not in request.headers.get("accept", ""):
             return Json({"data": last, "next": None})
-        return StreamingResponse(self._follow(machine.id, last), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return StreamingResponse(
+            self._follow(machine.id, last),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store"},
+        )
 
     async def _follow(self, machine_id: str, last: list[LogLine]) -> AsyncIterator[bytes]:
-        """The lines there are, then those that come. A reader that falls behind loses lines, never holds up the hub."""
+        """The lines there are, then those that come.
+
+        A reader that falls behind loses lines, never holds up the hub.
+        """
         lines: asyncio.Queue[LogLine] = asyncio.Queue(maxsize=self._limits.log_lines_kept)
 
         def push(line: LogLine) -> None:
@@ -239,16 +303,19 @@ class DeployApi:
         finally:
             stop()
 
-    # --- words -------------------------------------------------------------------------------------------------
+    # --- words ------------------------------------------------------------------------------------
 
     async def _find(self, request: Request) -> Machine:
         return await self._store.machine(request.path_params["machine"])
 
     def _machine(self, machine: Machine) -> dict[str, Any]:
         return {
-            "id": machine.id, "name": machine.name, "url": self._url(machine), "created_at": timestamp(machine.created_at_ms),
+            "id": machine.id,
+            "name": machine.name,
+            "url": self._url(machine),
+            "created_at": timestamp(machine.created_at_ms),
             "active_version": machine.active_version or None,
-        }  # fmt: skip
+        }
 
     def _url(self, machine: Machine) -> str:
         return f"{self._base_url}/{machine.id}"
@@ -263,7 +330,10 @@ def _number(request: Request) -> int:
 
 def _version(version: Version) -> dict[str, Any]:
     return {
-        "number": version.number, "digest": version.digest, "engine": version.engine, "entry": version.entry,
-        "message": version.message, "created_at": timestamp(version.created_at_ms),
-    }  # fmt: skip
-
+        "number": version.number,
+        "digest": version.digest,
+        "engine": version.engine,
+        "entry": version.entry,
+        "message": version.message,
+        "created_at": timestamp(version.created_at_ms),
+    }

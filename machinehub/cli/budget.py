@@ -1,4 +1,6 @@
-"""`machinehub check --budget`: what a machine's example events cost, measured in a sandbox of this command's own."""
+"""`machinehub check --budget`: what a machine's example events cost, measured in a sandbox of this
+command's own.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,14 @@ class Measured:
     cpu_ms_max: int
 
     def as_json(self) -> dict[str, Any]:
-        return {"event": self.event, "outcome": self.outcome, "detail": self.detail, "cpu_us": self.cost.cpu_us, "memory_bytes": self.cost.memory_bytes, "fuel": self.cost.fuel}
+        return {
+            "event": self.event,
+            "outcome": self.outcome,
+            "detail": self.detail,
+            "cpu_us": self.cost.cpu_us,
+            "memory_bytes": self.cost.memory_bytes,
+            "fuel": self.cost.fuel,
+        }
 
 
 class Answers:
@@ -61,18 +70,36 @@ class Answers:
         return answer
 
 
-async def measure(pool: WorkerPool, answers: Answers, image: Image, events: list[dict[str, Any]], limits: Limits) -> list[Measured]:
-    """Starts a session, sends the events one after the other, as one client; an event that is refused changes nothing for the next."""
+async def measure(
+    pool: WorkerPool, answers: Answers, image: Image, events: list[dict[str, Any]], limits: Limits
+) -> list[Measured]:
+    """Starts a session, sends the events one after the other, as one client; an event that is
+    refused changes nothing for the next.
+    """
     worker = await pool.wait_for_worker(modules=image.is_module)
     worker.take(_DIGEST, image)
-    worker.ask(_SESSION, Open(_SESSION, 0, _DIGEST, limits.memory_bytes, limits.snapshot_bytes, limits.emitted_bytes, None))
+    worker.ask(
+        _SESSION,
+        Open(
+            _SESSION,
+            0,
+            _DIGEST,
+            limits.memory_bytes,
+            limits.snapshot_bytes,
+            limits.emitted_bytes,
+            None,
+        ),
+    )
     opened = await answers.next()
     if isinstance(opened, Failed):
         return [Measured("(start)", opened.code, opened.message, opened.cost, limits.start_cpu_ms)]
     measured: list[Measured] = []
     sender = sender_json("example")
     inputs = [("(start)", start_input(SEED, None), limits.start_cpu_ms)]
-    inputs += [(str(event.get("type", "(no type)")), msgspec.json.encode(event), limits.event_cpu_ms) for event in events]
+    inputs += [
+        (str(event.get("type", "(no type)")), msgspec.json.encode(event), limits.event_cpu_ms)
+        for event in events
+    ]
     for ticket, (name, given, cpu_ms) in enumerate(inputs, start=1):
         data = given
         if ticket > 1:

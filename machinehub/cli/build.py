@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from machinehub.cli.common import BROKEN_BUILD, DEFAULT_SERVER, USAGE, AsJson, Hub, Server, TokenOption, fail, print_json, progress, say, table
+from machinehub.cli.common import (
+    BROKEN_BUILD,
+    DEFAULT_SERVER,
+    USAGE,
+    AsJson,
+    Hub,
+    Server,
+    TokenOption,
+    fail,
+    print_json,
+    progress,
+    say,
+    table,
+)
 from machinehub.cli.project import collect_files, find_project, gather, with_forge
 from machinehub.limits import Limits, lowered
 
@@ -16,7 +29,10 @@ if TYPE_CHECKING:
     from machinehub.cli.budget import Measured
     from machinehub.workers import WorkerPool
 
-File = Annotated[Path | None, typer.Argument(help="The machine file; else `main` of machinehub.toml.", show_default=False)]
+File = Annotated[
+    Path | None,
+    typer.Argument(help="The machine file; else `main` of machinehub.toml.", show_default=False),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,16 +42,32 @@ def register(app: typer.Typer) -> None:
 
 def deploy(
     file: File = None,
-    name: Annotated[str | None, typer.Option("--name", help="The machine's name; else the file's.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="The machine's name; else the file's.", show_default=False),
+    ] = None,
     message: Annotated[str, typer.Option("--message", "-m", help="What changed.")] = "",
-    activate: Annotated[bool, typer.Option("--activate/--no-activate", help="Whether new sessions get this version.")] = True,
-    as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "",
-) -> None:  # fmt: skip
+    activate: Annotated[
+        bool,
+        typer.Option("--activate/--no-activate", help="Whether new sessions get this version."),
+    ] = True,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
     """Upload FILE and what it imports, and go live. The last line on stdout is the URL."""
     project = find_project(file, name)
     files = gather(project)
     with progress.status("deploying"):
-        body = {"name": project.name, "entry": project.entry, "files": files, "message": message, "activate": activate, "machine": msgspec.structs.asdict(project.machine), "limits": msgspec.to_builtins(project.limits)}
+        body = {
+            "name": project.name,
+            "entry": project.entry,
+            "files": files,
+            "message": message,
+            "activate": activate,
+            "machine": msgspec.structs.asdict(project.machine),
+            "limits": msgspec.to_builtins(project.limits),
+        }
         answer = Hub(server, token).call("POST", "/api/v1/deployments", body=body)
     for warning in answer["warnings"]:
         progress.print(f"warning: {warning}", markup=False)
@@ -43,17 +75,35 @@ def deploy(
         print_json(answer)
         return
     what = "" if answer["created"] else ", unchanged"
-    progress.print(f"{answer['machine']['name']}: version {answer['version']['number']}{what} in {answer['timings_ms']['total']:.0f} ms", markup=False)
+    progress.print(
+        f"{answer['machine']['name']}: version {answer['version']['number']}{what} in {answer['timings_ms']['total']:.0f} ms",
+        markup=False,
+    )
     say(answer["machine"]["url"])
 
 
 def check(
     file: File = None,
-    budget: Annotated[bool, typer.Option("--budget", help="Send the machine its example events, and print what each costs.")] = False,
-    events: Annotated[Path | None, typer.Option("--events", help="Those events: a file with a JSON list. Else `[[examples]]` of machinehub.toml, else one of each type.", show_default=False)] = None,
+    budget: Annotated[
+        bool,
+        typer.Option(
+            "--budget", help="Send the machine its example events, and print what each costs."
+        ),
+    ] = False,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            "--events",
+            help="Those events: a file with a JSON list. Else `[[examples]]` of machinehub.toml, else one of each type.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """Build FILE here, without deploying it; print its states and events. Exit code 6 when it does not build, or an example exceeds a limit."""
+) -> None:
+    """Build FILE here, without deploying it; print its states and events.
+
+    Exit code 6 when it does not build, or an example exceeds a limit.
+    """
     from machinehub.catalog import Build, Upload, build, check_upload
     from machinehub.cli.budget import Answers, measure
 
@@ -63,33 +113,59 @@ def check(
     answers = Answers()
 
     async def work(pool: WorkerPool) -> tuple[Build, list[Measured]]:
-        upload = Upload(name=project.name, entry=project.entry, files=await collect_files(project, pool), machine=project.machine, limits=project.limits)
+        upload = Upload(
+            name=project.name,
+            entry=project.entry,
+            files=await collect_files(project, pool),
+            machine=project.machine,
+            limits=project.limits,
+        )
         check_upload(upload, Limits())
         built = await build(pool, upload, Limits())
-        examples = given or [{"type": name} for name in msgspec.json.decode(built.definition)["events"] if "*" not in name]
+        examples = given or [
+            {"type": name}
+            for name in msgspec.json.decode(built.definition)["events"]
+            if "*" not in name
+        ]
         return built, await measure(pool, answers, built.image, examples, limits) if budget else []
 
     built, measured = with_forge(project.root, work, listener=answers if budget else None)
     definition: dict[str, Any] = msgspec.json.decode(built.definition)
     if as_json:
-        print_json(definition | ({"budget": [each.as_json() for each in measured]} if budget else {}))
+        print_json(
+            definition | ({"budget": [each.as_json() for each in measured]} if budget else {})
+        )
     else:
         say(f"{definition['id']}: builds")
         say("states:")
         _show_states(definition["root"], 1)
         say(f"events: {', '.join(definition['events']) or 'none'}")
         if budget:
-            table(["EVENT", "OUTCOME", "CPU us", "OF ITS LIMIT", "MEMORY KiB", "FUEL"], map(_row, measured))
+            table(
+                ["EVENT", "OUTCOME", "CPU us", "OF ITS LIMIT", "MEMORY KiB", "FUEL"],
+                map(_row, measured),
+            )
             for each in measured:
                 if each.detail:
                     say(f"{each.event}: {each.detail}")
-    if any(each.outcome.endswith("_exceeded") or (each.event == "(start)" and each.outcome != "accepted") for each in measured):
+    if any(
+        each.outcome.endswith("_exceeded")
+        or (each.event == "(start)" and each.outcome != "accepted")
+        for each in measured
+    ):
         raise typer.Exit(BROKEN_BUILD)
 
 
 def _row(each: Measured) -> list[str]:
     share = each.cost.cpu_us / (each.cpu_ms_max * 10)
-    return [each.event, each.outcome, str(each.cost.cpu_us), f"{share:.1f} %", str(each.cost.memory_bytes // 1024), str(each.cost.fuel)]
+    return [
+        each.event,
+        each.outcome,
+        str(each.cost.cpu_us),
+        f"{share:.1f} %",
+        str(each.cost.memory_bytes // 1024),
+        str(each.cost.fuel),
+    ]
 
 
 def _read_events(path: Path) -> list[dict[str, Any]]:

@@ -23,16 +23,35 @@ if TYPE_CHECKING:
 
     from machinehub.errors import HubError
 
-OK, FAILED, USAGE, UNAUTHORISED, NOT_FOUND, CONFLICT, BROKEN_BUILD, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
+OK, FAILED, USAGE, UNAUTHORISED, NOT_FOUND, CONFLICT, BROKEN_BUILD, INTERRUPTED = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    130,
+)
 
 progress = Console(stderr=True, highlight=False)
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 Server = Annotated[str, typer.Option("--server", envvar="MACHINEHUB_SERVER", help="The hub's URL.")]
-TokenOption = Annotated[str, typer.Option("--token", envvar="MACHINEHUB_TOKEN", help="A token of the hub.", show_default=False)]
+TokenOption = Annotated[
+    str,
+    typer.Option(
+        "--token", envvar="MACHINEHUB_TOKEN", help="A token of the hub.", show_default=False
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 MachineArgument = Annotated[str, typer.Argument(metavar="MACHINE", help="A machine's id or name.")]
-SessionArgument = Annotated[str, typer.Argument(metavar="MACHINE/SESSION", help="A machine's id or name, a slash, and a session's id.")]
+SessionArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MACHINE/SESSION", help="A machine's id or name, a slash, and a session's id."
+    ),
+]
 
 DEFAULT_SERVER = "http://127.0.0.1:8787"
 
@@ -43,13 +62,21 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 
 
 class Compiling:
-    """The progress bar of a first start, when the engine and the bundler are compiled. `begun` is called for each part.
+    """The progress bar of a first start, when the engine and the bundler are compiled.
+
+    `begun` is called for each part.
 
     How long compiling takes is not known before it ends, so the bar moves without saying how far.
     """
 
     def __init__(self) -> None:
-        self._bar = Progress(TextColumn("compiling {task.description} (once, cached afterwards)"), BarColumn(), TimeElapsedColumn(), console=progress, transient=True)
+        self._bar = Progress(
+            TextColumn("compiling {task.description} (once, cached afterwards)"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=progress,
+            transient=True,
+        )
         self._parts: set[str] = set()
 
     def begun(self, part: str) -> None:
@@ -67,25 +94,42 @@ class Compiling:
 
 
 def read_json(text: str) -> Any:
-    """JSON as hubs write it. A number beyond what floats can hold stays as the text that it is, since no JSON could say it again."""
-    return json.loads(text, parse_float=lambda number: value if math.isfinite(value := float(number)) else number)
+    """JSON as hubs write it.
+
+    A number beyond what floats can hold stays as the text that it is, since no JSON could say it
+    again.
+    """
+    return json.loads(
+        text, parse_float=lambda number: value if math.isfinite(value := float(number)) else number
+    )
 
 
 def plain(text: str) -> str:
     """Text from elsewhere: no markup of ours, no control characters of theirs."""
-    safe = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+    safe = "".join(
+        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
     return safe.replace("[", "\\[")
 
 
 def print_json(value: Any) -> None:
-    """One line, flushed: it may go into a pipe that somebody watches. ASCII only, so that nothing in it moves a cursor."""
+    """One line, flushed: it may go into a pipe that somebody watches.
+
+    ASCII only, so that nothing in it moves a cursor.
+    """
     sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
 
 
 def say(text: str) -> None:
     """A line of data. Control characters that a machine put into a name do nothing to the terminal."""
-    sys.stdout.write("".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text) + "\n")
+    sys.stdout.write(
+        "".join(
+            char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"
+            for char in text
+        )
+        + "\n"
+    )
     sys.stdout.flush()
 
 
@@ -104,7 +148,15 @@ class Hub:
     server: str
     token: str
 
-    def call(self, method: str, path: str, *, body: Any = None, headers: dict[str, str] | None = None, timeout_s: float = 90) -> Any:
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = 90,
+    ) -> Any:
         """The decoded answer; None for an empty one."""
         sent = dict(headers or {})
         if self.token:
@@ -112,11 +164,15 @@ class Hub:
         import httpx  # here, since half of the commands never talk to a hub and starting fast matters
 
         try:
-            response = httpx.request(method, self.server.rstrip("/") + path, json=body, headers=sent, timeout=timeout_s)
+            response = httpx.request(
+                method, self.server.rstrip("/") + path, json=body, headers=sent, timeout=timeout_s
+            )
         except httpx.InvalidURL:
             fail(f"{self.server!r} is not a URL", USAGE)
         except httpx.ConnectError:
-            fail(f"no hub answers at {self.server}. Start one with `machinehub serve`, or name another with --server.")
+            fail(
+                f"no hub answers at {self.server}. Start one with `machinehub serve`, or name another with --server."
+            )
         except httpx.HTTPError as error:
             fail(f"{self.server}: {error or type(error).__name__}")
         if response.is_success:
@@ -149,7 +205,10 @@ class Hub:
         return f"/api/v1/machines/{quote(machine, safe='')}"
 
     def session_path(self, machine_and_session: str) -> str:
-        """The path of `M/S`, where M may be a name. Without a token that says so, M is taken for an id."""
+        """The path of `M/S`, where M may be a name.
+
+        Without a token that says so, M is taken for an id.
+        """
         machine, slash, session = machine_and_session.partition("/")
         if not slash or not machine or not session:
             fail(f"{machine_and_session!r} is not MACHINE/SESSION", USAGE)
@@ -175,24 +234,53 @@ class Refused(Exception):
         try:
             problem = response.json()
         except ValueError:
-            problem = {"code": "unexpected", "detail": f"{response.request.url} answered {response.status_code}, and not as a hub does"}
+            problem = {
+                "code": "unexpected",
+                "detail": f"{response.request.url} answered {response.status_code}, and not as a hub does",
+            }
         return cls(response.status_code, problem)
 
     @classmethod
     def of_error(cls, error: HubError) -> Refused:
         """The same for an error that was raised in this process."""
-        return cls(error.status, {"detail": error.detail, "code": error.code, "title": error.title, "errors": error.errors})
+        return cls(
+            error.status,
+            {
+                "detail": error.detail,
+                "code": error.code,
+                "title": error.title,
+                "errors": error.errors,
+            },
+        )
 
     @property
     def exit_code(self) -> int:
         if self.status == 422:
-            return BROKEN_BUILD if self.problem.get("title") == "The machine does not build" else FAILED
-        return {401: UNAUTHORISED, 403: UNAUTHORISED, 404: NOT_FOUND, 409: CONFLICT, 412: CONFLICT, 413: CONFLICT, 429: CONFLICT}.get(self.status, FAILED)
+            return (
+                BROKEN_BUILD
+                if self.problem.get("title") == "The machine does not build"
+                else FAILED
+            )
+        return {
+            401: UNAUTHORISED,
+            403: UNAUTHORISED,
+            404: NOT_FOUND,
+            409: CONFLICT,
+            412: CONFLICT,
+            413: CONFLICT,
+            429: CONFLICT,
+        }.get(self.status, FAILED)
 
     def show(self) -> None:
         errors = self.problem.get("errors") or []
         for error in errors:
-            place = ":".join(str(error[key]) for key in ("file", "line", "column") if error.get(key) is not None)
-            progress.print(f"[bold]{plain(place)}[/bold]{': ' if place else ''}{plain(error['message'])}")
+            place = ":".join(
+                str(error[key]) for key in ("file", "line", "column") if error.get(key) is not None
+            )
+            progress.print(
+                f"[bold]{plain(place)}[/bold]{': ' if place else ''}{plain(error['message'])}"
+            )
         if not errors:
-            progress.print(f"[red]error:[/red] {plain(str(self.problem.get('detail', '')))} [dim]({plain(str(self.problem.get('code', '')))})[/dim]")
+            progress.print(
+                f"[red]error:[/red] {plain(str(self.problem.get('detail', '')))} [dim]({plain(str(self.problem.get('code', '')))})[/dim]"
+            )

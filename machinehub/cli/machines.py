@@ -22,7 +22,7 @@ from machinehub.cli.common import (
     progress,
     say,
     table,
-)  # fmt: skip
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -32,16 +32,26 @@ def register(app: typer.Typer) -> None:
     app.command("open")(open_command)
 
 
-def list_command(as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
+def list_command(
+    as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = ""
+) -> None:
     """List the hub's machines."""
     machines = list(Hub(server, token).items("/api/v1/machines"))
     if as_json:
         print_json(machines)
         return
-    table(["NAME", "ID", "VERSION", "URL"], ([m["name"], m["id"], str(m["active_version"] or "-"), m["url"]] for m in machines))
+    table(
+        ["NAME", "ID", "VERSION", "URL"],
+        ([m["name"], m["id"], str(m["active_version"] or "-"), m["url"]] for m in machines),
+    )
 
 
-def info(machine: MachineArgument, as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
+def info(
+    machine: MachineArgument,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
     """Show a machine and its active version."""
     hub = Hub(server, token)
     answer = hub.read(hub.machine_path(machine))
@@ -55,27 +65,54 @@ def info(machine: MachineArgument, as_json: AsJson = False, server: Server = DEF
         say(f"digest      {version['digest']}")
 
 
-def versions(machine: MachineArgument, as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
+def versions(
+    machine: MachineArgument,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
     """List a machine's versions, newest first."""
     hub = Hub(server, token)
     found = list(hub.items(hub.machine_path(machine) + "/versions"))
     if as_json:
         print_json(found)
         return
-    table(["VERSION", "ACTIVE", "CREATED", "ENTRY", "MESSAGE"], ([str(v["number"]), "yes" if v["active"] else "", v["created_at"], v["entry"], v["message"]] for v in found))
+    table(
+        ["VERSION", "ACTIVE", "CREATED", "ENTRY", "MESSAGE"],
+        (
+            [
+                str(v["number"]),
+                "yes" if v["active"] else "",
+                v["created_at"],
+                v["entry"],
+                v["message"],
+            ]
+            for v in found
+        ),
+    )
 
 
 def activate(
-    machine: MachineArgument, number: Annotated[int, typer.Argument(metavar="VERSION", min=1)], as_json: AsJson = False,
-    server: Server = DEFAULT_SERVER, token: TokenOption = "",
-) -> None:  # fmt: skip
+    machine: MachineArgument,
+    number: Annotated[int, typer.Argument(metavar="VERSION", min=1)],
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
     """Make VERSION the one that new sessions get."""
     hub = Hub(server, token)
     answer = hub.call("POST", f"{hub.machine_path(machine)}/versions/{number}/activate")
-    print_json(answer) if as_json else progress.print(f"{answer['name']}: version {number} is active", markup=False)
+    print_json(answer) if as_json else progress.print(
+        f"{answer['name']}: version {number} is active", markup=False
+    )
 
 
-def rollback(machine: MachineArgument, as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
+def rollback(
+    machine: MachineArgument,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
     """Activate the version before the active one."""
     hub = Hub(server, token)
     found = list(hub.items(hub.machine_path(machine) + "/versions"))
@@ -87,21 +124,27 @@ def rollback(machine: MachineArgument, as_json: AsJson = False, server: Server =
 
 
 def delete(
-    machine: MachineArgument, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    server: Server = DEFAULT_SERVER, token: TokenOption = "",
-) -> None:  # fmt: skip
+    machine: MachineArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
     """Delete a machine, its versions and its sessions."""
     hub = Hub(server, token)
     answer = hub.read(hub.machine_path(machine))
     if not yes:
         if not sys.stdin.isatty():
             fail("deleting cannot be undone; say --yes", USAGE)
-        typer.confirm(f"Delete {answer['name']} ({answer['id']}) with all its sessions?", abort=True, err=True)
+        typer.confirm(
+            f"Delete {answer['name']} ({answer['id']}) with all its sessions?", abort=True, err=True
+        )
     hub.call("DELETE", hub.machine_path(answer["id"]))
     progress.print(f"{answer['name']}: deleted", markup=False)
 
 
-def open_command(machine: MachineArgument, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
+def open_command(
+    machine: MachineArgument, server: Server = DEFAULT_SERVER, token: TokenOption = ""
+) -> None:
     """Open a machine's page in the browser; print its URL."""
     hub = Hub(server, token)
     url = hub.read(hub.machine_path(machine))["url"]

@@ -17,9 +17,12 @@ from machinehub.errors import HubError
 from machinehub.settings import BadSettings
 
 app = typer.Typer(
-    name="machinehub", help="Deploy an XState machine, get a live multiplayer URL.", no_args_is_help=True, pretty_exceptions_enable=False,
+    name="machinehub",
+    help="Deploy an XState machine, get a live multiplayer URL.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+)
 
 for module in (serve_commands, build_commands, machines, sessions, past, types_command, operations):
     module.register(app)
@@ -27,7 +30,9 @@ for module in (serve_commands, build_commands, machines, sessions, past, types_c
 
 def main() -> None:
     """The console script. Turns what a command raises into its message and exit code."""
-    sys.set_int_max_str_digits(0)  # an event may hold a number of 64 000 digits; hubs bound it, and so need not we
+    sys.set_int_max_str_digits(
+        0
+    )  # an event may hold a number of 64 000 digits; hubs bound it, and so need not we
     try:
         app(standalone_mode=True)
     except Refused as refused:
@@ -42,7 +47,9 @@ def main() -> None:
     except UnicodeEncodeError:
         _end("an argument is not text that can be sent", USAGE)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python complains when it flushes at the end
         sys.exit(OK)
     except OSError as error:
         _end(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), FAILED)

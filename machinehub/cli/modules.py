@@ -1,6 +1,8 @@
-"""TypeScript files as far as `machinehub types` needs to read them: what one declares, imports and exports, and where a name leads.
+"""TypeScript files as far as `machinehub types` needs to read them: what one declares, imports and
+exports, and where a name leads.
 
-Decides without a compiler. Nothing here recurses with the depth of a file: a stranger's may nest as deep as it likes.
+Decides without a compiler. Nothing here recurses with the depth of a file: a stranger's may nest as
+deep as it likes.
 """
 
 from __future__ import annotations
@@ -19,9 +21,20 @@ if TYPE_CHECKING:
     from tree_sitter import Node
 
 _GRAMMARS: Final = {
-    True: Language(tree_sitter_typescript.language_tsx()), False: Language(tree_sitter_typescript.language_typescript()),
-}  # fmt: skip
-SUFFIXES: Final = ("", ".ts", ".tsx", ".mts", ".d.ts", ".d.mts", "/index.ts", "/index.tsx", "/index.d.ts")
+    True: Language(tree_sitter_typescript.language_tsx()),
+    False: Language(tree_sitter_typescript.language_typescript()),
+}
+SUFFIXES: Final = (
+    "",
+    ".ts",
+    ".tsx",
+    ".mts",
+    ".d.ts",
+    ".d.mts",
+    "/index.ts",
+    "/index.tsx",
+    "/index.d.ts",
+)
 DECLARATIONS: Final = ("type_alias_declaration", "interface_declaration", "enum_declaration")
 STEPS_MAX: Final = 16
 """Of following a name from file to file."""
@@ -58,15 +71,26 @@ class Modules:
     def source(self, path: str) -> Source | None:
         if path not in self._sources:
             text = self._files.get(path)
-            self._sources[path] = None if text is None else read(path, text.encode(errors="replace"))
+            self._sources[path] = (
+                None if text is None else read(path, text.encode(errors="replace"))
+            )
         return self._sources[path]
 
     def imported(self, source: Source, module: str) -> Source | None:
         """The file that a relative import means."""
-        return next((found for path in candidates(source.path, module) if (found := self.source(path)) is not None), None)
+        return next(
+            (
+                found
+                for path in candidates(source.path, module)
+                if (found := self.source(path)) is not None
+            ),
+            None,
+        )
 
     def declaring(self, source: Source, name: str) -> tuple[Source, str] | None:
-        """The file that declares a type, through imports and re-exports; None when it is none of ours."""
+        """The file that declares a type, through imports and re-exports; None when it is none of
+        ours.
+        """
         waiting = [(source, name)]
         seen: set[tuple[str, str]] = set()
         for here, wanted in waiting:  # which grows while it is walked
@@ -81,7 +105,11 @@ class Modules:
                 if (found := self.imported(here, module)) is not None:
                     waiting.append((found, there))
             else:
-                waiting += [(found, wanted) for module in here.everything_of if (found := self.imported(here, module)) is not None]
+                waiting += [
+                    (found, wanted)
+                    for module in here.everything_of
+                    if (found := self.imported(here, module)) is not None
+                ]
         return None
 
     def value(self, source: Source, name: str) -> tuple[Source, Node] | None:
@@ -104,7 +132,9 @@ class Modules:
     def exported(self, source: Source, name: str) -> tuple[Source, Node] | None:
         """The value of an export, or the identifier that it names, in the file that has it."""
         for _ in range(STEPS_MAX):
-            here = next((here for here in self._with_everything(source) if name in here.exports), None)
+            here = next(
+                (here for here in self._with_everything(source) if name in here.exports), None
+            )
             if here is None:
                 return None
             local = here.renamed.get(name, name)
@@ -125,7 +155,11 @@ class Modules:
         files = {source.path: source}
         waiting = [source]
         for here in waiting:
-            for found in [found for module in here.everything_of if (found := self.imported(here, module)) is not None]:
+            for found in [
+                found
+                for module in here.everything_of
+                if (found := self.imported(here, module)) is not None
+            ]:
                 if found.path not in files:
                     files[found.path] = found
                     waiting.append(found)
@@ -144,7 +178,13 @@ def candidates(path: str, module: str) -> list[str]:
 def modules_named(path: str, text: str) -> list[str]:
     """The relative modules that a file imports or exports from, types included."""
     source = read(path, text.encode(errors="replace"))
-    return [module for module in dict.fromkeys([*(module for module, _ in source.imports.values()), *source.everything_of]) if module.startswith(".")]
+    return [
+        module
+        for module in dict.fromkeys(
+            [*(module for module, _ in source.imports.values()), *source.everything_of]
+        )
+        if module.startswith(".")
+    ]
 
 
 def read(path: str, text: bytes) -> Source:
@@ -177,8 +217,15 @@ def _read_statement(source: Source, statement: Node) -> None:
         source.types.setdefault(source.of(name), []).append(declaration)
         if is_default:
             source.renamed["default"] = source.of(name)
-    for declarator in declaration.named_children if declaration.type in ("lexical_declaration", "variable_declaration") else ():
-        name, value = declarator.child_by_field_name("name"), declarator.child_by_field_name("value")
+    for declarator in (
+        declaration.named_children
+        if declaration.type in ("lexical_declaration", "variable_declaration")
+        else ()
+    ):
+        name, value = (
+            declarator.child_by_field_name("name"),
+            declarator.child_by_field_name("value"),
+        )
         if name is not None and value is not None:
             source.values[source.of(name)] = value
             if exported:
@@ -197,7 +244,10 @@ def _read_import(source: Source, statement: Node) -> None:
             elif child.type == "namespace_import":
                 source.imports[source.of(child.named_children[0])] = (module, "*")
         for specifier in all_of(clause, "import_specifier"):
-            name, alias = specifier.child_by_field_name("name"), specifier.child_by_field_name("alias")
+            name, alias = (
+                specifier.child_by_field_name("name"),
+                specifier.child_by_field_name("alias"),
+            )
             if name is not None:
                 source.imports[source.of(alias or name)] = (module, source.of(name))
 
@@ -217,7 +267,11 @@ def _read_export(source: Source, statement: Node) -> None:
             source.imports[inside] = (module, source.of(name))
         source.exports[outside] = name
         source.renamed[outside] = inside
-    if module is not None and not specifiers and any(child.type == "*" for child in statement.children):
+    if (
+        module is not None
+        and not specifiers
+        and any(child.type == "*" for child in statement.children)
+    ):
         source.everything_of.append(module)
 
 

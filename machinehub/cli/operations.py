@@ -1,4 +1,7 @@
-"""`machinehub tokens, db, doctor`: looking after a hub. `tokens` and `db` work on the database itself."""
+"""`machinehub tokens, db, doctor`: looking after a hub.
+
+`tokens` and `db` work on the database itself.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from machinehub.cli.common import DEFAULT_SERVER, FAILED, AsJson, Compiling, Hub, Server, TokenOption, print_json, progress, say, table
+from machinehub.cli.common import (
+    DEFAULT_SERVER,
+    FAILED,
+    AsJson,
+    Compiling,
+    Hub,
+    Server,
+    TokenOption,
+    print_json,
+    progress,
+    say,
+    table,
+)
 from machinehub.clock import SystemClock, new_token
 from machinehub.errors import HubError
 from machinehub.paths import cache_folder
@@ -23,11 +38,20 @@ if TYPE_CHECKING:
 
     from machinehub.store.store import Store
 
-Data = Annotated[Path | None, typer.Option("--data", help="The hub's data folder. [env MACHINEHUB_DATA, default ./.machinehub]", show_default=False)]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="The hub's data folder. [env MACHINEHUB_DATA, default ./.machinehub]",
+        show_default=False,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
-    tokens = typer.Typer(help="Create, list and revoke tokens, in the hub's database.", no_args_is_help=True)
+    tokens = typer.Typer(
+        help="Create, list and revoke tokens, in the hub's database.", no_args_is_help=True
+    )
     tokens.command("create")(create_token)
     tokens.command("list")(list_tokens)
     tokens.command("revoke")(revoke_token)
@@ -39,7 +63,9 @@ def register(app: typer.Typer) -> None:
 
 
 def _migrated(data: Path | None, work: Callable[[Store, str | None], Awaitable[Any]]) -> Any:
-    """Brings the hub's database up to date, and hands `work` the store and the revision that was found."""
+    """Brings the hub's database up to date, and hands `work` the store and the revision that was
+    found.
+    """
     from machinehub.store.migrate import migrate, open_engine
     from machinehub.store.store import Store
 
@@ -58,10 +84,15 @@ def _with_store(data: Path | None, work: Callable[[Store], Awaitable[Any]]) -> A
     return _migrated(data, lambda store, _before: work(store))
 
 
-def create_token(name: Annotated[str, typer.Option("--name", help="What it is for.")] = "", data: Data = None) -> None:
+def create_token(
+    name: Annotated[str, typer.Option("--name", help="What it is for.")] = "", data: Data = None
+) -> None:
     """Create a token and print it: it is shown this once."""
     token = new_token()
-    _with_store(data, lambda store: store.add_token(name=name[:100], token=token, now_ms=SystemClock().now_ms()))
+    _with_store(
+        data,
+        lambda store: store.add_token(name=name[:100], token=token, now_ms=SystemClock().now_ms()),
+    )
     say(token)
 
 
@@ -69,12 +100,19 @@ def list_tokens(data: Data = None, as_json: AsJson = False) -> None:
     """List tokens; their text is not kept."""
     found = _with_store(data, lambda store: store.token_list())
     if as_json:
-        print_json([{"id": t.id, "name": t.name, "revoked": t.revoked_at_ms is not None} for t in found])
+        print_json(
+            [{"id": t.id, "name": t.name, "revoked": t.revoked_at_ms is not None} for t in found]
+        )
         return
-    table(["ID", "NAME", "REVOKED"], ([str(t.id), t.name, "yes" if t.revoked_at_ms else ""] for t in found))
+    table(
+        ["ID", "NAME", "REVOKED"],
+        ([str(t.id), t.name, "yes" if t.revoked_at_ms else ""] for t in found),
+    )
 
 
-def revoke_token(token_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1)], data: Data = None) -> None:
+def revoke_token(
+    token_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1)], data: Data = None
+) -> None:
     """Revoke a token: a running hub refuses it within seconds."""
     _with_store(data, lambda store: store.revoke_token(token_id, now_ms=SystemClock().now_ms()))
     progress.print(f"token {token_id}: revoked")
@@ -87,7 +125,9 @@ def upgrade(data: Data = None) -> None:
     async def found(_store: Store, before: str | None) -> str | None:
         return before
 
-    progress.print(f"schema {_migrated(data, found) or 'none'} -> {newest_revision()}", markup=False)
+    progress.print(
+        f"schema {_migrated(data, found) or 'none'} -> {newest_revision()}", markup=False
+    )
 
 
 def doctor(data: Data = None, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
@@ -116,7 +156,11 @@ def doctor(data: Data = None, server: Server = DEFAULT_SERVER, token: TokenOptio
     for kind, name, stands, what in walls:
         checks.append((f"{kind}: {name}", "ok" if stands else "refused", what))
     standing = {name for _, name, stands, _ in walls if stands}
-    note("walls", bool(standing & {"files", "own user"}) and "system calls" in standing, f"{len(walls) - sum(not stands for _, _, stands, _ in walls)} of {len(walls)} stand")
+    note(
+        "walls",
+        bool(standing & {"files", "own user"}) and "system calls" in standing,
+        f"{len(walls) - sum(not stands for _, _, stands, _ in walls)} of {len(walls)} stand",
+    )
     note("hub", True, f"{'ready' if Hub(server, token).answers() else 'none running'} at {server}")
     table(["CHECK", "", "DETAIL"], map(list, checks))
     if any(state == "MISSING" for _, state, _ in checks):
@@ -124,17 +168,29 @@ def doctor(data: Data = None, server: Server = DEFAULT_SERVER, token: TokenOptio
 
 
 async def _try_sandbox(cache: Path) -> tuple[bool, str, list[tuple[str, str, bool, str]]]:
-    """Whether workers start, what they are, and the walls around each kind: (kind, wall, whether it stands, what it is)."""
+    """Whether workers start, what they are, and the walls around each kind: (kind, wall, whether it
+    stands, what it is).
+    """
     from machinehub.workers import WorkerPool
 
     compiling = Compiling()
     limits = from_environment(os.environ).limits
-    pool = WorkerPool(count=1, cache=cache, worker_bytes_max=limits.worker_bytes, forge_bytes_max=limits.forge_bytes, on_progress=compiling.begun)
+    pool = WorkerPool(
+        count=1,
+        cache=cache,
+        worker_bytes_max=limits.worker_bytes,
+        forge_bytes_max=limits.forge_bytes,
+        on_progress=compiling.begun,
+    )
     try:
         await asyncio.wait_for(pool.start(None), 60)
         await pool.wait_for_worker(modules=True)
         engine, base = pool.engine_and_base
-        return True, f"engine {engine[:12]}, base {base[:12]}", [(kind, *wall) for kind, walls in pool.walls.items() for wall in walls]
+        return (
+            True,
+            f"engine {engine[:12]}, base {base[:12]}",
+            [(kind, *wall) for kind, walls in pool.walls.items() for wall in walls],
+        )
     except (OSError, HubError, TimeoutError) as error:
         return False, f"a worker did not start: {error}", []
     finally:

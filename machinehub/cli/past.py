@@ -9,9 +9,28 @@ from urllib.parse import quote
 
 import typer
 
-from machinehub.cli.common import BROKEN_BUILD, DEFAULT_SERVER, USAGE, AsJson, Hub, Server, SessionArgument, TokenOption, fail, plain, print_json, progress, say
+from machinehub.cli.common import (
+    BROKEN_BUILD,
+    DEFAULT_SERVER,
+    USAGE,
+    AsJson,
+    Hub,
+    Server,
+    SessionArgument,
+    TokenOption,
+    fail,
+    plain,
+    print_json,
+    progress,
+    say,
+)
 
-At = Annotated[int | None, typer.Option("--at", min=1, max=10**15, help="The number of an input; else the last.", show_default=False)]
+At = Annotated[
+    int | None,
+    typer.Option(
+        "--at", min=1, max=10**15, help="The number of an input; else the last.", show_default=False
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -20,9 +39,14 @@ def register(app: typer.Typer) -> None:
 
 
 def history(
-    session: SessionArgument, limit: Annotated[int, typer.Option("--limit", min=1, help="Inputs to show, from the first.")] = 1000,
-    as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "",
-) -> None:  # fmt: skip
+    session: SessionArgument,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Inputs to show, from the first.")
+    ] = 1000,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
     """Print a session's inputs, oldest first: what came, from whom, and what became of it."""
     hub = Hub(server, token)
     for number, entry in enumerate(islice(hub.items(_path(hub, session) + "/journal"), limit + 1)):
@@ -37,7 +61,11 @@ def history(
 def _what(entry: dict[str, Any]) -> str:
     match entry["kind"]:
         case "start":
-            what = "start" if entry["input"] is None else f"start {json.dumps(entry['input'], ensure_ascii=False)}"
+            what = (
+                "start"
+                if entry["input"] is None
+                else f"start {json.dumps(entry['input'], ensure_ascii=False)}"
+            )
         case "timer":
             what = f"timer {entry['timer']}"
         case _:
@@ -48,32 +76,61 @@ def _what(entry: dict[str, Any]) -> str:
 
 
 def replay(
-    session: SessionArgument, at: At = None, verify: Annotated[bool, typer.Option("--verify", help="Fail unless the digests agree with those of the checkpoints.")] = False,
-    as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "",
-) -> None:  # fmt: skip
-    """Compute a session again from its journal and print its snapshot. With --verify, exit code 6 when it comes out differently."""
+    session: SessionArgument,
+    at: At = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Fail unless the digests agree with those of the checkpoints."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
+    """Compute a session again from its journal and print its snapshot.
+
+    With --verify, exit code 6 when it comes out differently.
+    """
     hub = Hub(server, token)
-    found = hub.call("POST", _path(hub, session) + "/replay" + (f"?at={at}" if at else ""), timeout_s=3600)
+    found = hub.call(
+        "POST", _path(hub, session) + "/replay" + (f"?at={at}" if at else ""), timeout_s=3600
+    )
     if as_json:
         print_json(found)
     else:
         rate = found["inputs"] / max(found["ms"], 0.001) * 1000
-        progress.print(f"{found['inputs']} inputs replayed in {found['ms']:.0f} ms ({rate:,.0f}/s); memory {found['digest']} at {found['seq']}", markup=False)
+        progress.print(
+            f"{found['inputs']} inputs replayed in {found['ms']:.0f} ms ({rate:,.0f}/s); memory {found['digest']} at {found['seq']}",
+            markup=False,
+        )
         for checkpoint in found["checkpoints"] if verify else ():
             agrees = checkpoint["stored"] == checkpoint["recomputed"]
-            progress.print(f"checkpoint at {checkpoint['seq']}: {checkpoint['stored']} {'agrees' if agrees else 'is not ' + checkpoint['recomputed']}", markup=False)
+            progress.print(
+                f"checkpoint at {checkpoint['seq']}: {checkpoint['stored']} {'agrees' if agrees else 'is not ' + checkpoint['recomputed']}",
+                markup=False,
+            )
         print_json(found["snapshot"])
     if verify and not found["verified"]:
         fail("the journal does not come to what was stored, or told", BROKEN_BUILD)
     if verify:
         agree = len(found["checkpoints"])
-        progress.print(f"verified: the memory agrees with {agree} checkpoint{'' if agree == 1 else 's'}" if agree else "nothing was stored yet to compare with", markup=False)
+        progress.print(
+            f"verified: the memory agrees with {agree} checkpoint{'' if agree == 1 else 's'}"
+            if agree
+            else "nothing was stored yet to compare with",
+            markup=False,
+        )
 
 
 def fork(
-    session: SessionArgument, name: Annotated[str, typer.Argument(metavar="NEW", help="The new session's id.")], at: At = None,
-    as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "",
-) -> None:  # fmt: skip
+    session: SessionArgument,
+    name: Annotated[str, typer.Argument(metavar="NEW", help="The new session's id.")],
+    at: At = None,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
     """Begin a NEW session that goes on from an input of another. Prints its URL."""
     if not name:
         fail("NEW is the id of the new session", USAGE)

@@ -57,18 +57,48 @@ def find_project(file: Path | None, name: str | None) -> Project:
     file = file.resolve()
     if not file.is_file():
         fail(f"there is no file {file}", USAGE)
-    root = next((folder for folder in file.parents if any((folder / mark).exists() for mark in ("package.json", CONFIG, "node_modules"))), file.parent)
-    if unknown := set(config) - {"name", "main", "machine", "limits", "examples", "egress", "_folder"}:
-        fail(f"{CONFIG} has {', '.join(sorted(unknown))}, which means nothing; there are name, main, [machine], [limits] and [[examples]]", USAGE)
+    root = next(
+        (
+            folder
+            for folder in file.parents
+            if any((folder / mark).exists() for mark in ("package.json", CONFIG, "node_modules"))
+        ),
+        file.parent,
+    )
+    if unknown := set(config) - {
+        "name",
+        "main",
+        "machine",
+        "limits",
+        "examples",
+        "egress",
+        "_folder",
+    }:
+        fail(
+            f"{CONFIG} has {', '.join(sorted(unknown))}, which means nothing; there are name, main, [machine], [limits] and [[examples]]",
+            USAGE,
+        )
     if "egress" in config:
-        progress.print(f"warning: [egress] in {CONFIG} has no effect yet: machines have no network", markup=False)
+        progress.print(
+            f"warning: [egress] in {CONFIG} has no effect yet: machines have no network",
+            markup=False,
+        )
     if not isinstance(config.get("name", ""), str):
         fail(f"the `name` in {CONFIG} is not text", USAGE)
-    chosen = name or config.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", file.name.split(".")[0]).strip("-._") or "machine"
+    chosen = (
+        name
+        or config.get("name")
+        or re.sub(r"[^A-Za-z0-9._-]+", "-", file.name.split(".")[0]).strip("-._")
+        or "machine"
+    )
     return Project(
-        root, file.relative_to(root).as_posix(), chosen, _table(config, "machine", MachineSettings), _table(config, "limits", MachineLimits),
+        root,
+        file.relative_to(root).as_posix(),
+        chosen,
+        _table(config, "machine", MachineSettings),
+        _table(config, "limits", MachineLimits),
         _table(config, "examples", list[dict[str, Any]]),
-    )  # fmt: skip
+    )
 
 
 def _table(config: dict[str, Any], name: str, kind: type[T]) -> T:
@@ -97,8 +127,16 @@ async def collect_files(project: Project, pool: WorkerPool) -> dict[str, str]:
         return {project.entry: _base64_of(project.entry_path)}
     if not _imports_only_xstate(project.entry_path):
         paths = await pool.inputs(root=str(project.root), entry=project.entry)
-        packages = {match[1] for path in paths if (match := re.match(r"((?:.*/)?node_modules/(?:@[^/]+/)?[^/]+)/", path))}
-        paths += [f"{package}/package.json" for package in sorted(packages) if (project.root / package / "package.json").is_file()]
+        packages = {
+            match[1]
+            for path in paths
+            if (match := re.match(r"((?:.*/)?node_modules/(?:@[^/]+/)?[^/]+)/", path))
+        }
+        paths += [
+            f"{package}/package.json"
+            for package in sorted(packages)
+            if (project.root / package / "package.json").is_file()
+        ]
     paths += _type_only(project.root, paths)
     files: dict[str, str] = {}
     for path in dict.fromkeys(paths):
@@ -110,14 +148,32 @@ async def collect_files(project: Project, pool: WorkerPool) -> dict[str, str]:
 
 
 def _type_only(root: Path, paths: list[str]) -> list[str]:
-    """Files that only types are imported from, which a bundler never opens: `machinehub types` wants them."""
+    """Files that only types are imported from, which a bundler never opens: `machinehub types`
+    wants them.
+    """
     from machinehub.cli.modules import candidates, modules_named
 
     found: list[str] = []
-    known, waiting = set(paths), [path for path in paths if "node_modules/" not in path and path.endswith((".ts", ".tsx", ".mts"))]
+    known, waiting = (
+        set(paths),
+        [
+            path
+            for path in paths
+            if "node_modules/" not in path and path.endswith((".ts", ".tsx", ".mts"))
+        ],
+    )
     for path in waiting:
-        for module in modules_named(path, (root / path).read_text(encoding="utf-8", errors="replace")):
-            there = next((place for place in candidates(path, module) if not place.startswith("../") and (root / place).is_file()), None)
+        for module in modules_named(
+            path, (root / path).read_text(encoding="utf-8", errors="replace")
+        ):
+            there = next(
+                (
+                    place
+                    for place in candidates(path, module)
+                    if not place.startswith("../") and (root / place).is_file()
+                ),
+                None,
+            )
             if there is not None and there not in known and there.endswith((".ts", ".tsx", ".mts")):
                 known.add(there)
                 found.append(there)
@@ -125,8 +181,11 @@ def _type_only(root: Path, paths: list[str]) -> list[str]:
     return found
 
 
-def with_forge(root: Path, work: Callable[[WorkerPool], Awaitable[Any]], *, listener: Listener | None = None) -> Any:
-    """Runs `work` with a forge of this command's own, which may read the files below `root`: builds here need no hub.
+def with_forge(
+    root: Path, work: Callable[[WorkerPool], Awaitable[Any]], *, listener: Listener | None = None
+) -> Any:
+    """Runs `work` with a forge of this command's own, which may read the files below `root`: builds
+    here need no hub.
 
     With a `listener` there is a session worker too, which counts fuel.
     """
@@ -134,7 +193,13 @@ def with_forge(root: Path, work: Callable[[WorkerPool], Awaitable[Any]], *, list
 
     async def run() -> Any:
         compiling = Compiling()
-        pool = WorkerPool(count=0 if listener is None else 1, cache=cache_folder(), root=root, fuel=listener is not None, on_progress=compiling.begun)
+        pool = WorkerPool(
+            count=0 if listener is None else 1,
+            cache=cache_folder(),
+            root=root,
+            fuel=listener is not None,
+            on_progress=compiling.begun,
+        )
         try:
             try:
                 await pool.start(listener)
@@ -162,7 +227,10 @@ def _base64_of(path: Path) -> str:
 
 
 def _imports_only_xstate(path: Path) -> bool:
-    """Whether the file stands alone. A guess on the safe side: what looks like an import counts as one."""
+    """Whether the file stands alone.
+
+    A guess on the safe side: what looks like an import counts as one.
+    """
     if path.suffix == ".json":
         return True
     try:

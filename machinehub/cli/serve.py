@@ -20,9 +20,32 @@ if TYPE_CHECKING:
 
     from machinehub.app import Hub
 
-Host = Annotated[str | None, typer.Option("--host", help="Address to listen on. [env MACHINEHUB_HOST, default 127.0.0.1]", show_default=False)]
-Port = Annotated[int | None, typer.Option("--port", help="Port to listen on. [env MACHINEHUB_PORT, default 8787]", min=1, max=65535, show_default=False)]
-Data = Annotated[Path | None, typer.Option("--data", help="Data folder. [env MACHINEHUB_DATA, default ./.machinehub]", show_default=False)]
+Host = Annotated[
+    str | None,
+    typer.Option(
+        "--host",
+        help="Address to listen on. [env MACHINEHUB_HOST, default 127.0.0.1]",
+        show_default=False,
+    ),
+]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        "--port",
+        help="Port to listen on. [env MACHINEHUB_PORT, default 8787]",
+        min=1,
+        max=65535,
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Data folder. [env MACHINEHUB_DATA, default ./.machinehub]",
+        show_default=False,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -53,10 +76,19 @@ def serve_command(host: Host = None, port: Port = None, data: Data = None) -> No
 
 
 def dev_command(
-    file: Annotated[Path | None, typer.Argument(help="The machine file; else `main` of machinehub.toml.", show_default=False)] = None,
-    name: Annotated[str | None, typer.Option("--name", help="The machine's name.", show_default=False)] = None,
-    host: Host = None, port: Port = None, data: Data = None,
-) -> None:  # fmt: skip
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The machine file; else `main` of machinehub.toml.", show_default=False
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The machine's name.", show_default=False)
+    ] = None,
+    host: Host = None,
+    port: Port = None,
+    data: Data = None,
+) -> None:
     """Start a hub here, deploy FILE, and deploy it again whenever it is saved."""
     from machinehub.app import Hub, serve
 
@@ -91,7 +123,9 @@ async def _deploy(hub: Hub, project: Project) -> set[Path]:
     try:
         files = await collect_files(project, hub.pool)
         watched |= {project.root / path for path in files if "node_modules/" not in path}
-        deployed = await hub.catalog.deploy(Upload(name=project.name, entry=project.entry, files=files, machine=project.machine))
+        deployed = await hub.catalog.deploy(
+            Upload(name=project.name, entry=project.entry, files=files, machine=project.machine)
+        )
     except HubError as error:
         Refused.of_error(error).show()
         return watched
@@ -99,14 +133,21 @@ async def _deploy(hub: Hub, project: Project) -> set[Path]:
         return watched
     for warning in deployed.warnings:
         progress.print(f"warning: {plain(warning)}")
-    what = f"version {deployed.version.number}" if deployed.created else f"version {deployed.version.number}, unchanged"
+    what = (
+        f"version {deployed.version.number}"
+        if deployed.created
+        else f"version {deployed.version.number}, unchanged"
+    )
     progress.print(f"{project.name}: {what} in {deployed.total_us / 1000:.0f} ms")
     say(f"{hub.settings.base_url}/{deployed.machine.id}")
     return watched
 
 
 async def _redeploy_on_save(hub: Hub, project: Project) -> None:
-    """Deploys now, and again after every save. Editors replace files rather than write them, so folders are watched."""
+    """Deploys now, and again after every save.
+
+    Editors replace files rather than write them, so folders are watched.
+    """
     import watchfiles
 
     watched = {project.entry_path}
@@ -116,7 +157,9 @@ async def _redeploy_on_save(hub: Hub, project: Project) -> None:
         watched = await _deploy(hub, project)
         seen = {path: seen.get(path, content) for path, content in _contents(watched).items()}
         folders = {path.parent for path in watched}
-        async for _ in watchfiles.awatch(*folders, recursive=False, debounce=50, step=20, yield_on_timeout=True, rust_timeout=500):
+        async for _ in watchfiles.awatch(
+            *folders, recursive=False, debounce=50, step=20, yield_on_timeout=True, rust_timeout=500
+        ):
             if _contents(watched) != seen:  # compared by content: a touch is no save
                 break
         else:

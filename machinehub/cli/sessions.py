@@ -29,11 +29,10 @@ from machinehub.cli.common import (
     read_json,
     say,
     table,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from websockets.exceptions import ConnectionClosed
-
 
 
 def register(app: typer.Typer) -> None:
@@ -41,20 +40,40 @@ def register(app: typer.Typer) -> None:
         app.command(command.__name__)(command)
 
 
-def sessions(machine: MachineArgument, as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
+def sessions(
+    machine: MachineArgument,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
     """List a machine's sessions."""
     hub = Hub(server, token)
     found = list(hub.items(hub.machine_path(machine) + "/sessions"))
     if as_json:
         print_json(found)
         return
-    table(["SESSION", "VERSION", "SEQ", "CONNECTIONS", "FINISHED"], ([s["id"], str(s["version"]), str(s["seq"]), str(s["connections"]), "yes" if s["finished"] else ""] for s in found))
+    table(
+        ["SESSION", "VERSION", "SEQ", "CONNECTIONS", "FINISHED"],
+        (
+            [
+                s["id"],
+                str(s["version"]),
+                str(s["seq"]),
+                str(s["connections"]),
+                "yes" if s["finished"] else "",
+            ]
+            for s in found
+        ),
+    )
 
 
 def send(
-    session: SessionArgument, event: Annotated[str, typer.Argument(help="The event as JSON, or just its type.")],
-    as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "",
-) -> None:  # fmt: skip
+    session: SessionArgument,
+    event: Annotated[str, typer.Argument(help="The event as JSON, or just its type.")],
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
     """Send EVENT and print the snapshot after it."""
     try:
         body: Any = json.loads(event, parse_constant=_refuse_constant, parse_float=_finite)
@@ -78,7 +97,12 @@ def _finite(number: str) -> float:
     return value
 
 
-def watch(session: SessionArgument, as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
+def watch(
+    session: SessionArgument,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
     """Print a session's snapshots as they change, and what it emits. Ends with Ctrl-C."""
     from websockets.exceptions import ConnectionClosed, InvalidHandshake
     from websockets.sync.client import connect
@@ -124,7 +148,9 @@ def _show(frame: dict[str, Any], *, as_json: bool) -> None:
         case "snapshot" | "update":
             snapshot = frame["snapshot"]
             value, context = snapshot.get("value"), snapshot.get("context")
-            say(f"{frame['seq']:>6}  {value if isinstance(value, str) else json.dumps(value)}  {json.dumps(context, ensure_ascii=False)}")
+            say(
+                f"{frame['seq']:>6}  {value if isinstance(value, str) else json.dumps(value)}  {json.dumps(context, ensure_ascii=False)}"
+            )
         case "emitted":
             say(f"{frame['seq']:>6}  emitted {json.dumps(frame['event'], ensure_ascii=False)}")
         case "presence":
@@ -134,9 +160,14 @@ def _show(frame: dict[str, Any], *, as_json: bool) -> None:
 
 
 def logs(
-    machine: MachineArgument, follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on printing lines as they come.")] = False,
-    as_json: AsJson = False, server: Server = DEFAULT_SERVER, token: TokenOption = "",
-) -> None:  # fmt: skip
+    machine: MachineArgument,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on printing lines as they come.")
+    ] = False,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
     """Print what a machine logged, and its rejected events."""
     hub = Hub(server, token)
     path = hub.machine_path(machine) + "/logs"
@@ -146,7 +177,9 @@ def logs(
         return
     import httpx
 
-    headers = {"Accept": "text/event-stream"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    headers = {"Accept": "text/event-stream"} | (
+        {"Authorization": f"Bearer {token}"} if token else {}
+    )
     with httpx.stream("GET", server.rstrip("/") + path, headers=headers, timeout=None) as response:
         if not response.is_success:
             response.read()

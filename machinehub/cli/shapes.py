@@ -1,6 +1,8 @@
-"""TypeScript for a machine that says no types: from its definition, and from the contexts that were seen.
+"""TypeScript for a machine that says no types: from its definition, and from the contexts that were
+seen.
 
-Decides how values become types. The same machine always gives the same text: keys are sorted, unions too.
+Decides how values become types. The same machine always gives the same text: keys are sorted,
+unions too.
 """
 
 from __future__ import annotations
@@ -15,8 +17,13 @@ KEYS_MAX: Final = 32
 
 
 def quoted(text: str) -> str:
-    """A string literal. What ends a comment or a script is escaped: the file may be pasted anywhere."""
-    return json.dumps(text).replace("/", "\\/") if "*/" in text or "</" in text else json.dumps(text)
+    """A string literal.
+
+    What ends a comment or a script is escaped: the file may be pasted anywhere.
+    """
+    return (
+        json.dumps(text).replace("/", "\\/") if "*/" in text or "</" in text else json.dumps(text)
+    )
 
 
 def key(name: str) -> str:
@@ -28,18 +35,33 @@ def union(parts: list[str], *, empty: str = "never") -> str:
 
 
 def state_value(node: dict[str, Any]) -> str:
-    """The type of a node's state value: XState's shape, one string for an atomic child, an object for the rest."""
+    """The type of a node's state value: XState's shape, one string for an atomic child, an object
+    for the rest.
+    """
     states = _states(node)
     if not states:
         return "{}"
     if node.get("type") == "parallel":
-        return "{ " + "; ".join(f"{key(name)}: {state_value(states[name])}" for name in sorted(states)) + " }"
-    return union([quoted(name) if not _states(child) else f"{{ {key(name)}: {state_value(child)} }}" for name, child in states.items()])
+        return (
+            "{ "
+            + "; ".join(f"{key(name)}: {state_value(states[name])}" for name in sorted(states))
+            + " }"
+        )
+    return union(
+        [
+            quoted(name) if not _states(child) else f"{{ {key(name)}: {state_value(child)} }}"
+            for name, child in states.items()
+        ]
+    )
 
 
 def _states(node: dict[str, Any]) -> dict[str, Any]:
     """The children that a session can be in, by name."""
-    return {name: child for name, child in (node.get("states") or {}).items() if child.get("type") != "history"}
+    return {
+        name: child
+        for name, child in (node.get("states") or {}).items()
+        if child.get("type") != "history"
+    }
 
 
 def initial_value(definition: dict[str, Any]) -> Any:
@@ -53,7 +75,10 @@ def _initial(node: dict[str, Any]) -> Any:
         return {}
     if node.get("type") == "parallel":
         return {name: _initial(child) for name, child in states.items()}
-    chosen = next(((name, child) for name, child in states.items() if child.get("id") == node.get("initial")), next(iter(states.items())))
+    chosen = next(
+        ((name, child) for name, child in states.items() if child.get("id") == node.get("initial")),
+        next(iter(states.items())),
+    )
     return {chosen[0]: _initial(chosen[1])} if _states(chosen[1]) else chosen[0]
 
 
@@ -73,7 +98,13 @@ def events(definition: dict[str, Any]) -> str:
     for name in definition.get("events") or []:
         if name.startswith(("xstate.", "presence.")):
             continue
-        type_ = "string" if name == "*" else f"`{name[:-2]}.${{string}}` | {quoted(name[:-2])}" if name.endswith(".*") and "`" not in name and "$" not in name and "\\" not in name else quoted(name)
+        type_ = (
+            "string"
+            if name == "*"
+            else f"`{name[:-2]}.${{string}}` | {quoted(name[:-2])}"
+            if name.endswith(".*") and "`" not in name and "$" not in name and "\\" not in name
+            else quoted(name)
+        )
         parts.append(f"{{ type: {type_}; [key: string]: unknown }}")
     return union(parts)
 
@@ -107,13 +138,29 @@ def _object(objects: list[dict[str, Any]]) -> str:
     if not names:
         return "{}"
     if len(names) > KEYS_MAX or _is_dictionary(objects):
-        return f"Record<string, {observed([inner for value in objects for inner in value.values()])}>"
-    return "{ " + "; ".join(f"{key(name)}{'' if all(name in value for value in objects) else '?'}: {observed([value[name] for value in objects if name in value])}" for name in names) + " }"
+        return (
+            f"Record<string, {observed([inner for value in objects for inner in value.values()])}>"
+        )
+    return (
+        "{ "
+        + "; ".join(
+            f"{key(name)}{'' if all(name in value for value in objects) else '?'}: {observed([value[name] for value in objects if name in value])}"
+            for name in names
+        )
+        + " }"
+    )
 
 
 def _is_dictionary(objects: list[dict[str, Any]]) -> bool:
-    """Whether the keys look like ids: other ones in each object, and every value an object of one shape."""
+    """Whether the keys look like ids: other ones in each object, and every value an object of one
+    shape.
+    """
     filled = [value for value in objects if value]
     shared = set.intersection(*(set(value) for value in filled)) if filled else set()
     values = [inner for value in filled for inner in value.values()]
-    return len(filled) > 1 and not shared and all(isinstance(value, dict) for value in values) and len({observed([value]) for value in values}) == 1
+    return (
+        len(filled) > 1
+        and not shared
+        and all(isinstance(value, dict) for value in values)
+        and len({observed([value]) for value in values}) == 1
+    )

@@ -10,7 +10,18 @@ from urllib.parse import quote
 import typer
 
 from machinehub.cli import shapes
-from machinehub.cli.common import DEFAULT_SERVER, FAILED, Hub, MachineArgument, Refused, Server, TokenOption, fail, plain, progress
+from machinehub.cli.common import (
+    DEFAULT_SERVER,
+    FAILED,
+    Hub,
+    MachineArgument,
+    Refused,
+    Server,
+    TokenOption,
+    fail,
+    plain,
+    progress,
+)
 
 if TYPE_CHECKING:
     from machinehub.cli.typescript import Said
@@ -27,10 +38,16 @@ def register(app: typer.Typer) -> None:
 
 def types_command(
     machine: MachineArgument,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write; stdout without it.")] = None,
-    server: Server = DEFAULT_SERVER, token: TokenOption = "",
-) -> None:  # fmt: skip
-    """Write TypeScript for clients: the machine's URL, and the types of its events, context, tags, states and output."""
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to write; stdout without it."),
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
+    """Write TypeScript for clients: the machine's URL, and the types of its events, context, tags,
+    states and output.
+    """
     hub = Hub(server, token)
     path = hub.machine_path(machine)
     about = hub.read(path)
@@ -40,12 +57,17 @@ def types_command(
     number = version["number"]
     definition = hub.read(f"{path}/versions/{number}")["definition"]
     files = hub.read(f"{path}/versions/{number}/files")
-    from machinehub.cli.typescript import types_said  # here, since only this command needs the parser
+    from machinehub.cli.typescript import (
+        types_said,
+    )  # here, since only this command needs the parser
 
     said = types_said(files["files"], files["entry"])
     text = typescript(about, number, definition, said, lambda: contexts(hub, path, number))
     for unknown in dict.fromkeys(said.unknown) if said else ():
-        progress.print(f"[yellow]note:[/yellow] {plain(unknown)} is only known to a compiler, or to another package: it is left out", soft_wrap=True)
+        progress.print(
+            f"[yellow]note:[/yellow] {plain(unknown)} is only known to a compiler, or to another package: it is left out",
+            soft_wrap=True,
+        )
     if output is None:
         print(text, end="")
         return
@@ -56,7 +78,10 @@ def types_command(
             output.write_text(text, encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{output}: {error}", FAILED)
-    progress.print(f"{output}: {'unchanged' if unchanged else 'written'}, {about['name']} version {number}", markup=False)
+    progress.print(
+        f"{output}: {'unchanged' if unchanged else 'written'}, {about['name']} version {number}",
+        markup=False,
+    )
 
 
 def contexts(hub: Hub, path: str, number: int) -> list[Any]:
@@ -66,7 +91,9 @@ def contexts(hub: Hub, path: str, number: int) -> list[Any]:
         if session["version"] != number:
             continue
         try:
-            found.append(hub.read(f"{path}/sessions/{quote(session['id'], safe='')}")["snapshot"]["context"])
+            found.append(
+                hub.read(f"{path}/sessions/{quote(session['id'], safe='')}")["snapshot"]["context"]
+            )
         except (Refused, LookupError, TypeError):  # it was deleted meanwhile
             continue
         if len(found) == SESSIONS_SEEN:
@@ -74,16 +101,29 @@ def contexts(hub: Hub, path: str, number: int) -> list[Any]:
     return found
 
 
-def typescript(about: dict[str, Any], number: int, definition: dict[str, Any], said: Said | None, seen: Any) -> str:
+def typescript(
+    about: dict[str, Any], number: int, definition: dict[str, Any], said: Said | None, seen: Any
+) -> str:
     """The file. What the machine says of its types comes first, then what can be told without."""
     name = about["name"]
     known = definition.get("context")
-    context = "unknown" if said and said.says_context else shapes.observed([*([known] if known is not None else []), *seen()])
+    context = (
+        "unknown"
+        if said and said.says_context
+        else shapes.observed([*([known] if known is not None else []), *seen()])
+    )
     fallback = {
-        "context": context, "events": shapes.events(definition), "tags": shapes.tags(definition), "output": "unknown",
-        "emitted": "{ type: string; [key: string]: unknown }", "input": "unknown",
-    }  # fmt: skip
-    types = {key: f"Or<Said, {json.dumps(key)}, {fallback[key]}>" if said else fallback[key] for key in _KEYS}
+        "context": context,
+        "events": shapes.events(definition),
+        "tags": shapes.tags(definition),
+        "output": "unknown",
+        "emitted": "{ type: string; [key: string]: unknown }",
+        "input": "unknown",
+    }
+    types = {
+        key: f"Or<Said, {json.dumps(key)}, {fallback[key]}>" if said else fallback[key]
+        for key in _KEYS
+    }
     initial: dict[str, Any] = {"value": shapes.initial_value(definition)}
     if known is not None and len(json.dumps(known)) <= INITIAL_BYTES_MAX:
         initial["context"] = known
@@ -93,7 +133,15 @@ def typescript(about: dict[str, Any], number: int, definition: dict[str, Any], s
         'import type { ClientEvent, Json, Machine } from "@machinehub/client";',
         "",
         *(part for namespace in (said.namespaces if said else []) for part in (namespace, "")),
-        *([f"type Said = {said.type};", "type Or<T, K extends string, Else> = K extends keyof T ? (unknown extends T[K] ? Else : T[K]) : Else;", ""] if said else []),
+        *(
+            [
+                f"type Said = {said.type};",
+                "type Or<T, K extends string, Else> = K extends keyof T ? (unknown extends T[K] ? Else : T[K]) : Else;",
+                "",
+            ]
+            if said
+            else []
+        ),
         "export interface Types {",
         f"  event: ClientEvent<{types['events']}>;",
         f"  context: Json<{types['context']}>;",

@@ -1,8 +1,10 @@
-"""What a machine's TypeScript says of its types: the `types` of `setup` or `createMachine`, with the declarations that they lean on.
+"""What a machine's TypeScript says of its types: the `types` of `setup` or `createMachine`, with
+the declarations that they lean on.
 
-Decides without a compiler: the type of `types` is taken as it is written, and every type that it names is followed through the
-uploaded files. No name leaves that is not declared there, bound where it stands, or everybody's: what would need a compiler
-(`typeof` of a value) or another package's types is left out, so that something better than nothing can take its place.
+Decides without a compiler: the type of `types` is taken as it is written, and every type that it
+names is followed through the uploaded files. No name leaves that is not declared there, bound where
+it stands, or everybody's: what would need a compiler (`typeof` of a value) or another package's
+types is left out, so that something better than nothing can take its place.
 """
 
 from __future__ import annotations
@@ -18,13 +20,61 @@ if TYPE_CHECKING:
 
 STEPS_MAX: Final = 64
 """Of following an expression to the machine that it makes."""
-_KEEPING: Final = frozenset({"Array", "Map", "Partial", "Promise", "Readonly", "ReadonlyArray", "ReadonlyMap", "ReadonlySet", "Record", "Required", "Set"})
+_KEEPING: Final = frozenset(
+    {
+        "Array",
+        "Map",
+        "Partial",
+        "Promise",
+        "Readonly",
+        "ReadonlyArray",
+        "ReadonlyMap",
+        "ReadonlySet",
+        "Record",
+        "Required",
+        "Set",
+    }
+)
 """Generic types that an unknown argument leaves useful."""
 _EVERYBODYS: Final = _KEEPING | {
-    "Awaited", "BigInt", "Boolean", "Capitalize", "Date", "Error", "Exclude", "Extract", "Function", "InstanceType", "Iterable", "Lowercase", "NoInfer", "NonNullable", "Number", "Object",
-    "Omit", "Parameters", "Pick", "RegExp", "ReturnType", "String", "Symbol", "URL", "Uint8Array", "Uncapitalize", "Uppercase",
-}  # fmt: skip
-_BINDING: Final = frozenset({*DECLARATIONS, "function_type", "constructor_type", "method_signature", "call_signature", "construct_signature"})
+    "Awaited",
+    "BigInt",
+    "Boolean",
+    "Capitalize",
+    "Date",
+    "Error",
+    "Exclude",
+    "Extract",
+    "Function",
+    "InstanceType",
+    "Iterable",
+    "Lowercase",
+    "NoInfer",
+    "NonNullable",
+    "Number",
+    "Object",
+    "Omit",
+    "Parameters",
+    "Pick",
+    "RegExp",
+    "ReturnType",
+    "String",
+    "Symbol",
+    "URL",
+    "Uint8Array",
+    "Uncapitalize",
+    "Uppercase",
+}
+_BINDING: Final = frozenset(
+    {
+        *DECLARATIONS,
+        "function_type",
+        "constructor_type",
+        "method_signature",
+        "call_signature",
+        "construct_signature",
+    }
+)
 _UNKNOWN: Final = "unknown"
 
 
@@ -33,7 +83,9 @@ class Said:
     """Types as the source says them."""
 
     type: str
-    """TypeScript: an object type with some of XState's `context`, `events`, `tags`, `output`, `emitted`, `input`."""
+    """TypeScript: an object type with some of XState's `context`, `events`, `tags`, `output`,
+    `emitted`, `input`.
+    """
     says_context: bool
     namespaces: list[str]
     """Declarations that it names, a namespace for each file."""
@@ -48,7 +100,9 @@ def types_said(files: dict[str, str], entry: str) -> Said | None:
     if source is None or not entry.endswith((".ts", ".tsx", ".mts")):
         return None
     names = ["default", "machine", *modules.names_exported(source)]
-    exported = next((found for name in names if (found := modules.exported(source, name)) is not None), None)
+    exported = next(
+        (found for name in names if (found := modules.exported(source, name)) is not None), None
+    )
     found = types_of_machine(modules, *exported) if exported is not None else None
     try:
         return None if found is None else _Reader(modules).said(*found)
@@ -57,13 +111,20 @@ def types_said(files: dict[str, str], entry: str) -> Said | None:
 
 
 def types_of_machine(modules: Modules, source: Source, node: Node) -> tuple[Source, Node] | None:
-    """The value of `types` in the call that makes a machine: `createMachine({types})`, `setup({types}).createMachine()`, through constants."""
+    """The value of `types` in the call that makes a machine: `createMachine({types})`,
+    `setup({types}).createMachine()`, through constants.
+    """
     here: tuple[Source, Node] | None = (source, node)
     for _ in range(STEPS_MAX):
         if here is None:
             return None
         source, node = here
-        if node.type in ("as_expression", "satisfies_expression", "parenthesized_expression", "non_null_expression"):
+        if node.type in (
+            "as_expression",
+            "satisfies_expression",
+            "parenthesized_expression",
+            "non_null_expression",
+        ):
             here = source, node.named_children[0]
         elif node.type == "identifier":
             here = modules.value(source, source.of(node))
@@ -71,10 +132,14 @@ def types_of_machine(modules: Modules, source: Source, node: Node) -> tuple[Sour
             callee = node.child_by_field_name("function")
             if callee is None:
                 return None
-            makes = _is_call_of(source, callee, "createMachine") or _is_call_of(source, callee, "setup")
+            makes = _is_call_of(source, callee, "createMachine") or _is_call_of(
+                source, callee, "setup"
+            )
             if makes and (types := _types_of_call(modules, source, node)) is not None:
                 return types
-            here = (source, callee.named_children[0]) if callee.type == "member_expression" else None
+            here = (
+                (source, callee.named_children[0]) if callee.type == "member_expression" else None
+            )
         else:
             return None
     return None
@@ -84,12 +149,19 @@ def _is_call_of(source: Source, callee: Node, name: str) -> bool:
     if callee.type == "member_expression":
         called = callee.child_by_field_name("property")
         return called is not None and source.of(called) == name
-    return callee.type == "identifier" and source.imports.get(source.of(callee), ("", source.of(callee)))[1] == name
+    return (
+        callee.type == "identifier"
+        and source.imports.get(source.of(callee), ("", source.of(callee)))[1] == name
+    )
 
 
 def _types_of_call(modules: Modules, source: Source, call: Node) -> tuple[Source, Node] | None:
     arguments = call.child_by_field_name("arguments")
-    first = next((child for child in arguments.named_children if child.type != "comment"), None) if arguments is not None else None
+    first = (
+        next((child for child in arguments.named_children if child.type != "comment"), None)
+        if arguments is not None
+        else None
+    )
     given = _object(modules, source, first) if first is not None else None
     if given is None:
         return None
@@ -98,9 +170,17 @@ def _types_of_call(modules: Modules, source: Source, call: Node) -> tuple[Source
         if pair.type == "shorthand_property_identifier" and source.of(pair) == "types":
             return modules.value(source, "types")
         key = pair.child_by_field_name("key") if pair.type == "pair" else None
-        value = pair.child_by_field_name("value") if key is not None and source.of(key).strip("'\"") == "types" else None
+        value = (
+            pair.child_by_field_name("value")
+            if key is not None and source.of(key).strip("'\"") == "types"
+            else None
+        )
         if value is not None:
-            return modules.value(source, source.of(value)) or (source, value) if value.type == "identifier" else (source, value)
+            return (
+                modules.value(source, source.of(value)) or (source, value)
+                if value.type == "identifier"
+                else (source, value)
+            )
     return None
 
 
@@ -111,7 +191,10 @@ def _object(modules: Modules, source: Source, node: Node) -> tuple[Source, Node]
             return source, node
         if node.type in ("as_expression", "satisfies_expression", "parenthesized_expression"):
             node = node.named_children[0]
-        elif node.type == "identifier" and (found := modules.value(source, source.of(node))) is not None:
+        elif (
+            node.type == "identifier"
+            and (found := modules.value(source, source.of(node))) is not None
+        ):
             source, node = found
         else:
             return None
@@ -132,14 +215,23 @@ class _Reader:
         asserted = _asserted(types)
         if asserted is not None:
             text = self._take(source, asserted)
-            says_context = asserted.type != "object_type" or any(source.of(name) == "context" for member in asserted.named_children if (name := member.child_by_field_name("name")) is not None)
+            says_context = asserted.type != "object_type" or any(
+                source.of(name) == "context"
+                for member in asserted.named_children
+                if (name := member.child_by_field_name("name")) is not None
+            )
         else:
             given = _object(self._modules, source, types)
             members: dict[str, str] = {}
             for pair in given[1].named_children if given is not None else ():
                 key, value = pair.child_by_field_name("key"), pair.child_by_field_name("value")
                 type_ = _asserted(value) if value is not None and given is not None else None
-                if key is not None and type_ is not None and given is not None and (taken := self._take(given[0], type_)) != _UNKNOWN:
+                if (
+                    key is not None
+                    and type_ is not None
+                    and given is not None
+                    and (taken := self._take(given[0], type_)) != _UNKNOWN
+                ):
                     members[given[0].of(key)] = taken
             text = "{ " + "; ".join(f"{key}: {type_}" for key, type_ in members.items()) + " }"
             says_context = "context" in members
@@ -147,19 +239,27 @@ class _Reader:
                 self._unknown.append("`types`")
         while self._waiting:
             there, wanted = self._waiting.pop()
-            self._wanted[there.path][wanted] = "\n".join(self._declaration(there, node) for node in there.types[wanted])
+            self._wanted[there.path][wanted] = "\n".join(
+                self._declaration(there, node) for node in there.types[wanted]
+            )
         namespaces = [_namespace(index, names) for index, names in enumerate(self._wanted.values())]
         return Said(text, says_context, namespaces, self._unknown)
 
     def _declaration(self, source: Source, node: Node) -> str:
-        if node.type == "enum_declaration" and not all(_is_literal(value) for member in all_of(node, "enum_assignment") if (value := member.child_by_field_name("value")) is not None):
+        if node.type == "enum_declaration" and not all(
+            _is_literal(value)
+            for member in all_of(node, "enum_assignment")
+            if (value := member.child_by_field_name("value")) is not None
+        ):
             self._unknown.append(source.of(node).split("{")[0].strip())
             name = node.child_by_field_name("name")
             return f"type {source.of(name)} = {_UNKNOWN}" if name is not None else ""
         return self._take(source, node)
 
     def _take(self, source: Source, node: Node, bound: frozenset[str] = frozenset()) -> str:
-        """A type's text as it reads from outside: names of the source's own are put into its namespace."""
+        """A type's text as it reads from outside: names of the source's own are put into its
+        namespace.
+        """
         edits: list[tuple[int, int, str]] = []
         waiting: list[tuple[Node, frozenset[str]]] = [(node, bound)]
         while waiting:
@@ -190,7 +290,9 @@ class _Reader:
                 return self._nested(source, node)
             case "type_query":
                 return self._give_up(source, node)
-            case "property_signature" if any(child.type == "computed_property_name" for child in node.named_children):
+            case "property_signature" if any(
+                child.type == "computed_property_name" for child in node.named_children
+            ):
                 self._give_up(source, node)
                 return f'"(computed {len(self._unknown)})"?: never'
             case "extends_type_clause" | "extends_clause":
@@ -239,14 +341,24 @@ class _Reader:
             return self._nested_name(source, node) is not None
         if node.type == "generic_type":
             name = node.named_children[0]
-            arguments = [argument for list_ in node.named_children[1:] for argument in list_.named_children]
-            useful = source.of(name) in _KEEPING or all(self._is_known(source, argument, bound) for argument in arguments)
+            arguments = [
+                argument for list_ in node.named_children[1:] for argument in list_.named_children
+            ]
+            useful = source.of(name) in _KEEPING or all(
+                self._is_known(source, argument, bound) for argument in arguments
+            )
             return self._is_known(source, name, bound) and useful
-        if node.type in ("lookup_type", "parenthesized_type", "array_type", "index_type_query", "readonly_type"):
+        if node.type in (
+            "lookup_type",
+            "parenthesized_type",
+            "array_type",
+            "index_type_query",
+            "readonly_type",
+        ):
             return all(self._is_known(source, child, bound) for child in node.named_children[:1])
         return node.type not in ("type_query", "call_expression", "member_expression")
 
-    # --- names -------------------------------------------------------------------------------------------------
+    # --- names ------------------------------------------------------------------------------------
 
     def _name(self, source: Source, node: Node, bound: frozenset[str]) -> str | None:
         where = self._where(source, source.of(node), bound)
@@ -255,10 +367,16 @@ class _Reader:
         return where
 
     def _where(self, source: Source, name: str, bound: frozenset[str]) -> str | None:
-        """How a type's name is written outside of its file; None for as it is: bound where it stands, or everybody's."""
+        """How a type's name is written outside of its file; None for as it is: bound where it
+        stands, or everybody's.
+        """
         if name in bound:
             return None
-        declaring = self._modules.declaring(source, name) if name in source.types or name in source.imports else None
+        declaring = (
+            self._modules.declaring(source, name)
+            if name in source.types or name in source.imports
+            else None
+        )
         if declaring is not None:
             return self._want(*declaring)
         return None if name in _EVERYBODYS and name not in source.imports else _UNKNOWN
@@ -273,7 +391,11 @@ class _Reader:
         if there == "*" and (found := self._modules.imported(source, module)) is not None:
             declaring = self._modules.declaring(found, name)
             return None if declaring is None else self._want(*declaring)
-        declaring = self._modules.declaring(source, head) if head in source.types or head in source.imports else None
+        declaring = (
+            self._modules.declaring(source, head)
+            if head in source.types or head in source.imports
+            else None
+        )
         return None if declaring is None else f"{self._want(*declaring)}.{name}"
 
     def _want(self, source: Source, name: str) -> str:
@@ -292,9 +414,21 @@ def _bound_by(source: Source, node: Node) -> frozenset[str]:
     """Names that a node binds for what is inside of it."""
     names: list[Node | None] = []
     if node.type in _BINDING:
-        names += [parameter.child_by_field_name("name") for child in node.named_children if child.type == "type_parameters" for parameter in child.named_children]
+        names += [
+            parameter.child_by_field_name("name")
+            for child in node.named_children
+            if child.type == "type_parameters"
+            for parameter in child.named_children
+        ]
     elif node.type in ("object_type", "interface_body", "index_signature"):
-        clauses = [child for child in (*node.named_children, *(inner for child in node.named_children for inner in child.named_children)) if child.type == "mapped_type_clause"]
+        clauses = [
+            child
+            for child in (
+                *node.named_children,
+                *(inner for child in node.named_children for inner in child.named_children),
+            )
+            if child.type == "mapped_type_clause"
+        ]
         names += [clause.child_by_field_name("name") for clause in clauses]
     elif node.type == "conditional_type":
         names += [clause.named_children[0] for clause in all_of(node, "infer_type")]
@@ -306,12 +440,21 @@ def _prefix(index: int) -> str:
 
 
 def _namespace(index: int, declarations: dict[str, str]) -> str:
-    lines = ["  " + re.sub(r"^(export|declare|default)\s+", "", text).strip() for text in declarations.values()]
-    return f"export declare namespace {_prefix(index)} {{\n" + "\n".join(line if line.endswith(("}", ";")) else line + ";" for line in lines) + "\n}"
+    lines = [
+        "  " + re.sub(r"^(export|declare|default)\s+", "", text).strip()
+        for text in declarations.values()
+    ]
+    return (
+        f"export declare namespace {_prefix(index)} {{\n"
+        + "\n".join(line if line.endswith(("}", ";")) else line + ";" for line in lines)
+        + "\n}"
+    )
 
 
 def _is_literal(node: Node) -> bool:
-    return node.type in ("string", "number") or (node.type == "unary_expression" and node.named_children[-1].type == "number")
+    return node.type in ("string", "number") or (
+        node.type == "unary_expression" and node.named_children[-1].type == "number"
+    )
 
 
 def _asserted(value: Node) -> Node | None:
@@ -319,7 +462,19 @@ def _asserted(value: Node) -> Node | None:
     while value.type in ("parenthesized_expression", "satisfies_expression"):
         value = value.named_children[0]
     if value.type == "as_expression":
-        return value.named_children[-1] if value.named_children[-1].type != "const" and len(value.named_children) > 1 else None
+        return (
+            value.named_children[-1]
+            if value.named_children[-1].type != "const" and len(value.named_children) > 1
+            else None
+        )
     if value.type == "type_assertion":
-        return next((child for argument in value.named_children if argument.type == "type_arguments" for child in argument.named_children), None)
+        return next(
+            (
+                child
+                for argument in value.named_children
+                if argument.type == "type_arguments"
+                for child in argument.named_children
+            ),
+            None,
+        )
     return None

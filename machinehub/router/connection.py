@@ -1,7 +1,8 @@
 """HTTP's transport: uvicorn's protocol, with bounds on what may come before there is a request.
 
-A head that is too long is refused, one that does not arrive is not waited for; what is no HTTP gets the same problem+json as
-everything else. (A request's body is bounded by who reads it, `api/requests.py`.)
+A head that is too long is refused, one that does not arrive is not waited for; what is no HTTP gets
+the same problem+json as everything else. (A request's body is bounded by who reads it,
+`api/requests.py`.)
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ HEADERS_MAX: Final = 100
 HEAD_S: Final = 10.0
 """From the first byte of a head, or from connecting, to its end."""
 LINGER_S: Final = 5.0
-"""How long the rest of a body is read and thrown away that was answered before it ended: a client that is hung up on while it sends may never see the answer."""
+"""How long the rest of a body is read and thrown away that was answered before it ended: a client
+that is hung up on while it sends may never see the answer.
+"""
 WAITING_MAX: Final = 8
 """Requests that a client may send before it has the answer to its first."""
 
@@ -48,7 +51,7 @@ class HubHttp(HttpToolsProtocol):
         """The protocol for one hub."""
         return type("HubHttp", (cls,), {"door": door})
 
-    # --- what asyncio calls ------------------------------------------------------------------------------------
+    # --- what asyncio calls -----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -72,12 +75,19 @@ class HubHttp(HttpToolsProtocol):
             self._await_head()
         if self._in_head:
             self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX and b"\r\n\r\n" not in data[: HEAD_BYTES_MAX - self._head_bytes + len(data)]:
-                self._refuse(431, "headers_too_large", f"the request's head has more than {HEAD_BYTES_MAX} bytes")
+            if (
+                self._head_bytes > HEAD_BYTES_MAX
+                and b"\r\n\r\n" not in data[: HEAD_BYTES_MAX - self._head_bytes + len(data)]
+            ):
+                self._refuse(
+                    431,
+                    "headers_too_large",
+                    f"the request's head has more than {HEAD_BYTES_MAX} bytes",
+                )
                 return
         super().data_received(data)
 
-    # --- what the parser calls; an exception is passed on as an error of its own, and refused as no HTTP ----------
+    # --- what the parser calls; an exception is passed on as an error of its own, and refused as no HTTP
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= WAITING_MAX:
@@ -92,9 +102,14 @@ class HubHttp(HttpToolsProtocol):
         if len(self.headers) > HEADERS_MAX:
             raise ValueError("too many headers")
         if self.parser.should_upgrade() and self._should_upgrade():
-            has_body = any(name in (b"content-length", b"transfer-encoding") and value != b"0" for name, value in self.headers)
+            has_body = any(
+                name in (b"content-length", b"transfer-encoding") and value != b"0"
+                for name, value in self.headers
+            )
             if self._is_answering or self.parser.get_method() != b"GET" or has_body:
-                raise ValueError("a WebSocket begins with a GET without a body, on a connection that waits for nothing")
+                raise ValueError(
+                    "a WebSocket begins with a GET without a body, on a connection that waits for nothing"
+                )
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -127,7 +142,7 @@ class HubHttp(HttpToolsProtocol):
         else:
             self._refuse(400, "bad_request", "this is no HTTP request")
 
-    # --- words of our own --------------------------------------------------------------------------------------
+    # --- words of our own -------------------------------------------------------------------------
 
     @property
     def _is_answering(self) -> bool:
@@ -136,7 +151,9 @@ class HubHttp(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._in_head, self._in_body, self._head_bytes = True, False, 0
-        if self._timer is None and not self._is_answering:  # else it is waited for when that answer is out
+        if (
+            self._timer is None and not self._is_answering
+        ):  # else it is waited for when that answer is out
             self._timer = self.loop.call_later(HEAD_S, self._too_slow)
 
     def _stop_waiting(self) -> None:
@@ -146,7 +163,9 @@ class HubHttp(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._timer = None
-        self._refuse(408, "request_timeout", f"the request's head did not arrive within {HEAD_S:g} s")
+        self._refuse(
+            408, "request_timeout", f"the request's head did not arrive within {HEAD_S:g} s"
+        )
 
     def _linger(self) -> None:
         self._timer = self.loop.call_later(LINGER_S, self.transport.close)
@@ -157,13 +176,21 @@ class HubHttp(HttpToolsProtocol):
         self._stop_waiting()
         self._refused = True
         if self._is_answering:
-            if self.pipeline or self.cycle.response_started:  # no word of ours stands within another answer
+            if (
+                self.pipeline or self.cycle.response_started
+            ):  # no word of ours stands within another answer
                 self.transport.close()
                 return
             self.cycle.disconnected = True  # this is its answer
             self.cycle.message_event.set()
         title = HTTPStatus(status).phrase
-        problem: dict[str, Any] = {"type": f"https://machinehub.dev/errors/{code}", "title": title, "status": status, "detail": detail, "code": code}
+        problem: dict[str, Any] = {
+            "type": f"https://machinehub.dev/errors/{code}",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            "code": code,
+        }
         body = msgspec.json.encode(problem)
         head = f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         self.transport.write(head.encode() + body)

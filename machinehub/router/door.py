@@ -1,8 +1,9 @@
 """Who may come in: by which name, from which page, how many at once, and how often.
 
-Decides before anything of a request is looked at closer. Counts are kept by address (of the proxy's client, where a proxy on this
-computer names one; an IPv6 network of 64 bits counts as one) and by machine. On an open hub, which only this computer reaches,
-nothing is counted: a developer's own load test is no abuse.
+Decides before anything of a request is looked at closer. Counts are kept by address (of the proxy's
+client, where a proxy on this computer names one; an IPv6 network of 64 bits counts as one) and by
+machine. On an open hub, which only this computer reaches, nothing is counted: a developer's own
+load test is no abuse.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ class Door:
     def check_names(self, headers: list[tuple[bytes, bytes]]) -> None:
         """`Host` and `Origin`. Raises `Forbidden`.
 
-        A page of another site may not reach an open hub under a name that its own server points here (DNS rebinding). Machines are
-        for pages of any site, unless the hub's settings name those that may use them.
+        A page of another site may not reach an open hub under a name that its own server points
+        here (DNS rebinding). Machines are for pages of any site, unless the hub's settings name
+        those that may use them.
         """
         host = origin = ""
         for name, value in headers:
@@ -60,17 +62,26 @@ class Door:
             elif name == b"origin":
                 origin = value.decode("latin-1")
         if self._is_open() and _hostname(host) not in self._names:
-            raise Forbidden("foreign_host", "an open hub answers to localhost only; configure a token, or MACHINEHUB_PUBLIC_URL, to use other names")
+            raise Forbidden(
+                "foreign_host",
+                "an open hub answers to localhost only; configure a token, or MACHINEHUB_PUBLIC_URL, to use other names",
+            )
         if origin and self._origins and origin not in self._origins and site_of(origin) != host:
             raise Forbidden("foreign_origin", "this hub's machines are for other sites' pages")
 
     def connect(self, peer: str) -> Callable[[], None] | None:
-        """A connection is there, whatever comes of it; what to call when it is gone. Those of a proxy on this computer are counted by request. Raises `RateLimited`."""
+        """A connection is there, whatever comes of it; what to call when it is gone.
+
+        Those of a proxy on this computer are counted by request. Raises `RateLimited`.
+        """
         if not self.counts or peer in PROXIES:
             return None
         address = _network(peer)
         if self._connected[address] >= self._limits.connections_per_address:
-            raise RateLimited("connections_exceeded", f"an address has at most {self._limits.connections_per_address} connections at once")
+            raise RateLimited(
+                "connections_exceeded",
+                f"an address has at most {self._limits.connections_per_address} connections at once",
+            )
         self._connected[address] += 1
 
         def leave() -> None:
@@ -86,9 +97,17 @@ class Door:
             return None
         address = _network(scope["client"][0] if scope.get("client") else "")
         if self._inside[address] >= self._limits.connections_per_address:
-            raise RateLimited("connections_exceeded", f"an address has at most {self._limits.connections_per_address} connections and requests at once")
-        if not _rate(self._requests, address, self._limits.requests_per_s).take(1, time.monotonic()):
-            raise RateLimited("rate_limited", f"an address makes at most {self._limits.requests_per_s} requests a second")
+            raise RateLimited(
+                "connections_exceeded",
+                f"an address has at most {self._limits.connections_per_address} connections and requests at once",
+            )
+        if not _rate(self._requests, address, self._limits.requests_per_s).take(
+            1, time.monotonic()
+        ):
+            raise RateLimited(
+                "rate_limited",
+                f"an address makes at most {self._limits.requests_per_s} requests a second",
+            )
         self._inside[address] += 1
         return address
 
@@ -99,7 +118,10 @@ class Door:
                 del self._inside[address]
 
     def take_event(self, session: LiveSession) -> None:
-        """An event for one of a machine's sessions. A version's own rate is its sessions' alone. Raises `RateLimited`."""
+        """An event for one of a machine's sessions. A version's own rate is its sessions' alone.
+
+        Raises `RateLimited`.
+        """
         if not self.counts:
             return
         per_s = session.allowed.machine_events_per_s
@@ -146,4 +168,3 @@ def _network(address: str) -> str:
         rest = tail.split(":") if tail else []
         groups += ["0"] * (8 - len(groups) - len(rest)) + rest
     return ":".join(groups[:4])
-

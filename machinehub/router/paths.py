@@ -24,7 +24,9 @@ class Address:
 
 
 def read_address(raw_path: bytes, *, session_chars_max: int) -> Address:
-    """Raises `NotFound` for a path that names no machine, `BadRequest` for a session id that cannot be."""
+    """Raises `NotFound` for a path that names no machine, `BadRequest` for a session id that cannot
+    be.
+    """
     before, *parts = raw_path.split(b"/")
     found = None if before or not parts else _MACHINE.fullmatch(decode_part(parts[0]))
     if found is None or len(parts) > 3:
@@ -40,7 +42,10 @@ def read_address(raw_path: bytes, *, session_chars_max: int) -> Address:
 def check_session_id(session: str, *, chars_max: int) -> None:
     """Raises `BadRequest`."""
     if not 1 <= len(session) <= chars_max:
-        raise BadRequest("invalid_session_id", f"a session id is 1 to {chars_max} characters of any text, percent-encoded")
+        raise BadRequest(
+            "invalid_session_id",
+            f"a session id is 1 to {chars_max} characters of any text, percent-encoded",
+        )
 
 
 def decode_part(part: bytes) -> str:

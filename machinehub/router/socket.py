@@ -1,8 +1,9 @@
 """The WebSocket's transport: uvicorn's sans-I/O protocol with two short cuts.
 
-Incoming text goes straight to the connection instead of through an ASGI queue, and outgoing frames, already spelled with
-their WebSocket header, straight to the transport: a broadcast to a hundred clients is a hundred writes of the same bytes.
-Everything else (handshake, ping, close, limits while parsing) is uvicorn's and websockets' own.
+Incoming text goes straight to the connection instead of through an ASGI queue, and outgoing frames,
+already spelled with their WebSocket header, straight to the transport: a broadcast to a hundred
+clients is a hundred writes of the same bytes. Everything else (handshake, ping, close, limits while
+parsing) is uvicorn's and websockets' own.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class HubSocket(WebSocketsSansIOProtocol):
         for message in waiting:
             if message["type"] == "websocket.receive" and self.listener is listener:
                 text = message.get("text")
-                listener.receive_text(text.encode()) if text is not None else listener.receive_binary()
+                listener.receive_text(
+                    text.encode()
+                ) if text is not None else listener.receive_binary()
             elif message["type"] != "websocket.receive":
                 self.queue.put_nowait(message)
         if self.read_paused:
@@ -63,8 +66,10 @@ class HubSocket(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
 
     def write_frame(self, wire: bytes) -> None:
-        """Sends bytes that are a whole frame already, together with what else is sent in this turn of the event loop:
-        a system call costs more than everything else about a frame, and an update and its ack come as a pair."""
+        """Sends bytes that are a whole frame already, together with what else is sent in this turn
+        of the event loop: a system call costs more than everything else about a frame, and an
+        update and its ack come as a pair.
+        """
         if self.close_sent:
             return
         if not self._unflushed:
@@ -97,7 +102,7 @@ class HubSocket(WebSocketsSansIOProtocol):
             self.leave()
         super().connection_lost(exc)
 
-    # --- what uvicorn calls ------------------------------------------------------------------------------------
+    # --- what uvicorn calls -----------------------------------------------------------------------
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)

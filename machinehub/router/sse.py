@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from machinehub.session.members import Identity
 
 KEEPALIVE_S: Final = 10.0
-"""With `TCP_USER_TIMEOUT` of the listening socket, a reader whose network is gone is noticed within 30 s."""
+"""With `TCP_USER_TIMEOUT` of the listening socket, a reader whose network is gone is noticed within
+30 s.
+"""
 CLOSE_TIMEOUT_S: Final = 2.0
 
 
@@ -58,7 +60,9 @@ class SseConnection:
         self._wake.set()
 
     def close(self, code: int, reason: str) -> None:
-        if code == 4004:  # a stream has no close codes: this is what tells a client not to come back
+        if (
+            code == 4004
+        ):  # a stream has no close codes: this is what tells a client not to come back
             self._push(error_frame("no_such_session", reason), is_update=False)
         self._closed = True
         self._wake.set()
@@ -74,7 +78,9 @@ class SseConnection:
                 while self._queue:
                     json, _ = self._queue.popleft()
                     self._queued_bytes -= len(json)
-                    if b"\n" in json or b"\r" in json:  # white space between tokens, which a stream of lines cannot carry
+                    if (
+                        b"\n" in json or b"\r" in json
+                    ):  # white space between tokens, which a stream of lines cannot carry
                         json = json.replace(b"\r", b" ").replace(b"\n", b" ")
                     yield b"%bdata: %b\n\n" % (_id_line(json), json)
                 if self._closed:

@@ -1,7 +1,8 @@
 """WebSockets: the frames of CONTRACT, between a client and its session.
 
-`SocketConnection` is one client. `WebSocketRouter` is the raw ASGI callable that finds the session first; it closes with
-the codes of CONTRACT rather than refusing the handshake, since browsers show scripts nothing of a refused one.
+`SocketConnection` is one client. `WebSocketRouter` is the raw ASGI callable that finds the session
+first; it closes with the codes of CONTRACT rather than refusing the handshake, since browsers show
+scripts nothing of a refused one.
 """
 
 from __future__ import annotations
@@ -54,9 +55,18 @@ class SocketConnection:
     """One client of one session. Slow ones get the newest update only, then 4008."""
 
     def __init__(
-        self, socket: HubSocket, host: SessionHost, session: LiveSession, limits: Limits, who: Identity, door: Door, metrics: Metrics,
-        *, joined_at: str, tells_cost: bool,
-    ) -> None:  # fmt: skip
+        self,
+        socket: HubSocket,
+        host: SessionHost,
+        session: LiveSession,
+        limits: Limits,
+        who: Identity,
+        door: Door,
+        metrics: Metrics,
+        *,
+        joined_at: str,
+        tells_cost: bool,
+    ) -> None:
         self.who = who
         self.joined_at = joined_at
         self._sender = who.sender
@@ -67,18 +77,23 @@ class SocketConnection:
         self._limits = limits
         self._skipped: Frame | None = None
         self._hold: tuple[float, float, HubError] | None = None
-        """Since when events are refused because one before them was, when the last one was, and why."""
+        """Since when events are refused because one before them was, when the last one was, and
+        why.
+        """
         self._door = door
         self._metrics = metrics
         self._events = Rate(session.allowed.events_per_s) if door.counts else None
         self._bytes = Rate(session.allowed.event_burst_bytes) if door.counts else None
         self._others = Rate(limits.events_per_s) if door.counts else None
 
-    # --- to the client -----------------------------------------------------------------------------------------
+    # --- to the client ----------------------------------------------------------------------------
 
     def send(self, frame: Frame) -> None:
         socket = self._socket
-        if socket.write_paused and socket.unsent_bytes + len(frame.json) > self._limits.unsent_bytes:
+        if (
+            socket.write_paused
+            and socket.unsent_bytes + len(frame.json) > self._limits.unsent_bytes
+        ):
             self._metrics.refused.labels(code="slow_reader").inc()
             self.close(4008, "the client reads too slowly")
             return
@@ -98,7 +113,7 @@ class SocketConnection:
         if frame is not None:
             self._socket.write_frame(frame.wire)
 
-    # --- from the client ---------------------------------------------------------------------------------------
+    # --- from the client --------------------------------------------------------------------------
 
     def receive_binary(self) -> None:
         self.close(1003, "frames are JSON text")
@@ -118,7 +133,9 @@ class SocketConnection:
         elif frame.type == "presence":
             self._receive_presence(frame, len(data))
         else:
-            self._refuse(BadRequest("bad_frame", 'a frame\'s type is "event", "presence" or "ping"'))
+            self._refuse(
+                BadRequest("bad_frame", 'a frame\'s type is "event", "presence" or "ping"')
+            )
 
     def _receive_event(self, frame: ClientFrame, size: int) -> None:
         event_id = frame.id
@@ -131,9 +148,13 @@ class SocketConnection:
             self._check_rate(size)
             self._door.take_event(self._session)
             check_own_bounds(self._session, frame.event)
-            check_event(frame.event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth)
+            check_event(
+                frame.event, bytes_max=self._limits.event_bytes, depth_max=self._limits.event_depth
+            )
             then = partial(self._acknowledge, event_id) if event_id is not None else None
-            self._host.intake.send(self._session, bytes(frame.event), self._sender, event_id=event_id, then=then)
+            self._host.intake.send(
+                self._session, bytes(frame.event), self._sender, event_id=event_id, then=then
+            )
         except HubError as error:
             if event_id is None:
                 self._refuse(error)
@@ -143,9 +164,11 @@ class SocketConnection:
                 self.send(frames.ack_frame(event_id, self._session.seq, (error.code, error.detail)))
 
     def _check_hold(self) -> None:
-        """Keeps the order of a client that sends again what could not be taken: what was on its way behind it is refused too.
+        """Keeps the order of a client that sends again what could not be taken: what was on its way
+        behind it is refused too.
 
-        Until the client pauses, but not for long: one that does not send again should not be locked out.
+        Until the client pauses, but not for long: one that does not send again should not be locked
+        out.
         """
         if self._hold is None:
             return
@@ -165,7 +188,11 @@ class SocketConnection:
     def _receive_presence(self, frame: ClientFrame, size: int) -> None:
         try:
             self._check_rate(size)
-            metadata = check_metadata(bytes(frame.metadata), bytes_max=self._session.allowed.presence_metadata_bytes, depth_max=self._limits.event_depth)
+            metadata = check_metadata(
+                bytes(frame.metadata),
+                bytes_max=self._session.allowed.presence_metadata_bytes,
+                depth_max=self._limits.event_depth,
+            )
             self._host.people.describe(self._session, self.who, metadata)
         except HubError as error:
             self._refuse(error)
@@ -175,7 +202,9 @@ class SocketConnection:
         self.send(frames.error_frame(error.code, error.detail))
 
     def _too_many(self) -> bool:
-        """Frames that are no events, wrong ones among them, have a rate of their own: who exceeds it wants nothing of a session."""
+        """Frames that are no events, wrong ones among them, have a rate of their own: who exceeds
+        it wants nothing of a session.
+        """
         if self._others is None or self._others.take(1, time.monotonic()):
             return False
         self._metrics.refused.labels(code="rate_limited").inc()
@@ -187,15 +216,24 @@ class SocketConnection:
             return
         now_s = time.monotonic()
         if not self._events.take(1, now_s):
-            raise RateLimited("rate_limited", f"a connection sends at most {self._session.allowed.events_per_s} events a second")
+            raise RateLimited(
+                "rate_limited",
+                f"a connection sends at most {self._session.allowed.events_per_s} events a second",
+            )
         burst = self._session.allowed.event_burst_bytes
         if not self._bytes.take(min(size, burst), now_s):
-            raise RateLimited("rate_limited", f"a connection sends at most {burst} bytes of events a second")
+            raise RateLimited(
+                "rate_limited", f"a connection sends at most {burst} bytes of events a second"
+            )
 
     def _acknowledge(self, event_id: str, receipt: Receipt) -> None:
         if receipt.error is not None:
             self._refused(Unavailable(*receipt.error))
-        self.send(frames.ack_frame(event_id, receipt.seq, receipt.error, receipt.cost if self._tells_cost else None))
+        self.send(
+            frames.ack_frame(
+                event_id, receipt.seq, receipt.error, receipt.cost if self._tells_cost else None
+            )
+        )
 
     def _refuse_frame(self, data: bytes, error: Exception) -> None:
         try:
@@ -203,13 +241,25 @@ class SocketConnection:
         except UnicodeDecodeError:
             self.close(1007, "the text is not UTF-8")
             return
-        detail = "the frame nests too deeply" if isinstance(error, RecursionError) else f"not a frame: {error}"[:300]
+        detail = (
+            "the frame nests too deeply"
+            if isinstance(error, RecursionError)
+            else f"not a frame: {error}"[:300]
+        )
         if not self._too_many():
             self._refuse(BadRequest("bad_frame", detail))
 
 
 class WebSocketRouter:
-    def __init__(self, catalog: Catalog, host: SessionHost, clock: Clock, limits: Limits, metrics: Metrics, door: Door) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        host: SessionHost,
+        clock: Clock,
+        limits: Limits,
+        metrics: Metrics,
+        door: Door,
+    ) -> None:
         self._catalog = catalog
         self._host = host
         self._clock = clock
@@ -222,9 +272,16 @@ class WebSocketRouter:
         try:
             session, who = await self._open(scope)
             connection = SocketConnection(
-                socket, self._host, session, self._limits, who, self._door, self._metrics, joined_at=timestamp(self._clock.now_ms()),
+                socket,
+                self._host,
+                session,
+                self._limits,
+                who,
+                self._door,
+                self._metrics,
+                joined_at=timestamp(self._clock.now_ms()),
                 tells_cost=wants_cost(scope["query_string"]),
-            )  # fmt: skip
+            )
             self._host.people.attach(session, connection)
         except HubError as error:
             self._metrics.refused.labels(code=error.code).inc()
@@ -245,7 +302,14 @@ class WebSocketRouter:
 
     async def _accept(self, scope: Scope, receive: Receive, send: Send) -> HubSocket:
         await receive()  # websocket.connect
-        await send({"type": "websocket.accept", "subprotocol": frames.SUBPROTOCOL if frames.SUBPROTOCOL in scope["subprotocols"] else None})
+        await send(
+            {
+                "type": "websocket.accept",
+                "subprotocol": frames.SUBPROTOCOL
+                if frames.SUBPROTOCOL in scope["subprotocols"]
+                else None,
+            }
+        )
         socket = scope["extensions"][EXTENSION]
         assert isinstance(socket, HubSocket)
         return socket
@@ -261,8 +325,12 @@ class WebSocketRouter:
         query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         input_json = query["input"][0].encode() if "input" in query else None
         if input_json is not None:
-            check_input(input_json, bytes_max=self._limits.input_bytes, depth_max=self._limits.event_depth)
-        who = self._host.people.identify(address.machine, address.session, client_key(scope["query_string"]))
+            check_input(
+                input_json, bytes_max=self._limits.input_bytes, depth_max=self._limits.event_depth
+            )
+        who = self._host.people.identify(
+            address.machine, address.session, client_key(scope["query_string"])
+        )
         return await open_session(self._catalog, self._host, address, input_json=input_json), who
 
 
@@ -280,4 +348,3 @@ def close_code(error: HubError) -> int:
         case CallerError():
             return {401: 4001, 403: 4003}.get(error.status, 1008)
     return 1008
-

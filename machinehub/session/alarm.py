@@ -1,7 +1,8 @@
 """The alarm: wakes sessions when their timers come due. The shell around `timers.py`.
 
-Timers are rows of the database; here are those that come due soon, whether their sessions are in memory or not. One entry
-of the event loop stands for the earliest. A clock that does not tick by itself is fired by whoever moves it.
+Timers are rows of the database; here are those that come due soon, whether their sessions are in
+memory or not. One entry of the event loop stands for the earliest. A clock that does not tick by
+itself is fired by whoever moves it.
 """
 
 from __future__ import annotations
@@ -33,10 +34,18 @@ _NEVER: Final = 2**62
 
 
 class Alarm:
-    """`due(key, timer, due_at_ms)` hears of every timer whose time has come, `pending` says whether one still stands, as far as is known."""
+    """`due(key, timer, due_at_ms)` hears of every timer whose time has come, `pending` says whether
+    one still stands, as far as is known.
+    """
 
     def __init__(
-        self, clock: Clock, store: SessionStore, due: Callable[[int, int, int], None], pending: Callable[[int, int, int], bool], *, per_s: int
+        self,
+        clock: Clock,
+        store: SessionStore,
+        due: Callable[[int, int, int], None],
+        pending: Callable[[int, int, int], bool],
+        *,
+        per_s: int,
     ) -> None:
         self._clock = clock
         self._store = store
@@ -65,7 +74,10 @@ class Alarm:
                 pending.cancel()
 
     def set(self, key: int, timers: list[tuple[int, int]]) -> None:
-        """Takes up (timer, due_at_ms) pairs of a session. Cancelling is the session's own business (`Session.timers`)."""
+        """Takes up (timer, due_at_ms) pairs of a session.
+
+        Cancelling is the session's own business (`Session.timers`).
+        """
         for timer, due_at_ms in timers:
             if due_at_ms <= self._horizon_ms:
                 self._queue.add(key, timer, due_at_ms)
@@ -84,7 +96,9 @@ class Alarm:
             self._take(await self._store.timers_due(after_ms=_ALWAYS, until_ms=self._horizon_ms))
         except Unavailable as error:
             log.warning("timers will be looked for later: %s", error.detail)
-            asyncio.get_running_loop().call_later(RETRY_MS / 1000, lambda: asyncio.ensure_future(self.reload()))
+            asyncio.get_running_loop().call_later(
+                RETRY_MS / 1000, lambda: asyncio.ensure_future(self.reload())
+            )
 
     def next_due_at_ms(self) -> int | None:
         """When the next timer may be due (it may turn out to be cancelled)."""
@@ -99,7 +113,9 @@ class Alarm:
             self._fired.clear()
         for key, timer, due_at_ms in self._queue.pop_due(now_ms):
             self._fired[key] += 1
-            if self._fired[key] > self._per_s:  # a machine that sets its next timer at once would have the hub to itself
+            if (
+                self._fired[key] > self._per_s
+            ):  # a machine that sets its next timer at once would have the hub to itself
                 self._queue.add(key, timer, due_at_ms, not_before_ms=(self._second + 1) * 1000)
             else:
                 self._due(key, timer, due_at_ms)
@@ -116,7 +132,9 @@ class Alarm:
     async def _extend(self) -> None:
         before_ms = self._horizon_ms
         until_ms = self._clock.now_ms() + HORIZON_MS if self._clock.ticks else _NEVER
-        self._horizon_ms = until_ms  # first, so that what is set while the database is read is not missed
+        self._horizon_ms = (
+            until_ms  # first, so that what is set while the database is read is not missed
+        )
         try:
             self._take(await self._store.timers_due(after_ms=before_ms, until_ms=until_ms))
         except Unavailable:
@@ -130,7 +148,11 @@ class Alarm:
 
     def _arm(self) -> None:
         due_at_ms = self._queue.next_due_at_ms()
-        if not self._clock.ticks or due_at_ms is None or (self._handle_at_ms is not None and self._handle_at_ms <= due_at_ms):
+        if (
+            not self._clock.ticks
+            or due_at_ms is None
+            or (self._handle_at_ms is not None and self._handle_at_ms <= due_at_ms)
+        ):
             return
         if self._handle is not None:
             self._handle.cancel()

@@ -1,7 +1,8 @@
-"""What a worker may say of a session: everything it answers is hostile, since it may have been taken over.
+"""What a worker may say of a session: everything it answers is hostile, since it may have been
+taken over.
 
-Decides by form and size, without knowing the session: whose answer it is, and to what, is settled before (`worker.py`) and
-after (`core.py`).
+Decides by form and size, without knowing the session: whose answer it is, and to what, is settled
+before (`worker.py`) and after (`core.py`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,26 @@ if TYPE_CHECKING:
 UNCHANGED: Final = b"null"
 OUR_FAULTS: Final = frozenset({"unavailable", "session_damaged", "image_damaged"})
 REFUSALS: Final = OUR_FAULTS | {
-    "machine_error", "cpu_exceeded", "memory_exceeded", "stack_exceeded", "jobs_exceeded", "timers_exceeded", "actors_exceeded", "emitted_exceeded",
-    "snapshot_not_json", "snapshot_too_large", "snapshot_too_deep", "invalid_event", "event_too_large",
-}  # fmt: skip
+    "machine_error",
+    "cpu_exceeded",
+    "memory_exceeded",
+    "stack_exceeded",
+    "jobs_exceeded",
+    "timers_exceeded",
+    "actors_exceeded",
+    "emitted_exceeded",
+    "snapshot_not_json",
+    "snapshot_too_large",
+    "snapshot_too_deep",
+    "invalid_event",
+    "event_too_large",
+}
 """Why a worker may say that it undid a turn: each is in the docs, and the label of a metric."""
 OUTBOX_BYTES_MAX: Final = 2 * 1024 * 1024
-"""Of a turn, and of a snapshot that was taken under another limit. A script's fits into 1 MiB, the guest's I/O area; a module's is spelled anew, which may take more."""
+"""Of a turn, and of a snapshot that was taken under another limit.
+
+A script's fits into 1 MiB, the guest's I/O area; a module's is spelled anew, which may take more.
+"""
 CHECKPOINT_SLACK_BYTES: Final = 64 * 1024
 """What a checkpoint may take beside the memory, where nothing of it can be compressed."""
 NUMBER_MAX: Final = 2**53
@@ -70,7 +85,9 @@ def check_replayed(snapshot: bytes) -> None:
         snapshot.decode()
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BrokenWorker(str(error)) from error
-    if len(snapshot) > OUTBOX_BYTES_MAX or (snapshot != UNCHANGED and not snapshot.startswith(b"{")):
+    if len(snapshot) > OUTBOX_BYTES_MAX or (
+        snapshot != UNCHANGED and not snapshot.startswith(b"{")
+    ):
         raise BrokenWorker("a snapshot that is no object, or too large")
 
 

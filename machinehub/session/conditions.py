@@ -17,7 +17,9 @@ def _decode(snapshot: bytes) -> Any:
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """`holds` for a snapshot that is done, has a tag, or is in a state (in whole or in part, as XState's `matches`)."""
+    """`holds` for a snapshot that is done, has a tag, or is in a state (in whole or in part, as
+    XState's `matches`).
+    """
 
     done: bool = False
     tag: str | None = None
@@ -42,16 +44,24 @@ def read_condition(value: object) -> Condition:
             return Condition(tag=tag)
         case {"matches": str() | dict() as state, **rest} if not rest:
             return Condition(state=state)
-    raise BadRequest("invalid_condition", 'a condition is "done", {"tag": "..."} or {"matches": <state value>}')
+    raise BadRequest(
+        "invalid_condition", 'a condition is "done", {"tag": "..."} or {"matches": <state value>}'
+    )
 
 
 def matches(wanted: object, actual: object) -> bool:
-    """Whether the state value `actual` is in `wanted`: XState's `matchesState`, dotted paths included."""
+    """Whether the state value `actual` is in `wanted`: XState's `matchesState`, dotted paths
+    included.
+    """
     if isinstance(wanted, str) and "." in wanted:
         first, rest = wanted.split(".", 1)
         wanted = {first: rest}
     if isinstance(wanted, str):
-        return actual == wanted if isinstance(actual, str) else isinstance(actual, dict) and wanted in actual
+        return (
+            actual == wanted
+            if isinstance(actual, str)
+            else isinstance(actual, dict) and wanted in actual
+        )
     if not isinstance(wanted, dict) or not isinstance(actual, dict):
         return False
     return all(key in actual and matches(value, actual[key]) for key, value in wanted.items())

@@ -1,6 +1,7 @@
 """Client events: which bytes may become an input, and how an input is spelled for the guest.
 
-Decides without I/O. An event reaches the machine as it was sent; what is decoded here is only what the hub must know.
+Decides without I/O. An event reaches the machine as it was sent; what is decoded here is only what
+the hub must know.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def check_event(raw: bytes | msgspec.Raw, *, bytes_max: int, depth_max: int) -> 
     if not head.type:
         raise InvalidEvent("invalid_event", "an event's type is a string that is not empty")
     if head.type.startswith(_RESERVED):
-        raise InvalidEvent("invalid_event", f"types that begin with {' or '.join(_RESERVED)} are the hub's own")
+        raise InvalidEvent(
+            "invalid_event", f"types that begin with {' or '.join(_RESERVED)} are the hub's own"
+        )
     if is_deeper_than(data, depth_max):
         raise BadRequest("event_too_deep", f"an event nests at most {depth_max} levels")
     if not data.isascii():
@@ -42,10 +45,17 @@ def check_event(raw: bytes | msgspec.Raw, *, bytes_max: int, depth_max: int) -> 
 
 
 def check_metadata(raw: bytes, *, bytes_max: int, depth_max: int) -> bytes:
-    """The same for what a member says of itself: any JSON value, null for nothing. Returns it without white space: others' streams are lines."""
+    """The same for what a member says of itself: any JSON value, null for nothing.
+
+    Returns it without white space: others' streams are lines.
+    """
     if len(raw) > bytes_max:
         raise TooLarge("metadata_too_large", f"a member's metadata has at most {bytes_max} bytes")
-    _check_value(raw, depth_max, BadRequest("invalid_metadata", f"metadata is JSON that nests at most {depth_max} levels"))
+    _check_value(
+        raw,
+        depth_max,
+        BadRequest("invalid_metadata", f"metadata is JSON that nests at most {depth_max} levels"),
+    )
     return msgspec.json.format(raw, indent=-1)
 
 
@@ -72,7 +82,9 @@ def _why_not(data: bytes, error: Exception, *, depth_max: int) -> CallerError:
     if isinstance(error, RecursionError) or depth_of(data) > depth_max:
         return BadRequest("event_too_deep", "the event nests too deeply")
     if isinstance(error, msgspec.ValidationError):
-        return InvalidEvent("invalid_event", 'an event is a JSON object with a "type" that is a string')
+        return InvalidEvent(
+            "invalid_event", 'an event is a JSON object with a "type" that is a string'
+        )
     return InvalidEvent("invalid_event", f"the event is not JSON: {error}"[:300])
 
 
@@ -85,7 +97,9 @@ def check_utf8(data: bytes) -> None:
 
 def sender_json(connection_id: str, user: str | None = None) -> bytes:
     """The `sender` that the hub puts into each event, ready to be joined into an input."""
-    return msgspec.json.encode({"id": connection_id, "user": user} if user is not None else {"id": connection_id})
+    return msgspec.json.encode(
+        {"id": connection_id, "user": user} if user is not None else {"id": connection_id}
+    )
 
 
 def start_input(seed: int, raw: bytes | None) -> bytes:

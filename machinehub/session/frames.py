@@ -1,7 +1,8 @@
 """The frames that the hub sends, as bytes. A broadcast is spelled once, whoever hears it.
 
-CONTRACT's WebSocket frames; the same JSON goes out over SSE. `wire` adds the WebSocket header of an unmasked, unfragmented
-text message (RFC 6455, section 5.2), which is the same for every client and so is made once too.
+CONTRACT's WebSocket frames; the same JSON goes out over SSE. `wire` adds the WebSocket header of an
+unmasked, unfragmented text message (RFC 6455, section 5.2), which is the same for every client and
+so is made once too.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class Frame:
 
 
 class RecentFrames:
-    """The last emitted frames of a session, for an SSE client that comes back with `Last-Event-ID`. Bounded in bytes."""
+    """The last emitted frames of a session, for an SSE client that comes back with `Last-Event-ID`.
+
+    Bounded in bytes.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -62,20 +66,34 @@ class RecentFrames:
 quote = msgspec.json.Encoder().encode
 
 
-def snapshot_frame(*, seq: int, version: int, snapshot: bytes, connection_id: str | None, count: int) -> Frame:
-    connection = b',"connection":{"id":%b,"count":%d}' % (quote(connection_id), count) if connection_id is not None else b""
-    return Frame(b'{"type":"snapshot","seq":%d,"version":%d,"snapshot":%b%b}' % (seq, version, snapshot, connection))
+def snapshot_frame(
+    *, seq: int, version: int, snapshot: bytes, connection_id: str | None, count: int
+) -> Frame:
+    connection = (
+        b',"connection":{"id":%b,"count":%d}' % (quote(connection_id), count)
+        if connection_id is not None
+        else b""
+    )
+    return Frame(
+        b'{"type":"snapshot","seq":%d,"version":%d,"snapshot":%b%b}'
+        % (seq, version, snapshot, connection)
+    )
 
 
 def update_frame(seq: int, snapshot: bytes) -> Frame:
     return Frame(b'{"type":"update","seq":%d,"snapshot":%b}' % (seq, snapshot))
 
 
-def ack_frame(event_id: str, seq: int, error: tuple[str, str] | None, cost: Cost | None = None) -> Frame:
+def ack_frame(
+    event_id: str, seq: int, error: tuple[str, str] | None, cost: Cost | None = None
+) -> Frame:
     """`cost` for those who asked for it."""
     spent = b',"cost":%b' % quote(cost_of(cost)) if cost is not None else b""
     if error is None:
-        return Frame(b'{"type":"ack","id":%b,"seq":%d,"outcome":"accepted"%b}' % (quote(event_id), seq, spent))
+        return Frame(
+            b'{"type":"ack","id":%b,"seq":%d,"outcome":"accepted"%b}'
+            % (quote(event_id), seq, spent)
+        )
     code, detail = error
     return Frame(
         b'{"type":"ack","id":%b,"seq":%d,"outcome":"rejected","error":%b%b}'
@@ -85,7 +103,11 @@ def ack_frame(event_id: str, seq: int, error: tuple[str, str] | None, cost: Cost
 
 def cost_of(cost: Cost) -> dict[str, int]:
     """What a turn took, as clients and logs are told: fuel only where the hub counts it."""
-    return {"cpu_us": cost.cpu_us, "memory_bytes": cost.memory_bytes, **({"fuel": cost.fuel} if cost.fuel else {})}
+    return {
+        "cpu_us": cost.cpu_us,
+        "memory_bytes": cost.memory_bytes,
+        **({"fuel": cost.fuel} if cost.fuel else {}),
+    }
 
 
 def emitted_frame(seq: int, event: bytes | msgspec.Raw) -> Frame:

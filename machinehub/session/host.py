@@ -1,7 +1,8 @@
 """The session host: who is there, what they send, and what they hear.
 
-The shell around `core.py`. Decides: when a session is loaded, created, put to sleep, forgotten, and who may be told what and
-when. Does not know: HTTP, WebSockets, SQL; `placement.py` knows workers, `journal.py` what is committed, `publish.py` how it is told.
+The shell around `core.py`. Decides: when a session is loaded, created, put to sleep, forgotten, and
+who may be told what and when. Does not know: HTTP, WebSockets, SQL; `placement.py` knows workers,
+`journal.py` what is committed, `publish.py` how it is told.
 """
 
 from __future__ import annotations
@@ -42,13 +43,24 @@ log = logging.getLogger("machinehub.session")
 FREEZING_S: Final = 2.0
 WAKE_WAIT_S: Final = 0.1
 WAKE_WAITS: Final = 50
-"""Above so many times the wait, a session is woken although there is no room: its timer must not wait for ever."""
+"""Above so many times the wait, a session is woken although there is no room: its timer must not
+wait for ever.
+"""
 NO_SESSION: Final = "the machine has no session of this name"
 
 
 class SessionHost:
     def __init__(
-        self, pool: SandboxWorkers, images: Images, store: SessionStore, clock: Clock, entropy: Entropy, limits: Limits, *, logs: MachineLogs, metrics: Metrics
+        self,
+        pool: SandboxWorkers,
+        images: Images,
+        store: SessionStore,
+        clock: Clock,
+        entropy: Entropy,
+        limits: Limits,
+        *,
+        logs: MachineLogs,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -67,7 +79,9 @@ class SessionHost:
         self.intake = Intake(self, store, clock, entropy, limits)
         self.people = People(self, store, entropy, limits)
         self.waits = Waits(per_session=limits.connections_per_session)
-        self.alarm = Alarm(clock, store, self._timer_due, self._timer_pending, per_s=limits.timer_turns_per_s)
+        self.alarm = Alarm(
+            clock, store, self._timer_due, self._timer_pending, per_s=limits.timer_turns_per_s
+        )
         self.journal = Journal(store, self, metrics)
         self.placement = Placement(pool, images, clock, limits, self)
         self.past = Past(store, pool, images, self.placement, clock, entropy)
@@ -86,7 +100,7 @@ class SessionHost:
         self.journal.stop()
         self.alarm.stop()
 
-    # --- finding and opening -----------------------------------------------------------------------------------
+    # --- finding and opening ----------------------------------------------------------------------
 
     def find(self, machine_id: str, session_id: str) -> LiveSession | None:
         """A session that is in memory."""
@@ -99,8 +113,18 @@ class SessionHost:
     def sessions(self) -> list[LiveSession]:
         return list(self._sessions.values())
 
-    async def open(self, machine_id: str, session_id: str, version: VersionRef | None, *, input_json: bytes | None = None) -> LiveSession:
-        """The session; created on `version` when it is new. Raises `NotFound` (with no version), and what its machine's start raises."""
+    async def open(
+        self,
+        machine_id: str,
+        session_id: str,
+        version: VersionRef | None,
+        *,
+        input_json: bytes | None = None,
+    ) -> LiveSession:
+        """The session; created on `version` when it is new.
+
+        Raises `NotFound` (with no version), and what its machine's start raises.
+        """
         session = self.find(machine_id, session_id)
         if session is None and version is None:
             record = await self._store.record(machine_id, session_id)
@@ -118,9 +142,13 @@ class SessionHost:
             raise Unavailable("unavailable", "the session cannot be restored just now; try again")
         return session
 
-    async def create(self, machine_id: str, session_id: str, version: VersionRef, *, input_json: bytes | None) -> LiveSession:
+    async def create(
+        self, machine_id: str, session_id: str, version: VersionRef, *, input_json: bytes | None
+    ) -> LiveSession:
         """A new session. Raises `Conflict` when there is one of this name."""
-        exists = Conflict("session_exists", "there is a session of this name; its input was given when it began")
+        exists = Conflict(
+            "session_exists", "there is a session of this name; its input was given when it began"
+        )
         if self.find(machine_id, session_id) is not None:
             raise exists
         session = self._admit(machine_id, session_id, version, input_json)
@@ -128,14 +156,21 @@ class SessionHost:
             raise exists
         return session
 
-    def _admit(self, machine_id: str, session_id: str, version: VersionRef | None, input_json: bytes | None) -> LiveSession:
+    def _admit(
+        self, machine_id: str, session_id: str, version: VersionRef | None, input_json: bytes | None
+    ) -> LiveSession:
         """A session that may be new, or in the database."""
         assert version is not None
         now_ms = self._clock.now_ms()
         record = SessionRecord(
-            key=self._entropy.session_key(now_ms), machine_id=machine_id, session_id=session_id, version=version.number,
-            digest=version.digest, hears_presence=version.hears_presence, created_at_ms=now_ms,
-        )  # fmt: skip
+            key=self._entropy.session_key(now_ms),
+            machine_id=machine_id,
+            session_id=session_id,
+            version=version.number,
+            digest=version.digest,
+            hears_presence=version.hears_presence,
+            created_at_ms=now_ms,
+        )
         return self._take_up(record, start_input(self._entropy.turn_seed(), input_json))
 
     def _take_up(self, record: SessionRecord, start: bytes | None = None) -> LiveSession:
@@ -147,7 +182,12 @@ class SessionHost:
     def _keep_in_memory(self, record: SessionRecord) -> LiveSession:
         if record.machine_id in self._deleted:  # it was found just before; ids are never used twice
             raise NotFound("no_such_machine", f"there is no machine {record.machine_id!r}")
-        session = LiveSession(record, number=self.placement.new_number(), now_ms=self._clock.now_ms(), limits=self._limits)
+        session = LiveSession(
+            record,
+            number=self.placement.new_number(),
+            now_ms=self._clock.now_ms(),
+            limits=self._limits,
+        )
         self._sessions[record.machine_id, record.session_id] = session
         self._by_key[record.key] = session
         return session
@@ -157,7 +197,9 @@ class SessionHost:
         try:
             if deleting := self._deleting.get((session.machine_id, session.session_id)):
                 await asyncio.wait([deleting])
-            if session.restoring is None and not session.loaded:  # as most often: without a task of its own
+            if (
+                session.restoring is None and not session.loaded
+            ):  # as most often: without a task of its own
                 session.restoring = asyncio.current_task()
                 await self._restore(session, absent_is_new=start is not None)
             else:
@@ -171,15 +213,22 @@ class SessionHost:
             assert start is not None
             self.intake.offer(session, Kind.START, start)
 
-    # --- what is loaded, and what is forgotten -------------------------------------------------------------------
+    # --- what is loaded, and what is forgotten ----------------------------------------------------
 
     async def restore(self, session: LiveSession, *, absent_is_new: bool = False) -> None:
-        """Loads what the database knows. Raises `NotFound`, unless one that is absent is new, and `Unavailable`."""
+        """Loads what the database knows.
+
+        Raises `NotFound`, unless one that is absent is new, and `Unavailable`.
+        """
         if session.restoring is None and session.loaded:
             return  # somebody else was first
         if session.restoring is None:
-            session.restoring = asyncio.ensure_future(self._restore(session, absent_is_new=absent_is_new))
-            session.restoring.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be waiting
+            session.restoring = asyncio.ensure_future(
+                self._restore(session, absent_is_new=absent_is_new)
+            )
+            session.restoring.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )  # nobody may be waiting
         await asyncio.shield(session.restoring)
 
     async def _restore(self, session: LiveSession, *, absent_is_new: bool) -> None:
@@ -233,7 +282,9 @@ class SessionHost:
             self._drop(session)
 
     async def freeze(self, machine_id: str, session_id: str) -> None:
-        """Puts a session that has nothing to do to sleep, so that the database has a checkpoint of what it is now."""
+        """Puts a session that has nothing to do to sleep, so that the database has a checkpoint of
+        what it is now.
+        """
         session = self.find(machine_id, session_id)
         if session is None or not session.at_rest or session.worker is None:
             return
@@ -258,7 +309,9 @@ class SessionHost:
         self.people.leave(session)
         if isinstance(error, NotFound):
             self.people.forget(session.record.key)
-        for turn in session.refuse_all("session_deleted" if isinstance(error, NotFound) else error.code, error.detail):
+        for turn in session.refuse_all(
+            "session_deleted" if isinstance(error, NotFound) else error.code, error.detail
+        ):
             session.committed(turn)
             if turn.pending.receipt is not None:
                 answer(turn.pending.receipt)
@@ -273,7 +326,11 @@ class SessionHost:
         """Deletes a session and everything that is kept of it. Raises `NotFound`, `Unavailable`."""
         name = machine_id, session_id
         session = self.find(machine_id, session_id)
-        key = session.record.key if session and session.started else (await self._store.record(machine_id, session_id)).key
+        key = (
+            session.record.key
+            if session and session.started
+            else (await self._store.record(machine_id, session_id)).key
+        )
         self.people.forget(key)
         deleting = self._deleting[name] = asyncio.ensure_future(self.journal.delete(Deletion(key)))
         session = self.find(machine_id, session_id)
@@ -291,14 +348,19 @@ class SessionHost:
         for session in [session for session in self.sessions if session.machine_id == machine_id]:
             self._forget(session, NotFound("no_such_session", "the machine was deleted"))
         try:
-            while keys := await self._store.keys_of(machine_id):  # some at a time: others' events are committed in between
+            while keys := await self._store.keys_of(
+                machine_id
+            ):  # some at a time: others' events are committed in between
                 await asyncio.gather(*(self.journal.delete(Deletion(key)) for key in keys))
         except Unavailable:
             self._deleted.discard(machine_id)
             raise
 
     async def fork(self, record: SessionRecord, seq: int | None, session_id: str) -> SessionRecord:
-        """A new session that goes on from input `seq` of another. Raises `NotFound`, `Conflict`, `Unavailable`."""
+        """A new session that goes on from input `seq` of another.
+
+        Raises `NotFound`, `Conflict`, `Unavailable`.
+        """
         if self.find(record.machine_id, session_id) is not None:
             raise Conflict("session_exists", "there is a session of this name")
         try:
@@ -312,7 +374,7 @@ class SessionHost:
             raise
         return child
 
-    # --- timers ------------------------------------------------------------------------------------------------
+    # --- timers -----------------------------------------------------------------------------------
 
     def _timer_due(self, key: int, timer: int, due_at_ms: int) -> None:
         session = self._by_key.get(key)
@@ -321,7 +383,9 @@ class SessionHost:
                 self._waking.add(key)
                 self._tasks.spawn(self._wake(key))
         elif session.timer_due(timer, due_at_ms):
-            self.intake.offer(session, Kind.TIMER, timer_input(self._entropy.turn_seed(), timer), timer=timer)
+            self.intake.offer(
+                session, Kind.TIMER, timer_input(self._entropy.turn_seed(), timer), timer=timer
+            )
 
     @property
     def waiting_for_room(self) -> int:
@@ -329,7 +393,9 @@ class SessionHost:
         return len(self._waking) - self._entering
 
     async def _room_to_wake(self) -> None:
-        """After hours of being down, thousands of timers are due: they wake as many sessions as may be live, and the rest as those sleep again."""
+        """After hours of being down, thousands of timers are due: they wake as many sessions as may
+        be live, and the rest as those sleep again.
+        """
         for _ in range(WAKE_WAITS):
             if self.placement.live_count + self._entering < self._limits.live_sessions:
                 break
@@ -337,7 +403,10 @@ class SessionHost:
         self._entering += 1
 
     async def awaken(self, key: int) -> LiveSession | None:
-        """A session into memory, once there is room for one more; None when it is no more. Raises what loading it raises."""
+        """A session into memory, once there is room for one more; None when it is no more.
+
+        Raises what loading it raises.
+        """
         await self._room_to_wake()
         try:
             return await self._load(key)
@@ -370,7 +439,7 @@ class SessionHost:
         finally:
             self._waking.discard(key)
 
-    # --- what placement and the journal say --------------------------------------------------------------------
+    # --- what placement and the journal say -------------------------------------------------------
 
     def worker_answered(self, worker: SandboxWorker, messages: list[ToHub]) -> None:
         self.placement.worker_answered(worker, messages)
@@ -402,7 +471,9 @@ class SessionHost:
 
     def lost(self, session: LiveSession, code: str, message: str) -> None:
         """The session cannot be thawed: say so, rather than go on from a guess."""
-        log.error("session %s/%s cannot be thawed: %s", session.machine_id, session.session_id, message)
+        log.error(
+            "session %s/%s cannot be thawed: %s", session.machine_id, session.session_id, message
+        )
         if session.gone:
             return
         for turn in session.refuse_pending(code, message):
@@ -463,10 +534,17 @@ class SessionHost:
         self._not_restored(session, error)
 
     def recovered(self) -> None:
-        """The database answers again: what came due meanwhile, and what somebody watches, is looked for there."""
+        """The database answers again: what came due meanwhile, and what somebody watches, is looked
+        for there.
+        """
         self._tasks.spawn(self.alarm.reload())
         for session in self.sessions:
-            if session.in_doubt and session.connections and not session.loaded and session.restoring is None:
+            if (
+                session.in_doubt
+                and session.connections
+                and not session.loaded
+                and session.restoring is None
+            ):
                 self._tasks.spawn(self._restore_watched(session))
 
     async def _restore_watched(self, session: LiveSession) -> None:

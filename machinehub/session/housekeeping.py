@@ -30,13 +30,24 @@ FRESH_MS: Final = 1_000
 SWEEP_S: Final = 1.0
 EXPIRE_S: Final = 30.0
 FREEZING_S: Final = 10.0
-"""How long a hub that stops waits for its sessions to be frozen. What is not is replayed after the start."""
+"""How long a hub that stops waits for its sessions to be frozen.
+
+What is not is replayed after the start.
+"""
 
 
 class Housekeeper:
     """`expire_after_ms`: when finished sessions are deleted; 0 for never."""
 
-    def __init__(self, host: SessionHost, store: SessionStore, clock: Clock, limits: Limits, *, expire_after_ms: int) -> None:
+    def __init__(
+        self,
+        host: SessionHost,
+        store: SessionStore,
+        clock: Clock,
+        limits: Limits,
+        *,
+        expire_after_ms: int,
+    ) -> None:
         self._host = host
         self._store = store
         self._clock = clock
@@ -58,26 +69,35 @@ class Housekeeper:
             self.sweep()
 
     def sweep(self) -> None:
-        """Puts to sleep what is idle, and the longest idle of what is too many, or in the way of those that must wake."""
+        """Puts to sleep what is idle, and the longest idle of what is too many, or in the way of
+        those that must wake.
+        """
         now_ms = self._clock.now_ms()
         for session in self._host.sessions:
             idle_ms = WATCHED_IDLE_MS if session.members or session.watchers else ALONE_IDLE_MS
             if now_ms - session.last_input_ms >= idle_ms:
                 self._host.let_go(session)
         live = sorted(self._host.placement.live, key=lambda session: session.last_input_ms)
-        for session in live[: max(0, len(live) + self._host.waiting_for_room - self._limits.live_sessions)]:
+        for session in live[
+            : max(0, len(live) + self._host.waiting_for_room - self._limits.live_sessions)
+        ]:
             if now_ms - session.last_input_ms >= FRESH_MS:
                 self._host.let_go(session)
 
     def hibernate(self) -> int:
         """Puts every session that is at rest to sleep; how many there were on workers."""
-        asleep: list[LiveSession] = [session for session in self._host.placement.live if session.at_rest]
+        asleep: list[LiveSession] = [
+            session for session in self._host.placement.live if session.at_rest
+        ]
         for session in asleep:
             self._host.let_go(session)
         return len(asleep)
 
     async def freeze_all(self) -> None:
-        """Before the hub stops: what is thawed is frozen, so that the next start finds it at once. What no worker has begun is not waited for."""
+        """Before the hub stops: what is thawed is frozen, so that the next start finds it at once.
+
+        What no worker has begun is not waited for.
+        """
         for session in self._host.placement.live:
             session.abandon(keep=session.window.in_flight)
         try:
@@ -100,7 +120,9 @@ class Housekeeper:
     async def expire(self) -> int:
         """Deletes the sessions that finished long enough ago; how many there were."""
         count = 0
-        while records := await self._store.finished(before_ms=self._clock.now_ms() - self._expire_after_ms):
+        while records := await self._store.finished(
+            before_ms=self._clock.now_ms() - self._expire_after_ms
+        ):
             for record in records:
                 await self._host.delete(record.machine_id, record.session_id)
             count += len(records)

@@ -1,7 +1,7 @@
 """What may become an input of a session, and what becomes of it for whoever sent it.
 
-Decides: when an event is refused, that a second copy of one gets the first one's answer, what `If-Match` means. Does not
-know: where sessions live, or what is committed.
+Decides: when an event is refused, that a second copy of one gets the first one's answer, what
+`If-Match` means. Does not know: where sessions live, or what is committed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 COPIES_WAITING_MAX: Final = 64
 """Copies of one event that may wait for its answer."""
 LOOKUPS_MAX: Final = 100
-"""Events to finished sessions whose ids are looked for in the journal at once; more are told `session_finished` straight away."""
+"""Events to finished sessions whose ids are looked for in the journal at once; more are told
+`session_finished` straight away.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,9 @@ class Answered:
 
 
 class Intake:
-    def __init__(self, host: SessionHost, store: SessionStore, clock: Clock, entropy: Entropy, limits: Limits) -> None:
+    def __init__(
+        self, host: SessionHost, store: SessionStore, clock: Clock, entropy: Entropy, limits: Limits
+    ) -> None:
         self._host = host
         self._store = store
         self._clock = clock
@@ -53,10 +57,18 @@ class Intake:
         self._lookups.cancel()
 
     def send(
-        self, session: LiveSession, event: bytes, sender: bytes, *, event_id: str | None, then: Callable[[Receipt], None] | None, kind: Kind = Kind.EVENT,
+        self,
+        session: LiveSession,
+        event: bytes,
+        sender: bytes,
+        *,
+        event_id: str | None,
+        then: Callable[[Receipt], None] | None,
+        kind: Kind = Kind.EVENT,
         member: tuple[str, bytes | None] | None = None,
     ) -> None:
-        """Hands a checked event to the session; `then` hears what became of it, at once when the id is known.
+        """Hands a checked event to the session; `then` hears what became of it, at once when the id
+        is known.
 
         Raises `Conflict` when the session is finished and `Unavailable` when too much waits.
         """
@@ -68,10 +80,17 @@ class Intake:
                 elif len(receipt.waiting) < COPIES_WAITING_MAX:
                     receipt.waiting.append(then)
                 else:
-                    raise Unavailable("unavailable", "too many copies of this event wait for its answer")
+                    raise Unavailable(
+                        "unavailable", "too many copies of this event wait for its answer"
+                    )
             return
         error = self._refusal(session)
-        if isinstance(error, Conflict) and event_id is not None and then is not None and len(self._lookups) < LOOKUPS_MAX:
+        if (
+            isinstance(error, Conflict)
+            and event_id is not None
+            and then is not None
+            and len(self._lookups) < LOOKUPS_MAX
+        ):
             receipt.waiting.append(then)  # it may be a second copy of an event from before the end
             self._lookups.spawn(self._answer_after_the_end(session, event_id, receipt))
             return
@@ -80,9 +99,18 @@ class Intake:
             raise error
         if then is not None:
             receipt.waiting.append(then)
-        self.offer(session, kind, event_input(self._entropy.turn_seed(), event, sender), receipt, event_id=event_id, member=member)
+        self.offer(
+            session,
+            kind,
+            event_input(self._entropy.turn_seed(), event, sender),
+            receipt,
+            event_id=event_id,
+            member=member,
+        )
 
-    async def _answer_after_the_end(self, session: LiveSession, event_id: str, receipt: Receipt) -> None:
+    async def _answer_after_the_end(
+        self, session: LiveSession, event_id: str, receipt: Receipt
+    ) -> None:
         try:
             entry = await self._store.entry_of(session.record.key, event_id)
         except Unavailable as error:
@@ -97,11 +125,19 @@ class Intake:
         answer(receipt)
 
     async def send_and_wait(
-        self, session: LiveSession, event: bytes, sender: bytes, *, event_id: str | None = None, if_match: int | None = None
+        self,
+        session: LiveSession,
+        event: bytes,
+        sender: bytes,
+        *,
+        event_id: str | None = None,
+        if_match: int | None = None,
     ) -> Answered:
-        """`send`, awaited: what became of the event, and the snapshot right after it (as it is by now, for a second copy).
+        """`send`, awaited: what became of the event, and the snapshot right after it (as it is by
+        now, for a second copy).
 
-        With `if_match` the event is sent only while the session's seq is that number. Raises `PreconditionFailed`.
+        With `if_match` the event is sent only while the session's seq is that number. Raises
+        `PreconditionFailed`.
         """
         if (event_id is not None or if_match is not None) and not session.loaded:
             await self._host.restore(session)  # what a second copy of the event is answered
@@ -109,11 +145,19 @@ class Intake:
             while session.waiting or session.snapshot_is_old:  # what is under way may move the seq
                 await self._host.waits.next_turn(session)
             if session.seq != if_match and not session.knows(event_id):
-                entry = None if event_id is None else await self._store.entry_of(session.record.key, event_id)
+                entry = (
+                    None
+                    if event_id is None
+                    else await self._store.entry_of(session.record.key, event_id)
+                )
                 if entry is None:
-                    raise PreconditionFailed("seq_moved", f"the session is at {session.seq}, not at {if_match}")
+                    raise PreconditionFailed(
+                        "seq_moved", f"the session is at {session.seq}, not at {if_match}"
+                    )
                 receipt = Receipt()
-                receipt.keep(entry)  # a second copy of an event from so long ago that memory has forgotten it
+                receipt.keep(
+                    entry
+                )  # a second copy of an event from so long ago that memory has forgotten it
                 return Answered(receipt, session.snapshot, session.seq)
         answered: asyncio.Future[Answered] = self._host.waits.new()
 
@@ -129,12 +173,22 @@ class Intake:
             return NotFound("no_such_session", "the session was deleted")
         if session.finished:
             return Conflict(*SESSION_FINISHED)
-        if session.waiting >= self._limits.pending_per_session or session.pending_bytes >= self._limits.pending_bytes:
+        if (
+            session.waiting >= self._limits.pending_per_session
+            or session.pending_bytes >= self._limits.pending_bytes
+        ):
             return Unavailable("unavailable", "too many events of this session wait for their turn")
         return self._host.journal.refusal()
 
     def offer(
-        self, session: LiveSession, kind: Kind, data: bytes, receipt: Receipt | None = None, *, event_id: str | None = None, timer: int = 0,
+        self,
+        session: LiveSession,
+        kind: Kind,
+        data: bytes,
+        receipt: Receipt | None = None,
+        *,
+        event_id: str | None = None,
+        timer: int = 0,
         member: tuple[str, bytes | None] | None = None,
     ) -> None:
         now_ms = session.last_input_ms = self._clock.now_ms()

@@ -1,7 +1,8 @@
 """The journal's pen: what sessions decided goes into the database, and only then may be told.
 
-Decides: group commit (whatever is decided while a commit runs shares the next one), how long a database may be slow before
-events are refused, and what a refused commit means. Does not know: SQL, or who is told.
+Decides: group commit (whatever is decided while a commit runs shares the next one), how long a
+database may be slow before events are refused, and what a refused commit means. Does not know: SQL,
+or who is told.
 
     decided --commit--> committed
                |--cannot be reached--> tried again, then refused: clients try again by id
@@ -48,7 +49,9 @@ class Reader(Protocol):
 
     def committed(self, session: LiveSession, turn: Turn | None) -> None: ...
     def superseded(self, session: LiveSession, known: list[Entry]) -> None:
-        """The database has other lines of this session, or has some of its events already (`known`): it has to be restored from there."""
+        """The database has other lines of this session, or has some of its events already
+        (`known`): it has to be restored from there.
+        """
 
     def refused(self, session: LiveSession, error: Unavailable) -> None: ...
     def recovered(self) -> None:
@@ -91,14 +94,30 @@ class Journal:
         """Returns when everything that was added has been committed or refused."""
         await self._idle.wait()
 
-    # --- what is written ---------------------------------------------------------------------------------------
+    # --- what is written --------------------------------------------------------------------------
 
     def add_turn(self, session: LiveSession, turn: Turn) -> None:
         assert turn.settled is not None
-        self._add(Line(turn.settled, session, turn, None, len(turn.pending.input) + len(turn.snapshot or b"") + 256 * len(turn.emitted)))
+        self._add(
+            Line(
+                turn.settled,
+                session,
+                turn,
+                None,
+                len(turn.pending.input) + len(turn.snapshot or b"") + 256 * len(turn.emitted),
+            )
+        )
 
     def add_checkpoint(self, session: LiveSession, checkpoint: SavedCheckpoint) -> None:
-        self._add(Line(Freeze(session.record.key, checkpoint), session, None, None, len(checkpoint.data) + len(checkpoint.snapshot)))
+        self._add(
+            Line(
+                Freeze(session.record.key, checkpoint),
+                session,
+                None,
+                None,
+                len(checkpoint.data) + len(checkpoint.snapshot),
+            )
+        )
 
     async def delete(self, item: Deletion) -> None:
         """Behind everything that was added before. Raises `Unavailable`."""
@@ -110,7 +129,10 @@ class Journal:
     def refusal(self) -> Unavailable | None:
         """Why no more can be taken in just now."""
         waiting_since_s = self._failing_since_s or self._began_s
-        if waiting_since_s is not None and asyncio.get_running_loop().time() - waiting_since_s > PATIENCE_S:
+        if (
+            waiting_since_s is not None
+            and asyncio.get_running_loop().time() - waiting_since_s > PATIENCE_S
+        ):
             return Unavailable("unavailable", "the database does not answer; try again later")
         if len(self._queue) > LINES_WAITING_MAX or self._bytes > BYTES_WAITING_MAX:
             return Unavailable("unavailable", "the database does not keep up; try again later")
@@ -124,7 +146,7 @@ class Journal:
         self._idle.clear()
         self._wake.set()
 
-    # --- writing -----------------------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------
 
     async def _write_on(self) -> None:
         while True:
@@ -167,18 +189,30 @@ class Journal:
             return
 
     async def _settle_taken(self, batch: list[Line], taken: Taken) -> list[Line]:
-        """What is still to be committed of a batch of which something stood in the database already."""
+        """What is still to be committed of a batch of which something stood in the database
+        already.
+        """
         items = [line.item for line in batch if isinstance(line.item, Settled | Freeze)]
         foreign, all_ours = await self._store.whose(items)
         self._failing_since_s = None
-        if all_ours or not any(isinstance(item, Settled) for item in items):  # an earlier attempt did succeed; only its answer was lost
+        if all_ours or not any(
+            isinstance(item, Settled) for item in items
+        ):  # an earlier attempt did succeed; only its answer was lost
             self._committed(batch)
             return []
         if not foreign:
             raise AssertionError(f"a commit was refused, and nothing stands in its way: {taken}")
-        sessions = {id(line.session): line.session for line in batch if line.session is not None and line.session.record.key in foreign}
+        sessions = {
+            id(line.session): line.session
+            for line in batch
+            if line.session is not None and line.session.record.key in foreign
+        }
         for session in sessions.values():
-            log.info("session %s/%s goes on from what the database knows", session.machine_id, session.session_id)
+            log.info(
+                "session %s/%s goes on from what the database knows",
+                session.machine_id,
+                session.session_id,
+            )
         kept = [line for line in batch if id(line.session) not in sessions]
         self._drop(sessions)
         for session in sessions.values():
@@ -192,8 +226,14 @@ class Journal:
                 line.session.in_journal -= 1
                 try:
                     self._reader.committed(line.session, line.turn)
-                except Exception:  # it is committed; whoever could not be told must not keep it from the others
-                    log.exception("a turn of %s/%s could not be told", line.session.machine_id, line.session.session_id)
+                except (
+                    Exception
+                ):  # it is committed; whoever could not be told must not keep it from the others
+                    log.exception(
+                        "a turn of %s/%s could not be told",
+                        line.session.machine_id,
+                        line.session.session_id,
+                    )
             if line.done is not None and not line.done.done():
                 line.done.set_result(None)
 
@@ -211,7 +251,9 @@ class Journal:
             try:
                 self._reader.refused(session, error)
             except Exception:
-                log.exception("a refusal could not be told to %s/%s", session.machine_id, session.session_id)
+                log.exception(
+                    "a refusal could not be told to %s/%s", session.machine_id, session.session_id
+                )
         if not self._probing:
             self._probing = True
             self._tasks.spawn(self._probe())

@@ -1,4 +1,7 @@
-"""A session with what is around it: the worker that runs it, the people who watch it. And what the host asks of others."""
+"""A session with what is around it: the worker that runs it, the people who watch it.
+
+And what the host asks of others.
+"""
 
 from __future__ import annotations
 
@@ -58,9 +61,13 @@ class SandboxWorker(Protocol):
 
 class SandboxWorkers(Protocol):
     def choose(self, *, modules: bool = False, machine: str = "") -> SandboxWorker | None:
-        """One that is ready, if there is, of those where this machine's sessions live; modules live apart from scripts."""
+        """One that is ready, if there is, of those where this machine's sessions live; modules live
+        apart from scripts.
+        """
 
-    async def wait_for_worker(self, *, modules: bool = False, machine: str = "") -> SandboxWorker: ...
+    async def wait_for_worker(
+        self, *, modules: bool = False, machine: str = ""
+    ) -> SandboxWorker: ...
 
 
 class VersionRef(Protocol):
@@ -112,4 +119,12 @@ class LiveSession(Session):
     @property
     def at_rest(self) -> bool:
         """Whether nothing about it is under way."""
-        return self.opened.done() and not self.pending and not self.waiting and not self.in_journal and not self.placing and self.restoring is None and not self.snapshot_is_old
+        return (
+            self.opened.done()
+            and not self.pending
+            and not self.waiting
+            and not self.in_journal
+            and not self.placing
+            and self.restoring is None
+            and not self.snapshot_is_old
+        )

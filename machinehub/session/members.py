@@ -1,8 +1,9 @@
 """Members: who is in a session, and what of that is news to those who watch.
 
-Decides without I/O: that all connections of one member are one, that somebody who may come back is waited for, and how a
-crowd is told: whole to a newcomer, afterwards what changed. Does not know: sockets, clocks (the shell says when somebody was
-waited for long enough), or what a machine is told (`presence.py`).
+Decides without I/O: that all connections of one member are one, that somebody who may come back is
+waited for, and how a crowd is told: whole to a newcomer, afterwards what changed. Does not know:
+sockets, clocks (the shell says when somebody was waited for long enough), or what a machine is told
+(`presence.py`).
 
 A member's life:
 
@@ -28,7 +29,9 @@ CLIENT_KEY_CHARS: Final = (16, 128)
 MEMBERS_MAX: Final = 100
 """Members that are listed; `count` is always the true number."""
 WHOLE_BYTES_MAX: Final = 2048
-"""As long as the whole list is this short it goes along with what changed, for whoever keeps no list."""
+"""As long as the whole list is this short it goes along with what changed, for whoever keeps no
+list.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,17 @@ class Identity:
 
 
 def id_of_key(key: str, machine_id: str, session_id: str) -> str:
-    """The public id of whoever holds a client key: the key cannot be found from it, and nobody is recognised in another session.
+    """The public id of whoever holds a client key: the key cannot be found from it, and nobody is
+    recognised in another session.
 
     Raises `BadRequest` for a key that could be guessed.
     """
     least, most = CLIENT_KEY_CHARS
     if not least <= len(key) <= most:
-        raise BadRequest("invalid_client_key", f"a client key has {least} to {most} characters, made up at random")
+        raise BadRequest(
+            "invalid_client_key",
+            f"a client key has {least} to {most} characters, made up at random",
+        )
     try:
         secret = f"{machine_id}\0{session_id}\0{key}".encode()
     except UnicodeEncodeError:
@@ -127,7 +134,10 @@ class Members:
 
     def listing(self) -> bytes:
         """`{"count", "members"}`"""
-        return b'{"count":%d,"members":%b}' % (len(self._there), _encode(list(self._there.values())[:MEMBERS_MAX]))
+        return b'{"count":%d,"members":%b}' % (
+            len(self._there),
+            _encode(list(self._there.values())[:MEMBERS_MAX]),
+        )
 
     def whole(self) -> Frame:
         return Frame(b'{"type":"presence",' + self.listing()[1:])
@@ -136,13 +146,23 @@ class Members:
         """What changed since this was last asked; the whole list when that is no longer."""
         now, before, self._told = self._there, self._told, dict(self._there)
         joined = [member for name, member in now.items() if name not in before]
-        changed = [member for name, member in now.items() if name in before and before[name] is not member]
+        changed = [
+            member for name, member in now.items() if name in before and before[name] is not member
+        ]
         left = [name for name in before if name not in now]
         if not (joined or changed or left):
             return None
-        if len(joined) + len(changed) + len(left) > MEMBERS_MAX or (left and len(before) > MEMBERS_MAX):
-            return self.whole()  # there, too, when others move up into a list that had no room for them
-        said = b'"joined":%b,"left":%b%b' % (_encode(joined), _encode(left), b',"changed":' + _encode(changed) if changed else b"")
+        if len(joined) + len(changed) + len(left) > MEMBERS_MAX or (
+            left and len(before) > MEMBERS_MAX
+        ):
+            return (
+                self.whole()
+            )  # there, too, when others move up into a list that had no room for them
+        said = b'"joined":%b,"left":%b%b' % (
+            _encode(joined),
+            _encode(left),
+            b',"changed":' + _encode(changed) if changed else b"",
+        )
         listing = self.listing()
         head = listing[1:-1] if len(listing) <= WHOLE_BYTES_MAX else b'"count":%d' % len(now)
         return Frame(b'{"type":"presence",%b,%b}' % (head, said))

@@ -1,7 +1,9 @@
-"""Where sessions live: which worker has one, what is sent to it, when it is thawed and put to sleep.
+"""Where sessions live: which worker has one, what is sent to it, when it is thawed and put to
+sleep.
 
-Decides: how a session moves when its worker dies, and which ones leave memory. Does not know: the database, connections;
-the host (`Resident`) restores a session before it is thawed, and hears of every result.
+Decides: how a session moves when its worker dies, and which ones leave memory. Does not know: the
+database, connections; the host (`Resident`) restores a session before it is thawed, and hears of
+every result.
 """
 
 from __future__ import annotations
@@ -16,7 +18,18 @@ from machinehub.session.answers import BrokenWorker
 from machinehub.session.core import Kind
 from machinehub.session.window import HeavyLane, Usual
 from machinehub.tasks import Tasks
-from sandbox.protocol import Checkpoint, Close, Done, Failed, Frozen, Open, Replay, Replayed, Said, Step
+from sandbox.protocol import (
+    Checkpoint,
+    Close,
+    Done,
+    Failed,
+    Frozen,
+    Open,
+    Replay,
+    Replayed,
+    Said,
+    Step,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,7 +64,9 @@ class Resident(Protocol):
 
 
 class Placement:
-    def __init__(self, pool: SandboxWorkers, images: Images, clock: Clock, limits: Limits, resident: Resident) -> None:
+    def __init__(
+        self, pool: SandboxWorkers, images: Images, clock: Clock, limits: Limits, resident: Resident
+    ) -> None:
         self._pool = pool
         self._images = images
         self._clock = clock
@@ -78,7 +93,7 @@ class Placement:
         """Sessions that are on a worker, or about to be."""
         return len(self._by_number) + self._placing
 
-    # --- inputs ------------------------------------------------------------------------------------------------
+    # --- inputs -----------------------------------------------------------------------------------
 
     def offered(self, session: LiveSession) -> None:
         """Something was added to the session's queue."""
@@ -109,8 +124,15 @@ class Placement:
             if pending.kind is Kind.CHECKPOINT:
                 worker.ask(session.number, Checkpoint(session.number, pending.ticket))
             else:
-                cpu_ms = self._limits.start_cpu_ms if pending.kind is Kind.START else self._limits.event_cpu_ms
-                worker.ask(session.number, Step(session.number, pending.ticket, pending.input, pending.now_ms, cpu_ms))
+                cpu_ms = (
+                    self._limits.start_cpu_ms
+                    if pending.kind is Kind.START
+                    else self._limits.event_cpu_ms
+                )
+                worker.ask(
+                    session.number,
+                    Step(session.number, pending.ticket, pending.input, pending.now_ms, cpu_ms),
+                )
 
     def _settled(self, session: LiveSession, *, overran: bool, turn: Turn | None = None) -> None:
         if turn is not None and turn.cost is not None:
@@ -124,7 +146,9 @@ class Placement:
             self._send_steps(session)
 
     def _make_way(self, session: LiveSession) -> None:
-        """Whatever the session had on the worker's lane for heavy turns is done: the next one's turn."""
+        """Whatever the session had on the worker's lane for heavy turns is done: the next one's
+        turn.
+        """
         lane = self._lanes.get(session.worker) if session.worker is not None else None
         following = lane.leave(session.number) if lane is not None else None
         while lane is not None and following is not None:
@@ -132,19 +156,25 @@ class Placement:
             if other is not None and other.window.may_send(len(other.pending)):
                 self._send_steps(other)
                 return
-            following = lane.leave(following)  # it comes back by itself when it has something to send
+            following = lane.leave(
+                following
+            )  # it comes back by itself when it has something to send
 
     def _resume(self, session: LiveSession) -> None:
         session.window.resume()
         self._send_steps(session)
 
-    # --- coming and going --------------------------------------------------------------------------------------
+    # --- coming and going -------------------------------------------------------------------------
 
     def place(self, session: LiveSession) -> None:
         if session.placing or session.worker is not None or session.gone:
             return
         image = self._images.at_hand(session.record.digest) if session.loaded else None
-        worker = self._pool.choose(modules=image.is_module, machine=session.machine_id) if image is not None else None
+        worker = (
+            self._pool.choose(modules=image.is_module, machine=session.machine_id)
+            if image is not None
+            else None
+        )
         if image is not None and worker is not None:
             self._thaw(session, image, worker)
         else:
@@ -158,7 +188,9 @@ class Placement:
                 if not session.loaded:
                     await self._resident.restore(session)
                 image = await self._images.image(session.record.digest)
-                worker = await self._pool.wait_for_worker(modules=image.is_module, machine=session.machine_id)
+                worker = await self._pool.wait_for_worker(
+                    modules=image.is_module, machine=session.machine_id
+                )
                 if session.loaded or session.gone or not session.pending:
                     break  # else it was rewound meanwhile
         except HubError as error:
@@ -180,7 +212,9 @@ class Placement:
         self._by_number[session.number] = session
         worker.take(session.record.digest, image)
         session.worker = worker
-        worker.ask(session.number, self.opening(session.number, session.record.digest, session.checkpoint))
+        worker.ask(
+            session.number, self.opening(session.number, session.record.digest, session.checkpoint)
+        )
         if session.tail:
             worker.ask(session.number, Replay(session.number, OPEN_TICKET, session.tail, 0))
         session.window.restart()
@@ -194,13 +228,23 @@ class Placement:
         return usual
 
     def new_number(self) -> int:
-        """A new one each time: what an earlier worker, or an earlier stay on this one, still has to say is nobody's."""
+        """A new one each time: what an earlier worker, or an earlier stay on this one, still has to
+        say is nobody's.
+        """
         self._numbers += 1
         return self._numbers
 
     def opening(self, number: int, digest: str, checkpoint: bytes | None) -> Open:
         limits = self._limits
-        return Open(number, OPEN_TICKET, digest, limits.memory_bytes, limits.snapshot_bytes, limits.emitted_bytes, checkpoint)
+        return Open(
+            number,
+            OPEN_TICKET,
+            digest,
+            limits.memory_bytes,
+            limits.snapshot_bytes,
+            limits.emitted_bytes,
+            checkpoint,
+        )
 
     def leave(self, session: LiveSession) -> None:
         """Takes the session off its worker, whatever it is doing there."""
@@ -212,12 +256,15 @@ class Placement:
             worker.leave(session.record.digest)
 
     def worker_lost(self, worker: SandboxWorker) -> None:
-        """Every session that lived there is thawed elsewhere, from its checkpoint and the inputs since.
+        """Every session that lived there is thawed elsewhere, from its checkpoint and the inputs
+        since.
 
         The one whose answer was due next is held to blame: a worker does its work in order.
         """
         self._lanes.pop(worker, None)
-        for session in [session for session in self._by_number.values() if session.worker is worker]:
+        for session in [
+            session for session in self._by_number.values() if session.worker is worker
+        ]:
             session.worker = None
             del self._by_number[session.number]
             self._move(session, blamed=session.number == worker.suspect)
@@ -230,7 +277,7 @@ class Placement:
         if (session.pending or session.snapshot_is_old) and not session.gone:
             self.place(session)
 
-    # --- sleep -------------------------------------------------------------------------------------------------
+    # --- sleep ------------------------------------------------------------------------------------
 
     def freeze(self, session: LiveSession) -> None:
         """Puts a session that has nothing to do to sleep: it leaves its worker once it is frozen."""
@@ -240,7 +287,7 @@ class Placement:
         else:  # it is as its last checkpoint has it
             self.leave(session)
 
-    # --- what workers answer -----------------------------------------------------------------------------------
+    # --- what workers answer ----------------------------------------------------------------------
 
     def worker_answered(self, worker: SandboxWorker, messages: list[ToHub]) -> None:
         for message in messages:
@@ -251,7 +298,8 @@ class Placement:
                 return
             session = self._by_number.get(message.session)
             if session is None or session.worker is not worker:
-                # Of the past, or deleted or moved meanwhile: a worker may not speak for what it does not hold.
+                # Of the past, or deleted or moved meanwhile: a worker may not speak for what it
+                # does not hold.
                 if not isinstance(message, Frozen):
                     self._resident.stranger(worker, message)
                 continue
@@ -276,7 +324,9 @@ class Placement:
                 self.leave(session)
                 self._move(session, blamed=True)
             case Failed():
-                turn = session.failed(message.ticket, message.code, message.message, message.at, message.cost)
+                turn = session.failed(
+                    message.ticket, message.code, message.message, message.at, message.cost
+                )
                 self._settled(session, overran=message.code == "cpu_exceeded", turn=turn)
                 self._resident.decided(session, turn)
             case Done() if session.pending and session.pending[0].kind is Kind.CHECKPOINT:

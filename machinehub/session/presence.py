@@ -1,8 +1,9 @@
 """Presence: connections come and go; the others and the machine hear of it.
 
-Decides: when it is told (not too often), how long somebody is waited for, and that a machine which handles
-`presence.joined` and `presence.left` hears of every member once each, durably: what it believes is in the database beside
-its journal, so that after a crash it is told of those who did not come back. Who counts as one member is in `members.py`.
+Decides: when it is told (not too often), how long somebody is waited for, and that a machine which
+handles `presence.joined` and `presence.left` hears of every member once each, durably: what it
+believes is in the database beside its journal, so that after a crash it is told of those who did
+not come back. Who counts as one member is in `members.py`.
 """
 
 from __future__ import annotations
@@ -33,18 +34,28 @@ log = logging.getLogger("machinehub.session")
 
 DELAY_S: Final = 0.05
 DELAY_PER_CONNECTION_S: Final = 0.002
-"""Joins and leaves that come together are told together, in a large crowd less often: n arrivals would cost n^2 frames."""
+"""Joins and leaves that come together are told together, in a large crowd less often: n arrivals
+would cost n^2 frames.
+"""
 RETRY_S: Final = 1.0
 LOOKS_MAX: Final = 30
-"""Looks for commits that came late, on a hub that is never quiet. A session that is loaded later brings its own people along."""
+"""Looks for commits that came late, on a hub that is never quiet.
+
+A session that is loaded later brings its own people along.
+"""
 _UNHEARD: Final = b""
-"""In place of a sender: the machine refused to hear that they came, and so does not hear that they left."""
+"""In place of a sender: the machine refused to hear that they came, and so does not hear that they
+left.
+"""
 _OVER: Final = ("session_finished", "session_deleted", "no_such_session")
 
 
 @dataclass(slots=True)
 class Fact:
-    """Something that a machine is told: somebody came, or left. It keeps its id until it is settled, so that it is told once."""
+    """Something that a machine is told: somebody came, or left.
+
+    It keeps its id until it is settled, so that it is told once.
+    """
 
     id: str
     event: bytes
@@ -56,18 +67,24 @@ class Fact:
 
 @dataclass(slots=True)
 class Belief:
-    """Whom a session's machine believes to be there, once all `facts` are settled: member and `sender`."""
+    """Whom a session's machine believes to be there, once all `facts` are settled: member and
+    `sender`.
+    """
 
     there: dict[str, bytes] = field(default_factory=dict)
     facts: list[Fact] = field(default_factory=list)
     refused: bool = False
-    """Whether a fact was refused through no fault of the machine's: nothing more is sent until that one can be."""
+    """Whether a fact was refused through no fault of the machine's: nothing more is sent until that
+    one can be.
+    """
     awaited: bool = False
     """Whether those who were there before a start of the hub may still come back."""
 
 
 class People:
-    def __init__(self, host: SessionHost, store: SessionStore, entropy: Entropy, limits: Limits) -> None:
+    def __init__(
+        self, host: SessionHost, store: SessionStore, entropy: Entropy, limits: Limits
+    ) -> None:
         self._host = host
         self._store = store
         self._entropy = entropy
@@ -89,21 +106,35 @@ class People:
         for session in sessions:
             _cancel(session)
 
-    # --- who is there ------------------------------------------------------------------------------------------
+    # --- who is there -----------------------------------------------------------------------------
 
     def identify(self, machine_id: str, session_id: str, key: str | None) -> Identity:
-        """Who a connection or a request is: whoever has the client key, or nobody that was ever seen. Raises `BadRequest`."""
-        return Identity(self._entropy.connection_id()) if key is None else Identity(id_of_key(key, machine_id, session_id), returns=True)
+        """Who a connection or a request is: whoever has the client key, or nobody that was ever
+        seen. Raises `BadRequest`.
+        """
+        return (
+            Identity(self._entropy.connection_id())
+            if key is None
+            else Identity(id_of_key(key, machine_id, session_id), returns=True)
+        )
 
     def attach(self, session: LiveSession, connection: Connection) -> None:
-        """Adds a watcher: it gets the snapshot first, then everything that follows. Raises `Unavailable` when full."""
+        """Adds a watcher: it gets the snapshot first, then everything that follows.
+
+        Raises `Unavailable` when full.
+        """
         if session.gone:
             raise NotFound("no_such_session", "the session was deleted")
         room = session.allowed.connections_per_session
         if len(session.connections) >= room:
             raise Unavailable("connections_exceeded", f"a session has at most {room} connections")
-        if connection.who.member not in session.members and not session.joins.take(1, time.monotonic()):
-            raise RateLimited("rate_limited", f"at most {session.allowed.joins_per_s} new members join a session in a second")
+        if connection.who.member not in session.members and not session.joins.take(
+            1, time.monotonic()
+        ):
+            raise RateLimited(
+                "rate_limited",
+                f"at most {session.allowed.joins_per_s} new members join a session in a second",
+            )
         session.connections[id(connection)] = connection
         session.members.arrive(connection.who, connection.joined_at)
         if handle := session.leaving.pop(connection.who.member, None):
@@ -118,17 +149,27 @@ class People:
             return
         who = connection.who
         if session.members.depart(who) and not session.gone:
-            session.leaving[who.member] = asyncio.get_running_loop().call_later(self._limits.presence_grace_ms / 1000, self._give_up, session, who.member)
-            if len(session.leaving) > self._limits.connections_per_session:  # somebody makes up one key after the other
+            session.leaving[who.member] = asyncio.get_running_loop().call_later(
+                self._limits.presence_grace_ms / 1000, self._give_up, session, who.member
+            )
+            if (
+                len(session.leaving) > self._limits.connections_per_session
+            ):  # somebody makes up one key after the other
                 eldest = next(iter(session.leaving))
                 session.leaving[eldest].cancel()
                 self._give_up(session, eldest)
         self._changed(session)
 
     def describe(self, session: LiveSession, who: Identity, metadata: bytes) -> None:
-        """Sets a member's metadata: JSON that was checked. Raises `Conflict` when the member has no connection."""
+        """Sets a member's metadata: JSON that was checked.
+
+        Raises `Conflict` when the member has no connection.
+        """
         if not session.members.is_connected(who.member):
-            raise Conflict("not_present", "only who is connected, with this client key, can say something of themselves")
+            raise Conflict(
+                "not_present",
+                "only who is connected, with this client key, can say something of themselves",
+            )
         session.members.describe(who.member, metadata)
         _tell_soon(session)
 
@@ -142,7 +183,7 @@ class People:
             self._inform(session)
             _tell_soon(session)
 
-    # --- what the machine believes -----------------------------------------------------------------------------
+    # --- what the machine believes ----------------------------------------------------------------
 
     def leave(self, session: LiveSession) -> None:
         """The session leaves memory with people in it."""
@@ -153,7 +194,9 @@ class People:
         self._beliefs.pop(key, None)
 
     def restored(self, key: int, members: dict[str, bytes]) -> None:
-        """A session was loaded, whose machine believes these to be there: a fork's, or one whose deletion failed. What is in memory is newer."""
+        """A session was loaded, whose machine believes these to be there: a fork's, or one whose
+        deletion failed. What is in memory is newer.
+        """
         if members and key not in self._beliefs:
             self._beliefs[key] = Belief(there=dict(members))
 
@@ -172,7 +215,11 @@ class People:
             for member in [member for member in belief.there if member not in session.members]:
                 if sender := belief.there.pop(member):
                     self._add(belief, member, sender, joined=False)
-        for who in [arrived] if arrived is not None else [connection.who for connection in session.connections.values()]:
+        for who in (
+            [arrived]
+            if arrived is not None
+            else [connection.who for connection in session.connections.values()]
+        ):
             if who.member not in belief.there:
                 belief.there[who.member] = who.sender
                 self._add(belief, who.member, who.sender, joined=True)
@@ -182,17 +229,27 @@ class People:
             self._beliefs.pop(session.record.key, None)
 
     def _add(self, belief: Belief, member: str, sender: bytes, *, joined: bool) -> None:
-        event = b'{"type":"presence.%b","count":%d}' % (b"joined" if joined else b"left", len(belief.there))
-        belief.facts.append(Fact(f"presence-{self._entropy.connection_id()}", event, member, sender, joined))
+        event = b'{"type":"presence.%b","count":%d}' % (
+            b"joined" if joined else b"left",
+            len(belief.there),
+        )
+        belief.facts.append(
+            Fact(f"presence-{self._entropy.connection_id()}", event, member, sender, joined)
+        )
 
     def _send(self, session: LiveSession, belief: Belief) -> None:
         for fact in [fact for fact in belief.facts if not fact.sent]:
             fact.sent = True
             try:
                 self._host.intake.send(
-                    session, fact.event, fact.sender, event_id=fact.id, then=partial(self._settled, session, belief, fact), kind=Kind.PRESENCE,
+                    session,
+                    fact.event,
+                    fact.sender,
+                    event_id=fact.id,
+                    then=partial(self._settled, session, belief, fact),
+                    kind=Kind.PRESENCE,
                     member=(fact.member, fact.sender if fact.joined else None),
-                )  # fmt: skip
+                )
             except HubError as error:
                 self._answered(session, belief, fact, error.code)
             if belief.refused:
@@ -219,10 +276,14 @@ class People:
                 del self._beliefs[key]
 
     def _try_again_soon(self, key: int) -> None:
-        asyncio.get_running_loop().call_later(RETRY_S, lambda: self._tasks.spawn(self._catch_up(key)))
+        asyncio.get_running_loop().call_later(
+            RETRY_S, lambda: self._tasks.spawn(self._catch_up(key))
+        )
 
     async def _end_waiting(self, keys: list[int]) -> None:
-        await asyncio.sleep(2 * self._limits.presence_grace_ms / 1000)  # clients that found no hub come back in their own time
+        await asyncio.sleep(
+            2 * self._limits.presence_grace_ms / 1000
+        )  # clients that found no hub come back in their own time
         for key in keys:
             if (belief := self._beliefs.get(key)) is not None:
                 belief.awaited = False
@@ -233,7 +294,9 @@ class People:
             await asyncio.sleep(RETRY_S)
 
     async def _look_again(self) -> bool:
-        """A commit that was under way when the hub was killed may have been done after `start` looked; whether nothing moved meanwhile."""
+        """A commit that was under way when the hub was killed may have been done after `start`
+        looked; whether nothing moved meanwhile.
+        """
         self._moved.clear()
         try:
             rows = await self._store.members()
@@ -242,7 +305,11 @@ class People:
         still = True
         for key in {key for key, *_ in rows}:
             belief = self._beliefs.get(key)
-            unknown = [(member, sender) for at, member, sender in rows if at == key and (belief is None or member not in belief.there)]
+            unknown = [
+                (member, sender)
+                for at, member, sender in rows
+                if at == key and (belief is None or member not in belief.there)
+            ]
             if unknown and key not in self._moved and (belief is None or not belief.facts):
                 for member, sender in unknown:
                     self._inherit(key, member, sender)

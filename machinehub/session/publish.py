@@ -32,14 +32,27 @@ class Publisher:
         self._metrics = metrics
 
     def speak(self, session: LiveSession, turn: Turn) -> None:
-        cost = frames.cost_of(turn.cost) if turn.cost is not None and (turn.logs or turn.error is not None) else None
+        cost = (
+            frames.cost_of(turn.cost)
+            if turn.cost is not None and (turn.logs or turn.error is not None)
+            else None
+        )
         if turn.error is not None:
             self._metrics.rejected.labels(code=turn.error[0]).inc()
-            self._logs.add(session.machine_id, session.session_id, "error", f"{turn.error[0]}: {turn.error[1]}", self._clock.now_ms(), cost)
+            self._logs.add(
+                session.machine_id,
+                session.session_id,
+                "error",
+                f"{turn.error[0]}: {turn.error[1]}",
+                self._clock.now_ms(),
+                cost,
+            )
         else:
             self._metrics.count_turn()
         for level, text in turn.logs:
-            self._logs.add(session.machine_id, session.session_id, level, text, self._clock.now_ms(), cost)
+            self._logs.add(
+                session.machine_id, session.session_id, level, text, self._clock.now_ms(), cost
+            )
         if turn.snapshot is not None and session.connections:
             update = frames.update_frame(turn.seq, turn.snapshot)
             for connection in list(session.connections.values()):
@@ -56,7 +69,11 @@ class Publisher:
 
 def snapshot_frame(session: LiveSession, connection_id: str | None = None) -> Frame:
     return frames.snapshot_frame(
-        seq=session.seq, version=session.record.version, snapshot=session.snapshot, connection_id=connection_id, count=len(session.members)
+        seq=session.seq,
+        version=session.record.version,
+        snapshot=session.snapshot,
+        connection_id=connection_id,
+        count=len(session.members),
     )
 
 

@@ -1,8 +1,8 @@
 """Timers: which is due, and in which order.
 
-Decides: firing order is due time, then the order in which they were set, as XState's own clock would. Does not know:
-clocks (time is an argument), or what a timer is for. Cancelled ones stay in the heap until they come up; the session
-that they belong to knows better (`Session.timer_due`).
+Decides: firing order is due time, then the order in which they were set, as XState's own clock
+would. Does not know: clocks (time is an argument), or what a timer is for. Cancelled ones stay in
+the heap until they come up; the session that they belong to knows better (`Session.timer_due`).
 """
 
 from __future__ import annotations
@@ -24,12 +24,17 @@ class TimerQueue(Generic[Owner]):
         self._count = 0
 
     def add(self, owner: Owner, timer: int, due_at_ms: int, *, not_before_ms: int = 0) -> None:
-        """Once, however often it is added. `not_before_ms` is for one that has to wait although it is due."""
+        """Once, however often it is added.
+
+        `not_before_ms` is for one that has to wait although it is due.
+        """
         if (owner, timer, due_at_ms) in self._there:
             return
         self._there.add((owner, timer, due_at_ms))
         self._count += 1
-        heapq.heappush(self._heap, (max(due_at_ms, not_before_ms), self._count, due_at_ms, timer, owner))
+        heapq.heappush(
+            self._heap, (max(due_at_ms, not_before_ms), self._count, due_at_ms, timer, owner)
+        )
 
     def next_due_at_ms(self) -> int | None:
         """When the next one is to be fired."""
@@ -45,7 +50,9 @@ class TimerQueue(Generic[Owner]):
         return due
 
     def prune(self, is_live: Callable[[Owner, int, int], bool]) -> None:
-        """Forgets what `is_live(owner, timer, due_at_ms)` denies: cancelled timers, and those of sessions that are gone."""
+        """Forgets what `is_live(owner, timer, due_at_ms)` denies: cancelled timers, and those of
+        sessions that are gone.
+        """
         self._heap = [entry for entry in self._heap if is_live(entry[4], entry[3], entry[2])]
         heapq.heapify(self._heap)
         self._there = {(owner, timer, due_at_ms) for _, _, due_at_ms, timer, owner in self._heap}

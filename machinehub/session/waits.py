@@ -1,4 +1,7 @@
-"""Requests that wait for something of a session: its next turn, a condition. They end when the hub goes away."""
+"""Requests that wait for something of a session: its next turn, a condition.
+
+They end when the hub goes away.
+"""
 
 from __future__ import annotations
 
@@ -36,19 +39,27 @@ class Waits:
                 wait.exception()  # nobody may be waiting
 
     async def until(self, session: LiveSession, holds: Callable[[bytes], bool]) -> Frame:
-        """The first snapshot frame, from now on, on which `holds`. Raises `PreconditionFailed` when the session ends without it."""
+        """The first snapshot frame, from now on, on which `holds`.
+
+        Raises `PreconditionFailed` when the session ends without it.
+        """
         if len(session.watchers) >= self._per_session:
-            raise Unavailable("connections_exceeded", f"at most {self._per_session} requests wait for a session")
+            raise Unavailable(
+                "connections_exceeded", f"at most {self._per_session} requests wait for a session"
+            )
         found: asyncio.Future[Frame] = self.new()
 
         def look(_: Session) -> None:
-            # Looked at as each turn settles, not when a task wakes up: later turns may have come by then.
+            # Looked at as each turn settles, not when a task wakes up: later turns may have come by
+            # then.
             if found.done():
                 return
             if holds(session.snapshot):
                 found.set_result(snapshot_frame(session))
             elif session.finished or session.gone:
-                found.set_exception(PreconditionFailed("session_ended", "the session ended without it"))
+                found.set_exception(
+                    PreconditionFailed("session_ended", "the session ended without it")
+                )
 
         session.watchers.add(look)
         try:

@@ -1,9 +1,10 @@
 """How much of a session's queue its worker may hold: the fairness between sessions.
 
-A worker does its work in the order in which it arrives, so what one session has sent ahead is what all others on that worker
-wait for. A session may have a few inputs on their way; one that uses up its CPU may have one, and waits in between, twice as
-long after each such turn in a row. And of all the sessions of a worker whose turns are heavy, one at a time has one input there
-(`HeavyLane`): a light turn waits for one heavy one at most, however many machines spin beside it.
+A worker does its work in the order in which it arrives, so what one session has sent ahead is what
+all others on that worker wait for. A session may have a few inputs on their way; one that uses up
+its CPU may have one, and waits in between, twice as long after each such turn in a row. And of all
+the sessions of a worker whose turns are heavy, one at a time has one input there (`HeavyLane`): a
+light turn waits for one heavy one at most, however many machines spin beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ HEAVY_US: Final = 1_000
 _AHEAD_US: Final = 2_000
 """What a session may have on its way, by what its turns usually take."""
 _NEWER: Final = 0.05
-"""How much the last turn counts, against those before it. One that took more than usual counts at once, and is forgotten slowly."""
+"""How much the last turn counts, against those before it.
+
+One that took more than usual counts at once, and is forgotten slowly.
+"""
 
 
 HEAVY_START_US: Final = 5_000
@@ -29,9 +33,12 @@ HEAVY_START_US: Final = 5_000
 
 
 class Usual:
-    """What turns of a machine take. All its sessions share it: what one of them does, the others are expected to do too.
+    """What turns of a machine take.
 
-    Before the first is known the worst is expected: a machine that nobody has met begins with one turn, not with a hundred.
+    All its sessions share it: what one of them does, the others are expected to do too.
+
+    Before the first is known the worst is expected: a machine that nobody has met begins with one
+    turn, not with a hundred.
     """
 
     def __init__(self) -> None:
@@ -62,7 +69,9 @@ class SendWindow:
         self._paused = False
 
     def next(self, waiting: int) -> int | None:
-        """The position in the queue, of `waiting` inputs, of one that may be sent now; it counts as sent."""
+        """The position in the queue, of `waiting` inputs, of one that may be sent now; it counts as
+        sent.
+        """
         if not self.may_send(waiting):
             return None
         self._in_flight += 1
@@ -75,11 +84,18 @@ class SendWindow:
 
     def may_send(self, waiting: int) -> bool:
         """Whether `next` would name one."""
-        ahead = 1 if self.usual.cpu_us >= HEAVY_US else min(self._size, max(1, int(_AHEAD_US / (self.usual.cpu_us + 1))))
+        ahead = (
+            1
+            if self.usual.cpu_us >= HEAVY_US
+            else min(self._size, max(1, int(_AHEAD_US / (self.usual.cpu_us + 1))))
+        )
         return not self._paused and self._in_flight < min(ahead, waiting)
 
     def settled(self, *, overran: bool) -> float:
-        """The oldest input that was sent came back, having used up its CPU or not. How many seconds to pause before `resume`."""
+        """The oldest input that was sent came back, having used up its CPU or not.
+
+        How many seconds to pause before `resume`.
+        """
         self._in_flight -= 1
         if not overran:
             self._size = min(self._size + 1, SIZE_MAX)
@@ -99,7 +115,9 @@ class SendWindow:
 
 
 class HeavyLane(Generic[Waiter]):
-    """Of one worker: whose heavy turn it may do now, and who waits for that, in the order of their asking."""
+    """Of one worker: whose heavy turn it may do now, and who waits for that, in the order of their
+    asking.
+    """
 
     def __init__(self) -> None:
         self._inside: Waiter | None = None
@@ -115,7 +133,10 @@ class HeavyLane(Generic[Waiter]):
         return self._inside == who
 
     def leave(self, who: Waiter) -> Waiter | None:
-        """`who` has no heavy turn there any more, or does not wait for one. Returns who is next, who may `enter` or `leave` too."""
+        """`who` has no heavy turn there any more, or does not wait for one.
+
+        Returns who is next, who may `enter` or `leave` too.
+        """
         self._waiting.pop(who, None)
         if self._inside == who:
             self._inside = None

@@ -1,7 +1,8 @@
 """One way to run a transaction of the session store, on either database.
 
-Statements are SQLAlchemy's, compiled once for each kind of database. On Postgres they run over asyncpg; on SQLite in a thread
-of their own, straight on the standard driver: this is the path of every event, where an engine's bookkeeping costs more than SQLite does.
+Statements are SQLAlchemy's, compiled once for each kind of database. On Postgres they run over
+asyncpg; on SQLite in a thread of their own, straight on the standard driver: this is the path of
+every event, where an engine's bookkeeping costs more than SQLite does.
 """
 
 from __future__ import annotations
@@ -42,16 +43,26 @@ class Statement:
 
     def __init__(self, statement: sa.sql.base.Executable) -> None:
         self._statement = statement
-        self._compiled: dict[str, tuple[str, dict[str, Any], Callable[[dict[str, Any]], tuple[Any, ...]]]] = {}
+        self._compiled: dict[
+            str, tuple[str, dict[str, Any], Callable[[dict[str, Any]], tuple[Any, ...]]]
+        ] = {}
 
-    def bind(self, dialect: sa.Dialect, rows: Sequence[dict[str, Any]]) -> tuple[str, list[tuple[Any, ...]]]:
+    def bind(
+        self, dialect: sa.Dialect, rows: Sequence[dict[str, Any]]
+    ) -> tuple[str, list[tuple[Any, ...]]]:
         """The SQL, and each row's parameters in their order."""
         known = self._compiled.get(dialect.name)
         if known is None:
             compiled = self._statement.compile(dialect=dialect)  # type: ignore[attr-defined]
             names = compiled.positiontup
-            own = {name: compiled.params[name] for name in names if compiled.params[name] is not None}
-            order: Callable[[dict[str, Any]], tuple[Any, ...]] = itemgetter(*names) if len(names) > 1 else lambda row: tuple(row[name] for name in names)
+            own = {
+                name: compiled.params[name] for name in names if compiled.params[name] is not None
+            }
+            order: Callable[[dict[str, Any]], tuple[Any, ...]] = (
+                itemgetter(*names)
+                if len(names) > 1
+                else lambda row: tuple(row[name] for name in names)
+            )
             known = self._compiled[dialect.name] = (str(compiled), own, order)
         sql, own, order = known
         return sql, [order({**own, **row} if own else row) for row in rows]
@@ -70,7 +81,9 @@ class Connection(Protocol):
 class _SqliteConnection:
     def __init__(self, path: str, dialect: sa.Dialect) -> None:
         self._dialect = dialect
-        self.raw = sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
+        self.raw = sqlite3.connect(
+            path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False
+        )
         on_connect(self.raw, None)
 
     def run(self, statement: Statement, rows: Sequence[dict[str, Any]]) -> None:
@@ -104,7 +117,9 @@ class _SqliteThread:
         self._connection: _SqliteConnection | None = None
 
     async def run(self, work: Callable[[Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._transaction, work)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._transaction, work
+        )
 
     def _transaction(self, work: Callable[[Connection], T]) -> T:
         if self._connection is None:
@@ -127,12 +142,18 @@ class _SqliteThread:
 
 
 class Database:
-    """`write` has one transaction at a time on SQLite, which could not do more; `read` sees what was committed."""
+    """`write` has one transaction at a time on SQLite, which could not do more; `read` sees what
+    was committed.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         # A session is loaded by several statements, which must see one and the same moment.
-        self._snapshots = engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level="REPEATABLE READ")
+        self._snapshots = (
+            engine
+            if engine.dialect.name == "sqlite"
+            else engine.execution_options(isolation_level="REPEATABLE READ")
+        )
         self._path = ""
         self._claim: IO[str] | None = None
         self._inode = 0
@@ -140,11 +161,16 @@ class Database:
         self._reader: _SqliteThread | None = None
         if engine.dialect.name == "sqlite":
             self._path = path = engine.url.database or ""
-            self._writer = _SqliteThread(path, engine.dialect, name="journal", begin="BEGIN IMMEDIATE")
+            self._writer = _SqliteThread(
+                path, engine.dialect, name="journal", begin="BEGIN IMMEDIATE"
+            )
             self._reader = _SqliteThread(path, engine.dialect, name="reader", begin="BEGIN")
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Runs `work` in a transaction. Raises `Taken`, and `Unavailable` when it cannot be known to have been committed."""
+        """Runs `work` in a transaction.
+
+        Raises `Taken`, and `Unavailable` when it cannot be known to have been committed.
+        """
         return await self._run(work, self._writer, self._engine)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -152,7 +178,11 @@ class Database:
         return await self._run(work, self._reader, self._snapshots)
 
     def claim(self) -> None:
-        """SQLite is one hub's. Raises `Unavailable` while another has it; one that was killed has not. The claim ends with `close`."""
+        """SQLite is one hub's.
+
+        Raises `Unavailable` while another has it; one that was killed has not. The claim ends with
+        `close`.
+        """
         if self._path:
             claim = Path(f"{self._path}.hub").open("a")  # noqa: SIM115
             try:
@@ -160,7 +190,9 @@ class Database:
                 self._claim = claim
             except OSError:
                 claim.close()
-                raise Unavailable("unavailable", f"another hub uses {self._path}; for several hubs take Postgres") from None
+                raise Unavailable(
+                    "unavailable", f"another hub uses {self._path}; for several hubs take Postgres"
+                ) from None
 
     def check_file(self) -> None:
         """Raises `Unavailable` when the file was taken away: what is written goes nowhere."""
@@ -181,7 +213,9 @@ class Database:
             if thread is not None:
                 await asyncio.to_thread(thread.close)
 
-    async def _run(self, work: Callable[[Connection], T], thread: _SqliteThread | None, engine: AsyncEngine) -> T:
+    async def _run(
+        self, work: Callable[[Connection], T], thread: _SqliteThread | None, engine: AsyncEngine
+    ) -> T:
         try:
             if thread is not None:
                 return await thread.run(work)
@@ -190,4 +224,6 @@ class Database:
         except (IntegrityError, sqlite3.IntegrityError) as error:
             raise Taken(str(error)) from error
         except (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError) as error:
-            raise Unavailable("unavailable", f"the database does not answer: {type(error).__name__}") from error
+            raise Unavailable(
+                "unavailable", f"the database does not answer: {type(error).__name__}"
+            ) from error

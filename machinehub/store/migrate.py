@@ -1,6 +1,7 @@
 """Opening a database: the engine with the right pragmas, and migrations under a lock.
 
-Two hubs that start at once must not migrate at once: Postgres takes an advisory lock, SQLite a lock on a file beside it.
+Two hubs that start at once must not migrate at once: Postgres takes an advisory lock, SQLite a lock
+on a file beside it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ async def migrate(engine: AsyncEngine) -> str | None:
     """Brings the schema to the newest revision; returns the revision it found before."""
     if engine.dialect.name == "sqlite":
         database = engine.url.database
-        async with _file_lock(Path(f"{database}.lock")) if database and database != ":memory:" else contextlib.nullcontext():
+        async with (
+            _file_lock(Path(f"{database}.lock"))
+            if database and database != ":memory:"
+            else contextlib.nullcontext()
+        ):
             async with engine.begin() as connection:
                 return await connection.run_sync(_upgrade)
     async with engine.begin() as connection:

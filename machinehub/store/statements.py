@@ -1,4 +1,7 @@
-"""What the session store says to a database, by name. `sessions.py` says when; parameters that are not columns begin with `of_`."""
+"""What the session store says to a database, by name.
+
+`sessions.py` says when; parameters that are not columns begin with `of_`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from machinehub.store.database import Statement
 from machinehub.store.tables import checkpoints, journal, members, sessions, timers
 
 RECEIPTS_LOADED: Final = 100
-"""Event ids that a session is loaded with. Older ones are found by the journal's own key, which costs more."""
+"""Event ids that a session is loaded with.
+
+Older ones are found by the journal's own key, which costs more.
+"""
 FINISHED_AT_ONCE: Final = 100
 DELETED_AT_ONCE: Final = 100
 
@@ -24,7 +30,10 @@ def _count(number: int) -> sa.ColumnClause[Any]:
 
 
 _key = _of("key")
-_named = (sessions.c.machine_id == _of("machine", sa.String), sessions.c.session_id == _of("session", sa.LargeBinary))
+_named = (
+    sessions.c.machine_id == _of("machine", sa.String),
+    sessions.c.session_id == _of("session", sa.LargeBinary),
+)
 _applied = journal.c.attempt == _count(0)
 _newest = (journal.c.seq.desc(), journal.c.attempt.desc())
 _limit = _of("limit")
@@ -34,65 +43,157 @@ _limit = _of("limit")
 add_session = Statement(sessions.insert())
 session_named = Statement(sa.select(sessions).where(*_named))
 session_of_key = Statement(sa.select(sessions).where(sessions.c.key == _key))
-finish_session = Statement(sessions.update().where(sessions.c.key == _key).values(finished_at_ms=_of("now_ms")))
-finished_sessions = Statement(sa.select(sessions).where(sessions.c.finished_at_ms < _of("before_ms")).order_by(sessions.c.finished_at_ms).limit(_count(FINISHED_AT_ONCE)))
-_last_seq = sa.select(sa.func.max(journal.c.seq)).where(journal.c.key == sessions.c.key).scalar_subquery()
-_frozen_seq = sa.select(sa.func.max(checkpoints.c.seq)).where(checkpoints.c.key == sessions.c.key).scalar_subquery()
+finish_session = Statement(
+    sessions.update().where(sessions.c.key == _key).values(finished_at_ms=_of("now_ms"))
+)
+finished_sessions = Statement(
+    sa.select(sessions)
+    .where(sessions.c.finished_at_ms < _of("before_ms"))
+    .order_by(sessions.c.finished_at_ms)
+    .limit(_count(FINISHED_AT_ONCE))
+)
+_last_seq = (
+    sa.select(sa.func.max(journal.c.seq)).where(journal.c.key == sessions.c.key).scalar_subquery()
+)
+_frozen_seq = (
+    sa.select(sa.func.max(checkpoints.c.seq))
+    .where(checkpoints.c.key == sessions.c.key)
+    .scalar_subquery()
+)
 session_page = Statement(
     sa.select(sessions, _last_seq, _frozen_seq)
-    .where(sessions.c.machine_id == _of("machine", sa.String), sessions.c.session_id > _of("after", sa.LargeBinary))
-    .order_by(sessions.c.session_id).limit(_limit)
-)  # fmt: skip
+    .where(
+        sessions.c.machine_id == _of("machine", sa.String),
+        sessions.c.session_id > _of("after", sa.LargeBinary),
+    )
+    .order_by(sessions.c.session_id)
+    .limit(_limit)
+)
 
-some_keys = Statement(sa.select(sessions.c.key).where(sessions.c.machine_id == _of("machine", sa.String)).limit(_count(DELETED_AT_ONCE)))
-delete_session = [Statement(table.delete().where(table.c.key == _key)) for table in (journal, checkpoints, timers, members, sessions)]
+some_keys = Statement(
+    sa.select(sessions.c.key)
+    .where(sessions.c.machine_id == _of("machine", sa.String))
+    .limit(_count(DELETED_AT_ONCE))
+)
+delete_session = [
+    Statement(table.delete().where(table.c.key == _key))
+    for table in (journal, checkpoints, timers, members, sessions)
+]
 
 # --- the journal
 
 add_entry = Statement(journal.insert())
-entry_at = Statement(sa.select(journal).where(journal.c.key == _key, journal.c.seq == _of("seq"), journal.c.attempt == _of("attempt", sa.Integer)))
-entry_of_id = Statement(sa.select(journal).where(journal.c.key == _key, journal.c.event_id == _of("event_id", sa.LargeBinary)))
-newest_entry = Statement(sa.select(journal.c.seq, journal.c.attempt).where(journal.c.key == _key).order_by(*_newest).limit(_count(1)))
-applied_since = Statement(sa.select(journal).where(journal.c.key == _key, journal.c.seq > _of("seq"), _applied).order_by(journal.c.seq))
-newest_ids = Statement(sa.select(journal).where(journal.c.key == _key, journal.c.event_id.is_not(None)).order_by(*_newest).limit(_count(RECEIPTS_LOADED)))
+entry_at = Statement(
+    sa.select(journal).where(
+        journal.c.key == _key,
+        journal.c.seq == _of("seq"),
+        journal.c.attempt == _of("attempt", sa.Integer),
+    )
+)
+entry_of_id = Statement(
+    sa.select(journal).where(
+        journal.c.key == _key, journal.c.event_id == _of("event_id", sa.LargeBinary)
+    )
+)
+newest_entry = Statement(
+    sa.select(journal.c.seq, journal.c.attempt)
+    .where(journal.c.key == _key)
+    .order_by(*_newest)
+    .limit(_count(1))
+)
+applied_since = Statement(
+    sa.select(journal)
+    .where(journal.c.key == _key, journal.c.seq > _of("seq"), _applied)
+    .order_by(journal.c.seq)
+)
+newest_ids = Statement(
+    sa.select(journal)
+    .where(journal.c.key == _key, journal.c.event_id.is_not(None))
+    .order_by(*_newest)
+    .limit(_count(RECEIPTS_LOADED))
+)
 entries = Statement(
     sa.select(journal)
-    .where(journal.c.key == _key, sa.or_(journal.c.seq > _of("seq"), sa.and_(journal.c.seq == _of("seq"), journal.c.attempt > _of("attempt", sa.Integer))))
+    .where(
+        journal.c.key == _key,
+        sa.or_(
+            journal.c.seq > _of("seq"),
+            sa.and_(journal.c.seq == _of("seq"), journal.c.attempt > _of("attempt", sa.Integer)),
+        ),
+    )
     .where(journal.c.seq <= _of("until"), journal.c.attempt <= _of("attempts", sa.Integer))
-    .order_by(journal.c.seq, journal.c.attempt).limit(_limit)
-)  # fmt: skip
-applied_span = Statement(sa.select(sa.func.min(journal.c.seq), sa.func.max(journal.c.seq)).where(journal.c.key == _key, _applied))
-forget_entries = Statement(journal.delete().where(journal.c.key == _key, journal.c.seq <= _of("seq")))
+    .order_by(journal.c.seq, journal.c.attempt)
+    .limit(_limit)
+)
+applied_span = Statement(
+    sa.select(sa.func.min(journal.c.seq), sa.func.max(journal.c.seq)).where(
+        journal.c.key == _key, _applied
+    )
+)
+forget_entries = Statement(
+    journal.delete().where(journal.c.key == _key, journal.c.seq <= _of("seq"))
+)
 _inherited = ("seq", "attempt", "kind", "input", "now_ms", "changed", "error")
 inherit_entries = Statement(
     journal.insert().from_select(
         ["key", *_inherited],
-        sa.select(_of("child"), *(journal.c[name] for name in _inherited)).where(journal.c.key == _key, journal.c.seq <= _of("seq"), _applied),
+        sa.select(_of("child"), *(journal.c[name] for name in _inherited)).where(
+            journal.c.key == _key, journal.c.seq <= _of("seq"), _applied
+        ),
     )
 )
 
 # --- checkpoints and timers
 
 add_checkpoint = Statement(checkpoints.insert())
-delete_checkpoint = Statement(checkpoints.delete().where(checkpoints.c.key == _key, checkpoints.c.seq == _of("seq")))
-checkpoint_until = Statement(sa.select(checkpoints).where(checkpoints.c.key == _key, checkpoints.c.seq <= _of("seq")).order_by(checkpoints.c.seq.desc()).limit(_count(1)))
-checkpoint_seqs = Statement(sa.select(checkpoints.c.seq).where(checkpoints.c.key == _key).order_by(checkpoints.c.seq))
+delete_checkpoint = Statement(
+    checkpoints.delete().where(checkpoints.c.key == _key, checkpoints.c.seq == _of("seq"))
+)
+checkpoint_until = Statement(
+    sa.select(checkpoints)
+    .where(checkpoints.c.key == _key, checkpoints.c.seq <= _of("seq"))
+    .order_by(checkpoints.c.seq.desc())
+    .limit(_count(1))
+)
+checkpoint_seqs = Statement(
+    sa.select(checkpoints.c.seq).where(checkpoints.c.key == _key).order_by(checkpoints.c.seq)
+)
 add_timer = Statement(timers.insert())
-delete_timer = Statement(timers.delete().where(timers.c.key == _key, timers.c.timer == _of("timer")))
+delete_timer = Statement(
+    timers.delete().where(timers.c.key == _key, timers.c.timer == _of("timer"))
+)
 delete_timers, delete_members = delete_session[2:4]
-timers_of = Statement(sa.select(timers.c.timer, timers.c.due_at_ms, timers.c.tries).where(timers.c.key == _key).order_by(timers.c.timer))
+timers_of = Statement(
+    sa.select(timers.c.timer, timers.c.due_at_ms, timers.c.tries)
+    .where(timers.c.key == _key)
+    .order_by(timers.c.timer)
+)
 timers_due = Statement(
     sa.select(timers.c.key, timers.c.timer, timers.c.due_at_ms)
-    .where(timers.c.due_at_ms > _of("after_ms"), timers.c.due_at_ms <= _of("until_ms")).order_by(timers.c.due_at_ms, timers.c.timer)
-)  # fmt: skip
+    .where(timers.c.due_at_ms > _of("after_ms"), timers.c.due_at_ms <= _of("until_ms"))
+    .order_by(timers.c.due_at_ms, timers.c.timer)
+)
 
 # --- members
 
 add_member = Statement(members.insert())
-delete_member = Statement(members.delete().where(members.c.key == _key, members.c.member == _of("member", sa.LargeBinary)))
-members_of = Statement(sa.select(members.c.member, members.c.sender).where(members.c.key == _key).order_by(members.c.member))
+delete_member = Statement(
+    members.delete().where(members.c.key == _key, members.c.member == _of("member", sa.LargeBinary))
+)
+members_of = Statement(
+    sa.select(members.c.member, members.c.sender)
+    .where(members.c.key == _key)
+    .order_by(members.c.member)
+)
 all_members = Statement(sa.select(members).order_by(members.c.key, members.c.member))
 presence_entries = Statement(
-    sa.select(journal).where(journal.c.key == _key, journal.c.seq <= _of("seq"), _applied, journal.c.kind == sa.literal_column("'presence'")).order_by(journal.c.seq)
+    sa.select(journal)
+    .where(
+        journal.c.key == _key,
+        journal.c.seq <= _of("seq"),
+        _applied,
+        journal.c.kind == sa.literal_column("'presence'"),
+    )
+    .order_by(journal.c.seq)
 )
 one = Statement(sa.select(_count(1)))

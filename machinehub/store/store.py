@@ -1,7 +1,7 @@
 """The store: what outlives the hub. SQLAlchemy Core, the same statements on SQLite and Postgres.
 
-Decides: numbering of versions, what is immutable, what a name means. A version's content is found by its digest, so the
-same content is never stored twice. Every method is one transaction.
+Decides: numbering of versions, what is immutable, what a name means. A version's content is found
+by its digest, so the same content is never stored twice. Every method is one transaction.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 _TRIES: Final = 5
-"""How often a deployment is tried again when another one took its version number or its machine's name."""
+"""How often a deployment is tried again when another one took its version number or its machine's
+name.
+"""
 
 
 class Store:
@@ -43,14 +45,16 @@ class Store:
         except IntegrityError:
             raise
         except (SQLAlchemyError, OSError) as error:
-            raise Unavailable("unavailable", f"the database does not answer: {type(error).__name__}") from error
+            raise Unavailable(
+                "unavailable", f"the database does not answer: {type(error).__name__}"
+            ) from error
 
     async def ping(self) -> None:
         """Raises `Unavailable` when the database does not answer."""
         async with self._transaction() as connection:
             await connection.execute(sa.select(1))
 
-    # --- machines ----------------------------------------------------------------------------------------------
+    # --- machines ---------------------------------------------------------------------------------
 
     async def machine(self, id_or_name: str) -> Machine:
         """By id, else by name. Raises `NotFound`."""
@@ -70,7 +74,9 @@ class Store:
         try:
             async with self._transaction() as connection:
                 await _check_is_no_id(connection, name, of=machine_id)
-                await connection.execute(machines.update().where(machines.c.id == machine_id).values(name=name))
+                await connection.execute(
+                    machines.update().where(machines.c.id == machine_id).values(name=name)
+                )
                 return await _machine(connection, machine_id)
         except IntegrityError:
             raise Conflict("name_taken", f"there is a machine named {name!r} already") from None
@@ -78,59 +84,127 @@ class Store:
     async def delete_machine(self, machine_id: str) -> None:
         """Deletes the machine, its versions, and images that nobody else uses."""
         async with self._transaction() as connection:
-            mine = set((await connection.execute(sa.select(versions.c.digest).where(versions.c.machine_id == machine_id))).scalars())
+            mine = set(
+                (
+                    await connection.execute(
+                        sa.select(versions.c.digest).where(versions.c.machine_id == machine_id)
+                    )
+                ).scalars()
+            )
             await connection.execute(versions.delete().where(versions.c.machine_id == machine_id))
             await connection.execute(machines.delete().where(machines.c.id == machine_id))
         used = sa.select(versions.c.digest).where(versions.c.digest == images.c.digest).exists()
-        with contextlib.suppress(IntegrityError):  # a deployment of the same content came between: the image stays
+        with contextlib.suppress(
+            IntegrityError
+        ):  # a deployment of the same content came between: the image stays
             async with self._transaction() as connection:
                 await connection.execute(images.delete().where(images.c.digest.in_(mine), ~used))
 
-    # --- versions ----------------------------------------------------------------------------------------------
+    # --- versions ---------------------------------------------------------------------------------
 
     async def has_image(self, digest: str) -> bool:
         """Whether the content was built before."""
         async with self._transaction() as connection:
-            return (await connection.execute(sa.select(images.c.digest).where(images.c.digest == digest))).scalar() is not None
+            return (
+                await connection.execute(
+                    sa.select(images.c.digest).where(images.c.digest == digest)
+                )
+            ).scalar() is not None
 
     async def deploy(
-        self, *, new_id: str, name: str, digest: str, entry: str, files: bytes, message: str, activate: bool, now_ms: int,
-        image: bytes | None, engine: str, definition: bytes | None,
-    ) -> tuple[Machine, int, bool] | None:  # fmt: skip
-        """Adds a version to the machine of this name (created when new, with `new_id`) and makes it the active one.
+        self,
+        *,
+        new_id: str,
+        name: str,
+        digest: str,
+        entry: str,
+        files: bytes,
+        message: str,
+        activate: bool,
+        now_ms: int,
+        image: bytes | None,
+        engine: str,
+        definition: bytes | None,
+    ) -> tuple[Machine, int, bool] | None:
+        """Adds a version to the machine of this name (created when new, with `new_id`) and makes it
+        the active one.
 
-        `image` and `definition` are stored too when they are given. Returns the machine, the version's number, and
-        whether the version is new: the same content again is the version it was. None when no image is stored and none
-        is given: its last machine was deleted meanwhile.
+        `image` and `definition` are stored too when they are given. Returns the machine, the
+        version's number, and whether the version is new: the same content again is the version it
+        was. None when no image is stored and none is given: its last machine was deleted meanwhile.
         """
         for attempt in range(_TRIES):
             try:
                 async with self._transaction() as connection:
-                    if not (await connection.execute(sa.select(images.c.digest).where(images.c.digest == digest))).scalar():
+                    if not (
+                        await connection.execute(
+                            sa.select(images.c.digest).where(images.c.digest == digest)
+                        )
+                    ).scalar():
                         if image is None:
                             return None
-                        await connection.execute(images.insert().values(digest=digest, engine=engine, image=image, definition=definition))
-                    row = (await connection.execute(sa.select(machines).where(machines.c.name == name).with_for_update())).mappings().first()
+                        await connection.execute(
+                            images.insert().values(
+                                digest=digest, engine=engine, image=image, definition=definition
+                            )
+                        )
+                    row = (
+                        (
+                            await connection.execute(
+                                sa.select(machines).where(machines.c.name == name).with_for_update()
+                            )
+                        )
+                        .mappings()
+                        .first()
+                    )
                     if row is None:
                         await _check_is_no_id(connection, name)
-                        await connection.execute(machines.insert().values(id=new_id, name=name, created_at_ms=now_ms, active_version=0))
+                        await connection.execute(
+                            machines.insert().values(
+                                id=new_id, name=name, created_at_ms=now_ms, active_version=0
+                            )
+                        )
                     machine_id = row["id"] if row else new_id
                     mine = versions.c.machine_id == machine_id
-                    number = (await connection.execute(sa.select(versions.c.number).where(mine, versions.c.digest == digest))).scalar()
+                    number = (
+                        await connection.execute(
+                            sa.select(versions.c.number).where(mine, versions.c.digest == digest)
+                        )
+                    ).scalar()
                     created = number is None
                     if number is None:
-                        number = 1 + ((await connection.execute(sa.select(sa.func.max(versions.c.number)).where(mine))).scalar() or 0)
+                        number = 1 + (
+                            (
+                                await connection.execute(
+                                    sa.select(sa.func.max(versions.c.number)).where(mine)
+                                )
+                            ).scalar()
+                            or 0
+                        )
                         await connection.execute(
                             versions.insert().values(
-                                machine_id=machine_id, number=number, digest=digest, entry=entry, files=files, message=message, created_at_ms=now_ms
+                                machine_id=machine_id,
+                                number=number,
+                                digest=digest,
+                                entry=entry,
+                                files=files,
+                                message=message,
+                                created_at_ms=now_ms,
                             )
                         )
                     if activate:
-                        await connection.execute(machines.update().where(machines.c.id == machine_id).values(active_version=number))
+                        await connection.execute(
+                            machines.update()
+                            .where(machines.c.id == machine_id)
+                            .values(active_version=number)
+                        )
                     return await _machine(connection, machine_id), number, created
             except IntegrityError:
                 if attempt == _TRIES - 1:
-                    raise Conflict("deploy_conflict", "other deployments of this name kept coming first; try again") from None
+                    raise Conflict(
+                        "deploy_conflict",
+                        "other deployments of this name kept coming first; try again",
+                    ) from None
         raise AssertionError("unreachable")
 
     async def version(self, machine_id: str, number: int) -> Version:
@@ -140,13 +214,21 @@ class Store:
             raise NotFound("no_such_version", f"the machine has no version {number}")
         return found[0]
 
-    async def version_list(self, machine_id: str, *, before: int | None, limit: int) -> list[Version]:
+    async def version_list(
+        self, machine_id: str, *, before: int | None, limit: int
+    ) -> list[Version]:
         """Newest first, with numbers below `before`."""
         query = (
-            sa.select(*(c for c in versions.c if c is not versions.c.files), images.c.engine, images.c.definition)
-            .join(images, images.c.digest == versions.c.digest).where(versions.c.machine_id == machine_id)
-            .order_by(versions.c.number.desc()).limit(limit)
-        )  # fmt: skip
+            sa.select(
+                *(c for c in versions.c if c is not versions.c.files),
+                images.c.engine,
+                images.c.definition,
+            )
+            .join(images, images.c.digest == versions.c.digest)
+            .where(versions.c.machine_id == machine_id)
+            .order_by(versions.c.number.desc())
+            .limit(limit)
+        )
         if before is not None:
             query = query.where(versions.c.number < before)
         async with self._transaction() as connection:
@@ -154,7 +236,9 @@ class Store:
 
     async def files(self, machine_id: str, number: int) -> dict[str, str]:
         """The uploaded source. Raises `NotFound`."""
-        query = sa.select(versions.c.files).where(versions.c.machine_id == machine_id, versions.c.number == number)
+        query = sa.select(versions.c.files).where(
+            versions.c.machine_id == machine_id, versions.c.number == number
+        )
         async with self._transaction() as connection:
             packed = (await connection.execute(query)).scalar()
         if packed is None:
@@ -165,25 +249,38 @@ class Store:
         """Makes `number` the version that new sessions get. Raises `NotFound`."""
         await self.version(machine_id, number)
         async with self._transaction() as connection:
-            await connection.execute(machines.update().where(machines.c.id == machine_id).values(active_version=number))
+            await connection.execute(
+                machines.update().where(machines.c.id == machine_id).values(active_version=number)
+            )
             return await _machine(connection, machine_id)
 
     async def image(self, digest: str) -> Image:
         """Raises `NotFound` when its machine was deleted."""
         async with self._transaction() as connection:
-            row = (await connection.execute(sa.select(images.c.image, images.c.engine).where(images.c.digest == digest))).first()
+            row = (
+                await connection.execute(
+                    sa.select(images.c.image, images.c.engine).where(images.c.digest == digest)
+                )
+            ).first()
         if row is None:
             raise NotFound("no_such_version", "the version's image is gone")
         return Image(image=row.image, engine=row.engine)
 
-    # --- engines -----------------------------------------------------------------------------------------------
+    # --- engines ----------------------------------------------------------------------------------
 
     async def has_engine(self, digest: str) -> bool:
         async with self._transaction() as connection:
-            return (await connection.execute(sa.select(engines.c.digest).where(engines.c.digest == digest))).scalar() is not None
+            return (
+                await connection.execute(
+                    sa.select(engines.c.digest).where(engines.c.digest == digest)
+                )
+            ).scalar() is not None
 
     async def add_engine(self, digest: str, code: bytes) -> None:
-        """Keeps an engine (zstd-compressed WASM) for as long as there may be images of it. One that is there stays as it is."""
+        """Keeps an engine (zstd-compressed WASM) for as long as there may be images of it.
+
+        One that is there stays as it is.
+        """
         with contextlib.suppress(IntegrityError):
             async with self._transaction() as connection:
                 await connection.execute(engines.insert().values(digest=digest, engine=code))
@@ -191,35 +288,64 @@ class Store:
     async def engine_code(self, digest: str) -> bytes:
         """Raises `Unavailable` when it was not kept."""
         async with self._transaction() as connection:
-            code: bytes | None = (await connection.execute(sa.select(engines.c.engine).where(engines.c.digest == digest))).scalar()
+            code: bytes | None = (
+                await connection.execute(
+                    sa.select(engines.c.engine).where(engines.c.digest == digest)
+                )
+            ).scalar()
         if code is None:
-            raise Unavailable("image_damaged", "the engine of this version was not kept; deploy it again")
+            raise Unavailable(
+                "image_damaged", "the engine of this version was not kept; deploy it again"
+            )
         return code
 
-    # --- tokens ------------------------------------------------------------------------------------------------
+    # --- tokens -----------------------------------------------------------------------------------
 
     async def add_token(self, *, name: str, token: str, now_ms: int) -> Token:
         async with self._transaction() as connection:
-            insert = tokens.insert().values(name=name, hash=hash_token(token), created_at_ms=now_ms).returning(tokens)
+            insert = (
+                tokens.insert()
+                .values(name=name, hash=hash_token(token), created_at_ms=now_ms)
+                .returning(tokens)
+            )
             return _to_token((await connection.execute(insert)).mappings().one())
 
     async def token_list(self) -> list[Token]:
         async with self._transaction() as connection:
-            return [_to_token(row) for row in (await connection.execute(sa.select(tokens).order_by(tokens.c.id))).mappings()]
+            return [
+                _to_token(row)
+                for row in (
+                    await connection.execute(sa.select(tokens).order_by(tokens.c.id))
+                ).mappings()
+            ]
 
     async def revoke_token(self, token_id: int, *, now_ms: int) -> Token:
         """Raises `NotFound`. Revoking twice changes nothing."""
         async with self._transaction() as connection:
-            revoke = tokens.update().where(tokens.c.id == token_id, tokens.c.revoked_at_ms.is_(None)).values(revoked_at_ms=now_ms)
+            revoke = (
+                tokens.update()
+                .where(tokens.c.id == token_id, tokens.c.revoked_at_ms.is_(None))
+                .values(revoked_at_ms=now_ms)
+            )
             await connection.execute(revoke)
-            row = (await connection.execute(sa.select(tokens).where(tokens.c.id == token_id))).mappings().first()
+            row = (
+                (await connection.execute(sa.select(tokens).where(tokens.c.id == token_id)))
+                .mappings()
+                .first()
+            )
         if row is None:
             raise NotFound("no_such_token", f"there is no token {token_id}")
         return _to_token(row)
 
     async def valid_token_hashes(self) -> set[str]:
         async with self._transaction() as connection:
-            return set((await connection.execute(sa.select(tokens.c.hash).where(tokens.c.revoked_at_ms.is_(None)))).scalars())
+            return set(
+                (
+                    await connection.execute(
+                        sa.select(tokens.c.hash).where(tokens.c.revoked_at_ms.is_(None))
+                    )
+                ).scalars()
+            )
 
 
 def hash_token(token: str) -> str:
@@ -227,7 +353,9 @@ def hash_token(token: str) -> str:
 
 
 def pack_files(files: dict[str, str]) -> bytes:
-    return zstandard.ZstdCompressor(level=3).compress(msgspec.json.encode(dict(sorted(files.items()))))
+    return zstandard.ZstdCompressor(level=3).compress(
+        msgspec.json.encode(dict(sorted(files.items())))
+    )
 
 
 def unpack_files(packed: bytes) -> dict[str, str]:
@@ -236,7 +364,9 @@ def unpack_files(packed: bytes) -> dict[str, str]:
 
 async def _check_is_no_id(connection: AsyncConnection, name: str, *, of: str = "") -> None:
     """A machine called as another one's id would be taken for that one. Raises `Conflict`."""
-    found = (await connection.execute(sa.select(machines.c.id).where(machines.c.id == name))).scalar()
+    found = (
+        await connection.execute(sa.select(machines.c.id).where(machines.c.id == name))
+    ).scalar()
     if found is not None and found != of:
         raise Conflict("name_taken", f"{name!r} is the id of another machine")
 
@@ -245,7 +375,9 @@ async def _machine(connection: AsyncConnection, id_or_name: str) -> Machine:
     missing = NotFound("no_such_machine", f"there is no machine {id_or_name[:100]!r}")
     if len(id_or_name) > 100 or not id_or_name.isprintable():
         raise missing  # what no name can be; Postgres would refuse some of it as text
-    query = sa.select(machines).where(sa.or_(machines.c.id == id_or_name, machines.c.name == id_or_name))
+    query = sa.select(machines).where(
+        sa.or_(machines.c.id == id_or_name, machines.c.name == id_or_name)
+    )
     rows: Sequence[Any] = (await connection.execute(query)).mappings().all()
     if not rows:
         raise missing
@@ -253,15 +385,31 @@ async def _machine(connection: AsyncConnection, id_or_name: str) -> Machine:
 
 
 def _to_machine(row: Any) -> Machine:
-    return Machine(id=row["id"], name=row["name"], created_at_ms=row["created_at_ms"], active_version=row["active_version"])
+    return Machine(
+        id=row["id"],
+        name=row["name"],
+        created_at_ms=row["created_at_ms"],
+        active_version=row["active_version"],
+    )
 
 
 def _to_version(row: Any) -> Version:
     return Version(
-        machine_id=row["machine_id"], number=row["number"], digest=row["digest"], engine=row["engine"], entry=row["entry"],
-        message=row["message"], created_at_ms=row["created_at_ms"], definition=msgspec.json.decode(row["definition"]),
-    )  # fmt: skip
+        machine_id=row["machine_id"],
+        number=row["number"],
+        digest=row["digest"],
+        engine=row["engine"],
+        entry=row["entry"],
+        message=row["message"],
+        created_at_ms=row["created_at_ms"],
+        definition=msgspec.json.decode(row["definition"]),
+    )
 
 
 def _to_token(row: Any) -> Token:
-    return Token(id=row["id"], name=row["name"], created_at_ms=row["created_at_ms"], revoked_at_ms=row["revoked_at_ms"])
+    return Token(
+        id=row["id"],
+        name=row["name"],
+        created_at_ms=row["created_at_ms"],
+        revoked_at_ms=row["revoked_at_ms"],
+    )

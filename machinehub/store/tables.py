@@ -1,35 +1,58 @@
-"""The tables. Migrations are written by hand against these; a test holds the two against each other."""
+"""The tables.
+
+Migrations are written by hand against these; a test holds the two against each other.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
 
 metadata = MetaData(
     naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s", "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s",
-    }  # fmt: skip
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
 )
 
 machines = Table(
-    "machines", metadata,
+    "machines",
+    metadata,
     Column("id", String(32), primary_key=True),
     Column("name", String(64), nullable=False, unique=True),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("active_version", Integer, nullable=False, server_default="0"),
-)  # fmt: skip
+)
 
 images = Table(
-    "images", metadata,
+    "images",
+    metadata,
     Column("digest", String(64), primary_key=True),
     Column("engine", String(64), nullable=False),
     Column("image", LargeBinary, nullable=False),  # zstd of the image module
     Column("definition", LargeBinary, nullable=False),  # JSON
-)  # fmt: skip
+)
 
 versions = Table(
-    "versions", metadata,
-    Column("machine_id", String(32), ForeignKey("machines.id", ondelete="CASCADE"), primary_key=True),
+    "versions",
+    metadata,
+    Column(
+        "machine_id", String(32), ForeignKey("machines.id", ondelete="CASCADE"), primary_key=True
+    ),
     Column("number", Integer, primary_key=True),
     Column("digest", String(64), ForeignKey("images.digest"), nullable=False, index=True),
     Column("entry", String(512), nullable=False),
@@ -37,28 +60,34 @@ versions = Table(
     Column("message", String(1000), nullable=False, server_default=""),
     Column("created_at_ms", BigInteger, nullable=False),
     UniqueConstraint("machine_id", "digest"),
-)  # fmt: skip
+)
 
 tokens = Table(
-    "tokens", metadata,
+    "tokens",
+    metadata,
     Column("id", Integer, primary_key=True),
     Column("name", String(100), nullable=False),
-    Column("hash", String(64), nullable=False, unique=True),  # SHA-256 of the token: 256 random bits need no salt
+    Column(
+        "hash", String(64), nullable=False, unique=True
+    ),  # SHA-256 of the token: 256 random bits need no salt
     Column("created_at_ms", BigInteger, nullable=False),
     Column("revoked_at_ms", BigInteger, nullable=True),
-)  # fmt: skip
+)
 
-# What strangers named or wrote is kept as bytes: Postgres refuses some Unicode as text, and one such value must not hold up a commit.
-# No foreign keys from here on: they would cost every event a lookup, and every delete goes through one place (sessions.py).
+# What strangers named or wrote is kept as bytes: Postgres refuses some Unicode as text, and one
+# such value must not hold up a commit. No foreign keys from here on: they would cost every event a
+# lookup, and every delete goes through one place (sessions.py).
 
 engines = Table(
-    "engines", metadata,
+    "engines",
+    metadata,
     Column("digest", String(64), primary_key=True),
     Column("engine", LargeBinary, nullable=False),  # zstd of the WASM
-)  # fmt: skip
+)
 
 sessions = Table(
-    "sessions", metadata,
+    "sessions",
+    metadata,
     Column("key", BigInteger, primary_key=True, autoincrement=False),
     Column("machine_id", String(32), nullable=False),
     Column("session_id", LargeBinary, nullable=False),  # UTF-8
@@ -71,10 +100,11 @@ sessions = Table(
     Column("forked_at", BigInteger, nullable=True),
     UniqueConstraint("machine_id", "session_id"),
     Index("ix_sessions_finished_at_ms", "finished_at_ms"),
-)  # fmt: skip
+)
 
 journal = Table(
-    "journal", metadata,
+    "journal",
+    metadata,
     Column("key", BigInteger, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("attempt", Integer, primary_key=True, autoincrement=False),
@@ -84,12 +114,20 @@ journal = Table(
     Column("event_id", LargeBinary, nullable=True),  # UTF-8
     Column("changed", Boolean, nullable=False),
     Column("error", LargeBinary, nullable=True),  # JSON [code, detail]
-    Index("uq_journal_key_event_id", "key", "event_id", unique=True, sqlite_where=text("event_id IS NOT NULL"), postgresql_where=text("event_id IS NOT NULL")),
+    Index(
+        "uq_journal_key_event_id",
+        "key",
+        "event_id",
+        unique=True,
+        sqlite_where=text("event_id IS NOT NULL"),
+        postgresql_where=text("event_id IS NOT NULL"),
+    ),
     sqlite_with_rowid=False,  # clustered by session, since that is how it is read
-)  # fmt: skip
+)
 
 checkpoints = Table(
-    "checkpoints", metadata,
+    "checkpoints",
+    metadata,
     Column("key", BigInteger, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("data", LargeBinary, nullable=False),
@@ -97,21 +135,23 @@ checkpoints = Table(
     Column("finished", Boolean, nullable=False),
     Column("timers", LargeBinary, nullable=False),  # MessagePack {timer: due_at_ms}
     Column("at_ms", BigInteger, nullable=False),
-)  # fmt: skip
+)
 
 members = Table(  # whom machines that hear of presence believe to be there
-    "members", metadata,
+    "members",
+    metadata,
     Column("key", BigInteger, primary_key=True, autoincrement=False),
     Column("member", LargeBinary, primary_key=True),  # UTF-8
     Column("sender", LargeBinary, nullable=False),  # JSON
     sqlite_with_rowid=False,
-)  # fmt: skip
+)
 
 timers = Table(
-    "timers", metadata,
+    "timers",
+    metadata,
     Column("key", BigInteger, primary_key=True, autoincrement=False),
     Column("timer", BigInteger, primary_key=True, autoincrement=False),
     Column("due_at_ms", BigInteger, nullable=False, index=True),
     Column("tries", Integer, nullable=False),
     sqlite_with_rowid=False,
-)  # fmt: skip
+)

@@ -1,4 +1,6 @@
-"""The machine's page: one static file for all machines, and its assets, built from clients/page. It holds no privilege: it uses the public API.
+"""The machine's page: one static file for all machines, and its assets, built from clients/page.
+
+It holds no privilege: it uses the public API.
 
 No value of a machine is ever put into HTML here; the script fetches JSON and writes text.
 """
@@ -18,7 +20,12 @@ if TYPE_CHECKING:
 STATIC: Final = Path(__file__).parent / "static"
 CLIENT: Final = "client.js"
 """The client package in one file, for pages without a bundler. Any site may import it."""
-_TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
+_TYPES: Final = {
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".html": "text/html",
+}
 _PAGE: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -30,7 +37,10 @@ _FOREVER: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
 def page(request: Request, *, status: int = 200) -> Response:
-    """The page, whichever machine and session its address names. Raises `NotFound` when it was not built."""
+    """The page, whichever machine and session its address names.
+
+    Raises `NotFound` when it was not built.
+    """
     response = _static(request, "index.html", _PAGE | _FRESH)
     response.status_code = status
     return response
@@ -43,16 +53,30 @@ async def welcome(request: Request) -> Response:
 async def asset(request: Request) -> Response:
     name = request.path_params["name"]
     if name == CLIENT:
-        return _static(request, name, _FRESH | {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"})
+        return _static(
+            request,
+            name,
+            _FRESH
+            | {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"},
+        )
     return _static(request, name, _FOREVER if "-" in name else _FRESH)
 
 
 def _static(request: Request, name: str, headers: dict[str, str]) -> Response:
     path = STATIC / name
     if path.suffix not in _TYPES or name not in {there.name for there in STATIC.glob("*")}:
-        raise NotFound("not_found", f"there is no file {name!r} here" if name != "index.html" else "this hub was installed without its page: `make page` builds it")
+        raise NotFound(
+            "not_found",
+            f"there is no file {name!r} here"
+            if name != "index.html"
+            else "this hub was installed without its page: `make page` builds it",
+        )
     headers = _ALWAYS | headers | {"Vary": "Accept, Accept-Encoding"}
     zipped = path.with_name(name + ".gz")
     if "gzip" in request.headers.get("accept-encoding", "") and zipped.exists():
-        return Response(zipped.read_bytes(), headers=headers | {"Content-Encoding": "gzip"}, media_type=_TYPES[path.suffix])
+        return Response(
+            zipped.read_bytes(),
+            headers=headers | {"Content-Encoding": "gzip"},
+            media_type=_TYPES[path.suffix],
+        )
     return Response(path.read_bytes(), headers=headers, media_type=_TYPES[path.suffix])

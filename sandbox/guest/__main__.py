@@ -15,9 +15,12 @@ def main() -> int:
     dist = Path(__file__).parent / "dist"
     engine_wasm = (dist / "engine.wasm").read_bytes()
     base = forge_base(
-        Engine(None, kind="forge"), engine_wasm, (dist / "genesis.wasm").read_bytes(), [(dist / name).read_text() for name in ("prelude.js", "polyfills.js")],
+        Engine(None, kind="forge"),
+        engine_wasm,
+        (dist / "genesis.wasm").read_bytes(),
+        [(dist / name).read_text() for name in ("prelude.js", "polyfills.js")],
         memory_bytes_max=MEMORY_BYTES_MAX,
-    )  # fmt: skip
+    )
     (dist / "base.wasm").write_bytes(base)
     print(f"base.wasm {digest_of(base)[:16]}")
     return 0

@@ -1,4 +1,6 @@
-"""The same event scripts through real XState in Node and through the hub; what there is to see must be the same."""
+"""The same event scripts through real XState in Node and through the hub; what there is to see must
+be the same.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +43,14 @@ class Rig:
     async def play(self, case: dict[str, Any], number: int) -> list[dict[str, Any]]:
         """What the hub showed: after the start, and after every step."""
         self.clock.move_to(START_MS)
-        machine_id = await self.client.deploy(case["source"], name=f"case-{number}", entry=case["entry"])
+        machine_id = await self.client.deploy(
+            case["source"], name=f"case-{number}", entry=case["entry"]
+        )
         steps = list(case["script"])
         if steps and isinstance(steps[0], dict) and "input" in steps[0]:
-            created = await self.client.http.put(f"/{machine_id}/s", json={"input": steps.pop(0)["input"]})
+            created = await self.client.http.put(
+                f"/{machine_id}/s", json={"input": steps.pop(0)["input"]}
+            )
             assert created.status_code == 201, created.text
         async with contextlib.AsyncExitStack() as stack:
             sockets: dict[str, Socket] = {}
@@ -52,7 +58,9 @@ class Rig:
 
             async def socket_of(name: str) -> Socket:
                 if name not in sockets:
-                    socket = sockets[name] = await stack.enter_async_context(self.client.socket(f"{machine_id}/s"))
+                    socket = sockets[name] = await stack.enter_async_context(
+                        self.client.socket(f"{machine_id}/s")
+                    )
                     names[(await socket.until("snapshot"))["connection"]["id"]] = name
                     await self.quiet(machine_id)
                     await socket.settle()
@@ -73,7 +81,10 @@ class Rig:
                     sockets[name].seen.clear()
                 socket = await socket_of(name)
                 ack = await socket.event(event)
-                seen.append(self.look(socket, names) | ({"rejected": ack["error"]["code"]} if ack["outcome"] == "rejected" else {}))
+                seen.append(
+                    self.look(socket, names)
+                    | ({"rejected": ack["error"]["code"]} if ack["outcome"] == "rejected" else {})
+                )
             return seen
 
     async def wait(self, machine_id: str, ms: int) -> None:
@@ -93,7 +104,11 @@ class Rig:
 
     @staticmethod
     def look(socket: Socket, names: dict[str, str]) -> dict[str, Any]:
-        snapshot = {key: value for key, value in socket.snapshot.items() if key in ("value", "context", "status", "tags", "output")}
+        snapshot = {
+            key: value
+            for key, value in socket.snapshot.items()
+            if key in ("value", "context", "status", "tags", "output")
+        }
         emitted = [frame["event"] for frame in socket.seen if frame["type"] == "emitted"]
         text = json.dumps(snapshot | {"emitted": emitted})
         for connection_id, name in names.items():

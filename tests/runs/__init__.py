@@ -1,4 +1,7 @@
-"""Recorded runs of the examples: what came, what it led to, and the memory at the end. `python -m tests.runs` records them anew."""
+"""Recorded runs of the examples: what came, what it led to, and the memory at the end.
+
+`python -m tests.runs` records them anew.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ INPUTS = 60
 
 class Run(msgspec.Struct):
     base: str
-    """Digest of the base image that it was recorded on: another one lays the memory out differently."""
+    """Digest of the base image that it was recorded on: another one lays the memory out
+    differently.
+    """
     inputs: list[tuple[str, int]]
     """(JSON text, now_ms) of what was accepted"""
     snapshots: list[Any]
@@ -44,7 +49,14 @@ def example_image(sandbox: Sandbox, path: Path) -> tuple[LoadedImage, list[str]]
     forge = Engine(CACHE, kind="forge")
     esbuild = forge.compile_cached((GUEST / "esbuild.wasm").read_bytes(), name="esbuild")
     script = bundle(forge, esbuild, path.name, {path.name: path.read_text()}).script
-    wasm, definition, _ = forge_image(sandbox.engine, sandbox.guest, script, source_map=None, cpu_s=2, memory_bytes_max=16 * 1024 * 1024)
+    wasm, definition, _ = forge_image(
+        sandbox.engine,
+        sandbox.guest,
+        script,
+        source_map=None,
+        cpu_s=2,
+        memory_bytes_max=16 * 1024 * 1024,
+    )
     return sandbox.load(wasm), definition.events
 
 
@@ -66,7 +78,16 @@ def record(sandbox: Sandbox, path: Path) -> Run:
             now_ms = max(now_ms, timers.pop(due))
             data = f"[2,{chooser.getrandbits(50)},{due}]"
         else:
-            event = {"type": chooser.choice(events), "floor": number % 9, "cell": number % 9, "value": "1 Long Lane", "text": "hi", "dish": "soup", "option": "tabs", "count": 1}
+            event = {
+                "type": chooser.choice(events),
+                "floor": number % 9,
+                "cell": number % 9,
+                "value": "1 Long Lane",
+                "text": "hi",
+                "dish": "soup",
+                "option": "tabs",
+                "count": 1,
+            }
             data = f'[1,{chooser.getrandbits(50)},{msgspec.json.encode(event).decode()},{{"id":"c{number % 2}"}}]'
         outbox = machine.apply(data.encode(), now_ms, cpu_s=1)
         if isinstance(outbox, bytes):

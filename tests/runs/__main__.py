@@ -11,5 +11,7 @@ from tests.test_sandbox import Sandbox
 sandbox = Sandbox()
 for path in sorted(EXAMPLES.glob("*.ts")):
     run = record(sandbox, path)
-    (FOLDER / f"{path.stem}.json").write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=0).replace(b"\n,", b",\n") + b"\n")
+    (FOLDER / f"{path.stem}.json").write_bytes(
+        msgspec.json.format(msgspec.json.encode(run), indent=0).replace(b"\n,", b",\n") + b"\n"
+    )
     print(path.stem, len(run.inputs), run.digest)

@@ -25,7 +25,9 @@ def main() -> int:
             print(f"seed {seed} fails: make sim SEED={seed}")
             return 1
         commits, kills = commits + world.store.commits, kills + world.kills
-    print(f"{options.count} seeds hold: {commits} commits, {kills} hubs killed, {time.perf_counter() - began_s:.1f} s")
+    print(
+        f"{options.count} seeds hold: {commits} commits, {kills} hubs killed, {time.perf_counter() - began_s:.1f} s"
+    )
     return 0
 
 

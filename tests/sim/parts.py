@@ -1,7 +1,8 @@
-"""What the simulated hub stands on: workers that crash, stall and lie, a database that is slow, away, or silent about what it did.
+"""What the simulated hub stands on: workers that crash, stall and lie, a database that is slow,
+away, or silent about what it did.
 
-The session host, the journal, placement, the alarm and the housekeeper are the real ones. The machine is a list of tokens:
-whoever knows the journal knows what the state must be (`fold`).
+The session host, the journal, placement, the alarm and the housekeeper are the real ones. The
+machine is a list of tokens: whoever knows the journal knows what the state must be (`fold`).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class SimClock:
         return 1_700_000_000_000 + int(self._loop.now_s * 1000)
 
 
-# --- the machine -----------------------------------------------------------------------------------------------------
+# --- the machine ----------------------------------------------------------------------------------
 
 
 @dataclass
@@ -51,7 +52,9 @@ class State:
     here: list[str] = field(default_factory=list)
 
     def freeze(self) -> bytes:
-        return json.dumps([self.tokens, list(self.timers.items()), self.last_timer, self.finished, self.here]).encode()
+        return json.dumps(
+            [self.tokens, list(self.timers.items()), self.last_timer, self.finished, self.here]
+        ).encode()
 
     @classmethod
     def thaw(cls, data: bytes) -> State:
@@ -59,7 +62,13 @@ class State:
         return cls(tokens, dict(map(tuple, timers)), last_timer, finished, True, here)
 
     def snapshot(self) -> bytes:
-        return json.dumps({"tokens": self.tokens, "here": self.here, "status": "done" if self.finished else "active"}).encode()
+        return json.dumps(
+            {
+                "tokens": self.tokens,
+                "here": self.here,
+                "status": "done" if self.finished else "active",
+            }
+        ).encode()
 
     def step(self, data: bytes, now_ms: int) -> bytes | str:
         """One input, as the guest does it: an outbox, or the code of what undid it."""
@@ -73,14 +82,18 @@ class State:
             timer = rest[0]
             due = self.timers.pop(timer, None)
             if due is None:
-                return b"[1,%d,null]" % self.finished  # cancelled by an input just before: it does nothing
+                return (
+                    b"[1,%d,null]" % self.finished
+                )  # cancelled by an input just before: it does nothing
             assert due <= now_ms, "a timer fired before its time"
             self.tokens.append(f"t{timer}")
         else:
             event = rest[0]
             if event["type"].startswith("presence.") and not self.finished:
                 who, came = rest[1]["id"], event["type"] == "presence.joined"
-                self.here = [*self.here, who] if came else [there for there in self.here if there != who]
+                self.here = (
+                    [*self.here, who] if came else [there for there in self.here if there != who]
+                )
                 return json.dumps([1, 0, json.loads(self.snapshot()), [], [], []]).encode()
             if event["type"].startswith("presence."):
                 return b"[1,1,null]"
@@ -99,7 +112,9 @@ class State:
                     del self.timers[timer]
                     cancelled.append(timer)
                 self.finished = event["type"] == "END"
-        return json.dumps([1, int(self.finished), json.loads(self.snapshot()), [], timers_set, cancelled]).encode()
+        return json.dumps(
+            [1, int(self.finished), json.loads(self.snapshot()), [], timers_set, cancelled]
+        ).encode()
 
 
 def fold(entries: Sequence[Entry]) -> State:
@@ -113,7 +128,7 @@ def fold(entries: Sequence[Entry]) -> State:
     return state
 
 
-# --- workers ---------------------------------------------------------------------------------------------------------
+# --- workers --------------------------------------------------------------------------------------
 
 
 class SimWorker:
@@ -192,12 +207,19 @@ class SimWorker:
     def _handle(self, message: Any, answers: list[Any]) -> None:
         match message:
             case Open():
-                self._sessions[message.session] = (State.thaw(message.checkpoint) if message.checkpoint else State(), [])
+                self._sessions[message.session] = (
+                    State.thaw(message.checkpoint) if message.checkpoint else State(),
+                    [],
+                )
                 answers.append(Done(message.session, message.ticket, b""))
             case Replay():
                 state, tail = self._sessions[message.session]
                 snapshot, timers = b"null", []
-                count = self.pool.chance.randint(1, len(message.inputs)) if message.cpu_us else len(message.inputs)
+                count = (
+                    self.pool.chance.randint(1, len(message.inputs))
+                    if message.cpu_us
+                    else len(message.inputs)
+                )
                 for position, (data, now_ms) in enumerate(message.inputs[:count]):
                     outbox = state.step(data, now_ms)
                     assert isinstance(outbox, bytes)
@@ -205,7 +227,11 @@ class SimWorker:
                     snapshot = json.dumps(said[2]).encode() if said[2] else snapshot
                     timers.append((position, [tuple(pair) for pair in said[4]], said[5]))
                 tail += message.inputs[:count]
-                answers.append(Replayed(message.session, message.ticket, snapshot, state.finished, timers, count))
+                answers.append(
+                    Replayed(
+                        message.session, message.ticket, snapshot, state.finished, timers, count
+                    )
+                )
             case Step():
                 self._step(message, answers)
             case Checkpoint():
@@ -221,7 +247,9 @@ class SimWorker:
         due = state.timers.get(timer)
         for other, other_due in state.timers.items() if due is not None else ():
             heard_ms = self._heard.get((message.session, other))
-            assert heard_ms is None or heard_ms >= message.now_ms or (due, timer) <= (other_due, other), "timers fire out of order"
+            assert (
+                heard_ms is None or heard_ms >= message.now_ms or (due, timer) <= (other_due, other)
+            ), "timers fire out of order"
 
     def _step(self, message: Step, answers: list[Any]) -> None:
         if b"POISON" in message.input:
@@ -260,7 +288,11 @@ class SimPool:
         return SimClock(self.loop).now_ms()
 
     def choose(self, *, modules: bool = False, machine: str = "") -> SimWorker | None:
-        return self.chance.choice(self.workers) if self.workers and self.chance.random() < 0.5 else None
+        return (
+            self.chance.choice(self.workers)
+            if self.workers and self.chance.random() < 0.5
+            else None
+        )
 
     def at_hand(self, digest: str) -> Image | None:
         return Image(image=b"", engine="e") if self.chance.random() < 0.5 else None
@@ -275,7 +307,9 @@ class SimPool:
 
     def died(self, worker: SimWorker) -> None:
         self.workers.remove(worker)
-        self.loop.call_later(self.chance.random() * 0.5, lambda: self.workers.append(SimWorker(self)))
+        self.loop.call_later(
+            self.chance.random() * 0.5, lambda: self.workers.append(SimWorker(self))
+        )
         if self.listener is not None:
             self.listener.worker_lost(worker)
 
@@ -286,11 +320,14 @@ class SimPool:
         return Image(image=b"", engine="e")
 
 
-# --- the database ----------------------------------------------------------------------------------------------------
+# --- the database ---------------------------------------------------------------------------------
 
 
 class SimStore(MemorySessionStore):
-    """Answers after a while. `away_until_s`: it cannot be reached. A commit may be lost, or done and its answer lost, or done later."""
+    """Answers after a while. `away_until_s`: it cannot be reached.
+
+    A commit may be lost, or done and its answer lost, or done later.
+    """
 
     def __init__(self, loop: VirtualLoop, chance: random.Random) -> None:
         super().__init__(receipts_loaded=3)
@@ -370,5 +407,6 @@ class SimStore(MemorySessionStore):
 
 def journal_of(store: MemorySessionStore, session_id: str) -> list[Entry]:
     record = store._named("m", session_id)
-    return [] if record is None else [entry for _, entry in sorted(store.journals[record.key].items())]
-
+    return (
+        [] if record is None else [entry for _, entry in sorted(store.journals[record.key].items())]
+    )

@@ -1,4 +1,6 @@
-"""One simulated run: clients with counted events, a hub that is killed and started again, trouble everywhere, invariants throughout."""
+"""One simulated run: clients with counted events, a hub that is killed and started again, trouble
+everywhere, invariants throughout.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +121,9 @@ class Client:
                 await asyncio.sleep(0.05 + self.world.chance.random())
                 continue
             if code == "session_finished":
-                assert event_id not in self.acks, f"{event_id} was acknowledged before, and is refused now"
+                assert event_id not in self.acks, (
+                    f"{event_id} was acknowledged before, and is refused now"
+                )
                 return
             self._acknowledged(event_id, receipt.seq, code)
             return
@@ -134,15 +138,22 @@ class Client:
 
         def settle(receipt: Receipt) -> None:
             if not answered.done():
-                answered.set_result(Receipt(receipt.seq, receipt.changed, receipt.error, settled=True))
-                if receipt.error is None or receipt.error[0] not in ("unavailable", "session_finished"):
+                answered.set_result(
+                    Receipt(receipt.seq, receipt.changed, receipt.error, settled=True)
+                )
+                if receipt.error is None or receipt.error[0] not in (
+                    "unavailable",
+                    "session_finished",
+                ):
                     self.world.check_durable(self.session_id, event_id, receipt)
 
         host.intake.send(session, event, b'{"id":"c"}', event_id=event_id, then=settle)
         return await answered
 
     def _acknowledged(self, event_id: str, seq: int, code: str | None) -> None:
-        self.world.acknowledged[self.session_id] = max(seq, self.world.acknowledged.get(self.session_id, 0))
+        self.world.acknowledged[self.session_id] = max(
+            seq, self.world.acknowledged.get(self.session_id, 0)
+        )
         first = self.acks.setdefault(event_id, (seq, code))
         assert first == (seq, code), f"{event_id} was answered {first}, then {(seq, code)}"
 
@@ -183,15 +194,24 @@ class World:
         entries = [entry for entry in journal_of(self.store, session_id) if entry.seq <= seq]
         assert entries, "somebody saw a session that is not in the database"
         assert entries[-1].seq == seq, f"somebody saw input {seq}, which is not in the database"
-        assert snapshot == json.loads(fold(entries).snapshot()), f"what was told at {seq} is not what the journal comes to"
+        assert snapshot == json.loads(fold(entries).snapshot()), (
+            f"what was told at {seq} is not what the journal comes to"
+        )
 
     def check_durable(self, session_id: str, event_id: str, receipt: Receipt) -> None:
-        entry = next((entry for entry in journal_of(self.store, session_id) if entry.event_id == event_id), None)
+        entry = next(
+            (entry for entry in journal_of(self.store, session_id) if entry.event_id == event_id),
+            None,
+        )
         assert entry is not None, f"{event_id} was answered and is not in the database"
-        assert (entry.seq, entry.error) == (receipt.seq, receipt.error), f"{event_id}: {entry} is not what was answered, {receipt}"
+        assert (entry.seq, entry.error) == (receipt.seq, receipt.error), (
+            f"{event_id}: {entry} is not what was answered, {receipt}"
+        )
 
     def check_end(self) -> None:
-        """When all is quiet: every event is there once or, if nobody insisted, not at all; no timer is late; memory is what the journal says."""
+        """When all is quiet: every event is there once or, if nobody insisted, not at all; no timer
+        is late; memory is what the journal says.
+        """
         assert self.host is not None
         for session_id in {client.session_id for client in self.clients}:
             entries = journal_of(self.store, session_id)
@@ -202,19 +222,36 @@ class World:
             for client in self.clients:
                 if client.session_id == session_id:
                     for event_id, (seq, code) in client.acks.items():
-                        assert (event_id in state.tokens) == (code is None), f"{event_id} at {seq}: {code}"
+                        assert (event_id in state.tokens) == (code is None), (
+                            f"{event_id} at {seq}: {code}"
+                        )
             record = self.store._named("m", session_id)
             assert record is not None
             pending = {} if state.finished else state.timers
-            assert dict(self.store.timers[key, timer] and (timer, self.store.timers[key, timer]) for key, timer in self.store.timers if key == record.key) == pending
+            assert (
+                dict(
+                    self.store.timers[key, timer] and (timer, self.store.timers[key, timer])
+                    for key, timer in self.store.timers
+                    if key == record.key
+                )
+                == pending
+            )
             late = [due for due in pending.values() if due < self.clock.now_ms() - 1000]
             assert not late, f"timers that never fired: {late}"
             assert (record.finished_at_ms is not None) == state.finished
             session = self.host.find("m", session_id)
             if not state.finished and session_id in self.names:
-                present = {watcher.who.member for watcher in self.watchers if watcher.session is not None and watcher.session_id == session_id}
-                refused = any(entry.kind == "presence" and entry.error for entry in entries)  # the worker died of it, thrice
-                assert refused or set(state.here) == present, f"the machine believes {state.here} to be there, and there are {present}"
+                present = {
+                    watcher.who.member
+                    for watcher in self.watchers
+                    if watcher.session is not None and watcher.session_id == session_id
+                }
+                refused = any(
+                    entry.kind == "presence" and entry.error for entry in entries
+                )  # the worker died of it, thrice
+                assert refused or set(state.here) == present, (
+                    f"the machine believes {state.here} to be there, and there are {present}"
+                )
             if session is not None and session.started and not session.in_doubt:
                 assert json.loads(session.snapshot) == json.loads(state.snapshot())
                 assert not session.waiting, f"something still waits: {session.pending}"
@@ -224,7 +261,16 @@ class World:
     async def boot(self) -> None:
         self.pool = SimPool(self.loop, self.chance)
         self.pool.trouble = self.store.trouble
-        host = SessionHost(self.pool, self.pool, self.store, self.clock, Entropy(self.chance.getrandbits(32)), LIMITS, logs=MachineLogs(kept=5), metrics=Metrics())
+        host = SessionHost(
+            self.pool,
+            self.pool,
+            self.store,
+            self.clock,
+            Entropy(self.chance.getrandbits(32)),
+            LIMITS,
+            logs=MachineLogs(kept=5),
+            metrics=Metrics(),
+        )
         self.pool.listener = host
         while True:
             try:
@@ -273,7 +319,13 @@ class World:
 
     def come_and_go(self, session_id: str) -> None:
         session = None if self.host is None else self.host.find("m", session_id)
-        if session is not None and session.opened.done() and not session.opened.exception() and not session.in_doubt and not session.gone:
+        if (
+            session is not None
+            and session.opened.done()
+            and not session.opened.exception()
+            and not session.in_doubt
+            and not session.gone
+        ):
             self.watch(session, session_id)
         for watcher in [watcher for watcher in self.watchers if self.chance.random() < 0.4]:
             self.watchers.remove(watcher)
@@ -281,14 +333,29 @@ class World:
 
     def watch(self, session: LiveSession, session_id: str) -> None:
         assert self.host is not None
-        key = f"a key that is long enough {self.chance.randint(1, 3)}" if self.chance.random() < 0.7 else None
-        watcher = Watcher(self, session_id, self.host.people.identify("m", session_id, key), host=self.host, session=session)
+        key = (
+            f"a key that is long enough {self.chance.randint(1, 3)}"
+            if self.chance.random() < 0.7
+            else None
+        )
+        watcher = Watcher(
+            self,
+            session_id,
+            self.host.people.identify("m", session_id, key),
+            host=self.host,
+            session=session,
+        )
         self.watchers.append(watcher)
         self.host.people.attach(session, watcher)
 
     async def fork(self, host: SessionHost) -> None:
-        """A fork, under a name that others may be about to use, has its parent's past to the letter."""
-        parent, child = self.chance.choice(self.clients).session_id, self.chance.choice(["f1", "f2", *self.names])
+        """A fork, under a name that others may be about to use, has its parent's past to the
+        letter.
+        """
+        parent, child = (
+            self.chance.choice(self.clients).session_id,
+            self.chance.choice(["f1", "f2", *self.names]),
+        )
         try:
             async with asyncio.timeout(20):
                 record = await self.store.record("m", parent)
@@ -298,12 +365,16 @@ class World:
             return
         self.forks += 1
         assert made.forked_at is not None
-        inherited = [entry for entry in journal_of(self.store, child) if entry.seq <= made.forked_at]
+        inherited = [
+            entry for entry in journal_of(self.store, child) if entry.seq <= made.forked_at
+        ]
         wanted = [entry for entry in journal_of(self.store, parent) if entry.seq <= made.forked_at]
         assert fold(inherited) == fold(wanted)
         saved = self.store.saved[made.key][made.forked_at]
         assert State.thaw(saved.data).tokens == fold(wanted).tokens
-        assert set(saved.timers) == (set() if saved.finished else set(fold(wanted).timers)), "a fork has other timers than its parent had"
+        assert set(saved.timers) == (set() if saved.finished else set(fold(wanted).timers)), (
+            "a fork has other timers than its parent had"
+        )
 
     async def read(self) -> None:
         """Somebody who looks now and then: what was acknowledged is there to be seen."""
@@ -317,22 +388,37 @@ class World:
                         continue
                     session = await self.host.open("m", session_id, None)
             except (HubError, TimeoutError) as error:
-                assert not isinstance(error, HubError) or error.code == "unavailable", f"{session_id} is not there: {error}"
+                assert not isinstance(error, HubError) or error.code == "unavailable", (
+                    f"{session_id} is not there: {error}"
+                )
                 continue
-            assert session.seq >= known, f"input {known} was acknowledged; what is there to be read is {session.seq}"
+            assert session.seq >= known, (
+                f"input {known} was acknowledged; what is there to be read is {session.seq}"
+            )
             self.check_told(session_id, session.seq, json.loads(session.snapshot))
 
     async def run(self) -> None:
         self.stopped = asyncio.Event()
         await self.boot()
         self.names = [f"s{number}" for number in range(self.chance.randint(1, 3))]
-        self.clients = [Client(self, self.chance.choice(self.names), f"c{number}") for number in range(self.chance.randint(1, 4))]
+        self.clients = [
+            Client(self, self.chance.choice(self.names), f"c{number}")
+            for number in range(self.chance.randint(1, 4))
+        ]
         troubling = asyncio.ensure_future(self.trouble())
         reading = asyncio.ensure_future(self.read())
         reading.add_done_callback(self._notice)
-        running = [asyncio.ensure_future(client.run(self.chance.randint(3, 14))) for client in self.clients]
+        running = [
+            asyncio.ensure_future(client.run(self.chance.randint(3, 14))) for client in self.clients
+        ]
         async with asyncio.timeout(600):
-            await asyncio.wait([asyncio.ensure_future(self.stopped.wait()), asyncio.gather(*running, return_exceptions=True)], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                [
+                    asyncio.ensure_future(self.stopped.wait()),
+                    asyncio.gather(*running, return_exceptions=True),
+                ],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
         if self.problems:
             return
         troubling.cancel()

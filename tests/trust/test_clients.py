@@ -1,4 +1,6 @@
-"""Attacks by clients: bytes that are no event, frames that are none, pages of other sites, names that lead elsewhere. Too much of everything: `test_door.py`."""
+"""Attacks by clients: bytes that are no event, frames that are none, pages of other sites, names
+that lead elsewhere. Too much of everything: `test_door.py`.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,16 @@ from tests.trust.test_machines import OK, fresh, handling
 if TYPE_CHECKING:
     from pathlib import Path
 
-ECHO = handling("", context="{ n: 0, got: null }").replace(OK, f"{OK}, X: {{ actions: assign({{ got: ({{ event }}) => event.v ?? null }}) }}")
+ECHO = handling("", context="{ n: 0, got: null }").replace(
+    OK, f"{OK}, X: {{ actions: assign({{ got: ({{ event }}) => event.v ?? null }}) }}"
+)
 
 
 async def ask(client: Client, request: bytes) -> bytes:
-    """Bytes as they are, to the hub's port; all that it says until it hangs up. Client libraries mend what is to be tried here."""
+    """Bytes as they are, to the hub's port; all that it says until it hangs up.
+
+    Client libraries mend what is to be tried here.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
     try:
         writer.write(request)
@@ -36,20 +43,38 @@ async def ask(client: Client, request: bytes) -> bytes:
         writer.transport.abort()
 
 
-# --- row 13: values --------------------------------------------------------------------------------------------------
+# --- row 13: values -------------------------------------------------------------------------------
 
 DATA: dict[str, bytes] = {
-    "beyond floats": b"1e400", "minus beyond floats": b"-1e400", "minus zero": b"-0", "tiny": b"1e-400", "5 000 digits": b"9" * 5000, "beyond whole numbers": b"9007199254740993",
-    "a NUL": rb'"\u0000"', "U+2028": rb'"\u2028"', "an emoji": rb'"\ud83d\ude00"', "duplicate keys": b'{"a":1,"a":2}', "__proto__": b'{"__proto__":{"polluted":1}}',
-    "constructor": b'{"constructor":{"prototype":{"polluted":1}}}', "then": b'{"then":"x"}', "toJSON": b'{"toJSON":"x"}', "XState's mark": b'{"xstate$$type":1}',
-    "an empty key": b'{"":{"":1}}', "keys that are numbers": b'{"1":1,"0":0,"-1":-1}', "a key of control characters": rb'{"\u001b[2J\r\n":1}', "10 000 keys": b"{" + b",".join(b'"%d":1' % n for n in range(7000)) + b"}",
-    "an array of nulls": b"[" + b",".join([b"null"] * 9000) + b"]", "62 levels": b"[" * 62 + b"]" * 62,
-}  # fmt: skip
+    "beyond floats": b"1e400",
+    "minus beyond floats": b"-1e400",
+    "minus zero": b"-0",
+    "tiny": b"1e-400",
+    "5 000 digits": b"9" * 5000,
+    "beyond whole numbers": b"9007199254740993",
+    "a NUL": rb'"\u0000"',
+    "U+2028": rb'"\u2028"',
+    "an emoji": rb'"\ud83d\ude00"',
+    "duplicate keys": b'{"a":1,"a":2}',
+    "__proto__": b'{"__proto__":{"polluted":1}}',
+    "constructor": b'{"constructor":{"prototype":{"polluted":1}}}',
+    "then": b'{"then":"x"}',
+    "toJSON": b'{"toJSON":"x"}',
+    "XState's mark": b'{"xstate$$type":1}',
+    "an empty key": b'{"":{"":1}}',
+    "keys that are numbers": b'{"1":1,"0":0,"-1":-1}',
+    "a key of control characters": rb'{"\u001b[2J\r\n":1}',
+    "10 000 keys": b"{" + b",".join(b'"%d":1' % n for n in range(7000)) + b"}",
+    "an array of nulls": b"[" + b",".join([b"null"] * 9000) + b"]",
+    "62 levels": b"[" * 62 + b"]" * 62,
+}
 
 
 @pytest.mark.parametrize("name", DATA)
 async def test_values_are_plain_data(client: Client, name: str) -> None:
-    """The same live, after sleep and in a replay; nothing of them reaches a prototype; the session takes its next event."""
+    """The same live, after sleep and in a replay; nothing of them reaches a prototype; the session
+    takes its next event.
+    """
     machine = await client.deploy(ECHO, name="echo")
     session = fresh()
     url = f"/{machine}/{session}"
@@ -64,7 +89,9 @@ async def test_values_are_plain_data(client: Client, name: str) -> None:
     while found.worker is not None:
         await asyncio.sleep(0.01)
     assert (await client.http.get(url)).content == live
-    assert (await client.http.post(f"/api/v1/machines/echo/sessions/{session}/replay")).json()["verified"] is True
+    assert (await client.http.post(f"/api/v1/machines/echo/sessions/{session}/replay")).json()[
+        "verified"
+    ] is True
     other = await client.http.post(f"/{machine}/{fresh()}", json={"type": "X", "v": {}})
     assert other.json()["snapshot"]["context"]["got"] == {}
 
@@ -80,9 +107,17 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "UTF-8 of a surrogate": (b'{"type":"X","v":"\xed\xa0\x80"}', 400, "invalid_utf8"),
     "UTF-16": ('{"type":"X"}'.encode("utf-16"), 422, "invalid_event"),
     "a control character in a text": (b'{"type":"X","v":"\x01"}', 422, "invalid_event"),
-    "100 000 levels": (b'{"type":"X","v":' + b"[" * 30_000 + b"]" * 30_000 + b"}", 400, "event_too_deep"),
+    "100 000 levels": (
+        b'{"type":"X","v":' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+        400,
+        "event_too_deep",
+    ),
     "64 levels": (b'{"type":"X","v":' + b"[" * 64 + b"]" * 64 + b"}", 400, "event_too_deep"),
-    "a million keys": (b'{"type":"X","v":{' + b",".join(b'"%d":1' % n for n in range(1_000_000)) + b"}}", 413, "event_too_large"),
+    "a million keys": (
+        b'{"type":"X","v":{' + b",".join(b'"%d":1' % n for n in range(1_000_000)) + b"}}",
+        413,
+        "event_too_large",
+    ),
     "64 MB": (b'{"type":"X","v":"' + b"x" * 64_000_000 + b'"}', 413, "event_too_large"),
     "a comment": (b'{"type":"X"/**/}', 422, "invalid_event"),
     "two values": (b'{"type":"X"}{"type":"X"}', 422, "invalid_event"),
@@ -95,7 +130,7 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "row 14: a second type": (b'{"type":"X","type":"xstate.stop"}', 422, "invalid_event"),
     "row 14: a type in escapes": (rb'{"type":"\u0078state.stop"}', 422, "invalid_event"),
     "row 14: a key in escapes": (rb'{"type":"X","\u0074ype":"xstate.stop"}', 422, "invalid_event"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -105,7 +140,10 @@ async def test_what_is_refused_before_a_machine_sees_it(client: Client, name: st
     url = f"/{machine}/{fresh()}"
     before = (await client.http.get(url)).json()
     answer = await client.http.post(url, content=body)
-    assert (answer.status_code, answer.json()["code"]) in ((status, code), (422, "invalid_event") if code == "invalid_utf8" else (status, code)), answer.text
+    assert (answer.status_code, answer.json()["code"]) in (
+        (status, code),
+        (422, "invalid_event") if code == "invalid_utf8" else (status, code),
+    ), answer.text
     after = (await client.http.get(url)).json()
     assert (after["seq"], after["snapshot"]) == (before["seq"], before["snapshot"])
     if len(body) < 60_000:
@@ -120,10 +158,19 @@ async def test_what_is_refused_before_a_machine_sees_it(client: Client, name: st
 
 
 async def test_the_sender_is_the_hubs_word(client: Client) -> None:
-    source = handling("").replace(OK, f"{OK}, X: {{ actions: assign({{ n: ({{ event }}) => event.sender }}) }}")
+    source = handling("").replace(
+        OK, f"{OK}, X: {{ actions: assign({{ n: ({{ event }}) => event.sender }}) }}"
+    )
     machine = await client.deploy(source, name="sender")
-    for forged in ('{"type":"X","sender":{"id":"admin","user":"root"}}', '{"type":"X","sender":null}', '{"type":"X","sender":1,"sender":{"id":"admin"}}', '{"type":"X","\\u0073ender":{"id":"admin"}}'):
-        got = (await client.http.post(f"/{machine}/{fresh()}", content=forged)).json()["snapshot"]["context"]["n"]
+    for forged in (
+        '{"type":"X","sender":{"id":"admin","user":"root"}}',
+        '{"type":"X","sender":null}',
+        '{"type":"X","sender":1,"sender":{"id":"admin"}}',
+        '{"type":"X","\\u0073ender":{"id":"admin"}}',
+    ):
+        got = (await client.http.post(f"/{machine}/{fresh()}", content=forged)).json()["snapshot"][
+            "context"
+        ]["n"]
         assert set(got) == {"id"}
         assert got["id"] != "admin"
 
@@ -132,43 +179,98 @@ async def test_a_bomb_stays_folded(client: Client) -> None:
     """Bodies are taken as they are: nothing is unpacked, so nothing grows."""
     machine = await client.deploy(ECHO, name="echo")
     bomb = gzip.compress(b" " * 50_000_000)
-    answer = await client.http.post(f"/{machine}/{fresh()}", content=bomb[:60_000], headers={"Content-Encoding": "gzip"})
-    assert (answer.status_code, answer.json()["code"]) in ((422, "invalid_event"), (400, "invalid_utf8"))
-    answer = await client.http.post("/api/v1/deployments", content=bomb, headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
+    answer = await client.http.post(
+        f"/{machine}/{fresh()}", content=bomb[:60_000], headers={"Content-Encoding": "gzip"}
+    )
+    assert (answer.status_code, answer.json()["code"]) in (
+        (422, "invalid_event"),
+        (400, "invalid_utf8"),
+    )
+    answer = await client.http.post(
+        "/api/v1/deployments",
+        content=bomb,
+        headers={"Content-Encoding": "gzip", "Content-Type": "application/json"},
+    )
     assert answer.status_code in (400, 413)
 
 
-# --- row 16: versions under one's feet -------------------------------------------------------------------------------
+# --- row 16: versions under one's feet ------------------------------------------------------------
 
 
 async def test_two_deployments_of_one_name_are_two_versions(client: Client) -> None:
     sources = [COUNTER + f"\n// {number}" for number in range(4)]
     bodies = [{"name": "racing", "entry": "m.ts", "files": {"m.ts": source}} for source in sources]
-    answers = await asyncio.gather(*(client.http.post("/api/v1/deployments", json=body) for body in bodies))
+    answers = await asyncio.gather(
+        *(client.http.post("/api/v1/deployments", json=body) for body in bodies)
+    )
     assert {answer.status_code for answer in answers} == {201}
     assert sorted(answer.json()["version"]["number"] for answer in answers) == [1, 2, 3, 4]
     for source, answer in zip(sources, answers, strict=True):
         number = answer.json()["version"]["number"]
-        files = (await client.http.get(f"/api/v1/machines/racing/versions/{number}/files")).json()["files"]
+        files = (await client.http.get(f"/api/v1/machines/racing/versions/{number}/files")).json()[
+            "files"
+        ]
         assert files == {"m.ts": source}
 
 
-# --- row 18: names that lead elsewhere -------------------------------------------------------------------------------
+# --- row 18: names that lead elsewhere ------------------------------------------------------------
 
-IDS = ["..", ".", "../../etc/passwd", "/etc/passwd", "a/b", "%2e%2e", "a\0b", "\r\nSet-Cookie: x=1", "😀", "é", "\u202e", "x" * 128, "wait", "presence", "@2", "?", "#", "&", "'; DROP TABLE sessions; --", "<script>", "${7*7}", "*", ">", "a b", "+", "\u0301", "CON", "~root", "sessions.*"]
+IDS = [
+    "..",
+    ".",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "a/b",
+    "%2e%2e",
+    "a\0b",
+    "\r\nSet-Cookie: x=1",
+    "😀",
+    "é",
+    "\u202e",
+    "x" * 128,
+    "wait",
+    "presence",
+    "@2",
+    "?",
+    "#",
+    "&",
+    "'; DROP TABLE sessions; --",
+    "<script>",
+    "${7*7}",
+    "*",
+    ">",
+    "a b",
+    "+",
+    "\u0301",
+    "CON",
+    "~root",
+    "sessions.*",
+]
 
 
 @pytest.mark.parametrize("session", IDS)
-async def test_odd_ids_are_ids(tmp_path_factory: pytest.TempPathFactory, client: Client, session: str) -> None:
-    """A session of that very name, as the API lists it, or a refusal; and no file beside the data folder's own."""
+async def test_odd_ids_are_ids(
+    tmp_path_factory: pytest.TempPathFactory, client: Client, session: str
+) -> None:
+    """A session of that very name, as the API lists it, or a refusal; and no file beside the data
+    folder's own.
+    """
     machine = await client.deploy(COUNTER, name="odd-ids-raw")
     kept = sorted(path.name for path in client.hub.settings.data.iterdir())
     path = f"/{machine}/{quote(session, safe='')}"
     body = b'{"type":"increment"}'
-    head, _, answer = (await ask(client, f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)).partition(b"\r\n\r\n")
+    head, _, answer = (
+        await ask(
+            client,
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body,
+        )
+    ).partition(b"\r\n\r\n")
     assert b"Set-Cookie" not in head
     assert head.startswith(b"HTTP/1.1 200"), answer
-    listed = (await client.http.get("/api/v1/machines/odd-ids-raw/sessions?limit=500")).json()["data"]
+    listed = (await client.http.get("/api/v1/machines/odd-ids-raw/sessions?limit=500")).json()[
+        "data"
+    ]
     assert session in [found["id"] for found in listed]
     assert sorted(path.name for path in client.hub.settings.data.iterdir()) == kept
 
@@ -176,49 +278,127 @@ async def test_odd_ids_are_ids(tmp_path_factory: pytest.TempPathFactory, client:
 @pytest.mark.parametrize(
     ("path", "statuses"),
     [
-        ("/../../etc/passwd", (404,)), ("/%2e%2e/%2e%2e/etc/passwd", (400, 404)), ("/assets/../../app.py", (404,)), ("/assets/%2e%2e%2fapp.py", (404,)), ("/assets/..%5capp.py", (404,)),
-        ("/assets/%00", (404,)), ("//evil.example/x", (404,)), ("/" + "x" * 10_000, (404,)), ("/{machine}/" + "x" * 10_000, (400,)), ("/{machine}/%ff", (400,)), ("/{machine}/", (400,)),
-        ("/{machine}@99999999999/s", (404,)), ("/{machine}@0/s", (404,)), ("/{machine}@-1/s", (404,)), ("/{machine}/s/../../x", (404,)), ("/api/v1/machines/..%2f..", (404,)),
-        ("/api/v1/machines/%00", (400, 404)), ("/api/v1/machines/{machine}/versions/1e3", (404,)), ("/api/v1/machines/" + "y" * 20_000, (404, 414, 431)), ("/%", (400, 404)), ("/%zz", (400, 404)),
-        ("/{machine}/s?at=%00", (400,)), ("/{machine}/s?input=%00", (200, 400)),
+        ("/../../etc/passwd", (404,)),
+        ("/%2e%2e/%2e%2e/etc/passwd", (400, 404)),
+        ("/assets/../../app.py", (404,)),
+        ("/assets/%2e%2e%2fapp.py", (404,)),
+        ("/assets/..%5capp.py", (404,)),
+        ("/assets/%00", (404,)),
+        ("//evil.example/x", (404,)),
+        ("/" + "x" * 10_000, (404,)),
+        ("/{machine}/" + "x" * 10_000, (400,)),
+        ("/{machine}/%ff", (400,)),
+        ("/{machine}/", (400,)),
+        ("/{machine}@99999999999/s", (404,)),
+        ("/{machine}@0/s", (404,)),
+        ("/{machine}@-1/s", (404,)),
+        ("/{machine}/s/../../x", (404,)),
+        ("/api/v1/machines/..%2f..", (404,)),
+        ("/api/v1/machines/%00", (400, 404)),
+        ("/api/v1/machines/{machine}/versions/1e3", (404,)),
+        ("/api/v1/machines/" + "y" * 20_000, (404, 414, 431)),
+        ("/%", (400, 404)),
+        ("/%zz", (400, 404)),
+        ("/{machine}/s?at=%00", (400,)),
+        ("/{machine}/s?input=%00", (200, 400)),
     ],
-)  # fmt: skip
-async def test_paths_that_lead_nowhere(client: Client, path: str, statuses: tuple[int, ...]) -> None:
+)
+async def test_paths_that_lead_nowhere(
+    client: Client, path: str, statuses: tuple[int, ...]
+) -> None:
     machine = await client.deploy(COUNTER, name="paths")
-    answer = await ask(client, f"GET {path.replace('{machine}', machine)} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    answer = await ask(
+        client,
+        f"GET {path.replace('{machine}', machine)} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode(),
+    )
     assert int(answer.split()[1]) in statuses, answer
     assert b"root:" not in answer
 
 
-@pytest.mark.parametrize("path", ["../../evil.ts", "/etc/evil.ts", "a/../../evil.ts", "a\\..\\..\\evil.ts", "C:\\evil.ts", "\0.ts", "a//b.ts", "./x/./../../../y.ts", "-", "~/x.ts", "x" * 5000 + ".ts", "\u202e.ts", "node_modules/../../x.ts", "a/\n.ts", ""])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../../evil.ts",
+        "/etc/evil.ts",
+        "a/../../evil.ts",
+        "a\\..\\..\\evil.ts",
+        "C:\\evil.ts",
+        "\0.ts",
+        "a//b.ts",
+        "./x/./../../../y.ts",
+        "-",
+        "~/x.ts",
+        "x" * 5000 + ".ts",
+        "\u202e.ts",
+        "node_modules/../../x.ts",
+        "a/\n.ts",
+        "",
+    ],
+)
 async def test_uploaded_paths_stay_in_the_upload(client: Client, path: str) -> None:
     for files in ({"m.ts": COUNTER, path: "export const x = 1"}, {path: COUNTER}):
         entry = next(iter(files))
-        response = await client.http.post("/api/v1/deployments", json={"name": "paths-in", "entry": entry, "files": files})
+        response = await client.http.post(
+            "/api/v1/deployments", json={"name": "paths-in", "entry": entry, "files": files}
+        )
         assert response.status_code in (200, 201, 400, 413, 422), response.text
     await client.deploy(COUNTER, name="paths-in")
 
 
-# --- row 19: WebSocket -----------------------------------------------------------------------------------------------
+# --- row 19: WebSocket ----------------------------------------------------------------------------
 
 
 def _control(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
-    size = bytes((0x80 | len(payload),)) if len(payload) < 126 else bytes((0xFE,)) + len(payload).to_bytes(2, "big")
+    size = (
+        bytes((0x80 | len(payload),))
+        if len(payload) < 126
+        else bytes((0xFE,)) + len(payload).to_bytes(2, "big")
+    )
     return bytes(((0x80 if fin else 0) | opcode,)) + size + bytes(4) + payload
 
 
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (Frame(Opcode.TEXT, b'{"type":"ping"}').serialize(mask=False), 1002), (Frame(Opcode.TEXT, b'{"type":"\xff\xfe"}').serialize(mask=True), 1007),
+        (Frame(Opcode.TEXT, b'{"type":"ping"}').serialize(mask=False), 1002),
+        (Frame(Opcode.TEXT, b'{"type":"\xff\xfe"}').serialize(mask=True), 1007),
         (b"\x81\xff" + (1 << 40).to_bytes(8, "big") + b"1234", 1009),
-        (Frame(Opcode.TEXT, b"", fin=False).serialize(mask=True) + Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * 3000, 1008),
-        (_control(9, b"x" * 126), 1002), (_control(9, b"x", fin=False), 1002), (_control(8, b"\x00"), 1002), (_control(8, (999).to_bytes(2, "big")), 1002), (_control(8, (1005).to_bytes(2, "big")), 1002),
-        (_control(8, (1000).to_bytes(2, "big") + b"\xff"), 1007), (_control(0, b"x"), 1002), (_control(3, b""), 1002), (_control(11, b""), 1002), (bytes((0xC1, 0x80)) + bytes(4), 1002),
+        (
+            Frame(Opcode.TEXT, b"", fin=False).serialize(mask=True)
+            + Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * 3000,
+            1008,
+        ),
+        (_control(9, b"x" * 126), 1002),
+        (_control(9, b"x", fin=False), 1002),
+        (_control(8, b"\x00"), 1002),
+        (_control(8, (999).to_bytes(2, "big")), 1002),
+        (_control(8, (1005).to_bytes(2, "big")), 1002),
+        (_control(8, (1000).to_bytes(2, "big") + b"\xff"), 1007),
+        (_control(0, b"x"), 1002),
+        (_control(3, b""), 1002),
+        (_control(11, b""), 1002),
+        (bytes((0xC1, 0x80)) + bytes(4), 1002),
     ],
-    ids=["unmasked", "no UTF-8", "a terabyte announced", "fragments", "long ping", "ping in parts", "half a close code", "a code that is none", "a code nobody sends", "a reason that is no text", "a part of nothing", "opcode 3", "opcode 11", "compressed"],
-)  # fmt: skip
-async def test_frames_that_are_none_end_the_connection(client: Client, data: bytes, code: int) -> None:
+    ids=[
+        "unmasked",
+        "no UTF-8",
+        "a terabyte announced",
+        "fragments",
+        "long ping",
+        "ping in parts",
+        "half a close code",
+        "a code that is none",
+        "a code nobody sends",
+        "a reason that is no text",
+        "a part of nothing",
+        "opcode 3",
+        "opcode 11",
+        "compressed",
+    ],
+)
+async def test_frames_that_are_none_end_the_connection(
+    client: Client, data: bytes, code: int
+) -> None:
     machine = await client.deploy(COUNTER, name="raw-frames")
     reader, writer = await raw_socket(client, f"{machine}/s")
     writer.write(data)
@@ -231,9 +411,31 @@ async def test_frames_that_are_none_end_the_connection(client: Client, data: byt
 
 def made_up_frames() -> list[str]:
     """What hypothesis makes of frames: right ones, wrong ones, and texts that are none."""
-    values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=8)
-    events = st.dictionaries(st.text(max_size=8), values, max_size=3).flatmap(lambda rest: st.fixed_dictionaries({"type": st.sampled_from(["increment", "OK", "xstate.stop", "presence.left", ""]) | st.text(max_size=10)}).map(lambda head: rest | head))
-    frames = st.fixed_dictionaries({}, optional={"type": st.sampled_from(["event", "ping", "presence", "snapshot", "ack"]) | values, "id": st.text(max_size=300) | values, "event": events | values, "metadata": values, "seq": values})
+    values = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+        ),
+        max_leaves=8,
+    )
+    events = st.dictionaries(st.text(max_size=8), values, max_size=3).flatmap(
+        lambda rest: st.fixed_dictionaries(
+            {
+                "type": st.sampled_from(["increment", "OK", "xstate.stop", "presence.left", ""])
+                | st.text(max_size=10)
+            }
+        ).map(lambda head: rest | head)
+    )
+    frames = st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(["event", "ping", "presence", "snapshot", "ack"]) | values,
+            "id": st.text(max_size=300) | values,
+            "event": events | values,
+            "metadata": values,
+            "seq": values,
+        },
+    )
     texts = st.text(max_size=60) | (values | frames).map(json.dumps)
     found: list[str] = []
 
@@ -248,7 +450,9 @@ def made_up_frames() -> list[str]:
 
 
 async def test_every_frame_has_its_answer(client: Client) -> None:
-    """An error, an ack, a pong, or the effect of an event without an id: no frame is lost, and none ends the connection or the session."""
+    """An error, an ack, a pong, or the effect of an event without an id: no frame is lost, and none
+    ends the connection or the session.
+    """
     machine = await client.deploy(COUNTER, name="made-up-frames")
     sent = [*made_up_frames(), '{"type":"event","id":"the-last","event":{"type":"increment"}}']
     async with client.socket(f"{machine}/s") as peer:
@@ -258,13 +462,34 @@ async def test_every_frame_has_its_answer(client: Client) -> None:
         while (ack := await peer.until("ack"))["id"] != "the-last":
             pass
         assert ack["outcome"] == "accepted"
-        assert {frame["type"] for frame in peer.seen} <= {"snapshot", "update", "ack", "error", "pong", "presence"}
+        assert {frame["type"] for frame in peer.seen} <= {
+            "snapshot",
+            "update",
+            "ack",
+            "error",
+            "pong",
+            "presence",
+        }
         answers = sum(frame["type"] in ("ack", "error", "pong") for frame in peer.seen)
         assert answers > len(sent) // 2
-        codes = {frame["code"] for frame in peer.seen if frame["type"] == "error"} | {frame["error"]["code"] for frame in peer.seen if "error" in frame}
-        assert codes <= {"bad_frame", "invalid_event", "invalid_metadata", "event_too_deep", "invalid_utf8"}
-    journal = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal?limit=500")).json()["data"]
-    assert all(not entry["event"]["type"].startswith(("xstate.", "presence.")) for entry in journal if entry["kind"] == "event")
+        codes = {frame["code"] for frame in peer.seen if frame["type"] == "error"} | {
+            frame["error"]["code"] for frame in peer.seen if "error" in frame
+        }
+        assert codes <= {
+            "bad_frame",
+            "invalid_event",
+            "invalid_metadata",
+            "event_too_deep",
+            "invalid_utf8",
+        }
+    journal = (
+        await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal?limit=500")
+    ).json()["data"]
+    assert all(
+        not entry["event"]["type"].startswith(("xstate.", "presence."))
+        for entry in journal
+        if entry["kind"] == "event"
+    )
 
 
 async def test_nothing_is_compressed(client: Client) -> None:
@@ -274,17 +499,24 @@ async def test_nothing_is_compressed(client: Client) -> None:
         assert peer.connection.protocol.extensions == []
 
 
-async def test_a_slow_handshake_is_not_waited_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_handshake_is_not_waited_for(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(transport, "HEAD_S", 0.3)
     answer = await ask(client, b"GET /x/y HTTP/1.1\r\nHost: localhost\r\nUpgrade: webs")
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"request_timeout" in answer
 
 
-async def test_a_body_that_never_ends_is_not_waited_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_never_ends_is_not_waited_for(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("machinehub.api.requests.BODY_S", 0.3)
     machine = await client.deploy(COUNTER, name="slow-body")
-    answer = await ask(client, f"POST /{machine}/s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 100\r\n\r\n{{".encode())
+    answer = await ask(
+        client,
+        f"POST /{machine}/s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 100\r\n\r\n{{".encode(),
+    )
     assert answer.startswith(b"HTTP/1.1 408")
 
 
@@ -294,15 +526,39 @@ UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAA
 @pytest.mark.parametrize(
     ("request_bytes", "answers"),
     [
-        (b"GET /{m} HTTP/1.1\r\nHost: localhost\r\n\r\nGET /{m}/s HTTP/1.1\r\nHost: localhost\r\n" + UPGRADE + b"\r\n", 1),
-        (b"POST /{m}/s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n" + UPGRADE + b"\r\n{}", 1),
-        (b"GET /{m}/s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n" + UPGRADE + b"\r\n0\r\n\r\n", 1),
+        (
+            b"GET /{m} HTTP/1.1\r\nHost: localhost\r\n\r\nGET /{m}/s HTTP/1.1\r\nHost: localhost\r\n"
+            + UPGRADE
+            + b"\r\n",
+            1,
+        ),
+        (
+            b"POST /{m}/s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
+            + UPGRADE
+            + b"\r\n{}",
+            1,
+        ),
+        (
+            b"GET /{m}/s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+            + UPGRADE
+            + b"\r\n0\r\n\r\n",
+            1,
+        ),
         (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 14_000, 10),
     ],
-    ids=["behind another request", "with a body", "with a body in chunks", "fourteen thousand at once"],
-)  # fmt: skip
-async def test_what_a_connection_may_not_begin_meanwhile(client: Client, request_bytes: bytes, answers: int) -> None:
-    """An upgrade took a connection away from an answer that nobody then ended; one with a body waited for ever; requests queued without bound."""
+    ids=[
+        "behind another request",
+        "with a body",
+        "with a body in chunks",
+        "fourteen thousand at once",
+    ],
+)
+async def test_what_a_connection_may_not_begin_meanwhile(
+    client: Client, request_bytes: bytes, answers: int
+) -> None:
+    """An upgrade took a connection away from an answer that nobody then ended; one with a body
+    waited for ever; requests queued without bound.
+    """
     machine = await client.deploy(COUNTER, name="meanwhile")
     answer = b""
     with contextlib.suppress(ConnectionResetError):  # who sends on is hung up on
@@ -313,19 +569,29 @@ async def test_what_a_connection_may_not_begin_meanwhile(client: Client, request
     assert live is None or not live.connections
 
 
-async def test_nothing_stands_within_an_answer(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_stands_within_an_answer(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The start of a next request, or an empty line, brought a 408 into the stream under way."""
     monkeypatch.setattr(transport, "HEAD_S", 0.2)
     machine = await client.deploy(COUNTER, name="within")
     reader, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
-    writer.write(f"GET /{machine}/s HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode() + b"\r\nG")
+    writer.write(
+        f"GET /{machine}/s HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
+        + b"\r\nG"
+    )
     await reader.readuntil(b"snapshot")
     await asyncio.sleep(0.5)
     await client.http.post(f"/{machine}/s", json={"type": "increment"})
     assert b"408" not in await reader.readuntil(b'"count":1')
     writer.transport.abort()
     body = b'{"condition":{"tag":"never"},"timeout_ms":600}'
-    answer = await ask(client, f"POST /{machine}/s/wait HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body + b"\r\n")
+    answer = await ask(
+        client,
+        f"POST /{machine}/s/wait HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
+        + b"\r\n",
+    )
     assert b"wait_timeout" in answer
 
 
@@ -335,21 +601,33 @@ async def test_who_stops_waiting_gives_up_the_place(tmp_path: Path) -> None:
         body = b'{"condition":{"tag":"never"},"timeout_ms":60000}'
         for _ in range(3):
             _, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
-            writer.write(f"POST /{machine}/s/wait HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            writer.write(
+                f"POST /{machine}/s/wait HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
             await asyncio.sleep(0.1)
             writer.transport.abort()
         await asyncio.sleep(0.2)
-        answer = await client.http.post(f"/{machine}/s/wait", json={"condition": {"matches": "active"}, "timeout_ms": 1000})
+        answer = await client.http.post(
+            f"/{machine}/s/wait", json={"condition": {"matches": "active"}, "timeout_ms": 1000}
+        )
         assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-async def test_an_answer_reaches_those_who_still_send(client: Client, monkeypatch: pytest.MonkeyPatch, *, chunked: bool) -> None:
-    """They were hung up on in the middle of their body, so that the 413 was lost. What comes too late is thrown away, for a while."""
+async def test_an_answer_reaches_those_who_still_send(
+    client: Client, monkeypatch: pytest.MonkeyPatch, *, chunked: bool
+) -> None:
+    """They were hung up on in the middle of their body, so that the 413 was lost.
+
+    What comes too late is thrown away, for a while.
+    """
     monkeypatch.setattr(transport, "LINGER_S", 1.0)
     reader, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
     length = "Transfer-Encoding: chunked" if chunked else "Content-Length: 1000000000"
-    writer.write(f"POST /api/v1/deployments HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n".encode())
+    writer.write(
+        f"POST /api/v1/deployments HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n".encode()
+    )
     block = b"x" * 65536
     block = b"10000\r\n" + block + b"\r\n" if chunked else block
 
@@ -365,15 +643,31 @@ async def test_an_answer_reaches_those_who_still_send(client: Client, monkeypatc
     writer.transport.abort()
 
 
-# --- row 20: pages of other sites, and requests that are two ---------------------------------------------------------
+# --- row 20: pages of other sites, and requests that are two --------------------------------------
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8787", "127.0.0.1.evil.example", "localhost.evil.example", "[::1].evil.example", "", "169.254.169.254", "0x7f000001"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8787",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "[::1].evil.example",
+        "",
+        "169.254.169.254",
+        "0x7f000001",
+    ],
+)
 async def test_an_open_hub_has_no_other_name(client: Client, host: str) -> None:
     """So a name that somebody's server points here reaches nothing (DNS rebinding)."""
     machine = await client.deploy(COUNTER, name="rebinding")
     for path in ("/api/v1/machines", f"/{machine}/s", "/"):
-        assert (await ask(client, f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())).split()[1] == b"403"
+        assert (
+            await ask(
+                client, f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+            )
+        ).split()[1] == b"403"
 
 
 @pytest.mark.parametrize(
@@ -390,10 +684,23 @@ async def test_an_open_hub_has_no_other_name(client: Client, host: str) -> None:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET /{machine}/s HTTP/1.1\r\nHost: localhost\r\nX: \x00\r\n\r\n",
     ],
-    ids=["both lengths", "two lengths", "an unknown coding", "a space before the colon", "a negative length", "an endless chunk", "a folded header", "a version", "TLS", "a NUL"],
-)  # fmt: skip
+    ids=[
+        "both lengths",
+        "two lengths",
+        "an unknown coding",
+        "a space before the colon",
+        "a negative length",
+        "an endless chunk",
+        "a folded header",
+        "a version",
+        "TLS",
+        "a NUL",
+    ],
+)
 async def test_a_request_is_one_request(client: Client, request_bytes: bytes) -> None:
-    """What could be read in two ways is refused and ends the connection: nothing of it is a second request."""
+    """What could be read in two ways is refused and ends the connection: nothing of it is a second
+    request.
+    """
     machine = await client.deploy(COUNTER, name="smuggling")
     answer = await ask(client, request_bytes.replace(b"{machine}", machine.encode()))
     assert answer.startswith(b"HTTP/1.1 400"), answer
@@ -401,24 +708,42 @@ async def test_a_request_is_one_request(client: Client, request_bytes: bytes) ->
     assert answer.count(b"HTTP/1.1") == 1
 
 
-@pytest.mark.parametrize(("head", "status"), [("X: " + "y" * 131_072, 431), ("\r\n".join(f"X{n}: y" for n in range(200)), 431), ("X: " + "y" * 20_000, 200)])
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("X: " + "y" * 131_072, 431),
+        ("\r\n".join(f"X{n}: y" for n in range(200)), 431),
+        ("X: " + "y" * 20_000, 200),
+    ],
+)
 async def test_large_heads_are_refused(client: Client, head: str, status: int) -> None:
-    answer = await ask(client, f"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{head}\r\n\r\n".encode())
+    answer = await ask(
+        client,
+        f"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{head}\r\n\r\n".encode(),
+    )
     assert answer.startswith(f"HTTP/1.1 {status}".encode())
     assert status == 200 or b"headers_too_large" in answer
 
 
 async def test_an_origin_that_is_none(client: Client) -> None:
     """These were 500s."""
-    assert (await client.http.get("/api/v1/machines", headers={"Origin": "http://["})).status_code == 403
+    assert (
+        await client.http.get("/api/v1/machines", headers={"Origin": "http://["})
+    ).status_code == 403
     assert (await client.http.get("/api/v1/machines/none/%73essions/a")).status_code == 404
 
 
 async def test_pages_of_named_sites_only(tmp_path: Path) -> None:
     async with running_hub(tmp_path, token="t", workers=1, origins="https://app.example") as client:
         machine = await client.deploy(COUNTER)
-        for origin, status in (("https://app.example", 200), ("https://evil.example", 403), ("null", 403)):
-            assert (await client.http.get(f"/{machine}/s", headers={"Origin": origin})).status_code == status
+        for origin, status in (
+            ("https://app.example", 200),
+            ("https://evil.example", 403),
+            ("null", 403),
+        ):
+            assert (
+                await client.http.get(f"/{machine}/s", headers={"Origin": origin})
+            ).status_code == status
         async with client.socket(f"{machine}/s", origin="https://app.example") as peer:
             await peer.until("snapshot")
         with pytest.raises(Exception, match="403"):
@@ -426,30 +751,61 @@ async def test_pages_of_named_sites_only(tmp_path: Path) -> None:
                 pass
 
 
-# --- row 23: text is text --------------------------------------------------------------------------------------------
+# --- row 23: text is text -------------------------------------------------------------------------
 
-TEXTS = ["'; DROP TABLE machines; --", '" OR 1=1 --', "<img src=x onerror=alert(1)>", "\u001b[2J\u001b]0;owned\u0007", "line\r\nSet-Cookie: a=b", "\u202egnp.exe", "%s%n%x", "{{7*7}}", "\\", "\u0001", "${jndi:ldap://x}"]
+TEXTS = [
+    "'; DROP TABLE machines; --",
+    '" OR 1=1 --',
+    "<img src=x onerror=alert(1)>",
+    "\u001b[2J\u001b]0;owned\u0007",
+    "line\r\nSet-Cookie: a=b",
+    "\u202egnp.exe",
+    "%s%n%x",
+    "{{7*7}}",
+    "\\",
+    "\u0001",
+    "${jndi:ldap://x}",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)
 async def test_the_same_text_comes_back(client: Client, text: str) -> None:
     """Through every field that a stranger fills, into the database and out again."""
-    source = handling(f"description: {json.dumps(text)}, id: {json.dumps(text)}", context=f"{{ n: 0, text: {json.dumps(text)} }}")
-    body = {"name": "texts", "entry": "m.ts", "files": {"m.ts": source, "other.txt.ts": f"// {text}"}, "message": text}
+    source = handling(
+        f"description: {json.dumps(text)}, id: {json.dumps(text)}",
+        context=f"{{ n: 0, text: {json.dumps(text)} }}",
+    )
+    body = {
+        "name": "texts",
+        "entry": "m.ts",
+        "files": {"m.ts": source, "other.txt.ts": f"// {text}"},
+        "message": text,
+    }
     response = await client.http.post("/api/v1/deployments", json=body)
     assert response.status_code in (200, 201), response.text
     machine = response.json()["machine"]["id"]
     number = response.json()["version"]["number"]
     version = (await client.http.get(f"/api/v1/machines/texts/versions/{number}")).json()
     assert version["message"] == text
-    shown = (await client.http.get(f"/{machine}", headers={"Accept": "application/json"})).json()["definition"]
+    shown = (await client.http.get(f"/{machine}", headers={"Accept": "application/json"})).json()[
+        "definition"
+    ]
     assert (shown["id"], shown["description"]) == (text, text)
     session = quote(text, safe="")
-    answer = await client.http.post(f"/{machine}/{session}", json={"type": text, "v": text}, headers={"Idempotency-Key": text.encode().decode("latin-1")} if text.isprintable() else {})
+    answer = await client.http.post(
+        f"/{machine}/{session}",
+        json={"type": text, "v": text},
+        headers={"Idempotency-Key": text.encode().decode("latin-1")} if text.isprintable() else {},
+    )
     assert answer.json()["snapshot"]["context"]["text"] == text
-    journal = (await client.http.get(f"/api/v1/machines/texts/sessions/{session}/journal")).json()["data"]
+    journal = (await client.http.get(f"/api/v1/machines/texts/sessions/{session}/journal")).json()[
+        "data"
+    ]
     assert journal[-1]["event"] == {"type": text, "v": text}
     page = await client.http.get(f"/{machine}/{session}", headers={"Accept": "text/html"})
     assert text not in page.text, "nothing of a machine is in its page's HTML"
     assert "script-src 'self'" in page.headers["content-security-policy"]
-    assert (await client.http.get("/api/v1/machines/" + quote(text, safe=""))).status_code in (400, 404)
+    assert (await client.http.get("/api/v1/machines/" + quote(text, safe=""))).status_code in (
+        400,
+        404,
+    )

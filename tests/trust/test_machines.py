@@ -1,4 +1,6 @@
-"""Attacks by machines, through the front door: each ends with a named error, and nobody else notices."""
+"""Attacks by machines, through the front door: each ends with a named error, and nobody else
+notices.
+"""
 
 from __future__ import annotations
 
@@ -45,16 +47,23 @@ def refusals(client: Client, code: str) -> float:
     return value
 
 
-async def endure(client: Client, source: str, codes: list[str], *, name: str = "attack", event: str = "X") -> dict[str, Any]:
-    """Sends an event, which must be refused by one of `codes`: with a metric that counts it, the session as it was and taking the next event,
-    the same workers, a neighbour that is served. The refusal."""
+async def endure(
+    client: Client, source: str, codes: list[str], *, name: str = "attack", event: str = "X"
+) -> dict[str, Any]:
+    """Sends an event, which must be refused by one of `codes`: with a metric that counts it, the
+    session as it was and taking the next event, the same workers, a neighbour that is served.
+    The refusal.
+    """
     machine = await client.deploy(source, name=name)
     workers = client.worker_pids()
     session = f"/{machine}/{fresh()}"
     await client.http.post(session, json={"type": "OK"})
     before = (await client.http.get(session)).json()
     counted = {code: refusals(client, code) for code in codes}
-    refused, neighbour = await asyncio.gather(client.http.post(session, json={"type": event}), client.http.post(f"/{machine}/{fresh()}", json={"type": "OK"}))
+    refused, neighbour = await asyncio.gather(
+        client.http.post(session, json={"type": event}),
+        client.http.post(f"/{machine}/{fresh()}", json={"type": "OK"}),
+    )
     assert refused.status_code == 422, refused.text
     problem: dict[str, Any] = refused.json()
     assert problem["code"] in codes, problem
@@ -68,7 +77,13 @@ async def endure(client: Client, source: str, codes: list[str], *, name: str = "
     return problem
 
 
-ALL_ACTIONS = handling("on: {" + ",".join(f"{json.dumps(attack.id)}: {{ actions: () => {{ {attack.action} }} }}" for attack in ACTIONS) + "}")
+ALL_ACTIONS = handling(
+    "on: {"
+    + ",".join(
+        f"{json.dumps(attack.id)}: {{ actions: () => {{ {attack.action} }} }}" for attack in ACTIONS
+    )
+    + "}"
+)
 """One machine of all of them, which is built once."""
 
 
@@ -76,26 +91,95 @@ ALL_ACTIONS = handling("on: {" + ",".join(f"{json.dumps(attack.id)}: {{ actions:
 async def test_in_an_action(client: Client, attack: Attack) -> None:
     problem = await endure(client, ALL_ACTIONS, attack.expected, name="actions", event=attack.id)
     assert len(problem["detail"]) < 2_500
-    assert not re.search(r"/root|/home|wasmtime|quickjs|\.py\b|machine\.js", problem["detail"]), "no path or part of the host"
+    assert not re.search(r"/root|/home|wasmtime|quickjs|\.py\b|machine\.js", problem["detail"]), (
+        "no path or part of the host"
+    )
     assert str(ROOT) not in problem["detail"]
 
 
 ELSEWHERE = [
-    Attack(1, "in a guard", 'on: { X: { guard: () => { for (;;); }, target: ".a" } }, initial: "a", states: { a: {} }', "cpu_exceeded"),
-    Attack(1, "in an assign", "on: { X: { actions: assign(() => { for (;;); }) } }", "cpu_exceeded"),
-    Attack(1, "in an entry action", 'initial: "a", states: { a: { on: { X: "b" } }, b: { entry: () => { for (;;); } } }', "cpu_exceeded"),
-    Attack(1, "always ping-pong", 'initial: "o", states: { o: { on: { X: "a" } }, a: { always: "b" }, b: { always: "a" } }', "cpu_exceeded memory_exceeded machine_error"),
-    Attack(1, "raise to self", 'on: { X: { actions: raise({ type: "X" }) } }', "cpu_exceeded memory_exceeded"),
-    Attack(1, "actor ping-pong", 'invoke: { id: "p", src: fromCallback(({ sendBack, receive }) => receive(() => sendBack({ type: "X" }))) }, on: { X: { actions: sendTo("p", { type: "X" }) } }', "cpu_exceeded memory_exceeded"),
-    Attack(5, "a promise actor for each answer", 'on: { X: { actions: spawnChild(fromPromise(async () => 1)) }, "xstate.done.actor.*": { actions: spawnChild(fromPromise(async () => 1)) } }', "jobs_exceeded cpu_exceeded memory_exceeded"),
-    Attack(8, "64 MB of context", 'on: { X: { actions: assign({ fat: () => "x".repeat(2 ** 26) }) } }', "memory_exceeded machine_error snapshot_too_large"),
-    Attack(8, "more context than is shown", 'on: { X: { actions: assign({ fat: () => "x".repeat(300000) }) } }', "snapshot_too_large"),
-    Attack(8, "a large output", 'initial: "a", states: { a: { on: { X: "b" } }, b: { type: "final" } }, output: () => "x".repeat(300000)', "snapshot_too_large"),
-    Attack(8, "large tags", 'initial: "a", states: { a: { on: { X: "b" } }, b: { tags: Array.from({ length: 3000 }, (_, i) => "t".repeat(100) + i) } }', "snapshot_too_large"),
-    Attack(8, "a flood of actors", "on: { X: { actions: Array.from({ length: 1001 }, (_, n) => spawnChild(fromCallback(() => {}), { id: 'c' + n })) } }", "actors_exceeded cpu_exceeded memory_exceeded"),
-    Attack(8, "a flood of events", 'on: { X: { actions: Array.from({ length: 300 }, () => emit({ type: "e" })) } }', "emitted_exceeded"),
-    Attack(8, "large events", 'on: { X: { actions: emit(() => ({ type: "e", fat: "x".repeat(300000) })) } }', "emitted_exceeded"),
-]  # fmt: skip
+    Attack(
+        1,
+        "in a guard",
+        'on: { X: { guard: () => { for (;;); }, target: ".a" } }, initial: "a", states: { a: {} }',
+        "cpu_exceeded",
+    ),
+    Attack(
+        1, "in an assign", "on: { X: { actions: assign(() => { for (;;); }) } }", "cpu_exceeded"
+    ),
+    Attack(
+        1,
+        "in an entry action",
+        'initial: "a", states: { a: { on: { X: "b" } }, b: { entry: () => { for (;;); } } }',
+        "cpu_exceeded",
+    ),
+    Attack(
+        1,
+        "always ping-pong",
+        'initial: "o", states: { o: { on: { X: "a" } }, a: { always: "b" }, b: { always: "a" } }',
+        "cpu_exceeded memory_exceeded machine_error",
+    ),
+    Attack(
+        1,
+        "raise to self",
+        'on: { X: { actions: raise({ type: "X" }) } }',
+        "cpu_exceeded memory_exceeded",
+    ),
+    Attack(
+        1,
+        "actor ping-pong",
+        'invoke: { id: "p", src: fromCallback(({ sendBack, receive }) => receive(() => sendBack({ type: "X" }))) }, on: { X: { actions: sendTo("p", { type: "X" }) } }',
+        "cpu_exceeded memory_exceeded",
+    ),
+    Attack(
+        5,
+        "a promise actor for each answer",
+        'on: { X: { actions: spawnChild(fromPromise(async () => 1)) }, "xstate.done.actor.*": { actions: spawnChild(fromPromise(async () => 1)) } }',
+        "jobs_exceeded cpu_exceeded memory_exceeded",
+    ),
+    Attack(
+        8,
+        "64 MB of context",
+        'on: { X: { actions: assign({ fat: () => "x".repeat(2 ** 26) }) } }',
+        "memory_exceeded machine_error snapshot_too_large",
+    ),
+    Attack(
+        8,
+        "more context than is shown",
+        'on: { X: { actions: assign({ fat: () => "x".repeat(300000) }) } }',
+        "snapshot_too_large",
+    ),
+    Attack(
+        8,
+        "a large output",
+        'initial: "a", states: { a: { on: { X: "b" } }, b: { type: "final" } }, output: () => "x".repeat(300000)',
+        "snapshot_too_large",
+    ),
+    Attack(
+        8,
+        "large tags",
+        'initial: "a", states: { a: { on: { X: "b" } }, b: { tags: Array.from({ length: 3000 }, (_, i) => "t".repeat(100) + i) } }',
+        "snapshot_too_large",
+    ),
+    Attack(
+        8,
+        "a flood of actors",
+        "on: { X: { actions: Array.from({ length: 1001 }, (_, n) => spawnChild(fromCallback(() => {}), { id: 'c' + n })) } }",
+        "actors_exceeded cpu_exceeded memory_exceeded",
+    ),
+    Attack(
+        8,
+        "a flood of events",
+        'on: { X: { actions: Array.from({ length: 300 }, () => emit({ type: "e" })) } }',
+        "emitted_exceeded",
+    ),
+    Attack(
+        8,
+        "large events",
+        'on: { X: { actions: emit(() => ({ type: "e", fat: "x".repeat(300000) })) } }',
+        "emitted_exceeded",
+    ),
+]
 
 
 @pytest.mark.parametrize("attack", ELSEWHERE, ids=lambda attack: attack.id)
@@ -103,7 +187,7 @@ async def test_elsewhere_in_a_machine(client: Client, attack: Attack) -> None:
     await endure(client, handling(attack.action), attack.expected)
 
 
-# --- beginnings ------------------------------------------------------------------------------------------------------
+# --- beginnings -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -112,12 +196,29 @@ async def test_elsewhere_in_a_machine(client: Client, attack: Attack) -> None:
         (1, handling("", context="(() => { for (;;); })()"), ["cpu_exceeded"]),
         (1, handling("entry: () => { for (;;); }"), ["cpu_exceeded"]),
         (2, handling("", context="(function f() { return f() + 1; })()"), ["machine_error"]),
-        (4, handling("", context="(() => { const a = []; for (;;) a.push(new Uint8Array(1e6)) })()"), ["memory_exceeded"]),
-        (6, handling("", context="(() => { for (let i = 0; i < 2000; i++) setTimeout(() => {}, 9) })()"), ["timers_exceeded"]),
-        *((12, handling("", context=context), list(UNSHOWABLE_CODES)) for context in UNSHOWABLE.values()),
+        (
+            4,
+            handling(
+                "", context="(() => { const a = []; for (;;) a.push(new Uint8Array(1e6)) })()"
+            ),
+            ["memory_exceeded"],
+        ),
+        (
+            6,
+            handling(
+                "", context="(() => { for (let i = 0; i < 2000; i++) setTimeout(() => {}, 9) })()"
+            ),
+            ["timers_exceeded"],
+        ),
+        *(
+            (12, handling("", context=context), list(UNSHOWABLE_CODES))
+            for context in UNSHOWABLE.values()
+        ),
     ],
-)  # fmt: skip
-async def test_a_session_that_cannot_begin_is_not_there(client: Client, row: int, source: str, codes: list[str]) -> None:
+)
+async def test_a_session_that_cannot_begin_is_not_there(
+    client: Client, row: int, source: str, codes: list[str]
+) -> None:
     machine = await client.deploy(source, name="beginning")
     workers = client.worker_pids()
     for _ in range(2):
@@ -130,43 +231,135 @@ async def test_a_session_that_cannot_begin_is_not_there(client: Client, row: int
 
 BUILDS: dict[str, tuple[int, str, list[str]]] = {
     "a loop at top level": (1, "for (;;);", ["build_cpu_exceeded"]),
-    "a loop that is not caught": (1, "for (;;) try { for (;;); } finally { continue }", ["build_cpu_exceeded"]),
-    "exports that loop": (1, "module.exports = new Proxy({}, { ownKeys() { for (;;); } })", ["build_cpu_exceeded", "no_machine"]),
+    "a loop that is not caught": (
+        1,
+        "for (;;) try { for (;;); } finally { continue }",
+        ["build_cpu_exceeded"],
+    ),
+    "exports that loop": (
+        1,
+        "module.exports = new Proxy({}, { ownKeys() { for (;;); } })",
+        ["build_cpu_exceeded", "no_machine"],
+    ),
     "recursion at top level": (2, "const f = () => f() + 1; f();", ["machine_throws"]),
-    "fifty thousand brackets": (2, "export const x = " + "[" * 50_000 + "]" * 50_000, ["bundle_failed", "build_crashed", "syntax_error", "machine_throws", "build_memory_exceeded"]),
-    "fifty thousand calls": (2, "export const x = " + "f(" * 50_000 + ")" * 50_000, ["bundle_failed", "build_crashed", "syntax_error", "machine_throws", "build_memory_exceeded"]),
-    "a regular expression at top level": (3, "/^(a+)+$/.test('a'.repeat(60) + 'b')", ["build_cpu_exceeded", "machine_throws"]),
-    "memory at top level": (4, "const a = []; for (;;) a.push(new Array(1000).fill(0));", ["build_memory_exceeded"]),
-    "jobs at top level": (5, "const again = () => queueMicrotask(again); again();", ["no_machine", "build_cpu_exceeded", "jobs_exceeded"]),
-    "300 000 states": (8, 'import { createMachine } from "xstate"; const states = {}; for (let i = 0; i < 300000; i++) states["s" + i] = {}; export default createMachine({ states });', ["build_cpu_exceeded", "build_memory_exceeded"]),
-    "many transitions": (8, 'import { createMachine } from "xstate"; const on = {}; for (let i = 0; i < 8000; i++) on["e".repeat(600) + i] = {}; export default createMachine({ on });', ["build_cpu_exceeded", "build_memory_exceeded", "definition_too_large", "snapshot_too_large", "machine_throws"]),
+    "fifty thousand brackets": (
+        2,
+        "export const x = " + "[" * 50_000 + "]" * 50_000,
+        [
+            "bundle_failed",
+            "build_crashed",
+            "syntax_error",
+            "machine_throws",
+            "build_memory_exceeded",
+        ],
+    ),
+    "fifty thousand calls": (
+        2,
+        "export const x = " + "f(" * 50_000 + ")" * 50_000,
+        [
+            "bundle_failed",
+            "build_crashed",
+            "syntax_error",
+            "machine_throws",
+            "build_memory_exceeded",
+        ],
+    ),
+    "a regular expression at top level": (
+        3,
+        "/^(a+)+$/.test('a'.repeat(60) + 'b')",
+        ["build_cpu_exceeded", "machine_throws"],
+    ),
+    "memory at top level": (
+        4,
+        "const a = []; for (;;) a.push(new Array(1000).fill(0));",
+        ["build_memory_exceeded"],
+    ),
+    "jobs at top level": (
+        5,
+        "const again = () => queueMicrotask(again); again();",
+        ["no_machine", "build_cpu_exceeded", "jobs_exceeded"],
+    ),
+    "300 000 states": (
+        8,
+        'import { createMachine } from "xstate"; const states = {}; for (let i = 0; i < 300000; i++) states["s" + i] = {}; export default createMachine({ states });',
+        ["build_cpu_exceeded", "build_memory_exceeded"],
+    ),
+    "many transitions": (
+        8,
+        'import { createMachine } from "xstate"; const on = {}; for (let i = 0; i < 8000; i++) on["e".repeat(600) + i] = {}; export default createMachine({ on });',
+        [
+            "build_cpu_exceeded",
+            "build_memory_exceeded",
+            "definition_too_large",
+            "snapshot_too_large",
+            "machine_throws",
+        ],
+    ),
     "importing fs": (10, 'import fs from "fs"; export default fs', ["bundle_failed"]),
     "requiring fs": (10, "module.exports = require('fs')", ["bundle_failed"]),
-    "importing node:process": (10, 'import process from "node:process"; export default process', ["bundle_failed"]),
-    "importing a file of the host": (10, 'import x from "/etc/passwd"; export default x', ["bundle_failed"]),
-    "importing above the upload": (10, 'import x from "../../../../etc/passwd"; export default x', ["bundle_failed"]),
-    "importing a URL": (10, 'import x from "https://example.com/x.js"; export default x', ["bundle_failed", "machine_throws"]),
-    "importing later": (10, 'export default await import("fs")', ["bundle_failed", "machine_throws"]),
+    "importing node:process": (
+        10,
+        'import process from "node:process"; export default process',
+        ["bundle_failed"],
+    ),
+    "importing a file of the host": (
+        10,
+        'import x from "/etc/passwd"; export default x',
+        ["bundle_failed"],
+    ),
+    "importing above the upload": (
+        10,
+        'import x from "../../../../etc/passwd"; export default x',
+        ["bundle_failed"],
+    ),
+    "importing a URL": (
+        10,
+        'import x from "https://example.com/x.js"; export default x',
+        ["bundle_failed", "machine_throws"],
+    ),
+    "importing later": (
+        10,
+        'export default await import("fs")',
+        ["bundle_failed", "machine_throws"],
+    ),
     "throwing null": (11, "throw null", ["machine_throws"]),
-    "throwing a proxy that loops": (11, "throw new Proxy({}, { get() { for (;;); } })", ["build_cpu_exceeded"]),
-    "a message of ten megabytes": (11, "throw new Error('x'.repeat(1e7))", ["machine_throws", "build_memory_exceeded"]),
-    "a message of markup": (23, r"throw new Error('</script><script>alert(1)</script>\u001b[2J')", ["machine_throws"]),
+    "throwing a proxy that loops": (
+        11,
+        "throw new Proxy({}, { get() { for (;;); } })",
+        ["build_cpu_exceeded"],
+    ),
+    "a message of ten megabytes": (
+        11,
+        "throw new Error('x'.repeat(1e7))",
+        ["machine_throws", "build_memory_exceeded"],
+    ),
+    "a message of markup": (
+        23,
+        r"throw new Error('</script><script>alert(1)</script>\u001b[2J')",
+        ["machine_throws"],
+    ),
 }
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session", name="building")
 async def _building(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     """A hub whose builds have less time, so that the tests take less."""
-    async with running_hub(tmp_path_factory.mktemp("builds"), workers=1, limits=Limits(build_cpu_ms=300)) as client:
+    async with running_hub(
+        tmp_path_factory.mktemp("builds"), workers=1, limits=Limits(build_cpu_ms=300)
+    ) as client:
         yield client
 
 
 @pytest.mark.parametrize("name", BUILDS)
 async def test_a_build_that_ends_with_its_name(building: Client, name: str) -> None:
-    """Refused as 422, changing nothing; the next build is served, by the same forge unless the build was its death."""
+    """Refused as 422, changing nothing; the next build is served, by the same forge unless the
+    build was its death.
+    """
     _, source, codes = BUILDS[name]
     forge = building.hub.pool._forge
-    response = await building.http.post("/api/v1/deployments", json={"name": "never", "entry": "m.ts", "files": {"m.ts": source}})
+    response = await building.http.post(
+        "/api/v1/deployments", json={"name": "never", "entry": "m.ts", "files": {"m.ts": source}}
+    )
     assert response.status_code == 422, response.text[:300]
     assert response.json()["code"] in codes, response.text[:300]
     assert len(response.text) < 20_000
@@ -176,31 +369,54 @@ async def test_a_build_that_ends_with_its_name(building: Client, name: str) -> N
 
 
 @pytest.mark.parametrize(("size", "files"), [(20_000_000, 1), (2_000, 201), (1_100_000, 1)])
-async def test_large_uploads_are_refused_before_anything_is_built(client: Client, size: int, files: int) -> None:
-    body = {"name": "large", "entry": "m.ts", "files": {f"{number}.ts": "/" * size for number in range(files)} | {"m.ts": COUNTER}}
+async def test_large_uploads_are_refused_before_anything_is_built(
+    client: Client, size: int, files: int
+) -> None:
+    body = {
+        "name": "large",
+        "entry": "m.ts",
+        "files": {f"{number}.ts": "/" * size for number in range(files)} | {"m.ts": COUNTER},
+    }
     response = await client.http.post("/api/v1/deployments", json=body)
-    assert (response.status_code, response.json()["code"]) in ((413, "source_too_large"), (413, "body_too_large"))
+    assert (response.status_code, response.json()["code"]) in (
+        (413, "source_too_large"),
+        (413, "body_too_large"),
+    )
 
 
 async def test_the_place_of_an_error_is_cut(client: Client) -> None:
     """A source map may call a file anything: each error was then as long."""
-    sources = json.dumps({"version": 3, "sources": ["A" * 300_000], "names": [], "mappings": "AAAA;" * 30})
-    files = {"m.js": acting('throw new Error("x")') + "\n//# sourceMappingURL=m.js.map", "m.js.map": sources}
-    response = await client.http.post("/api/v1/deployments", json={"name": "places", "entry": "m.js", "files": files})
+    sources = json.dumps(
+        {"version": 3, "sources": ["A" * 300_000], "names": [], "mappings": "AAAA;" * 30}
+    )
+    files = {
+        "m.js": acting('throw new Error("x")') + "\n//# sourceMappingURL=m.js.map",
+        "m.js.map": sources,
+    }
+    response = await client.http.post(
+        "/api/v1/deployments", json={"name": "places", "entry": "m.js", "files": files}
+    )
     assert response.status_code in (200, 201), response.text[:300]
-    answer = await client.http.post(f"/{response.json()['machine']['id']}/{fresh()}", json={"type": "X"})
+    answer = await client.http.post(
+        f"/{response.json()['machine']['id']}/{fresh()}", json={"type": "X"}
+    )
     assert answer.json()["code"] == "machine_error"
     assert len(answer.content) < 2_000
-    refused = await client.http.post("/api/v1/deployments", json={"name": "places", "entry": "m.js", "files": {"m.js": f'import "{"b" * 300_000}"'}})
+    refused = await client.http.post(
+        "/api/v1/deployments",
+        json={"name": "places", "entry": "m.js", "files": {"m.js": f'import "{"b" * 300_000}"'}},
+    )
     assert refused.status_code == 422
     assert len(refused.content) < 20_000
 
 
-# --- rows 5 to 7: what waits, and what is said -----------------------------------------------------------------------
+# --- rows 5 to 7: what waits, and what is said ----------------------------------------------------
 
 
 async def test_a_promise_that_never_settles_costs_nothing(client: Client) -> None:
-    source = handling('initial: "a", states: { a: { on: { X: "b" } }, b: { invoke: { src: fromPromise(() => new Promise(() => {})) } } }')
+    source = handling(
+        'initial: "a", states: { a: { on: { X: "b" } }, b: { invoke: { src: fromPromise(() => new Promise(() => {})) } } }'
+    )
     machine = await client.deploy(source, name="never-settles")
     await client.http.post(f"/{machine}/s", json={"type": "X"})
     session = client.hub.host.find(machine, "s")
@@ -209,12 +425,28 @@ async def test_a_promise_that_never_settles_costs_nothing(client: Client) -> Non
     while session.worker is not None:
         await asyncio.sleep(0.01)
     answer = await client.http.post(f"/{machine}/s", json={"type": "OK"})
-    assert (answer.json()["snapshot"]["value"], answer.json()["snapshot"]["context"]) == ("b", {"n": 1})
+    assert (answer.json()["snapshot"]["value"], answer.json()["snapshot"]["context"]) == (
+        "b",
+        {"n": 1},
+    )
 
 
 async def test_odd_delays_are_never_early(tmp_path: Path) -> None:
     clock = ManualClock(1_800_000_000_000)
-    delays = ["NaN", "Infinity", "-1", "'5'", "0.5", "2 ** 31", "2 ** 53", "{}", "null", "undefined", "-Infinity", "1e308"]
+    delays = [
+        "NaN",
+        "Infinity",
+        "-1",
+        "'5'",
+        "0.5",
+        "2 ** 31",
+        "2 ** 53",
+        "{}",
+        "null",
+        "undefined",
+        "-Infinity",
+        "1e308",
+    ]
     source = acting("".join(f"setTimeout(() => {{}}, {delay});" for delay in delays))
     async with running_hub(tmp_path, clock=clock, workers=1) as client:
         machine = await client.deploy(source)
@@ -222,7 +454,20 @@ async def test_odd_delays_are_never_early(tmp_path: Path) -> None:
         session = client.hub.host.find(machine, "s")
         assert session is not None
         now, never = clock.now_ms(), 8_640_000_000_000_000
-        assert list(session.timers.values()) == [now, never, now, now + 5, now + 1, now + 2**31, never, now, now, now, now, never]
+        assert list(session.timers.values()) == [
+            now,
+            never,
+            now,
+            now + 5,
+            now + 1,
+            now + 2**31,
+            never,
+            now,
+            now,
+            now,
+            now,
+            never,
+        ]
         clock.move_to(now + 2**31 - 1)
         client.hub.host.alarm.fire()
         await client.http.post(f"/{machine}/s", json={"type": "OK"})
@@ -231,41 +476,79 @@ async def test_odd_delays_are_never_early(tmp_path: Path) -> None:
         assert sorted(session.timers.values()) == [now + 2**31, never, never, never]
 
 
-@pytest.mark.parametrize("timers", ["after: { 0: 'a' }", "entry: () => setInterval(() => {}, 1)", "after: { 0: { target: 'a', reenter: true } }"])
+@pytest.mark.parametrize(
+    "timers",
+    [
+        "after: { 0: 'a' }",
+        "entry: () => setInterval(() => {}, 1)",
+        "after: { 0: { target: 'a', reenter: true } }",
+    ],
+)
 async def test_timers_that_never_rest_are_slowed_down(tmp_path: Path, timers: str) -> None:
     """At most so many in a second, and a neighbour is served meanwhile."""
     clock = ManualClock(1_800_000_000_000)
-    async with running_hub(tmp_path, clock=clock, workers=1, limits=Limits(timer_turns_per_s=20)) as client:
-        machine = await client.deploy(handling(f'initial: "a", states: {{ a: {{ on: {{ X: "a" }}, {timers.replace("0: ", "1: ")} }} }}'))
+    async with running_hub(
+        tmp_path, clock=clock, workers=1, limits=Limits(timer_turns_per_s=20)
+    ) as client:
+        machine = await client.deploy(
+            handling(
+                f'initial: "a", states: {{ a: {{ on: {{ X: "a" }}, {timers.replace("0: ", "1: ")} }} }}'
+            )
+        )
         await client.http.get(f"/{machine}/s")
         for step in range(60):
             clock.move_to(clock.now_ms() + 10)
             client.hub.host.alarm.fire()
-            assert (await client.http.post(f"/{machine}/neighbour-{step % 3}", json={"type": "OK"})).status_code == 200
-        entries = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()["data"]
+            assert (
+                await client.http.post(f"/{machine}/neighbour-{step % 3}", json={"type": "OK"})
+            ).status_code == 200
+        entries = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()[
+            "data"
+        ]
         fired = [entry for entry in entries if entry["kind"] == "timer"]
         assert 1 <= len(fired) <= 40
 
 
 async def test_what_machines_say_is_cut_and_spelled(client: Client) -> None:
-    said = ["one\r\ntwo", "\u001b[2J\u001b]0;title\u0007", "\u202eevil", '{"level":"error","at_ms":1}', "\u0000", "<script>alert(1)</script>"]
+    said = [
+        "one\r\ntwo",
+        "\u001b[2J\u001b]0;title\u0007",
+        "\u202eevil",
+        '{"level":"error","at_ms":1}',
+        "\u0000",
+        "<script>alert(1)</script>",
+    ]
     lines = "".join(f"console.log({text!a});" for text in said)
-    machine = await client.deploy(acting("console.log('x'.repeat(5e6)); for (let i = 0; i < 1e4; i++) console.log(i)"), name="talkative")
-    assert (await client.http.post(f"/{machine}/{fresh()}", json={"type": "X"})).status_code in (200, 422)
-    machine = await client.deploy(acting(lines + "for (let i = 0; i < 200; i++) console.log('x'.repeat(5000))"), name="talkative")
+    machine = await client.deploy(
+        acting("console.log('x'.repeat(5e6)); for (let i = 0; i < 1e4; i++) console.log(i)"),
+        name="talkative",
+    )
+    assert (await client.http.post(f"/{machine}/{fresh()}", json={"type": "X"})).status_code in (
+        200,
+        422,
+    )
+    machine = await client.deploy(
+        acting(lines + "for (let i = 0; i < 200; i++) console.log('x'.repeat(5000))"),
+        name="talkative",
+    )
     assert (await client.http.post(f"/{machine}/{fresh()}", json={"type": "X"})).status_code == 200
-    logged = [line["text"] for line in (await client.http.get("/api/v1/machines/talkative/logs")).json()["data"]]
+    logged = [
+        line["text"]
+        for line in (await client.http.get("/api/v1/machines/talkative/logs")).json()["data"]
+    ]
     assert logged[-65:][: len(said)] == said, "as it was said, since JSON escapes it"
     assert "dropped" in logged[-1]
     assert max(map(len, logged)) <= 4_097
 
 
-# --- row 9: pollution ------------------------------------------------------------------------------------------------
+# --- row 9: pollution -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pollution", POLLUTIONS)
 async def test_pollution_hurts_one_session(client: Client, pollution: str) -> None:
-    """Its own may break, with a named error; another of the same machine is clean, and nothing was forged."""
+    """Its own may break, with a named error; another of the same machine is clean, and nothing was
+    forged.
+    """
     machine = await client.deploy(acting(pollution + ";"), name="pollution")
     workers = client.worker_pids()
     own = f"/{machine}/{fresh()}"
@@ -283,7 +566,9 @@ async def test_pollution_hurts_one_session(client: Client, pollution: str) -> No
 @pytest.mark.parametrize("pollution", POLLUTIONS)
 async def test_pollution_at_top_level_builds_or_does_not(client: Client, pollution: str) -> None:
     source = handling("", top=pollution + ";")
-    response = await client.http.post("/api/v1/deployments", json={"name": "polluted", "entry": "m.ts", "files": {"m.ts": source}})
+    response = await client.http.post(
+        "/api/v1/deployments", json={"name": "polluted", "entry": "m.ts", "files": {"m.ts": source}}
+    )
     assert response.status_code in (200, 201, 422), response.text
     if response.is_success:
         machine = response.json()["machine"]["id"]
@@ -295,7 +580,7 @@ async def test_pollution_at_top_level_builds_or_does_not(client: Client, polluti
     await client.http.delete("/api/v1/machines/polluted")
 
 
-# --- row 10: what there is -------------------------------------------------------------------------------------------
+# --- row 10: what there is ------------------------------------------------------------------------
 
 
 async def test_the_globals_are_those_of_the_docs(client: Client) -> None:
@@ -309,30 +594,52 @@ async def test_the_globals_are_those_of_the_docs(client: Client) -> None:
     assert context["built"] == context["alive"] == sorted(listed)
 
 
-# --- rows 11 and 12: what is thrown late, and what changes while it is shown -----------------------------------------
+# --- rows 11 and 12: what is thrown late, and what changes while it is shown ----------------------
 
 
-@pytest.mark.parametrize("late", ["Promise.reject(new Error('late'))", "(async () => { throw new Error('late') })()", "setTimeout(() => { throw new Error('late') }, 0)", "queueMicrotask(() => { throw new Error('late') })"])
+@pytest.mark.parametrize(
+    "late",
+    [
+        "Promise.reject(new Error('late'))",
+        "(async () => { throw new Error('late') })()",
+        "setTimeout(() => { throw new Error('late') }, 0)",
+        "queueMicrotask(() => { throw new Error('late') })",
+    ],
+)
 async def test_what_is_thrown_late_stays_in_the_machine(client: Client, late: str) -> None:
     machine = await client.deploy(acting(late), name="late")
     workers = client.worker_pids()
     session = f"/{machine}/{fresh()}"
     answer = await client.http.post(session, json={"type": "X"})
     assert answer.status_code in (200, 422), answer.text
-    assert (await client.http.post(session, json={"type": "OK"})).json()["snapshot"]["context"] == {"n": 1}
+    assert (await client.http.post(session, json={"type": "OK"})).json()["snapshot"]["context"] == {
+        "n": 1
+    }
     assert set(workers) <= set(client.worker_pids())
 
 
 @pytest.mark.parametrize(
     "context",
     [
-        "{ n: 0, flips: 0, get f() { return this.flips = 1 - this.flips } }", "{ n: 0, get f() { return Math.random() } }", "{ n: 0, f: { toJSON: () => Date.now() } }",
-        "{ n: 0, f: new Date(NaN) }", "{ n: 0, f: new Map([[1, 2]]) }", "{ n: 0, f: [undefined, () => {}, Symbol('x')] }", "{ n: 0, f: new Proxy({}, { get: () => 1 }) }",
-        "{ n: 0, f: -0 }", "{ n: 0, f: NaN }", "{ n: 0, f: Infinity }", "{ n: 0, f: 2 ** 53 + 1 }", "{ n: 0, f: '\\ud800' }", "JSON.parse('{ \"n\": 0, \"__proto__\": { \"then\": 1 } }')",
+        "{ n: 0, flips: 0, get f() { return this.flips = 1 - this.flips } }",
+        "{ n: 0, get f() { return Math.random() } }",
+        "{ n: 0, f: { toJSON: () => Date.now() } }",
+        "{ n: 0, f: new Date(NaN) }",
+        "{ n: 0, f: new Map([[1, 2]]) }",
+        "{ n: 0, f: [undefined, () => {}, Symbol('x')] }",
+        "{ n: 0, f: new Proxy({}, { get: () => 1 }) }",
+        "{ n: 0, f: -0 }",
+        "{ n: 0, f: NaN }",
+        "{ n: 0, f: Infinity }",
+        "{ n: 0, f: 2 ** 53 + 1 }",
+        "{ n: 0, f: '\\ud800' }",
+        'JSON.parse(\'{ "n": 0, "__proto__": { "then": 1 } }\')',
     ],
-)  # fmt: skip
+)
 async def test_live_equals_restored(client: Client, context: str) -> None:
-    """What is shown is spelled once, in the turn: it is the same for those who ask later, after sleep, and in the past."""
+    """What is shown is spelled once, in the turn: it is the same for those who ask later, after
+    sleep, and in the past.
+    """
     machine = await client.deploy(acting("", context=context), name="shown")
     name = fresh()
     for _ in range(2):
@@ -345,18 +652,27 @@ async def test_live_equals_restored(client: Client, context: str) -> None:
     while session.worker is not None:
         await asyncio.sleep(0.01)
     assert (await client.http.get(f"/{machine}/{name}")).json()["snapshot"] == live["snapshot"]
-    assert (await client.http.get(f"/{machine}/{name}?at={live['seq']}")).json()["snapshot"] == live["snapshot"]
-    verified = await client.http.post(f"/api/v1/machines/shown/sessions/{name}/replay?at={live['seq']}")
+    assert (await client.http.get(f"/{machine}/{name}?at={live['seq']}")).json()[
+        "snapshot"
+    ] == live["snapshot"]
+    verified = await client.http.post(
+        f"/api/v1/machines/shown/sessions/{name}/replay?at={live['seq']}"
+    )
     assert verified.json()["verified"] is True, verified.text
-    assert (await client.http.post(f"/{machine}/{name}", json={"type": "OK"})).json()["seq"] == live["seq"] + 1
+    assert (await client.http.post(f"/{machine}/{name}", json={"type": "OK"})).json()[
+        "seq"
+    ] == live["seq"] + 1
 
 
-# --- row 25: time ----------------------------------------------------------------------------------------------------
+# --- row 25: time ---------------------------------------------------------------------------------
 
 
 async def test_the_clock_stands_still_during_a_turn(client: Client) -> None:
     """Nobody can measure a neighbour by it."""
-    source = acting("", context="(() => { const t = () => [Date.now(), performance.now(), new Date().getTime()]; const a = t(); for (let i = 0; i < 1e5; i++); return { n: 0, a, b: t() } })()")
+    source = acting(
+        "",
+        context="(() => { const t = () => [Date.now(), performance.now(), new Date().getTime()]; const a = t(); for (let i = 0; i < 1e5; i++); return { n: 0, a, b: t() } })()",
+    )
     machine = await client.deploy(source, name="clock")
     context = (await client.http.get(f"/{machine}/{fresh()}")).json()["snapshot"]["context"]
     assert context["a"] == context["b"], "many loops later"

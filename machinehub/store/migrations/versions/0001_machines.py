@@ -37,7 +37,9 @@ def upgrade() -> None:
         sa.Column("message", sa.String(1000), nullable=False, server_default=""),
         sa.Column("created_at_ms", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("machine_id", "number", name="pk_versions"),
-        sa.ForeignKeyConstraint(["machine_id"], ["machines.id"], name="fk_versions_machine_id", ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["machine_id"], ["machines.id"], name="fk_versions_machine_id", ondelete="CASCADE"
+        ),
         sa.ForeignKeyConstraint(["digest"], ["images.digest"], name="fk_versions_digest"),
         sa.UniqueConstraint("machine_id", "digest", name="uq_versions_machine_id_digest"),
     )

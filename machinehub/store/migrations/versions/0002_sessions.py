@@ -47,8 +47,12 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index(
-        "uq_journal_key_event_id", "journal", ["key", "event_id"], unique=True,
-        sqlite_where=sa.text("event_id IS NOT NULL"), postgresql_where=sa.text("event_id IS NOT NULL"),
+        "uq_journal_key_event_id",
+        "journal",
+        ["key", "event_id"],
+        unique=True,
+        sqlite_where=sa.text("event_id IS NOT NULL"),
+        postgresql_where=sa.text("event_id IS NOT NULL"),
     )
     op.create_table(
         "checkpoints",
