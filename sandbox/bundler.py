@@ -127,30 +127,36 @@ def bundle(engine: Engine, esbuild: Module, entry: str, files: dict[str, str]) -
 
 
 def inputs_of(engine: Engine, esbuild: Module, entry: str, root: Path) -> list[str]:
-    """The files below `root` that a bundle of `entry` would be made of.
+    """The files below `root` that a bundle of `entry` would be made of, by their paths there.
 
-    For the CLI, over the user's own folder.
+    For the CLI, over the user's own folder, in which nothing is written. Raises `BuildError`.
     """
-    with tempfile.TemporaryDirectory(dir=root, prefix=".machinehub-") as out:
-        name = Path(out).name
-        _run(
-            engine,
-            esbuild,
-            entry,
-            root,
-            f"--outfile=/{name}/out.js",
-            f"--metafile=/{name}/meta.json",
-        )
-        meta = json.loads(Path(out, "meta.json").read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder)
+        options = ("--outfile=/.output/out.js", "--metafile=/.output/meta.json")
+        _run(engine, esbuild, entry, root, *options, output=output)
+        meta = json.loads((output / "meta.json").read_text())
         return sorted(meta["inputs"])
 
 
-def _run(engine: Engine, esbuild: Module, entry: str, root: Path, *more: str) -> tuple[str, str]:
+def _run(
+    engine: Engine,
+    esbuild: Module,
+    entry: str,
+    root: Path,
+    *more: str,
+    output: Path | None = None,
+) -> tuple[str, str]:
     """What esbuild writes to stdout and stderr for a bundle of `entry`. Raises `BuildError`."""
     argv = ["esbuild", f"/{entry}", *_OPTIONS, *more]
     try:
         code, out, err = engine.run_wasi(
-            esbuild, argv, root, cpu_s=ESBUILD_CPU_S, memory_bytes_max=ESBUILD_MEMORY_BYTES
+            esbuild,
+            argv,
+            root,
+            cpu_s=ESBUILD_CPU_S,
+            memory_bytes_max=ESBUILD_MEMORY_BYTES,
+            output=output,
         )
     except Trap as trap:
         raise BuildError(

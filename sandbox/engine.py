@@ -234,12 +234,11 @@ class Engine:
         *,
         cpu_s: float,
         memory_bytes_max: int,
+        output: Path | None = None,
     ) -> tuple[int, bytes, bytes]:
-        """Runs a WASI command that sees only `directory`, as "/".
+        """Runs a WASI command that may read `directory`, as "/", and write to `output`, as "/.output".
 
-        Returns exit code, stdout and stderr.
-
-        Raises `Trap` when it runs out of CPU or memory.
+        Returns exit code, stdout and stderr. Raises `Trap` when it runs out of CPU or memory.
         """
         linker = wasmtime.Linker(self._engine)
         linker.define_wasi()
@@ -252,7 +251,9 @@ class Engine:
             out, err = Path(streams, "out"), Path(streams, "err")
             wasi = wasmtime.WasiConfig()
             wasi.argv = argv
-            wasi.preopen_dir(str(directory), "/")
+            wasi.preopen_dir(str(directory), "/", fs_mutable=False)
+            if output is not None:
+                wasi.preopen_dir(str(output), "/.output")
             wasi.stdout_file = str(out)
             wasi.stderr_file = str(err)
             store.set_wasi(wasi)

@@ -431,8 +431,9 @@ def _furnish(options: argparse.Namespace, connection: socket.socket) -> tuple[Wo
     files = {name: (GUEST / f"{name}.wasm").read_bytes() for name in names}
     engine.fill_cache({name: wasm for name, wasm in files.items() if name != "base"})
     own_user = options.root is None
-    writable = [folder for folder in (options.scratch, options.root) if folder is not None]
+    writable = [options.scratch] if options.scratch is not None else []
     readable = [options.cache] if files and options.cache else []
+    readable += [options.root] if options.root is not None else []
     stood = walls.raise_first(
         parent=options.parent,
         keep=options.fd,

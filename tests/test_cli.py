@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
 from machinehub.cli.main import app
-from tests.support import CACHE, COUNTER, EXAMPLES, Client, running_hub
+from tests.support import CACHE, COUNTER, EXAMPLES, Client, free_port, running_hub
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 COMMAND = [str(Path(sys.executable).parent / "machinehub")]
 
@@ -199,41 +205,75 @@ async def test_doctor(tmp_path: Path) -> None:
     assert broken.returncode == 1
 
 
-async def test_dev_deploys_again_on_save(tmp_path: Path) -> None:
-    from tests.support import free_port
-
-    file = tmp_path / "counter.ts"
-    file.write_text(COUNTER)
+@contextlib.asynccontextmanager
+async def dev(*arguments: str, cwd: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`machinehub dev` in a folder, which ends well when it is told to."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
         "dev",
-        "counter.ts",
+        *arguments,
         "--port",
         str(free_port()),
         env=environment(),
-        cwd=tmp_path,
+        cwd=cwd,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    assert process.stdout is not None
-    assert process.stderr is not None
-
-    async def line_with(stream: asyncio.StreamReader, text: str) -> str:
-        while text not in (line := (await asyncio.wait_for(stream.readline(), 30)).decode()):
-            assert line, f"no line with {text!r}"
-        return line
-
     try:
+        yield process
+    finally:
+        process.terminate()
+        await process.communicate()
+    assert process.returncode == 0
+
+
+async def line_with(stream: asyncio.StreamReader | None, text: str) -> str:
+    assert stream is not None
+    while text not in (line := (await asyncio.wait_for(stream.readline(), 30)).decode()):
+        assert line, f"no line with {text!r}"
+    return line
+
+
+async def test_dev_deploys_again_on_save(tmp_path: Path) -> None:
+    file = tmp_path / "counter.ts"
+    file.write_text(COUNTER)
+    async with dev("counter.ts", cwd=tmp_path) as process:
         first = await line_with(process.stdout, "http://")
         file.write_text(COUNTER + "\nbroken(")
         await line_with(process.stderr, "counter.ts:")
         file.write_text(COUNTER + "\n// again")
         assert await line_with(process.stdout, "http://") == first
         await line_with(process.stderr, "version 2")
-    finally:
-        process.terminate()
-        await process.communicate()
-    assert process.returncode == 0
+
+
+async def test_dev_deploys_a_machine_of_several_files(tmp_path: Path) -> None:
+    """The hub's own forge must not read the user's folder; what looks into it is the command's."""
+    (tmp_path / "machinehub.toml").write_text("[limits]\ntimers = 7\n")
+    helper, package = tmp_path / "start.ts", tmp_path / "node_modules" / "far"
+    package.mkdir(parents=True)
+    (package / "package.json").write_text('{"name": "far", "main": "./far.js"}')
+    (package / "far.js").write_text("exports.far = 1000;")
+    helper.write_text("export const start: number = 5;")
+    (tmp_path / "m.ts").write_text(
+        """
+        import { createMachine } from "xstate";
+        import { far } from "far";
+        import { start } from "./start";
+        export default createMachine({ context: { at: start + far } });
+        """
+    )
+    async with dev("m.ts", cwd=tmp_path) as process, httpx.AsyncClient() as http:
+        url = (await line_with(process.stdout, "http://")).strip()
+        assert (await http.get(f"{url}/s1")).json()["snapshot"]["context"] == {"at": 1005}
+        limits = (await http.get(url)).json()["definition"]["limits"]
+        assert limits == {"timers": 7}
+        helper.write_text("export const start: number = ;")
+        await line_with(process.stderr, "start.ts:1:")
+        helper.write_text("export const start: number = 6;")
+        await line_with(process.stderr, "version 2")
+        assert (await http.get(f"{url}/s2")).json()["snapshot"]["context"] == {"at": 1006}
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"machinehub.toml", "start.ts", "m.ts", "node_modules", ".machinehub"}
 
 
 def test_every_command_has_help() -> None:

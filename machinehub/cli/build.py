@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,12 +23,11 @@ from machinehub.cli.common import (
     say,
     table,
 )
-from machinehub.cli.project import collect_files, find_project, gather, with_forge
+from machinehub.cli.project import collect_files, find_project, forge, gather
 from machinehub.limits import Limits, lowered
 
 if TYPE_CHECKING:
     from machinehub.cli.budget import Measured
-    from machinehub.workers import WorkerPool
 
 File = Annotated[
     Path | None,
@@ -112,24 +112,24 @@ def check(
     limits = lowered(Limits(), project.limits)
     answers = Answers()
 
-    async def work(pool: WorkerPool) -> tuple[Build, list[Measured]]:
-        upload = Upload(
-            name=project.name,
-            entry=project.entry,
-            files=await collect_files(project, pool),
-            machine=project.machine,
-            limits=project.limits,
-        )
-        check_upload(upload, Limits())
-        built = await build(pool, upload, Limits())
-        examples = given or [
-            {"type": name}
-            for name in msgspec.json.decode(built.definition)["events"]
-            if "*" not in name
-        ]
-        return built, await measure(pool, answers, built.image, examples, limits) if budget else []
+    async def work() -> tuple[Build, list[Measured]]:
+        async with forge(project.root, listener=answers if budget else None) as pool:
+            upload = Upload(
+                name=project.name,
+                entry=project.entry,
+                files=await collect_files(project, pool),
+                machine=project.machine,
+                limits=project.limits,
+            )
+            check_upload(upload, Limits())
+            built = await build(pool, upload, Limits())
+            if not budget:
+                return built, []
+            names = msgspec.json.decode(built.definition)["events"]
+            examples = given or [{"type": name} for name in names if "*" not in name]
+            return built, await measure(pool, answers, built.image, examples, limits)
 
-    built, measured = with_forge(project.root, work, listener=answers if budget else None)
+    built, measured = asyncio.run(work())
     definition: dict[str, Any] = msgspec.json.decode(built.definition)
     if as_json:
         print_json(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import re
 import tomllib
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from machinehub.model import MachineSettings
 from machinehub.paths import cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from machinehub.workers import Listener, WorkerPool
 
@@ -120,12 +121,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     return {}
 
 
-async def collect_files(project: Project, pool: WorkerPool) -> dict[str, str]:
-    """The entry and everything it imports, npm packages included, by their paths below the root."""
+def needs_bundler(project: Project) -> bool:
+    """Whether the entry may import more than XState, so that only a bundler knows its files."""
+    return project.entry_path.suffix != ".wasm" and not _imports_only_xstate(project.entry_path)
+
+
+async def collect_files(project: Project, pool: WorkerPool | None) -> dict[str, str]:
+    """The entry and everything it imports, npm packages included, by their paths below the root.
+
+    `pool` has a forge that may read the root (see `forge`); None where `needs_bundler` says no.
+    """
     paths = [project.entry]
     if project.entry_path.suffix == ".wasm":
         return {project.entry: _base64_of(project.entry_path)}
-    if not _imports_only_xstate(project.entry_path):
+    if pool is not None and needs_bundler(project):
         paths = await pool.inputs(root=str(project.root), entry=project.entry)
         packages = {
             match[1]
@@ -181,45 +190,64 @@ def _type_only(root: Path, paths: list[str]) -> list[str]:
     return found
 
 
-def with_forge(
-    root: Path, work: Callable[[WorkerPool], Awaitable[Any]], *, listener: Listener | None = None
-) -> Any:
-    """Runs `work` with a forge of this command's own, which may read the files below `root`: builds
-    here need no hub.
+@contextlib.asynccontextmanager
+async def forge(root: Path, *, listener: Listener | None = None) -> AsyncIterator[WorkerPool]:
+    """A forge of this command's own, which may read the files below `root`: builds need no hub.
 
     With a `listener` there is a session worker too, which counts fuel.
     """
     from machinehub.workers import WorkerPool
 
-    async def run() -> Any:
-        compiling = Compiling()
-        pool = WorkerPool(
-            count=0 if listener is None else 1,
-            cache=cache_folder(),
-            root=root,
-            fuel=listener is not None,
-            on_progress=compiling.begun,
-        )
+    compiling = Compiling()
+    pool = WorkerPool(
+        count=0 if listener is None else 1,
+        cache=cache_folder(),
+        root=root,
+        fuel=listener is not None,
+        on_progress=compiling.begun,
+    )
+    try:
         try:
-            try:
-                await pool.start(listener)
-            finally:
-                compiling.ended()
-            return await work(pool)
+            await pool.start(listener)
         finally:
-            await pool.stop()
+            compiling.ended()
+        yield pool
+    finally:
+        await pool.stop()
 
-    return asyncio.run(run())
+
+class Files:
+    """A project's files, collected again and again; a forge is started when it is first needed.
+
+    It is never a hub's own forge, which stands behind walls that keep it from the user's files.
+    """
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._open = contextlib.AsyncExitStack()
+        self._pool: WorkerPool | None = None
+
+    async def collect(self) -> dict[str, str]:
+        """As `collect_files`."""
+        if self._pool is None and needs_bundler(self._project):
+            self._pool = await self._open.enter_async_context(forge(self._project.root))
+        return await collect_files(self._project, self._pool)
+
+    async def close(self) -> None:
+        await self._open.aclose()
 
 
 def gather(project: Project) -> dict[str, str]:
-    """`collect_files`, starting a bundler only when there is something to follow."""
-    if project.entry_path.suffix == ".wasm":
-        return {project.entry: _base64_of(project.entry_path)}
-    if _imports_only_xstate(project.entry_path):
-        return {project.entry: project.entry_path.read_text(encoding="utf-8")}
-    files: dict[str, str] = with_forge(project.root, lambda pool: collect_files(project, pool))
-    return files
+    """The project's files, once (see `Files`)."""
+
+    async def run() -> dict[str, str]:
+        files = Files(project)
+        try:
+            return await files.collect()
+        finally:
+            await files.close()
+
+    return asyncio.run(run())
 
 
 def _base64_of(path: Path) -> str:

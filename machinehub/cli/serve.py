@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from machinehub.cli.common import Compiling, Refused, fail, plain, progress, say
-from machinehub.cli.project import Project, collect_files, find_project
+from machinehub.cli.project import Files, Project, find_project
 from machinehub.errors import HubError
 from machinehub.logging import configure_logging
 from machinehub.settings import Settings, from_environment
@@ -99,11 +99,12 @@ def dev_command(
     async def main() -> None:
         compiling = Compiling()
         hub = Hub(settings, on_progress=compiling.begun)
+        files = Files(project)
         watching: list[asyncio.Task[None]] = []
 
         async def ready() -> None:
             compiling.ended()
-            watching.append(asyncio.create_task(_redeploy_on_save(hub, project)))
+            watching.append(asyncio.create_task(_redeploy_on_save(hub, project, files)))
 
         try:
             await serve(hub, on_ready=ready)
@@ -111,24 +112,36 @@ def dev_command(
             compiling.ended()
             for task in watching:
                 task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
+            await files.close()
 
     run(main(), settings)
 
 
-async def _deploy(hub: Hub, project: Project) -> set[Path]:
-    """Deploys once. A build that fails is shown, and costs nothing. Returns what to watch."""
+async def _deploy(hub: Hub, project: Project, files: Files, known: set[Path]) -> set[Path]:
+    """Deploys once. A build that fails is shown, and costs nothing.
+
+    Returns what to watch: of a build that fails what was `known` before, and the files that its
+    errors name.
+    """
     from machinehub.catalog import Upload
 
-    watched = {project.entry_path}
+    watched = known
     try:
-        files = await collect_files(project, hub.pool)
-        watched |= {project.root / path for path in files if "node_modules/" not in path}
+        found = await files.collect()
+        watched = {project.root / path for path in found if "node_modules/" not in path}
         deployed = await hub.catalog.deploy(
-            Upload(name=project.name, entry=project.entry, files=files, machine=project.machine)
+            Upload(
+                name=project.name,
+                entry=project.entry,
+                files=found,
+                machine=project.machine,
+                limits=project.limits,
+            )
         )
     except HubError as error:
         Refused.of_error(error).show()
-        return watched
+        return watched | {project.root / each["file"] for each in error.errors if each.get("file")}
     except typer.Exit:  # a file that could not be read; the message is out
         return watched
     for warning in deployed.warnings:
@@ -143,7 +156,7 @@ async def _deploy(hub: Hub, project: Project) -> set[Path]:
     return watched
 
 
-async def _redeploy_on_save(hub: Hub, project: Project) -> None:
+async def _redeploy_on_save(hub: Hub, project: Project, files: Files) -> None:
     """Deploys now, and again after every save.
 
     Editors replace files rather than write them, so folders are watched.
@@ -154,7 +167,7 @@ async def _redeploy_on_save(hub: Hub, project: Project) -> None:
     while True:
         # Read before deploying, so that a save while it deploys counts as one after it.
         seen = _contents(watched)
-        watched = await _deploy(hub, project)
+        watched = await _deploy(hub, project, files, watched)
         seen = {path: seen.get(path, content) for path, content in _contents(watched).items()}
         folders = {path.parent for path in watched}
         async for _ in watchfiles.awatch(
