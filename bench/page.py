@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from websockets.asyncio.client import connect
+from websockets.typing import Subprotocol
 
 from bench.hub import COUNTER, BenchHub
 from tests.browser import chromium, sixty_states
@@ -56,8 +57,8 @@ async def under_fire(browser: Browser, url: str) -> dict[str, Any]:
     await page.evaluate(OBSERVE)
     seen: set[str] = set()
     async with connect(
-        f"{url.replace('http', 'ws', 1)}/busy", subprotocols=["machinehub.v1"]
-    ) as socket:  # type: ignore[list-item]
+        f"{url.replace('http', 'ws', 1)}/busy", subprotocols=[Subprotocol("machinehub.v1")]
+    ) as socket:
 
         async def fire() -> int:
             began, sent = time.perf_counter(), 0

@@ -20,8 +20,8 @@ WITHOUT_WALLS = (
     sys.executable,
     "-c",
     (
-        "import sys, machinehub.worker\n"
-        "machinehub.worker.COMMAND = ('-c', 'from sandbox import walls, worker; walls.raise_first = walls.raise_rest = lambda **_: []; worker.main()')\n"
+        "import sys, machinehub.workers.process\n"
+        "machinehub.workers.process.COMMAND = ('-c', 'from sandbox import walls, worker; walls.raise_first = walls.raise_rest = lambda **_: []; worker.main()')\n"
         "from machinehub.cli.main import main; sys.argv[0] = 'machinehub'; main()"
     ),
 )

@@ -7,7 +7,12 @@ import random
 import secrets
 import string
 import time
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+from machinehub.ids import MachineId, SessionKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BASE62: Final = string.ascii_letters + string.digits
 MACHINE_ID_CHARS: Final = 8
@@ -15,25 +20,57 @@ RESERVED_IDS: Final = frozenset({"healthz", "readyz", "metrics", "favicon", "ass
 
 
 class Clock(Protocol):
-    """Where the hub takes time from. Milliseconds since 1970."""
+    """Where the hub takes time from."""
 
     ticks: bool
     """Whether time passes by itself; if not, whoever moves it also fires what came due."""
 
-    def now_ms(self) -> int: ...
+    def now_ms(self) -> int:
+        """The time that sessions see: milliseconds since 1970. It never runs backwards."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Seconds since some moment, for measuring how long something takes."""
+        ...
+
+
+CATCHING_UP: Final = 20
+"""While the computer's clock is behind what sessions have seen, theirs is slower by one part in so many."""
 
 
 class SystemClock:
-    """The computer's clock, kept from running backwards: a machine's `Date.now()` never does."""
+    """The computer's clock, made fit for sessions: it never runs backwards, and never stands still.
+
+    When the computer's clock is put forward, sessions see that at once. When it is put back, by an hour
+    say, their time goes on from where it was, a little slower, until the computer's has caught up: a
+    timer of a minute fires after a minute. (NTP slews a clock for the same reason.)
+    """
 
     ticks = True
 
-    def __init__(self) -> None:
-        self._last = 0
+    def __init__(
+        self,
+        wall_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Both are clocks in nanoseconds; tests give their own."""
+        self._wall_ns = wall_ns
+        self._monotonic_ns = monotonic_ns
+        self._at_ns = monotonic_ns()
+        self._now_ns = wall_ns()
 
     def now_ms(self) -> int:
-        self._last = max(self._last, time.time_ns() // 1_000_000)
-        return self._last
+        wall_ns, at_ns = self._wall_ns(), self._monotonic_ns()
+        passed_ns, self._at_ns = at_ns - self._at_ns, at_ns
+        if wall_ns >= self._now_ns + passed_ns:
+            self._now_ns = wall_ns
+        else:
+            slower_ns = self._now_ns + passed_ns - passed_ns // CATCHING_UP
+            self._now_ns = max(wall_ns, slower_ns)
+        return self._now_ns // 1_000_000
+
+    def monotonic_s(self) -> float:
+        return self._monotonic_ns() / 1e9
 
 
 class ManualClock:
@@ -47,8 +84,23 @@ class ManualClock:
     def now_ms(self) -> int:
         return self._now_ms
 
+    def monotonic_s(self) -> float:
+        return self._now_ms / 1000
+
     def move_to(self, now_ms: int) -> None:
         self._now_ms = now_ms
+
+
+class Stopwatch:
+    """How long something takes, for people to read: nothing is decided by it."""
+
+    def __init__(self) -> None:
+        self._since_ns = time.perf_counter_ns()
+
+    @property
+    def us(self) -> int:
+        """Microseconds since it was made."""
+        return (time.perf_counter_ns() - self._since_ns) // 1000
 
 
 class Entropy:
@@ -64,14 +116,14 @@ class Entropy:
         """A whole number in 1..2^53-1: what one turn's randomness is drawn from."""
         return self._turns.getrandbits(53) or 1
 
-    def machine_id(self) -> str:
+    def machine_id(self) -> MachineId:
         while (
             candidate := "".join(self._random.choices(BASE62, k=MACHINE_ID_CHARS))
         ) in RESERVED_IDS:
             pass
-        return candidate
+        return MachineId(candidate)
 
-    def session_key(self, now_ms: int) -> int:
+    def session_key(self, now_ms: int) -> SessionKey:
         """63 bits that no other session has.
 
         They grow with time, so that new sessions lie together in the database.
@@ -79,7 +131,7 @@ class Entropy:
         self._last_key = max(
             (now_ms << 21 | self._turns.getrandbits(21)) & (2**63 - 1), self._last_key + 1
         )
-        return self._last_key
+        return SessionKey(self._last_key)
 
     def connection_id(self) -> str:
         return "".join(self._random.choices(BASE62, k=12))

@@ -1,11 +1,10 @@
-"""Every error a user can meet, with its stable code.
-
-Turned into HTTP in one place, `api/problem.py`.
+"""Every error that a user can meet, with its stable code. `edge/problem.py` turns them into HTTP.
 
     HubError
       CallerError            the request is at fault; the same request fails again
-        BadRequest 400, InvalidEvent 422, Unauthorised 401, Forbidden 403, NotFound 404, MethodNotAllowed 405, WaitTimeout 408, Conflict 409,
-        PreconditionFailed 412, TooLarge 413, RateLimited 429
+        BadRequest 400, InvalidEvent 422, Unauthorised 401, Forbidden 403, NotFound 404,
+        MethodNotAllowed 405, WaitTimeout 408, Conflict 409, PreconditionFailed 412, TooLarge 413,
+        RateLimited 429
       MachineError 422       the machine's author is at fault: a turn or a build failed
         BuildFailed            with errors[]: file, line, column, message
         Rejected               an event was undone
@@ -16,7 +15,10 @@ A broken assumption of our own is an `assert`, never one of these.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from machinehub.model import Fault
 
 
 class HubError(Exception):
@@ -100,16 +102,13 @@ class Unavailable(HubError):
     status, title = 503, "Unavailable"
 
 
-def error_of(code: str, detail: str) -> HubError:
-    """The error for what became of an event, which is kept as code and detail.
-
-    The machine's fault, unless we know better.
-    """
-    match code:
+def error_of(fault: Fault) -> HubError:
+    """The error for what became of an event. The machine's fault, unless we know better."""
+    match fault.code:
         case "session_deleted" | "no_such_version":
-            return NotFound(code, detail)
+            return NotFound(fault.code, fault.detail)
         case "session_finished":
-            return Conflict(code, detail)
+            return Conflict(fault.code, fault.detail)
         case "unavailable" | "session_damaged" | "image_damaged":
-            return Unavailable(code, detail)
-    return Rejected(code, detail)
+            return Unavailable(fault.code, fault.detail)
+    return Rejected(fault.code, fault.detail)

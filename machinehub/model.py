@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, Final, Literal
 
 import msgspec
 
+from machinehub.ids import Digest, EventId, MachineId, MemberId, Seq, SessionId, SessionKey
+from sandbox.protocol.formats import INPUT
+from sandbox.protocol.ids import MODULE_ENGINE_PREFIX, TimerId
+
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    id: str
-    """6 or more base62 characters: the first part of its URLs."""
+    id: MachineId
     name: str
     created_at_ms: int
     active_version: int
@@ -28,19 +32,15 @@ class MachineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Version(msgspec.Struct, frozen=True, kw_only=True):
     """Immutable: the same number is the same content for ever."""
 
-    machine_id: str
+    machine_id: MachineId
     number: int
-    digest: str
+    digest: Digest
     engine: str
     entry: str
     message: str
     created_at_ms: int
     definition: dict[str, Any]
     """States, transitions, events (guest/prelude/machine.ts says the shape)."""
-
-
-MODULE_PREFIX: Final = "module-"
-"""What the digest of an engine begins with that is a module's own code (sandbox/foreign.py)."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +58,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the machine came as a WASM module (docs/guest-abi.md): it lives on workers of its
         own kind.
         """
-        return self.engine.startswith(MODULE_PREFIX)
+        return self.engine.startswith(MODULE_ENGINE_PREFIX)
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,79 +71,151 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What never changes about a session, but for the day it finished."""
 
-    key: int
-    """Names the session in the journal.
-
-    Never used again, when a session of the same id is created after this one was deleted.
-    """
-    machine_id: str
-    session_id: str
+    key: SessionKey
+    machine_id: MachineId
+    session_id: SessionId
     version: int
-    digest: str
+    digest: Digest
     """Of its image: a session stays on the version, and so on the engine, that it started on."""
     hears_presence: bool
+    """Whether its machine handles `presence.joined` or `presence.left`."""
     created_at_ms: int
     finished_at_ms: int | None = None
-    parent: str | None = None
+    parent: SessionId | None = None
     """The session that this one was forked from, at `forked_at`."""
-    forked_at: int | None = None
+    forked_at: Seq | None = None
+
+
+class Kind(StrEnum):
+    """Why an input came."""
+
+    START = "start"
+    EVENT = "event"
+    PRESENCE = "presence"
+    TIMER = "timer"
+
+
+class Fault(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Why an input was undone or refused: a code of docs/errors.md, and a sentence for a person."""
+
+    code: str
+    detail: str
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """A line of a session's journal: one input, and what became of it.
 
-    `seq` counts the inputs that were applied. One that was undone has the seq it was tried at, and
-    in `attempt` how many were tried there (from 1); an applied one has attempt 0. (seq, attempt)
-    orders a journal, and nothing is ever written twice there.
+    `seq` counts the inputs that were applied. One that was undone has the seq it was tried at, and in
+    `attempt` how many were tried there (from 1); an applied one has attempt 0. (seq, attempt) orders a
+    journal, and nothing is ever written twice there.
     """
 
-    seq: int
+    seq: Seq
     attempt: int
-    kind: str
-    """start, event, presence or timer"""
+    kind: Kind
     input: bytes
-    """JSON text, as the guest got it; it begins with [kind, seed"""
+    """JSON text, as the guest got it (`sandbox/protocol/inputs.py`)."""
     now_ms: int
-    event_id: str | None = None
+    """The session's time when it came: milliseconds since 1970."""
+    event_id: EventId | None = None
     changed: bool = False
-    error: tuple[str, str] | None = None
-    """Code and detail. An applied input has one too when the session had finished just before it.
+    """Whether the public snapshot changed."""
+    error: Fault | None = None
+    """An applied input has one too when the session had finished just before it."""
+    format: int = INPUT
+    """Which version of `input` it is (`sandbox/protocol/formats.py`)."""
+
+
+class Armed(msgspec.Struct, frozen=True, gc=False):
+    """A timer that waits."""
+
+    due_at_ms: int
+    tries: int = 0
+    """How often its turn was undone."""
+
+
+class MemberChange(msgspec.Struct, frozen=True, gc=False):
+    """Somebody of whose coming (with their `sender` as JSON) or leaving (None) a machine was told."""
+
+    member: MemberId
+    sender: bytes | None
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one turn changes of a session besides its memory: whatever must be known while it sleeps.
+
+    Folded by `apply_to` wherever it is folded: in memory, in replays, in the database.
     """
+
+    timers: dict[TimerId, Armed | None] = {}
+    """What each timer that the turn touched is now; None for gone."""
+    member: MemberChange | None = None
+    finished: bool = False
+    """Whether the machine ended with this turn: all its timers and members go."""
+
+    @property
+    def armed(self) -> list[tuple[TimerId, int]]:
+        """(timer, due_at_ms) of what waits from now on."""
+        return [
+            (timer, armed.due_at_ms) for timer, armed in self.timers.items() if armed is not None
+        ]
+
+    def apply_to(self, timers: dict[TimerId, Armed]) -> None:
+        """Folds the turn into a session's pending timers."""
+        for timer, armed in self.timers.items():
+            if armed is None:
+                timers.pop(timer, None)
+            else:
+                timers[timer] = armed
+        if self.finished:
+            timers.clear()
+
+
+NO_CHANGES: Final = Changes()
 
 
 class SavedCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A session as it was after `seq` inputs: its memory (sandbox/image.py), and what the hub knew
-    of it.
-    """
+    """A session as it was after `seq` inputs: its memory, and what the hub knew of it."""
 
-    seq: int
+    seq: Seq
     data: bytes
-    """16 bytes of digest, then zstd"""
+    """See sandbox/checkpoint.py; `sandbox.protocol.formats.checkpoint_digest` reads its digest."""
     snapshot: bytes
+    """The public snapshot, as JSON."""
     finished: bool
-    timers: dict[int, int]
+    timers: dict[TimerId, int]
     """Pending timers and when they are due."""
     at_ms: int
 
 
-class Settled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one input leaves in the database."""
+class TurnWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one turn writes into the database."""
 
-    key: int
+    key: SessionKey
     entry: Entry
+    changes: Changes = NO_CHANGES
     created: SessionRecord | None = None
     """With the first entry of a session."""
-    timers_set: list[tuple[int, int]] = []
-    tries: int = 0
-    """With a timer that is set again because its turn was undone: how often that was so."""
-    timers_gone: list[int] = []
-    finished: bool = False
-    member: tuple[str, bytes | None] | None = None
-    """Who the machine was told came (with their `sender` as JSON), or left."""
+
+
+class CheckpointWrite(msgspec.Struct, frozen=True):
+    """A checkpoint of one session, to be kept."""
+
+    key: SessionKey
+    checkpoint: SavedCheckpoint
+
+
+class SessionDelete(msgspec.Struct, frozen=True):
+    """All that is kept of one session goes."""
+
+    key: SessionKey
+
+
+Write = TurnWrite | CheckpointWrite | SessionDelete
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of a session's past is kept."""
+    """How much of a session's history is kept."""
 
     checkpoints: int = 3
     """The newest ones."""
@@ -157,16 +229,14 @@ class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
     """What the database knows of a session: enough to go on with it."""
 
     record: SessionRecord
-    seq: int
+    seq: Seq
     attempts: int
     """Inputs that were undone since the last one that was applied."""
     checkpoint: SavedCheckpoint | None
     tail: list[Entry]
     """What was applied since the checkpoint."""
-    timers: dict[int, int]
-    tries: dict[int, int]
-    """Of timers whose turn was undone before."""
+    timers: dict[TimerId, Armed]
     receipts: list[Entry]
     """The last entries that have an event id, oldest first."""
-    members: dict[str, bytes] = {}
-    """Whom its machine believes to be there, and their `sender`."""
+    members: dict[MemberId, bytes] = {}
+    """Who its machine was told is there, and their `sender`."""

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Final, Generic, TypeVar
+
+Name = TypeVar("Name")
+REMEMBERED: Final = 10_000
+"""Names whose rates are remembered. Who is forgotten starts afresh."""
+
 
 class Rate:
     """At most `per_s` units a second, and `burst` (as many, unless it is given) at once."""
@@ -28,3 +35,21 @@ class Rate:
             return False
         self._level -= units
         return True
+
+
+class Rates(Generic[Name]):
+    """A rate for each name."""
+
+    def __init__(self) -> None:
+        self._rates: OrderedDict[Name, Rate] = OrderedDict()
+
+    def take(self, name: Name, per_s: float, now_s: float) -> bool:
+        """Whether one more unit of `name` may pass now. `per_s` counts when it is met for the first time."""
+        rate = self._rates.get(name)
+        if rate is None:
+            rate = self._rates[name] = Rate(per_s)
+            if len(self._rates) > REMEMBERED:
+                self._rates.popitem(last=False)
+        else:
+            self._rates.move_to_end(name)
+        return rate.take(1, now_s)

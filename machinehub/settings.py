@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from machinehub.limits import Limits
 from machinehub.model import Retention
@@ -154,11 +155,19 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
 
 def check_can_listen(settings: Settings, *, has_tokens: bool) -> None:
     """Raises `BadSettings` for an address that strangers reach while anybody may deploy."""
-    if not settings.is_loopback and not settings.token and not has_tokens:
-        raise BadSettings(
-            f"refusing to listen on {settings.host} without a token: anybody who reaches it could deploy. "
-            f"Set {PREFIX}TOKEN, run `machinehub tokens create`, or listen on 127.0.0.1."
-        )
+    if settings.token or has_tokens:
+        return
+    public = urlsplit(settings.public_url).hostname if settings.public_url else None
+    if not settings.is_loopback:
+        where = f"listen on {settings.host}"
+    elif public is not None and public != "localhost" and not _is_loopback_address(public):
+        where = f"be {settings.public_url}"
+    else:
+        return
+    raise BadSettings(
+        f"refusing to {where} without a token: anybody who reaches it could deploy. "
+        f"Set {PREFIX}TOKEN, or run `machinehub tokens create`."
+    )
 
 
 def normalise_database_url(url: str) -> str:

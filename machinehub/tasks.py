@@ -20,7 +20,7 @@ class Tasks:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def cancel(self) -> None:
+    def stop(self) -> None:
         for task in list(self._tasks):
             task.cancel()
 

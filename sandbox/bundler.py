@@ -19,7 +19,7 @@ import msgspec
 
 from sandbox.engine import Trap
 from sandbox.forge import BuildError
-from sandbox.protocol import BuildMessage
+from sandbox.protocol.messages import BuildMessage
 from sandbox.sourcemap import SourceMap
 
 if TYPE_CHECKING:

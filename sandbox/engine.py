@@ -63,6 +63,9 @@ _FUEL: Final = 2**62
 """An instance's supply: more than any can use. What a turn used is the difference."""
 
 
+CPU_EXCEEDED: Final = "the turn took more CPU than it may"
+
+
 class Trap(Exception):
     """A guest call ended in a trap; the instance must be thrown away.
 
@@ -408,7 +411,7 @@ class Instance:
         if watchdog.release():  # first of all: the memory may be gone
             if trap:
                 ffi.wasm_trap_delete(trap)
-            raise Trap("cpu_exceeded", "the turn took more CPU than it may")
+            raise Trap("cpu_exceeded", CPU_EXCEEDED)
         if error or trap:
             raise self._trap(error, trap)
 
@@ -421,7 +424,7 @@ class Instance:
         ffi.wasmtime_trap_code(trap, ctypes.byref(code))
         ffi.wasm_trap_delete(trap)
         if code.value == _INTERRUPT:
-            return Trap("cpu_exceeded", "the turn took more CPU than it may")
+            return Trap("cpu_exceeded", CPU_EXCEEDED)
         if code.value == _STACK_OVERFLOW:
             return Trap("stack_exceeded", "the turn nested deeper than its stack")
         fault = self._fault()

@@ -15,20 +15,20 @@ import msgspec
 
 from sandbox import image as images
 from sandbox import validate
+from sandbox.compression import pack, unpack
 from sandbox.engine import Trap
 from sandbox.forge import Definition, digest_of
-from sandbox.image import Handles, ModuleHandles, pack, unpack
+from sandbox.image import Handles, ModuleHandles
 from sandbox.module import DEPTH_MAX, ModuleState, call_json
-from sandbox.protocol import BuildFailed, BuildMessage, Compiled, ModuleBuilt, is_deeper_than
+from sandbox.protocol import formats
+from sandbox.protocol.ids import MODULE_ENGINE_PREFIX
+from sandbox.protocol.messages import BuildFailed, BuildMessage, Compiled, ModuleBuilt
+from sandbox.protocol.nesting import is_deeper_than
 
 if TYPE_CHECKING:
     from sandbox.engine import Engine
-    from sandbox.protocol import BuildModule, Compile
+    from sandbox.protocol.messages import BuildModule, Compile
 
-ENGINE_PREFIX: Final = "module-"
-"""Before the digest of a module's code, where versions name their engine: such code is never under
-another image.
-"""
 DEFINITION_BYTES_MAX: Final = 256 * 1024
 CODE_BYTES_MAX: Final = 64 * 1024 * 1024
 _FAULTS: Final = {"cpu_exceeded": "build_cpu_exceeded", "memory_exceeded": "build_memory_exceeded"}
@@ -39,7 +39,9 @@ def build_module(engine: Engine, request: BuildModule) -> ModuleBuilt | BuildFai
     started = time.perf_counter_ns()
     try:
         module = validate.read_module(
-            request.module, pages_max=request.memory_bytes_max // validate.PAGE_BYTES
+            request.module,
+            pages_max=request.memory_bytes_max // validate.PAGE_BYTES,
+            bytes_max=request.module_bytes_max,
         )
         code = validate.split(module)
     except validate.BadModule as error:
@@ -56,9 +58,11 @@ def build_module(engine: Engine, request: BuildModule) -> ModuleBuilt | BuildFai
             [BuildMessage(f"the module does not compile: {error}"[:2000])],
         )
     ready = time.perf_counter_ns()
-    digest = ENGINE_PREFIX + digest_of(code)
+    digest = MODULE_ENGINE_PREFIX + digest_of(code)
     variables = ModuleHandles(module.initial, request.limits)
-    handles = Handles(engine=digest, own=request.own, module=variables)
+    handles = Handles(
+        engine=digest, own=request.own, module=variables, format=formats.IMAGE, inputs=formats.INPUT
+    )
     first = engine.compile(
         images.build_image(bytes(module.memory()), handles, pages_max=module.pages_max)
     )

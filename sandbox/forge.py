@@ -17,7 +17,10 @@ import msgspec
 from sandbox import image as images
 from sandbox.engine import Engine, Instance, Module, Trap
 from sandbox.image import Handles
-from sandbox.protocol import BuildMessage, GuestLimits, OwnLimits
+from sandbox.leb128 import decode_unsigned
+from sandbox.protocol import formats
+from sandbox.protocol.limits import GuestLimits, OwnLimits
+from sandbox.protocol.messages import BuildMessage
 
 if TYPE_CHECKING:
     from sandbox.sourcemap import SourceMap
@@ -175,6 +178,8 @@ def forge_base(
         stack_bytes=_stack_bytes(engine_wasm),
         eval_slot=_find_eval_slot(instance),
         engine=digest_of(engine_wasm),
+        format=formats.IMAGE,
+        inputs=formats.INPUT,
     )
     return _freeze(instance, handles, memory_bytes_max=memory_bytes_max)
 
@@ -288,7 +293,7 @@ def _for_prelude(limits: GuestLimits) -> dict[str, int]:
 
 def _freeze(instance: Instance, handles: Handles, *, memory_bytes_max: int) -> bytes:
     memory = bytearray(instance.view())
-    for area in handles.dead:
+    for area in handles.scratch:
         memory[area.start : area.stop] = bytes(len(area))
     return images.build_image(bytes(memory), handles, pages_max=memory_bytes_max // 65536)
 
@@ -302,7 +307,7 @@ def _stack_bytes(engine_wasm: bytes) -> int:
     start, size = images.find_section(engine_wasm, 6)
     section = engine_wasm[start : start + size]
     assert section[1:4] == b"\x7f\x01\x41", "the engine's first global is no stack pointer"
-    value, _ = images.read_leb128(section, 4)
+    value, _ = decode_unsigned(section, 4)
     assert value == 1024 * 1024, "the stack does not lie where it was"
     return value
 

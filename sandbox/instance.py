@@ -16,9 +16,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from sandbox import image as images
-from sandbox.engine import Trap
+from sandbox.checkpoint import DamagedCheckpoint, apply_checkpoint, encode_checkpoint
+from sandbox.engine import CPU_EXCEEDED, Trap
 from sandbox.module import ModuleState
-from sandbox.protocol import NO_COST, Cost, decode_outbox, is_deeper_than
+from sandbox.protocol.inputs import is_start
+from sandbox.protocol.messages import NO_COST, Cost
+from sandbox.protocol.nesting import is_deeper_than
+from sandbox.protocol.outbox import decode_outbox
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,8 +48,6 @@ PLACE_CHARS_MAX: Final = 300
 DEPTH_MAX: Final = 256
 """Of an outbox: the hub's parser, and those of clients, recurse."""
 _REJECTED: Final = b"[0,"
-_START: Final = b"[0,"
-"""What an input begins with that starts a session."""
 
 
 def _less(own: int | None, given: int) -> int:
@@ -168,9 +170,8 @@ class LiveMachine:
         outbox = b""
         fault: Fault | None = None
         fuel = instance.fuel
-        watchdog.start(
-            min(cpu_s, self._start_cpu_s_max if data.startswith(_START) else self._cpu_s_max)
-        )
+        cpu_s = min(cpu_s, self._start_cpu_s_max if is_start(data) else self._cpu_s_max)
+        watchdog.start(cpu_s)
         try:
             outbox = self._step(data, now_ms)
         except Trap as trap:
@@ -179,6 +180,8 @@ class LiveMachine:
         self.cost = Cost(cpu_ns // 1000, instance.memory_bytes, fuel - instance.fuel)
         if fault is None:
             fault = self._fault_in(outbox)
+        if fault is None and cpu_ns > cpu_s * 1e9:  # it ended before the watchdog looked
+            fault = Fault("cpu_exceeded", CPU_EXCEEDED)
         if fault is not None:
             self._undo()
             return fault
@@ -227,7 +230,7 @@ class LiveMachine:
         """
         assert self._instance is not None
         memory = bytearray(self._instance.view())
-        for area in self._image.handles.dead:
+        for area in self._image.handles.scratch:
             memory[area.start : area.stop] = bytes(len(area))
         return bytes(memory)
 
@@ -282,9 +285,12 @@ class LiveMachine:
 
     def _freeze(self) -> None:
         assert self._instance is not None
-        beside = self._module.freeze(self._instance) if self._module else ()
-        self._checkpoint = images.encode_checkpoint(
-            self._image.memory, self._instance.view(), dead=self._image.handles.dead, beside=beside
+        extras = self._module.freeze(self._instance) if self._module else ()
+        self._checkpoint = encode_checkpoint(
+            self._image.memory,
+            self._instance.view(),
+            scratch=self._image.handles.scratch,
+            extras=extras,
         )
         self._tail, self._tail_cpu_ns = [], 0
 
@@ -292,10 +298,10 @@ class LiveMachine:
         self._instance = instance = self._engine.thaw(
             self._image.module, self._image.code, memory_bytes_max=self._sizes.memory_bytes_max
         )
-        beside: tuple[int, ...] = ()
+        extras: tuple[int, ...] = ()
         try:
             if self._checkpoint is not None:
-                size, pages, beside = images.apply_checkpoint(
+                size, pages, extras = apply_checkpoint(
                     self._checkpoint,
                     memoryview(self._image.memory),
                     bytes_max=self._sizes.memory_bytes_max,
@@ -304,21 +310,21 @@ class LiveMachine:
                 for at, content in pages:
                     instance.write(at, content)
             if self._image.handles.module is not None:
-                self._module = ModuleState(self._image.handles.module, beside)
+                self._module = ModuleState(self._image.handles.module, extras)
                 self._module.thaw(instance)
         except (
             ValueError,
             LookupError,
             OverflowError,
         ) as error:  # its digest fits, but who wrote it was no worker of ours
-            raise images.DamagedCheckpoint(str(error)) from error
+            raise DamagedCheckpoint(str(error)) from error
 
     def _undo(self) -> None:
         self.close()
         try:
             self._thaw()
             self._replay(self._tail, 0)
-        except (Trap, images.DamagedCheckpoint) as error:
+        except (Trap, DamagedCheckpoint) as error:
             raise LostSession(str(error)) from error
 
     def _fault_in(self, outbox: bytes) -> Fault | None:

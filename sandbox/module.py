@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from sandbox.engine import Trap
-from sandbox.protocol import is_deeper_than
+from sandbox.protocol.inputs import Shape, shape_of, timer_of
+from sandbox.protocol.nesting import is_deeper_than
 
 if TYPE_CHECKING:
     from sandbox.engine import Instance
@@ -38,7 +39,7 @@ class Answer(msgspec.Struct, array_like=True):
     spelled by us.
     """
 
-    ok: int
+    format: int
     finished: Any = 0
     snapshot: Any = None
     emitted: list[Any] = []
@@ -55,14 +56,14 @@ _encode = msgspec.json.Encoder().encode
 class ModuleState:
     """What a module's session has besides its memory: its variables, and which timers it waits for.
 
-    `beside` is what `freeze` gave for a checkpoint; empty for a session that begins.
+    `extras` is what `freeze` gave for a checkpoint; empty for a session that begins.
     """
 
-    def __init__(self, handles: ModuleHandles, beside: tuple[int, ...]) -> None:
+    def __init__(self, handles: ModuleHandles, extras: tuple[int, ...]) -> None:
         count = len(handles.globals)
         self._limits = handles.limits
-        self._globals = list(beside[:count]) if beside else handles.globals
-        self._last_timer, *timers = beside[count:] if beside else (0,)
+        self._globals = list(extras[:count]) if extras else handles.globals
+        self._last_timer, *timers = extras[count:] if extras else (0,)
         self._timers = set(timers)
 
     def thaw(self, instance: Instance) -> None:
@@ -78,19 +79,22 @@ class ModuleState:
 
     def turn(self, instance: Instance, data: bytes, now_ms: int) -> bytes:
         """One input; the outbox as `protocol.Outbox` has it, or [0, fault]. Raises `Trap`."""
-        kind = data[1:2]
+        try:
+            shape = shape_of(data)
+        except ValueError:
+            raise Trap("machine_error", "a module does not know inputs of this kind") from None
         compact = msgspec.json.format(
             data, indent=-1
         )  # one spelling, whatever the client's white space
-        answer = call_json(instance, "start" if kind == b"0" else "step", compact, now_ms)
+        answer = call_json(instance, "start" if shape is Shape.START else "step", compact, now_ms)
         if answer.startswith(b"[0,"):
             return _rejection(answer)
         if is_deeper_than(answer, DEPTH_MAX):
             raise Trap("snapshot_too_deep", f"the answer nests more than {DEPTH_MAX} levels")
         try:
             said = _decode(answer)
-            fired = int(_decode_any(data)[2]) if kind == b"2" else None
-            return self._spell(said, fired=fired, now_ms=now_ms, is_start=kind == b"0")
+            fired = timer_of(data) if shape is Shape.TIMER else None
+            return self._spell(said, fired=fired, now_ms=now_ms, is_start=shape is Shape.START)
         except (
             msgspec.MsgspecError,
             RecursionError,

@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from sandbox.leb128 import encode_unsigned as leb128
 from sandbox.module import global_name
 
-MODULE_BYTES_MAX: Final = 1024 * 1024
 BODY_BYTES_MAX: Final = 128 * 1024
 """Of one function: what compiling takes may grow faster than the function."""
 COUNTS_MAX: Final = {
@@ -185,13 +185,13 @@ class _Reader:
             raise BadModule("a section is longer than what it holds")
 
 
-def read_module(wasm: bytes, *, pages_max: int) -> Module:
+def read_module(wasm: bytes, *, pages_max: int, bytes_max: int) -> Module:
     """Reads a module of the guest ABI whose memory may have `pages_max` pages of 64 KiB.
 
     Raises `BadModule`.
     """
-    if len(wasm) > MODULE_BYTES_MAX:
-        raise BadModule(f"it has more than {MODULE_BYTES_MAX} bytes")
+    if len(wasm) > bytes_max:
+        raise BadModule(f"it has more than {bytes_max} bytes")
     if not wasm.startswith(_MAGIC):
         raise BadModule(
             "it is no WebAssembly module; compiled files of a runtime, programs and text are not taken"
@@ -507,13 +507,3 @@ def split(module: Module) -> bytes:
             if number in parts
         )
     )
-
-
-def leb128(value: int) -> bytes:
-    """Unsigned LEB128, as the binary format spells its integers."""
-    out = bytearray()
-    while True:
-        byte, value = value & 0x7F, value >> 7
-        out.append(byte | (0x80 if value else 0))
-        if not value:
-            return bytes(out)

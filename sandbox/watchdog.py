@@ -5,15 +5,18 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from sandbox.engine import Instance
+from typing import Any, Final, Protocol
 
 WATCHDOG_TICK_S: Final = 0.010
 """How often the watchdog looks at a running turn: a turn ends at most one tick after its CPU
 budget.
 """
+
+
+class Guarded(Protocol):
+    """What a turn runs in (`engine.Instance`)."""
+
+    def take_memory_away(self, mprotect: Any) -> None: ...
 
 
 class Watchdog:
@@ -40,7 +43,7 @@ class Watchdog:
         self.epoch = 0
         self._lock = threading.Lock()
         self._fired = False
-        self._guarded: Instance | None = None
+        self._guarded: Guarded | None = None
         self._engine_ptr = engine
         self._budget_ns = 0
         self._started_ns = 0
@@ -74,7 +77,7 @@ class Watchdog:
             self._running = False
         return time.thread_time_ns() - self._started_ns
 
-    def guard(self, instance: Instance) -> None:
+    def guard(self, instance: Guarded) -> None:
         """A call into `instance` begins: it may be ended from now on."""
         with self._lock:
             self._guarded = instance

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from playwright.async_api import async_playwright
 
@@ -56,7 +56,7 @@ def sixty_states() -> str:
     ]
     states: dict[str, object] = {}
     for number, phase in enumerate(phases):
-        inner: dict[str, object] = {}
+        inner: dict[str, Any] = {}
         for at, step in enumerate(steps):
             on: dict[str, object] = {"NEXT": steps[at + 1]} if at + 1 < len(steps) else {}
             if step == "waiting":

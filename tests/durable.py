@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from machinehub.session.decide.lifecycle import Phase
 from tests.support import Client, running_hub
 
 if TYPE_CHECKING:
@@ -50,19 +51,20 @@ async def send(
 async def asleep(client: Client, machine: str, session: str) -> None:
     """Puts the session to sleep and waits until it has left memory, or at least its worker."""
     for _ in range(500):
-        found = client.hub.host.find(machine, session)
-        if found is None or (found.connections and not found.loaded):
+        found = client.find(machine, session)
+        if found is None or found.phase is Phase.ASLEEP:
             return
-        client.hub.host.let_go(found)
+        client.hub.sessions.housekeeper.let_go(found)
         await asyncio.sleep(0.01)
     raise AssertionError("the session does not go to sleep")
 
 
 async def count(client: Client, table: str) -> int:
-    async with client.hub._engine.begin() as connection:
-        return (await connection.execute(sa.text(f"SELECT count(*) FROM {table}"))).scalar_one()
+    async with client.hub.engine.begin() as connection:
+        found = await connection.execute(sa.text(f"SELECT count(*) FROM {table}"))
+        return int(found.scalar_one())
 
 
 async def damage(client: Client, sql: str, values: dict[str, Any]) -> None:
-    async with client.hub._engine.begin() as connection:
+    async with client.hub.engine.begin() as connection:
         await connection.execute(sa.text(sql), values)

@@ -21,30 +21,33 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import wasmtime
 
+from machinehub.edge.addresses import read_url
 from machinehub.errors import CallerError
+from machinehub.ids import Digest, EventId, MachineId, Seq, SessionId, SessionKey
 from machinehub.limits import Limits
-from machinehub.model import SessionRecord
-from machinehub.router.paths import read_address
-from machinehub.session import frames
-from machinehub.session.answers import BrokenWorker
-from machinehub.session.conditions import read_condition
-from machinehub.session.core import Kind, Session
-from machinehub.session.event import (
-    check_event,
-    check_input,
-    check_metadata,
-    event_input,
-    sender_json,
-)
+from machinehub.model import Fault, Kind, SessionRecord
+from machinehub.protocols.native import frames as native
+from machinehub.session.decide.answers import BrokenWorker
+from machinehub.session.decide.conditions import read_condition
+from machinehub.session.decide.events import check_event, check_input, check_metadata
+from machinehub.session.decide.members import Identity
+from machinehub.session.decide.session import Session
+from machinehub.session.port import Settled
+from sandbox import compression, validate
 from sandbox import image as images
-from sandbox import protocol, validate
+from sandbox.checkpoint import DamagedCheckpoint, apply_checkpoint, encode_checkpoint
 from sandbox.module import Answer, ModuleState
+from sandbox.protocol import frames, limits, messages
+from sandbox.protocol.ids import Slot, Ticket, TimerId
+from sandbox.protocol.inputs import event_input
+from sandbox.protocol.outbox import decode_outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Random = random.Random
 PAGES: Final = 256
+MODULE_BYTES: Final = 2**20
 TURNS: Final = 6
 _INTERESTING: Final = (
     b"",
@@ -110,23 +113,25 @@ _OUTBOXES: Final = (
 )
 
 
-def _to_hub(rng: Random) -> list[protocol.ToHub]:
-    cost = protocol.Cost(rng.randrange(1000), 65536)
+def _to_hub(rng: Random) -> list[messages.ToHub]:
+    cost = messages.Cost(rng.randrange(1000), 65536)
     return rng.sample(
         [
-            protocol.Ready("e", "b", [("files", True, "none")]),
-            protocol.Progress("engine"),
-            protocol.Said("words"),
-            protocol.Done(1, 1, rng.choice(_OUTBOXES), cost),
-            protocol.Failed(1, 1, "cpu_exceeded", "m", "a.ts:1:1", cost),
-            protocol.Frozen(1, b"checkpoint"),
-            protocol.Replayed(1, 1, b"null", False, [(0, [(1, 5)], [2])], 1),
-            protocol.Built(1, b"image", b"{}", ["w"], 1, 1),
-            protocol.BuildFailed(1, "c", [protocol.BuildMessage("m", "f", 1, 1)]),
-            protocol.EngineGiven(1, "d", b"e"),
-            protocol.ModuleBuilt(1, b"i", b"c", b"m", "e", b"{}", 1, 1),
-            protocol.Compiled(1, b"c"),
-            protocol.InputsFound(1, ["f"]),
+            messages.Ready("e", "b", [("files", True, "none")]),
+            messages.Progress("engine"),
+            messages.Said("words"),
+            messages.Done(Slot(1), Ticket(1), rng.choice(_OUTBOXES), cost),
+            messages.Failed(Slot(1), Ticket(1), "cpu_exceeded", "m", "a.ts:1:1", cost),
+            messages.Frozen(Slot(1), b"checkpoint"),
+            messages.Replayed(
+                Slot(1), Ticket(1), b"null", False, [(0, [(TimerId(1), 5)], [TimerId(2)])], 1
+            ),
+            messages.Built(Ticket(1), b"image", b"{}", ["w"], 1, 1),
+            messages.BuildFailed(Ticket(1), "c", [messages.BuildMessage("m", "f", 1, 1)]),
+            messages.EngineGiven(Ticket(1), "d", b"e"),
+            messages.ModuleBuilt(Ticket(1), b"i", b"c", b"m", "e", b"{}", 1, 1),
+            messages.Compiled(Ticket(1), b"c"),
+            messages.InputsFound(Ticket(1), ["f"]),
         ],
         rng.randrange(1, 5),
     )
@@ -134,32 +139,32 @@ def _to_hub(rng: Random) -> list[protocol.ToHub]:
 
 def hear_a_worker(rng: Random) -> None:
     """What a worker that was taken over sends: batches of typed messages, or `BadFrame`."""
-    reader = protocol.to_hub_reader()
-    data = mutate(rng, b"".join(protocol.encode(_to_hub(rng)) for _ in range(2)))
+    reader = frames.to_hub_reader()
+    data = mutate(rng, b"".join(frames.encode(_to_hub(rng)) for _ in range(2)))
     try:
         while data:
             cut = rng.randrange(1, len(data) + 1)
             for batch in reader.feed(data[:cut]):
-                assert all(isinstance(message, protocol.Message) for message in batch)
+                assert all(isinstance(message, messages.Message) for message in batch)
             data = data[cut:]
-    except protocol.BadFrame:
+    except frames.BadFrame:
         pass
 
 
 def be_a_worker(rng: Random) -> None:
     """What the hub sends, changed: the other side's reader says yes or `BadFrame` too."""
-    messages: list[protocol.ToWorker] = [
-        protocol.Open(1, 1, "d", 1, 1, 1, None),
-        protocol.Step(1, 2, b"[1,1,{}]", 5, 50),
-        protocol.LoadImage("d", b"i"),
-        protocol.Build(1, "m.ts", {"m.ts": "x"}, "reject", 1, 1, 1),
-        protocol.Replay(1, 1, [(b"[0,1]", 5)], 0),
-        protocol.Close(1),
-        protocol.BuildModule(1, b"m", "n", 1, 1),
+    sent: list[messages.ToWorker] = [
+        messages.Open(Slot(1), Ticket(1), "d", 1, 1, 1, None),
+        messages.Step(Slot(1), Ticket(2), b"[1,1,{}]", 5, 50),
+        messages.LoadImage("d", b"i"),
+        messages.Build(Ticket(1), "m.ts", {"m.ts": "x"}, "reject", 1, 1, 1),
+        messages.Replay(Slot(1), Ticket(1), [(b"[0,1]", 5)], 0),
+        messages.Close(Slot(1)),
+        messages.BuildModule(Ticket(1), b"m", "n", 1, 1),
     ]
     try:
-        protocol.to_worker_reader().feed(mutate(rng, protocol.encode(rng.sample(messages, 3))))
-    except protocol.BadFrame:
+        frames.to_worker_reader().feed(mutate(rng, frames.encode(rng.sample(sent, 3))))
+    except frames.BadFrame:
         pass
 
 
@@ -169,21 +174,23 @@ def answer_a_session(rng: Random) -> None:
     """
     session = Session(
         SessionRecord(
-            key=1,
-            machine_id="m",
-            session_id="s",
+            key=SessionKey(1),
+            machine_id=MachineId("m"),
+            session_id=SessionId("s"),
             version=1,
-            digest="d",
+            digest=Digest("d"),
             hears_presence=False,
             created_at_ms=0,
         ),
-        number=1,
         limits=Limits(timers=20, snapshot_bytes=500),
     )
+    session.loading()
     session.start_anew()
-    tickets = [session.offer(Kind.START, b"[0,1]", 0).ticket]
+    session.offer(Kind.START, b"[0,1]", 0)
+    tickets = [session.pending[0].ticket]
     for _ in range(TURNS):
-        tickets.append(session.offer(Kind.EVENT, b"[1,1,{}]", 0).ticket)
+        session.offer(Kind.EVENT, b"[1,1,{}]", 0)
+        tickets.append(session.pending[-1].ticket)
         ticket = rng.choice(tickets) if rng.random() < 0.2 else tickets[0]
         before = session.seq
         try:
@@ -227,7 +234,9 @@ def read_a_module(rng: Random) -> None:
     """
     try:
         code = validate.split(
-            validate.read_module(mutate(rng, rng.choice(_modules())), pages_max=PAGES)
+            validate.read_module(
+                mutate(rng, rng.choice(_modules())), pages_max=PAGES, bytes_max=MODULE_BYTES
+            )
         )
     except validate.BadModule:
         return
@@ -264,7 +273,7 @@ def hear_a_module(rng: Random) -> None:
     from sandbox.engine import Trap
     from sandbox.image import ModuleHandles
 
-    state = ModuleState(ModuleHandles([], protocol.GuestLimits(timers=5)), ())
+    state = ModuleState(ModuleHandles([], limits.GuestLimits(timers=5)), ())
     for kind in (b"[0,1]", b'[1,1,{"type":"X"},{"id":"c"}]', b"[2,1,1]"):
         memory: Any = _Memory(mutate(rng, rng.choice(_OUTBOXES)))
         try:
@@ -272,7 +281,7 @@ def hear_a_module(rng: Random) -> None:
         except Trap:
             continue
         if not outbox.startswith(b"[0,"):
-            said = protocol.decode_outbox(outbox)
+            said = decode_outbox(outbox)
             assert isinstance(msgspec.json.decode(outbox, type=Answer), Answer)
             assert all(due >= 1_700_000_000_000 for _, due in said.timers_set)
 
@@ -285,21 +294,19 @@ def _checkpoint() -> tuple[bytes, bytes]:
     image = random.Random(1).randbytes(65536)
     memory = bytearray(image)
     memory[5000:5010] = b"0123456789"
-    return image, images.encode_checkpoint(
-        image, memoryview(bytes(memory)), dead=(range(0), range(0))
-    )
+    return image, encode_checkpoint(image, memoryview(bytes(memory)), scratch=(range(0), range(0)))
 
 
 def restore_a_checkpoint(rng: Random) -> None:
     """Damage is always noticed: what is applied is what was written."""
     image, checkpoint = _checkpoint()
     try:
-        size, pages, beside = images.apply_checkpoint(
+        size, pages, extras = apply_checkpoint(
             mutate(rng, checkpoint), memoryview(image), bytes_max=65536
         )
-    except images.DamagedCheckpoint:
+    except DamagedCheckpoint:
         return
-    assert (size, [(at, content[904:914]) for at, content in pages], beside) == (
+    assert (size, [(at, content[904:914]) for at, content in pages], extras) == (
         65536,
         [(4096, b"0123456789")],
         (),
@@ -319,7 +326,8 @@ def unpack(rng: Random) -> None:
     """What is compressed grows to its bound and no further, whatever size it announces."""
     try:
         assert (
-            len(images.unpack(mutate(rng, images.pack(b"x" * 10_000)), bytes_max=20_000)) <= 20_000
+            len(compression.unpack(mutate(rng, compression.pack(b"x" * 10_000)), bytes_max=20_000))
+            <= 20_000
         )
     except ValueError:
         pass
@@ -352,7 +360,7 @@ def send_an_event(rng: Random) -> None:
             "event_too_large",
         ), error.code
         return
-    data = event_input(5, event, sender_json("c"))
+    data = event_input(5, event, Identity("c").sender)
     read = json.loads(data, parse_int=float)
     assert len(read) == 4, "an event stays one value of its input"
     assert not read[2]["type"].startswith(("xstate.", "presence."))
@@ -361,7 +369,7 @@ def send_an_event(rng: Random) -> None:
 
 def send_a_frame(rng: Random) -> None:
     """A client's frame is one, or is not."""
-    from machinehub.router.websocket import _decode
+    from machinehub.protocols.native.websocket import _decode
 
     frame = mutate(
         rng,
@@ -377,13 +385,14 @@ def send_a_frame(rng: Random) -> None:
     except CallerError:
         pass
     if read.id is not None:
-        msgspec.json.decode(frames.ack_frame(read.id, 1, ("code", "detail")).json)
+        settled = Settled(EventId(read.id), Seq(1), False, Fault("code", "detail"))
+        msgspec.json.decode(native.settled_json(settled, with_cost=True))
 
 
 def ask(rng: Random) -> None:
     """Addresses, inputs, conditions: an answer, or the caller's fault."""
     for work in (
-        lambda: read_address(mutate(rng, b"/Wu5gAj@3/a%2Fb%20c/wait"), session_chars_max=128),
+        lambda: read_url(mutate(rng, b"/Wu5gAj@3/a%2Fb%20c/wait"), session_chars_max=128),
         lambda: check_input(mutate(rng, b'{"a":[1,{"b":null}]}'), bytes_max=4096, depth_max=64),
         lambda: read_condition(msgspec.json.decode(mutate(rng, b'{"matches":{"a":{"b":"c"}}}'))),
     ):

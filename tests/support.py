@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
-from machinehub.app import Hub, HubServer
+from machinehub.app import Hub
 from machinehub.clock import Entropy
+from machinehub.ids import MachineId, SessionId
 from machinehub.paths import cache_folder
+from machinehub.server import HubServer
 from machinehub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from machinehub.clock import Clock
+    from machinehub.session.decide.session import Session
+    from machinehub.session.run.placement import Place
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -54,6 +59,28 @@ class Client:
             if worker.process is not None and worker.ready.is_set() and not worker.lost
         ]
 
+    def find(self, machine: str, session: str) -> Session | None:
+        """The session, if it is in the hub's memory."""
+        return self.hub.sessions.registry.find(MachineId(machine), SessionId(session))
+
+    def place(self, machine: str, session: str) -> Place:
+        """Where the session is, which is in the hub's memory."""
+        found = self.find(machine, session)
+        assert found is not None
+        return self.hub.sessions.placement.place_of(found)
+
+    def connections(self, machine: str, session: str) -> int:
+        found = self.find(machine, session)
+        return 0 if found is None else self.hub.sessions.crowds.connections(found)
+
+    async def put_to_sleep(self, machine: str, session: str) -> None:
+        """Returns once the session is on no worker."""
+        self.hub.sessions.housekeeper.hibernate()
+        while (found := self.find(machine, session)) is not None and (
+            self.hub.sessions.placement.is_on_worker(found)
+        ):
+            await asyncio.sleep(0.01)
+
     async def deploy(
         self, source: str, *, name: str = "machine", entry: str = "machine.ts", **more: Any
     ) -> str:
@@ -82,7 +109,7 @@ class Client:
     async def socket(self, path: str, **options: Any) -> AsyncIterator[Socket]:
         async with connect(
             f"{self.url.replace('http', 'ws', 1)}/{path}",
-            subprotocols=["machinehub.v1"],
+            subprotocols=[Subprotocol("machinehub.v1")],
             max_size=None,
             **options,
         ) as connection:

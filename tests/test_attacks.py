@@ -206,9 +206,9 @@ async def test_pings_do_not_fill_the_memory(client: Client) -> None:
     machine_id = await client.deploy(COUNTER, name="pings")
     reader, writer = await raw_socket(client, f"{machine_id}/s", receive_buffer=8192)
     await reader.readuntil(b"}")
-    session = client.hub.host.find(machine_id, "s")
+    session = client.find(machine_id, "s")
     assert session is not None
-    connection: Any = next(iter(session.connections.values()))
+    connection: Any = next(iter(client.hub.sessions.publisher.listeners(session)))
     ping = Frame(Opcode.PING, b"x" * 125).serialize(mask=True)
     for _ in range(200):
         writer.write(ping * 1000)
@@ -305,18 +305,18 @@ async def test_a_worker_that_dies_while_starting_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The hub waited for it for ever."""
-    from machinehub.worker import Worker
+    from machinehub.workers.process import WorkerProcess
 
-    start = Worker.start
+    start = WorkerProcess.start
     killed: list[int] = []
 
-    async def start_and_die(self: Worker, how: Any) -> None:
+    async def start_and_die(self: WorkerProcess, how: Any) -> None:
         await start(self, how)
         if not killed and self.process is not None:
             killed.append(self.process.pid)
             self.process.kill()
 
-    monkeypatch.setattr(Worker, "start", start_and_die)
+    monkeypatch.setattr(WorkerProcess, "start", start_and_die)
     async with asyncio.timeout(30), running_hub(tmp_path, workers=1) as client:
         assert killed
         await client.deploy(COUNTER)
@@ -326,21 +326,21 @@ async def test_a_worker_that_cannot_be_started_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One failed restart, for want of descriptors, was the last."""
-    from machinehub.worker import Worker
+    from machinehub.workers.process import WorkerProcess
 
     async with running_hub(tmp_path, workers=1) as client:
         machine_id = await client.deploy(COUNTER)
         await client.http.post(f"/{machine_id}/s", json={"type": "increment"})
-        start = Worker.start
+        start = WorkerProcess.start
         failures: list[int] = []
 
-        async def fail_twice(self: Worker, how: Any) -> None:
+        async def fail_twice(self: WorkerProcess, how: Any) -> None:
             if len(failures) < 2:
                 failures.append(1)
                 raise OSError(24, "Too many open files")
             await start(self, how)
 
-        monkeypatch.setattr(Worker, "start", fail_twice)
+        monkeypatch.setattr(WorkerProcess, "start", fail_twice)
         os.kill(client.worker_pids()[0], signal.SIGKILL)
         answer = await client.http.post(f"/{machine_id}/s", json={"type": "increment"})
         assert answer.json()["snapshot"]["context"] == {"count": 2}
@@ -382,14 +382,14 @@ async def test_the_answer_that_was_refused_is_blamed_and_nobody_else(
     """
     import msgspec
 
-    from sandbox.protocol import Outbox, decode_outbox
+    from sandbox.protocol.outbox import Outbox, decode_outbox
 
     def refuse_poison(result: bytes) -> Outbox:
         if b"poison" in result:
             raise msgspec.DecodeError("refused for the test")
         return decode_outbox(result)
 
-    monkeypatch.setattr("machinehub.session.answers.decode_outbox", refuse_poison)
+    monkeypatch.setattr("machinehub.session.decide.answers.decode_outbox", refuse_poison)
     async with running_hub(tmp_path, workers=1) as client:
         machine_id = await client.deploy(machine('assign({ n: "poison" })'))
         async with (
@@ -412,7 +412,7 @@ async def test_a_conditional_event_wakes_a_session_that_falls_asleep(client: Cli
     """It waited for a checkpoint that told nobody that it was done."""
     machine_id = await client.deploy(COUNTER, name="sleepy")
     await client.http.get(f"/{machine_id}/s")
-    client.hub.housekeeper.hibernate()
+    client.hub.sessions.housekeeper.hibernate()
     answer = await asyncio.wait_for(
         client.http.post(
             f"/{machine_id}/s", json={"type": "increment"}, headers={"If-Match": '"1"'}
@@ -430,11 +430,8 @@ async def test_a_session_that_cannot_be_thawed_says_so_and_can_be_tried_again(
 
     machine_id = await client.deploy(COUNTER, name="thaw")
     await client.http.get(f"/{machine_id}/s")
-    client.hub.housekeeper.hibernate()
-    session = client.hub.host.find(machine_id, "s")
-    assert session is not None
-    while session.worker is not None:
-        await asyncio.sleep(0.01)
+    client.hub.sessions.housekeeper.hibernate()
+    await client.put_to_sleep(machine_id, "s")
 
     async def no_image(_digest: str) -> bytes:
         raise Unavailable("unavailable", "the database is away")
@@ -472,7 +469,7 @@ async def test_hostile_sessions_hold_up_their_neighbours_only_a_little(
     """A worker ran everything that a session had sent ahead before anybody else's event, even after
     its deletion; and the hub did before it stopped.
     """
-    monkeypatch.setattr("machinehub.session.housekeeping.FREEZING_S", 1000)
+    monkeypatch.setattr("machinehub.session.run.housekeeping.FREEZE_ALL_S", 1000)
     async with asyncio.timeout(30), running_hub(tmp_path, workers=1) as client:
         machine_id = await client.deploy(machine("() => { for (;;); }"))
         async with contextlib.AsyncExitStack() as stack:
@@ -488,7 +485,7 @@ async def test_hostile_sessions_hold_up_their_neighbours_only_a_little(
                 ).status_code == 200
             waiting = [
                 session
-                for session in client.hub.host.sessions
+                for session in client.hub.sessions.registry.all
                 if session.session_id.startswith("hostile")
             ]
             assert sum(len(session.pending) for session in waiting) > 200

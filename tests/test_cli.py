@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from machinehub.cli.main import app
+from machinehub.ids import SessionId
 from tests.support import CACHE, COUNTER, EXAMPLES, Client, free_port, running_hub
 
 if TYPE_CHECKING:
@@ -349,10 +350,10 @@ async def test_the_past_of_a_session(client: Client) -> None:
     assert (await run("history", "past", client=client)).returncode == 2
     machine = (await client.http.get("/api/v1/machines/past")).json()["id"]
     damage = {
-        "key": (await client.hub.sessions.record(machine, "s")).key,
+        "key": (await client.hub.session_store.record(machine, SessionId("s"))).key,
         "input": b'[1,7,{"type":"decrement"},{"id":"x"}]',
     }
-    async with client.hub._engine.begin() as connection:
+    async with client.hub.engine.begin() as connection:
         await connection.execute(
             sa.text("UPDATE journal SET input = :input WHERE seq = 2 AND key = :key"), damage
         )

@@ -13,8 +13,9 @@ import zstandard
 
 from machinehub.clock import ManualClock
 from machinehub.errors import Unavailable
+from machinehub.ids import Digest, MachineId
 from machinehub.limits import Limits
-from machinehub.session import journal as journal_module
+from machinehub.session.run import journal as journal_module
 from machinehub.store.store import pack_files
 from sandbox.forge import forge_base, forge_image, load_guest
 from sandbox.worker import GUEST
@@ -42,7 +43,7 @@ def fail_commits(
     """Commits are answered `unavailable` from now on, done or not as `apply(number)` says; the
     answer ends that.
     """
-    store, commit, count = client.hub.sessions, client.hub.sessions.commit, [0]
+    store, commit, count = client.hub.session_store, client.hub.session_store.commit, [0]
 
     async def failing(items: Any) -> None:
         count[0] += 1
@@ -157,13 +158,13 @@ async def test_nothing_is_told_before_it_is_committed(
         machine = await client.deploy(COUNTER)
         async with client.socket(f"{machine}/s") as socket:
             await socket.until("snapshot")
-            commit, gate = client.hub.sessions.commit, asyncio.Event()
+            commit, gate = client.hub.session_store.commit, asyncio.Event()
 
             async def slow(items: Any) -> None:
                 await gate.wait()
                 await commit(items)
 
-            monkeypatch.setattr(client.hub.sessions, "commit", slow)
+            monkeypatch.setattr(client.hub.session_store, "commit", slow)
             sending = asyncio.create_task(send(client, f"{machine}/s"))
             await asyncio.sleep(0.3)
             await socket.settle()
@@ -239,11 +240,10 @@ async def test_a_full_disk_and_a_read_only_database(
     monkeypatch.setattr(journal_module, "GIVE_UP_S", 0.3)
 
     async def tell(client: Client, pragma: str) -> None:
-        writer = client.hub._database._writer
-        assert writer is not None
+        writer: Any = client.hub._database._writer
         await asyncio.get_running_loop().run_in_executor(
             writer._executor, lambda: writer._connection.raw.execute(pragma)
-        )  # type: ignore[union-attr]
+        )
 
     async with running_hub(tmp_path, workers=1) as client:
         machine = await client.deploy(COUNTER)
@@ -362,7 +362,7 @@ async def test_nothing_of_a_deleted_machine_goes_on(tmp_path: Path) -> None:
             )
             for n in range(8)
         ]
-        client.hub.housekeeper.hibernate()
+        client.hub.sessions.housekeeper.hibernate()
         await asyncio.sleep(0.03)
         assert (await client.http.delete(f"/api/v1/machines/{machine}")).status_code == 204
         for task in forking:
@@ -371,7 +371,7 @@ async def test_nothing_of_a_deleted_machine_goes_on(tmp_path: Path) -> None:
         assert [
             await count(client, table) for table in ("sessions", "journal", "checkpoints", "timers")
         ] == [0, 0, 0, 0]
-        assert len(client.hub.host) == 0
+        assert len(client.hub.sessions.registry) == 0
 
 
 async def test_an_old_id_is_known_whatever_else_the_request_says(tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ async def test_an_old_id_is_known_whatever_else_the_request_says(tmp_path: Path)
         over_http = await client.http.post(
             f"/{machine}/s",
             json={"type": "increment"},
-            headers={"Idempotency-Key": "日本".encode()},
+            headers=[(b"Idempotency-Key", "日本".encode())],
         )
         assert over_http.json()["seq"] == over_socket["seq"]
         assert (
@@ -494,9 +494,9 @@ async def test_a_session_stays_on_its_engine(tmp_path: Path) -> None:
     )
     async with running_hub(tmp_path, workers=1) as client:
         await client.hub.store.deploy(
-            new_id="Older1",
+            new_id=MachineId("Older1"),
             name="older",
-            digest="o" * 32,
+            digest=Digest("o" * 32),
             entry="m.ts",
             files=pack_files({"m.ts": ""}),
             message="",
@@ -553,8 +553,8 @@ async def test_finished_sessions_expire(database_url: str, tmp_path: Path) -> No
         await send(client, f"{machine}/over", "END")
         await send(client, f"{machine}/going", "NOP")
         clock.move_to(clock.now_ms() + 59_000)
-        assert await client.hub.housekeeper.expire() == 0
+        assert await client.hub.sessions.housekeeper.expire() == 0
         clock.move_to(clock.now_ms() + 2_000)
-        assert await client.hub.housekeeper.expire() == 1
+        assert await client.hub.sessions.housekeeper.expire() == 1
         listed = (await client.http.get(f"/api/v1/machines/{machine}/sessions")).json()["data"]
         assert [session["id"] for session in listed] == ["going"]

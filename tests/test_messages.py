@@ -12,13 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from machinehub.edge.addresses import MachineUrl, read_url
 from machinehub.errors import BadRequest, CallerError, NotFound, TooLarge
+from machinehub.ids import EventId, MachineId, MemberId, Seq, SessionId
+from machinehub.model import Fault
+from machinehub.protocols.native import frames
 from machinehub.rates import Rate
-from machinehub.router.paths import Address, read_address
-from machinehub.session import frames
-from machinehub.session.conditions import matches, read_condition
-from machinehub.session.event import check_event, check_input, depth_of, event_input, sender_json
-from machinehub.session.members import MEMBERS_MAX, Identity, Members, id_of_key
+from machinehub.session.decide.conditions import matches, read_condition
+from machinehub.session.decide.events import check_event, check_input
+from machinehub.session.decide.members import LISTED_MAX, Identity, Members, id_of_key
+from machinehub.session.port import Emitted, Presence, Settled, Snapshot, Update
+from sandbox.protocol.inputs import event_input
+from sandbox.protocol.nesting import depth_of
 
 pytestmark = pytest.mark.core
 
@@ -126,7 +131,7 @@ def test_depth_is_counted_outside_strings(value: object) -> None:
 
 
 def test_an_input_is_json_with_the_event_as_it_was_sent() -> None:
-    data = event_input(7, b'{"type":"a", "n":1.0}', sender_json("c1", 'u"1'))
+    data = event_input(7, b'{"type":"a", "n":1.0}', Identity("c1", 'u"1').sender)
     assert data == b'[1,7,{"type":"a", "n":1.0},{"id":"c1","user":"u\\"1"}]'
 
 
@@ -173,18 +178,21 @@ def test_conditions_hold_on_snapshots() -> None:
 @pytest.mark.parametrize(
     ("path", "address"),
     [
-        (b"/Wu5gAj", Address("Wu5gAj")),
-        (b"/Wu5gAj@3", Address("Wu5gAj", 3)),
-        (b"/Wu5gAj/s", Address("Wu5gAj", None, "s")),
-        (b"/Wu5gAj@3/a%2Fb", Address("Wu5gAj", 3, "a/b")),
-        (b"/Wu5gAj/..", Address("Wu5gAj", None, "..")),
-        (b"/Wu5gAj/%F0%9F%98%80/wait", Address("Wu5gAj", None, "😀", "wait")),
-        (b"/Wu5gAj/" + b"x" * 128, Address("Wu5gAj", None, "x" * 128)),
-        (b"/Wu5gAj/%00", Address("Wu5gAj", None, "\0")),
+        (b"/Wu5gAj", MachineUrl(MachineId("Wu5gAj"))),
+        (b"/Wu5gAj@3", MachineUrl(MachineId("Wu5gAj"), 3)),
+        (b"/Wu5gAj/s", MachineUrl(MachineId("Wu5gAj"), None, SessionId("s"))),
+        (b"/Wu5gAj@3/a%2Fb", MachineUrl(MachineId("Wu5gAj"), 3, SessionId("a/b"))),
+        (b"/Wu5gAj/..", MachineUrl(MachineId("Wu5gAj"), None, SessionId(".."))),
+        (
+            b"/Wu5gAj/%F0%9F%98%80/wait",
+            MachineUrl(MachineId("Wu5gAj"), None, SessionId("😀"), "wait"),
+        ),
+        (b"/Wu5gAj/" + b"x" * 128, MachineUrl(MachineId("Wu5gAj"), None, SessionId("x" * 128))),
+        (b"/Wu5gAj/%00", MachineUrl(MachineId("Wu5gAj"), None, SessionId("\0"))),
     ],
 )
-def test_addresses(path: bytes, address: Address) -> None:
-    assert read_address(path, session_chars_max=128) == address
+def test_addresses(path: bytes, address: MachineUrl) -> None:
+    assert read_url(path, session_chars_max=128) == address
 
 
 @pytest.mark.parametrize(
@@ -193,7 +201,7 @@ def test_addresses(path: bytes, address: Address) -> None:
 )
 def test_what_is_no_machine_is_not_found(path: bytes) -> None:
     with pytest.raises(NotFound):
-        read_address(path, session_chars_max=128)
+        read_url(path, session_chars_max=128)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +209,7 @@ def test_what_is_no_machine_is_not_found(path: bytes) -> None:
 )
 def test_session_ids_that_cannot_be(path: bytes) -> None:
     with pytest.raises(BadRequest) as refused:
-        read_address(path, session_chars_max=128)
+        read_url(path, session_chars_max=128)
     assert refused.value.code == "invalid_session_id"
 
 
@@ -213,24 +221,26 @@ def test_frames_are_spelled_as_websockets_spells_them(size: int) -> None:
     from websockets.frames import Frame, Opcode
 
     json = b"x" * size
-    assert frames.Frame(json).wire == Frame(Opcode.TEXT, json).serialize(mask=False)
+    assert frames.text_frame(json) == Frame(Opcode.TEXT, json).serialize(mask=False)
 
 
 def test_every_frame_is_json() -> None:
     members = Members()
     members.arrive(Identity('i"d'), "then")
     made = [
-        frames.snapshot_frame(seq=1, version=2, snapshot=b"{}", connection_id='"', count=3),
-        frames.snapshot_frame(seq=1, version=2, snapshot=b"{}", connection_id=None, count=0),
-        frames.update_frame(1, b"{}"),
-        frames.ack_frame('i"d', 1, None),
-        frames.ack_frame("id", 1, ("code", 'de"tail')),
-        frames.emitted_frame(1, b"{}"),
-        members.whole(),
-        frames.error_frame("code", "detail"),
-        frames.PONG,
+        frames.to_json(Snapshot(Seq(1), 2, b"{}", '"', 3)),
+        frames.to_json(Snapshot(Seq(1), 2, b"{}")),
+        frames.to_json(Update(Seq(1), b"{}")),
+        frames.settled_json(Settled(EventId('i"d'), Seq(1), True), with_cost=True),
+        frames.settled_json(
+            Settled(EventId("id"), Seq(1), False, Fault("code", 'de"tail')), with_cost=True
+        ),
+        frames.to_json(Emitted(Seq(1), b"{}")),
+        frames.to_json(members.listing()),
+        frames.error_json("code", "detail"),
+        frames.PONG[2:],
     ]
-    types = [msgspec.json.decode(frame.json)["type"] for frame in made]
+    types = [msgspec.json.decode(frame)["type"] for frame in made]
     assert types == [
         "snapshot",
         "snapshot",
@@ -256,9 +266,9 @@ def test_no_second_has_more_than_twice_the_rate(times: list[float]) -> None:
 # --- members
 
 
-def told(frame: frames.Frame | None) -> dict[str, Any]:
-    assert frame is not None
-    said: dict[str, Any] = msgspec.json.decode(frame.json)
+def told(presence: Presence | None) -> dict[str, Any]:
+    assert presence is not None
+    said: dict[str, Any] = msgspec.json.decode(frames.to_json(presence))
     return said
 
 
@@ -269,18 +279,18 @@ def test_a_members_life() -> None:
     assert not members.depart(ann)
     assert members.depart(ann), "somebody who may come back is waited for"
     assert "ann" in members
-    assert not members.is_connected("ann")
+    assert not members.is_connected(MemberId("ann"))
     members.arrive(ann, "t3")
-    assert not members.give_up("ann"), "they came back"
-    assert msgspec.json.decode(members.listing())["members"] == [
+    assert not members.give_up(MemberId("ann")), "they came back"
+    assert msgspec.json.decode(frames.members_json(members.listing()))["members"] == [
         {"id": "ann", "user": None, "joined_at": "t1"}
     ]
     members.arrive(guest, "t4")
     assert not members.depart(guest)
     assert "guest" not in members, "nobody could know them again"
     assert members.depart(ann)
-    assert members.give_up("ann")
-    assert not members.give_up("ann")
+    assert members.give_up(MemberId("ann"))
+    assert not members.give_up(MemberId("ann"))
     assert len(members) == 0
 
 
@@ -288,7 +298,7 @@ def test_users_are_members_whatever_their_connection() -> None:
     members = Members()
     assert members.arrive(Identity("c1", "ann"), "t")
     assert not members.arrive(Identity("c2", "ann"), "t")
-    assert msgspec.json.decode(members.listing()) == {
+    assert msgspec.json.decode(frames.members_json(members.listing())) == {
         "count": 1,
         "members": [{"id": "ann", "user": "ann", "joined_at": "t"}],
     }
@@ -303,7 +313,7 @@ def test_only_news_is_told() -> None:
     members.arrive(Identity("b"), "t")
     members.depart(Identity("b"))
     assert members.news() is None, "who came and left in between is no news"
-    members.describe("a", b'{"x":1}')
+    members.describe(MemberId("a"), b'{"x":1}')
     assert told(members.news()) == {
         "type": "presence",
         "count": 1,
@@ -317,7 +327,7 @@ def test_only_news_is_told() -> None:
     assert set(told(members.news())) == {"type", "count", "joined", "left"}
     for number in range(60, 200):
         members.arrive(Identity(f"m{number}"), "t")
-    assert len(told(members.news())["members"]) == MEMBERS_MAX, (
+    assert len(told(members.news())["members"]) == LISTED_MAX, (
         "a diff that is longer than the list is the list"
     )
 
@@ -327,7 +337,7 @@ def test_a_crowd_that_shrinks_is_known_to_the_last() -> None:
     for number in range(130):
         members.arrive(Identity(f"m{number}"), "t")
     members.news()
-    known = {member["id"]: member for member in told(members.whole())["members"]}
+    known = {member["id"]: member for member in told(members.listing())["members"]}
     for number in range(70):
         members.depart(Identity(f"m{number}"))
         if number % 5 == 4:
@@ -343,18 +353,20 @@ def test_a_crowd_that_shrinks_is_known_to_the_last() -> None:
 
 def test_a_client_key_cannot_be_read_off_its_id() -> None:
     key = "k" * 16
-    assert id_of_key(key, "m", "s") == id_of_key(key, "m", "s")
+    assert id_of_key(key, MachineId("m"), SessionId("s")) == id_of_key(
+        key, MachineId("m"), SessionId("s")
+    )
     assert (
         len(
             {
-                id_of_key(key, "m", "s"),
-                id_of_key(key, "m", "t"),
-                id_of_key(key, "n", "s"),
-                id_of_key(key + "k", "m", "s"),
+                id_of_key(key, MachineId("m"), SessionId("s")),
+                id_of_key(key, MachineId("m"), SessionId("t")),
+                id_of_key(key, MachineId("n"), SessionId("s")),
+                id_of_key(key + "k", MachineId("m"), SessionId("s")),
             }
         )
         == 4
     )
     for wrong in ("", "k" * 15, "k" * 129, "\ud800" * 16):
         with pytest.raises(BadRequest):
-            id_of_key(wrong, "m", "s")
+            id_of_key(wrong, MachineId("m"), SessionId("s"))

@@ -19,8 +19,9 @@ from machinehub.limits import Limits
 from sandbox import validate
 from sandbox.engine import Trap
 from sandbox.image import ModuleHandles
+from sandbox.leb128 import encode_unsigned
 from sandbox.module import ModuleState
-from sandbox.protocol import GuestLimits
+from sandbox.protocol.limits import GuestLimits
 from tests import fuzz
 from tests.support import COUNTER, ROOT, Client, running_hub
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 TURNSTILE = ROOT / "examples" / "modules" / "turnstile"
 PAGES = 256
+MODULE_BYTES = 2**20
 
 
 @pytest.fixture(scope="session", name="turnstile")
@@ -86,7 +88,7 @@ async def test_a_module_is_a_machine_like_any_other(tmp_path: Path, turnstile: b
             assert refused["error"] == {"code": "machine_error", "detail": "it does not move"}
             await peer.event("COIN")
         clock.move_to(clock.now_ms() + 10_000)
-        client.hub.host.alarm.fire()
+        client.hub.sessions.scheduler.fire()
         for _ in range(100):
             if (await client.http.get(f"/{machine}/s")).json()["snapshot"]["value"] == "locked":
                 break
@@ -130,9 +132,7 @@ async def test_a_module_is_a_machine_like_any_other(tmp_path: Path, turnstile: b
 async def test_modules_survive_their_workers(client: Client, turnstile: bytes) -> None:
     machine = await machine_of(client, turnstile, "survivor")
     await client.http.post(f"/{machine}/s", json={"type": "COIN"})
-    live = client.hub.host.find(machine, "s")
-    assert live is not None
-    worker: Any = live.worker
+    worker: Any = client.place(machine, "s").worker
     assert worker not in client.hub.pool.workers, "modules have workers of their own"
     worker.process.kill()
     answer = await client.http.post(f"/{machine}/s", json={"type": "PUSH"})
@@ -190,11 +190,11 @@ def wat(
 
 def raw(*sections: tuple[int, bytes], base: bytes | None = None) -> bytes:
     """A well-formed module with sections put in place of, or beside, its own."""
-    module = validate.read_module(base or wat(), pages_max=PAGES)
+    module = validate.read_module(base or wat(), pages_max=PAGES, bytes_max=MODULE_BYTES)
     parts = {**module.raw, **dict(sections)}
     order = [*validate._ORDER, *(number for number in parts if number not in validate._ORDER)]
     return b"\0asm\1\0\0\0" + b"".join(
-        bytes([number]) + validate.leb128(len(parts[number])) + parts[number]
+        bytes([number]) + encode_unsigned(len(parts[number])) + parts[number]
         for number in order
         if number in parts
     )
@@ -255,7 +255,7 @@ HOSTILE: dict[str, bytes] = {
     "a section of a gigabyte": b"\0asm\1\0\0\0\x0a\xff\xff\xff\xff\x03",
     "sections out of order": b"\0asm\1\0\0\0\x0a\1\0\1\1\0",
     "a number without end": b"\0asm\1\0\0\0\1" + b"\xff" * 50,
-    "ten million types": b"\0asm\1\0\0\0\1\4" + validate.leb128(10_000_000),
+    "ten million types": b"\0asm\1\0\0\0\1\4" + encode_unsigned(10_000_000),
     "two exports of one name": raw((7, b"\2\1a\0\0\1a\0\0")),
     "a stack that does not add up": raw(
         (10, b"\4\3\0\x1a\x0b\3\0\x1a\x0b\3\0\x1a\x0b\3\0\x1a\x0b")
@@ -268,7 +268,10 @@ def test_what_is_not_let_in(name: str) -> None:
     """Refused while it is read; what does not add up, while it is compiled."""
     with pytest.raises(wasmtime.WasmtimeError if "add up" in name else validate.BadModule):
         wasmtime.Module(
-            wasmtime.Engine(), validate.split(validate.read_module(HOSTILE[name], pages_max=PAGES))
+            wasmtime.Engine(),
+            validate.split(
+                validate.read_module(HOSTILE[name], pages_max=PAGES, bytes_max=MODULE_BYTES)
+            ),
         )
 
 
@@ -287,7 +290,7 @@ def test_what_is_not_let_in(name: str) -> None:
 )
 def test_authors_are_told_what_is_wrong(module: bytes, words: str) -> None:
     with pytest.raises(validate.BadModule, match=words):
-        validate.read_module(bytes(module), pages_max=PAGES)
+        validate.read_module(bytes(module), pages_max=PAGES, bytes_max=MODULE_BYTES)
 
 
 async def test_traps_have_names(client: Client) -> None:
@@ -469,9 +472,7 @@ async def test_a_turn_that_fails_never_happened(client: Client, name: str) -> No
         parts, code = STEPS[name]
     machine = await machine_of(client, wat(**parts), "turns")
     first = (await client.http.get(f"/{machine}/{name}")).json()
-    live = client.hub.host.find(machine, name)
-    assert live is not None
-    worker: Any = live.worker
+    worker: Any = client.place(machine, name).worker
     for _ in range(2):
         response = await client.http.post(f"/{machine}/{name}", json={"type": "X"})
         assert (response.status_code, response.json()["code"]) == (422, code), response.text
@@ -535,9 +536,12 @@ async def test_old_timers_are_not_early(tmp_path: Path) -> None:
             "late",
         )
         await client.http.get(f"/{machine}/s")
-        live = client.hub.host.find(machine, "s")
+        live = client.find(machine, "s")
         assert live is not None
-        assert live.timers == {1: clock.now_ms(), 2: 8_640_000_000_000_000}
+        assert {timer: armed.due_at_ms for timer, armed in live.timers.items()} == {
+            1: clock.now_ms(),
+            2: 8_640_000_000_000_000,
+        }
 
 
 async def test_a_modules_own_limits_are_lower(client: Client) -> None:
@@ -585,7 +589,7 @@ def test_a_changed_module_is_read_or_refused(data: st.DataObject) -> None:
 
 def read_and_compile(module: bytes) -> None:
     try:
-        code = validate.split(validate.read_module(module, pages_max=PAGES))
+        code = validate.split(validate.read_module(module, pages_max=PAGES, bytes_max=MODULE_BYTES))
     except validate.BadModule:
         return
     try:

@@ -40,7 +40,7 @@ async def test_the_api_is_as_it_says(tmp_path: Path) -> None:
         await client.http.post(f"/{machine}/s1", json={"type": "increment"})
         (tmp_path / "schemathesis.toml").write_text(CONFIG.format(machine=machine))
         command = [
-            Path(sys.executable).parent / "schemathesis",
+            str(Path(sys.executable).parent / "schemathesis"),
             "run",
             f"{client.url}/api/v1/openapi.json",
             "--max-examples",

@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from machinehub.clock import ManualClock
+from machinehub.ids import MachineId, SessionId
 from tests.durable import TIMERS, asleep, damage, hub_on, send
 from tests.support import COUNTER, Client
 
@@ -136,7 +137,7 @@ async def test_a_forks_timers_have_as_long_to_go_as_the_parents_had(
         machine = await client.deploy(TIMERS)
         await send(client, f"{machine}/s", "GO")
         clock.move_to(clock.now_ms() + 200)
-        client.hub.host.alarm.fire()
+        client.hub.sessions.scheduler.fire()
         await client.http.post(
             f"/{machine}/s/wait", json={"condition": {"tag": "x"}, "timeout_ms": 300}
         )
@@ -146,8 +147,8 @@ async def test_a_forks_timers_have_as_long_to_go_as_the_parents_had(
         )
         assert forked.status_code == 201
         began_ms = clock.now_ms()
-        key = (await client.hub.sessions.record(machine, "f")).key
-        due = sorted(due - began_ms for _, due in await client.hub.sessions.timers_of(key))
+        key = (await client.hub.session_store.record(MachineId(machine), SessionId("f"))).key
+        due = sorted(due - began_ms for _, due in await client.hub.session_store.timers_of(key))
         assert due == [100, 500, 60_000]
 
 

@@ -126,11 +126,10 @@ async def test_nobody_is_a_ghost_after_a_crash(database_url: str, tmp_path: Path
             async with bob as two:
                 ids.append((await my_id(two))[:4])
                 assert await log_of(client, f"{machine}/s", 2) == [f"+{ids[0]}:1", f"+{ids[1]}:2"]
-                client.hub.host.people.stop(
-                    []
-                )  # as if it were killed now: nobody is told that they left
-                for session in client.hub.host.sessions:
-                    session.gone = True
+                # As if it were killed now: nobody is told that they left.
+                client.hub.sessions.presence_events.stop()
+                for session in client.hub.sessions.registry.all:
+                    session.forget()
     async with running_hub(tmp_path, database_url=database_url, limits=SHORT) as client:
         async with client.socket(f"{machine}/s?client={BOB}") as two:
             assert (await my_id(two))[:4] == ids[1]
@@ -177,7 +176,7 @@ async def test_a_forks_people_are_not_there(database_url: str, tmp_path: Path) -
 async def test_a_deletion_that_failed_leaves_no_ghosts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("machinehub.session.journal.GIVE_UP_S", 0.3)
+    monkeypatch.setattr("machinehub.session.run.journal.GIVE_UP_S", 0.3)
     async with running_hub(
         tmp_path, limits=Limits(presence_grace_ms=2000)
     ) as client:  # on a busy computer, coming back takes a while
@@ -192,7 +191,7 @@ async def test_a_deletion_that_failed_leaves_no_ghosts(
                     raise Unavailable("unavailable", "away")
 
                 with monkeypatch.context() as patch:
-                    patch.setattr(client.hub.sessions, "commit", away)
+                    patch.setattr(client.hub.session_store, "commit", away)
                     assert (
                         await client.http.delete(f"/api/v1/machines/{machine}/sessions/s")
                     ).status_code == 503
@@ -203,7 +202,7 @@ async def test_a_deletion_that_failed_leaves_no_ghosts(
                 f"-{ids[1]}:1",
             ]
         assert (await log_of(client, f"{machine}/s", 4))[3] == f"-{ids[0]}:0"
-        assert not client.hub.host.people._beliefs, "what nobody needs is forgotten"
+        assert not client.hub.sessions.presence_events._told, "what nobody needs is forgotten"
 
 
 async def test_a_fork_that_was_made_after_all_has_no_ghosts(
@@ -336,8 +335,8 @@ async def test_a_connection_that_answers_no_ping_is_no_ghost(
 
     A raw socket shakes hands, and then is silent as a network that is gone.
     """
-    monkeypatch.setattr("machinehub.app.PING_INTERVAL_S", 0.2)
-    monkeypatch.setattr("machinehub.app.PING_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("machinehub.server.PING_INTERVAL_S", 0.2)
+    monkeypatch.setattr("machinehub.server.PING_TIMEOUT_S", 0.2)
     async with running_hub(tmp_path, limits=SHORT) as client:
         machine = await client.deploy(COUNTER)
         reader, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
@@ -357,7 +356,7 @@ async def test_a_large_crowd_arrives_and_leaves(
     """More than may wait for their turn at once, so that some of it is told later; in the end the
     machine knows what is true.
     """
-    monkeypatch.setattr("machinehub.session.presence.RETRY_S", 0.2)
+    monkeypatch.setattr("machinehub.session.run.presence_events.RETRY_S", 0.2)
     async with running_hub(
         tmp_path, limits=Limits(presence_grace_ms=300, pending_per_session=10)
     ) as client:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from machinehub.session.decide.lifecycle import Stage
 from tests.processes import alive, deploy, hub_process
 from tests.support import CACHE, COUNTER, running_hub
 
@@ -65,7 +66,7 @@ async def test_timers_and_promises_survive_a_worker(tmp_path: Path) -> None:
 
 
 async def test_a_silent_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("machinehub.workers.SILENCE_S", 1.0)
+    monkeypatch.setattr("machinehub.workers.pool.SILENCE_S", 1.0)
     async with running_hub(tmp_path, workers=1) as client:
         machine = await client.deploy(COUNTER)
         async with client.socket(f"{machine}/s") as socket:
@@ -82,14 +83,12 @@ async def test_an_idle_session_leaves_its_worker_and_comes_back(tmp_path: Path) 
         async with client.socket(f"{machine}/s") as socket:
             for _ in range(20):
                 await socket.event("increment")
-            session = client.hub.host.find(machine, "s")
+            await client.put_to_sleep(machine, "s")
+            session = client.find(machine, "s")
             assert session is not None
-            assert client.hub.housekeeper.hibernate() == 1
-            while session.worker is not None:
-                await asyncio.sleep(0.01)
             assert session.checkpoint is not None
             await socket.settle()
-            assert session.worker is None
+            assert client.place(machine, "s").stage is Stage.OFF
             assert (await socket.event("increment"))["seq"] == 22
             assert socket.snapshot["context"] == {"count": 21}
 

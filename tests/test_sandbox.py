@@ -12,19 +12,14 @@ import pytest
 import zstandard
 
 from sandbox import image as images
+from sandbox.checkpoint import DamagedCheckpoint, apply_checkpoint
 from sandbox.engine import Engine
 from sandbox.forge import BuildError, Guest, forge_base, forge_image, load_guest
 from sandbox.instance import Fault, LiveMachine, LoadedImage, Sizes, load_image
-from sandbox.protocol import (
-    Checkpoint,
-    Done,
-    LoadEngine,
-    LoadImage,
-    Open,
-    Replay,
-    Step,
-    decode_outbox,
-)
+from sandbox.protocol.formats import checkpoint_digest
+from sandbox.protocol.ids import Slot, Ticket
+from sandbox.protocol.messages import Checkpoint, Done, LoadEngine, LoadImage, Open, Replay, Step
+from sandbox.protocol.outbox import decode_outbox
 from sandbox.worker import GUEST, Worker
 from tests.runs import example_image, read_run
 from tests.support import CACHE, EXAMPLES
@@ -84,6 +79,10 @@ def send(machine: LiveMachine, event_type: str, cpu_s: float = 0.05, **more: Any
     return machine.apply(
         b'[1,%d,%b,{"id":"c"}]' % (random.getrandbits(50), event), NOW_MS + 1, cpu_s=cpu_s
     )
+
+
+def worker_of(sandbox: Sandbox) -> Worker:
+    return Worker(sandbox.engine, sandbox.guest, None)
 
 
 COUNTER = "createMachine({context:{count:0},on:{INC:{actions:assign({count:({context})=>context.count+1})},BAD:{actions:[assign({count:99}),()=>{%s}]}}})"
@@ -166,10 +165,10 @@ def test_recorded_runs_come_to_the_same_bytes(sandbox: Sandbox, path: Path) -> N
             restored.close()
         if number % 10 == 0:
             checkpoint, since = live.checkpoint(), []
-    digest = live.checkpoint()[:16].hex()
+    digest = checkpoint_digest(live.checkpoint())
     replayed = sandbox.thaw(image)
     replayed.replay(inputs)
-    assert replayed.checkpoint()[:16].hex() == digest
+    assert checkpoint_digest(replayed.checkpoint()) == digest
     if (
         run.base == sandbox.guest.base_digest
     ):  # another guest lays its memory out differently: `python -m tests.runs`
@@ -194,23 +193,28 @@ def test_an_image_runs_under_the_engine_that_it_was_frozen_under(sandbox: Sandbo
     )
     with pytest.raises(ValueError, match="another engine"):
         sandbox.load(wasm)
-    worker = Worker(sandbox.engine, sandbox.guest)
+    worker = worker_of(sandbox)
     answers: list[Any] = []
     for message in (
         LoadEngine(guest.engine_digest, zstandard.compress(older)),
         LoadImage("i", zstandard.compress(wasm)),
-        Open(1, 0, "i", MEMORY, 10**6, 10**6, None),
-        Step(1, 1, b"[0,5]", NOW_MS, 1000),
-        Step(1, 2, b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS, 1000),
-        Open(2, 0, "i", MEMORY, 10**6, 10**6, None),
-        Replay(2, 0, [(b"[0,5]", NOW_MS), (b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS)], 0),
-        Checkpoint(1, 3),
-        Checkpoint(2, 1),
-        Replay(9, 0, [], 0),
+        Open(Slot(1), Ticket(0), "i", MEMORY, 10**6, 10**6, None),
+        Step(Slot(1), Ticket(1), b"[0,5]", NOW_MS, 1000),
+        Step(Slot(1), Ticket(2), b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS, 1000),
+        Open(Slot(2), Ticket(0), "i", MEMORY, 10**6, 10**6, None),
+        Replay(
+            Slot(2),
+            Ticket(0),
+            [(b"[0,5]", NOW_MS), (b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS)],
+            0,
+        ),
+        Checkpoint(Slot(1), Ticket(3)),
+        Checkpoint(Slot(2), Ticket(1)),
+        Replay(Slot(9), Ticket(0), [], 0),
     ):
         worker.handle(message, answers)
     opened, _, stepped, _, replayed, *frozen, lost = answers
-    assert opened == Done(1, 0, b"")
+    assert opened == Done(Slot(1), Ticket(0), b"")
     assert b'"count":1' in stepped.result
     assert (b'"count":1' in replayed.snapshot, replayed.finished, replayed.timers) == (
         True,
@@ -223,14 +227,14 @@ def test_an_image_runs_under_the_engine_that_it_was_frozen_under(sandbox: Sandbo
 
 def test_a_replay_says_which_input_set_a_timer(sandbox: Sandbox) -> None:
     image = sandbox.image('createMachine({initial:"a",states:{a:{after:{50:"b"}},b:{on:{X:"a"}}}})')
-    worker = Worker(sandbox.engine, sandbox.guest)
-    worker._images["i"] = image
+    worker = worker_of(sandbox)
+    worker._turns._images["i"] = image
     answers: list[Any] = []
-    worker.handle(Open(1, 0, "i", MEMORY, 10**6, 10**6, None), answers)
+    worker.handle(Open(Slot(1), Ticket(0), "i", MEMORY, 10**6, 10**6, None), answers)
     worker.handle(
         Replay(
-            1,
-            0,
+            Slot(1),
+            Ticket(0),
             [
                 (b"[0,5]", NOW_MS),
                 (b"[2,5,1]", NOW_MS + 50),
@@ -242,20 +246,20 @@ def test_a_replay_says_which_input_set_a_timer(sandbox: Sandbox) -> None:
         answers,
     )
     assert answers[-1].timers == [(0, [(1, NOW_MS + 50)], []), (3, [(2, NOW_MS + 110)], [])]
-    worker.handle(Replay(1, 0, [(b"not an input", NOW_MS)], 0), answers)
+    worker.handle(Replay(Slot(1), Ticket(0), [(b"not an input", NOW_MS)], 0), answers)
     assert answers[-1].code == "session_damaged"
 
 
 def test_a_replay_stops_when_it_has_taken_its_share(sandbox: Sandbox) -> None:
-    worker = Worker(sandbox.engine, sandbox.guest)
-    worker._images["i"] = sandbox.image(COUNTER % "")
+    worker = worker_of(sandbox)
+    worker._turns._images["i"] = sandbox.image(COUNTER % "")
     answers: list[Any] = []
-    worker.handle(Open(1, 0, "i", MEMORY, 10**6, 10**6, None), answers)
+    worker.handle(Open(Slot(1), Ticket(0), "i", MEMORY, 10**6, 10**6, None), answers)
     inputs = [(b"[0,5]", NOW_MS), *[(b'[1,5,{"type":"INC"},{"id":"c"}]', NOW_MS)] * 200]
-    worker.handle(Replay(1, 0, inputs, 2_000), answers)
+    worker.handle(Replay(Slot(1), Ticket(0), inputs, 2_000), answers)
     assert 1 <= answers[-1].count < len(inputs)
     done = answers[-1].count
-    worker.handle(Replay(1, 0, inputs[done:], 0), answers)
+    worker.handle(Replay(Slot(1), Ticket(0), inputs[done:], 0), answers)
     assert answers[-1].count == len(inputs) - done
     assert b'"count":200' in answers[-1].snapshot
 
@@ -287,11 +291,11 @@ def test_a_checkpoint_is_small_and_damage_is_noticed(sandbox: Sandbox) -> None:
     for at in (0, 17, len(checkpoint) // 2, len(checkpoint) - 1):
         damaged = bytearray(checkpoint)
         damaged[at] ^= 1
-        with pytest.raises(images.DamagedCheckpoint):
-            images.apply_checkpoint(bytes(damaged), image, bytes_max=MEMORY)
+        with pytest.raises(DamagedCheckpoint):
+            apply_checkpoint(bytes(damaged), image, bytes_max=MEMORY)
     for cut in (0, 10, 20, len(checkpoint) - 1):
-        with pytest.raises(images.DamagedCheckpoint):
-            images.apply_checkpoint(checkpoint[:cut], image, bytes_max=MEMORY)
+        with pytest.raises(DamagedCheckpoint):
+            apply_checkpoint(checkpoint[:cut], image, bytes_max=MEMORY)
 
 
 def test_what_is_no_image_is_refused() -> None:

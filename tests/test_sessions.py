@@ -10,16 +10,33 @@ import pytest
 import pytest_asyncio
 
 from machinehub.errors import NotFound
-from machinehub.model import Entry, Retention, SavedCheckpoint, SessionRecord, Settled
+from machinehub.ids import Digest, EventId, MachineId, MemberId, Seq, SessionId, SessionKey
+from machinehub.model import (
+    Armed,
+    Changes,
+    CheckpointWrite,
+    Entry,
+    Fault,
+    Kind,
+    MemberChange,
+    Retention,
+    SavedCheckpoint,
+    SessionDelete,
+    SessionRecord,
+    StoredSession,
+    TurnWrite,
+)
 from machinehub.settings import normalise_database_url
-from machinehub.store.database import Database, Taken
-from machinehub.store.migrate import migrate, open_engine
-from machinehub.store.sessions import Deletion, Freeze, SessionStore
+from machinehub.store.database import AlreadyWritten, Database
+from machinehub.store.engine import open_engine
+from machinehub.store.schema import migrate
+from machinehub.store.sessions import SessionStore
+from sandbox.protocol.ids import TimerId
 from tests.databases import new_database
-from tests.twins import MemorySessionStore
+from tests.fakes import MemorySessionStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
 pytestmark = pytest.mark.xdist_group("store")
@@ -56,19 +73,24 @@ def store(make: Callable[..., Any]) -> Any:
 
 
 def record(
-    key: int = 2**62, session_id: str = "s", machine_id: str = "m", **more: Any
+    key: int = 2**62,
+    session_id: str = "s",
+    machine_id: str = "m",
+    parent: str | None = None,
+    forked_at: int | None = None,
+    *,
+    hears_presence: bool = False,
 ) -> SessionRecord:
     return SessionRecord(
-        **{
-            "key": key,
-            "machine_id": machine_id,
-            "session_id": session_id,
-            "version": 1,
-            "digest": "d",
-            "hears_presence": False,
-            "created_at_ms": 5,
-        }
-        | more
+        key=SessionKey(key),
+        machine_id=MachineId(machine_id),
+        session_id=SessionId(session_id),
+        version=1,
+        digest=Digest("d"),
+        hears_presence=hears_presence,
+        created_at_ms=5,
+        parent=None if parent is None else SessionId(parent),
+        forked_at=None if forked_at is None else Seq(forked_at),
     )
 
 
@@ -80,26 +102,51 @@ def settled(
     event_id: str | None = None,
     error: tuple[str, str] | None = None,
     data: bytes = b"[1,2,{}]",
-    **more: Any,
-) -> Settled:
-    return Settled(
-        key=key,
-        entry=Entry(seq, attempt, "event", data, 1_700_000_000_000 + seq, event_id, True, error),
-        **more,
+    timers_set: Sequence[tuple[int, int]] = (),
+    timers_gone: Sequence[int] = (),
+    tries: int = 0,
+    member: tuple[str, bytes | None] | None = None,
+    finished: bool = False,
+    created: SessionRecord | None = None,
+) -> TurnWrite:
+    timers: dict[TimerId, Armed | None] = {TimerId(timer): None for timer in timers_gone}
+    timers |= {TimerId(timer): Armed(due_at_ms, tries) for timer, due_at_ms in timers_set}
+    return TurnWrite(
+        key=SessionKey(key),
+        entry=Entry(
+            Seq(seq),
+            attempt,
+            Kind.EVENT,
+            data,
+            1_700_000_000_000 + seq,
+            None if event_id is None else EventId(event_id),
+            True,
+            None if error is None else Fault(*error),
+        ),
+        changes=Changes(
+            timers=timers,
+            member=None if member is None else MemberChange(MemberId(member[0]), member[1]),
+            finished=finished,
+        ),
+        created=created,
     )
 
 
-def begun(made: SessionRecord, **more: Any) -> Settled:
+def due(found: StoredSession) -> dict[int, int]:
+    return {timer: armed.due_at_ms for timer, armed in found.timers.items()}
+
+
+def begun(made: SessionRecord, **more: Any) -> TurnWrite:
     return settled(made.key, 1, created=made, **more)
 
 
 def checkpoint(seq: int, **timers: int) -> SavedCheckpoint:
     return SavedCheckpoint(
-        seq=seq,
+        seq=Seq(seq),
         data=b"\0" * 16 + b"data",
         snapshot=b'{"n":1}',
         finished=False,
-        timers={int(k[1:]): v for k, v in timers.items()},
+        timers={TimerId(int(k[1:])): v for k, v in timers.items()},
         at_ms=9,
     )
 
@@ -114,7 +161,7 @@ async def test_a_session_comes_back_as_it_was(store: Any) -> None:
     await store.commit(
         [
             *entries,
-            Freeze(made.key, checkpoint(1, t1=50)),
+            CheckpointWrite(made.key, checkpoint(1, t1=50)),
             settled(made.key, 3, timers_set=[(3, 2**53)]),
         ]
     )
@@ -127,7 +174,7 @@ async def test_a_session_comes_back_as_it_was(store: Any) -> None:
         checkpoint(1, t1=50),
     )
     assert [(entry.seq, entry.attempt) for entry in found.tail] == [(2, 0), (3, 0)]
-    assert found.timers == {2: 60, 3: 2**53}
+    assert due(found) == {2: 60, 3: 2**53}
     assert found.receipts == [entries[1].entry, entries[2].entry]
     assert await store.entry_of(made.key, "e\0'\"é") == entries[1].entry
     assert await store.entry_of(made.key, "e") is None
@@ -158,10 +205,10 @@ async def test_who_is_believed_to_be_there(store: Any) -> None:
         {"x": b"y"},
     )
     assert (await store.members())[0] == (50, "x", b"y")
-    await store.commit([Deletion(50), Deletion(made.key)])
+    await store.commit([SessionDelete(SessionKey(50)), SessionDelete(made.key)])
     assert await store.members() == []
     presence = [
-        Settled(key=3, entry=Entry(seq, attempt, "presence", b"[]", 5))
+        TurnWrite(key=SessionKey(3), entry=Entry(Seq(seq), attempt, Kind.PRESENCE, b"[]", 5))
         for seq, attempt in ((4, 0), (4, 1), (5, 0), (6, 0))
     ]
     await store.commit([*presence, settled(3, 7)])
@@ -193,9 +240,13 @@ async def test_nothing_is_written_twice_and_a_refused_batch_leaves_nothing(
         "same name": begun(record(key=9)),
         "same key": begun(record(session_id="t")),
     }[second]
-    with pytest.raises(Taken):
+    with pytest.raises(AlreadyWritten):
         await store.commit(
-            [begun(innocent, timers_set=[(1, 1)]), Freeze(innocent.key, checkpoint(1)), again]
+            [
+                begun(innocent, timers_set=[(1, 1)]),
+                CheckpointWrite(innocent.key, checkpoint(1)),
+                again,
+            ]
         )
     assert await store.load("m", "innocent") is None
     assert await store.timers_due(after_ms=0, until_ms=10) == []
@@ -209,13 +260,13 @@ async def test_the_same_batch_again_is_recognised(store: Any) -> None:
     batch = [
         begun(made, event_id="e1"),
         settled(made.key, 1, attempt=1, event_id="e2", error=("a", "b")),
-        Freeze(made.key, checkpoint(1)),
+        CheckpointWrite(made.key, checkpoint(1)),
     ]
     await store.commit(batch)
-    with pytest.raises(Taken):
+    with pytest.raises(AlreadyWritten):
         await store.commit(batch)
     assert await store.whose(batch) == ({}, True)
-    await store.commit([Freeze(made.key, checkpoint(1))])  # by itself it may come again
+    await store.commit([CheckpointWrite(made.key, checkpoint(1))])  # by itself it may come again
 
 
 async def test_timers_are_set_again_and_go(store: Any) -> None:
@@ -235,7 +286,7 @@ async def test_timers_are_set_again_and_go(store: Any) -> None:
         [settled(made.key, 4, attempt=1, error=("x", "y"), timers_set=[(3, 90)], tries=2)]
     )
     found = await store.load("m", "s")
-    assert (found.timers, found.tries) == ({1: 70, 3: 90}, {3: 2})
+    assert found.timers == {1: Armed(70), 3: Armed(90, 2)}
     await store.commit([settled(made.key, 5, finished=True)])
     assert await store.timers_of(made.key) == []
     assert (await store.record("m", "s")).finished_at_ms == 1_700_000_000_005
@@ -252,19 +303,19 @@ async def test_deleting_takes_everything_and_the_name_is_free(store: Any) -> Non
     await store.commit(
         [
             begun(made, event_id="e", timers_set=[(1, 1)]),
-            Freeze(made.key, checkpoint(1)),
+            CheckpointWrite(made.key, checkpoint(1)),
             begun(other),
             begun(foreign),
         ]
     )
-    await store.commit([settled(made.key, 2), Deletion(made.key), begun(record(key=10))])
+    await store.commit([settled(made.key, 2), SessionDelete(made.key), begun(record(key=10))])
     found = await store.load("m", "s")
     assert (found.record.key, found.seq, found.timers, found.checkpoint) == (10, 1, {}, None)
     assert await store.entries(made.key, after=(0, 0), limit=9) == []
     assert await store.checkpoint_seqs(made.key) == []
     keys = await store.keys_of("m")
     assert sorted(keys) == [8, 10]
-    await store.commit([Deletion(key) for key in keys])
+    await store.commit([SessionDelete(key) for key in keys])
     assert await store.page("m", after=None, limit=9) == []
     assert [r.session_id for r, _ in await store.page("n", after=None, limit=9)] == ["s"]
     with pytest.raises(NotFound):
@@ -316,7 +367,7 @@ async def test_checkpoints_and_journal_are_pruned(make: Callable[..., Any]) -> N
         await store.commit(
             [
                 settled(made.key, seq, event_id=f"e{seq}"),
-                *([Freeze(made.key, checkpoint(seq))] if seq % 4 == 0 else []),
+                *([CheckpointWrite(made.key, checkpoint(seq))] if seq % 4 == 0 else []),
             ]
         )
     # Of 4, 8, 12, 16, 20, 24: the newest two, and the one that the kept journal begins at.
@@ -337,7 +388,10 @@ async def test_a_journal_is_pruned_however_few_checkpoints_are_kept(
     await store.commit([begun(made)])
     for seq in range(2, 202):
         await store.commit(
-            [settled(made.key, seq), *([Freeze(made.key, checkpoint(seq))] if seq % 4 == 0 else [])]
+            [
+                settled(made.key, seq),
+                *([CheckpointWrite(made.key, checkpoint(seq))] if seq % 4 == 0 else []),
+            ]
         )
     first, last = await store.span(made.key)
     assert last == 201
@@ -354,8 +408,8 @@ async def test_a_session_all_of_whose_journal_is_in_its_checkpoint_still_counts_
         [
             begun(made),
             settled(made.key, 2),
-            Freeze(made.key, checkpoint(1)),
-            Freeze(made.key, checkpoint(2)),
+            CheckpointWrite(made.key, checkpoint(1)),
+            CheckpointWrite(made.key, checkpoint(2)),
         ]
     )
     found = await store.load("m", "s")
@@ -380,7 +434,7 @@ async def test_forks_have_the_parents_past_and_none_of_its_ids(store: Any) -> No
         ("s", 3),
     ]
     found = await store.load("m", "child")
-    assert (found.record, found.seq, found.attempts, found.timers, found.tail, found.receipts) == (
+    assert (found.record, found.seq, found.attempts, due(found), found.tail, found.receipts) == (
         child,
         2,
         0,
@@ -394,7 +448,7 @@ async def test_forks_have_the_parents_past_and_none_of_its_ids(store: Any) -> No
     ]
     await store.commit([settled(50, 3, event_id="e")])
     assert (await store.load("m", "s")).seq == 3
-    with pytest.raises(Taken):
+    with pytest.raises(AlreadyWritten):
         await store.fork(record(key=51, session_id="child"), made.key, checkpoint(2), {})
-    await store.commit([Deletion(made.key)])
+    await store.commit([SessionDelete(made.key)])
     assert (await store.load("m", "child")).seq == 3

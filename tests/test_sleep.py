@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from machinehub.clock import ManualClock
 from machinehub.errors import Unavailable
 from machinehub.limits import Limits
+from machinehub.session.decide.lifecycle import Phase, Stage
 from tests.durable import TIMERS, asleep, count, hub_on, send
 from tests.support import COUNTER, running_hub
 
@@ -30,21 +31,17 @@ async def test_sleeping_sessions_are_in_the_database_only(
         for _ in range(3):
             await send(client, f"{machine}/alone", event_id="same")
         await asleep(client, machine, "alone")
-        assert client.hub.host.find(machine, "alone") is None
+        assert client.find(machine, "alone") is None
         async with client.socket(f"{machine}/watched") as socket:
             await socket.event("increment", event_id="w")
             await asleep(client, machine, "watched")
-            watched = client.hub.host.find(machine, "watched")
+            watched = client.find(machine, "watched")
             assert watched is not None
-            assert (watched.worker, watched.loaded, watched.tail, watched.checkpoint) == (
-                None,
-                False,
-                [],
-                None,
-            )
+            assert (watched.phase, watched.tail, watched.checkpoint) == (Phase.ASLEEP, [], None)
+            assert client.place(machine, "watched").stage is Stage.OFF
             await socket.settle()
             assert (await client.http.get(f"/{machine}/watched")).json()["seq"] == 2
-            assert not watched.loaded
+            assert watched.phase is Phase.ASLEEP
             assert (await socket.event("increment", event_id="w"))["seq"] == 2
             assert (await socket.event("increment"))["seq"] == 3
             assert socket.snapshot["context"] == {"count": 2}
@@ -59,17 +56,17 @@ async def test_sleeping_sessions_are_in_the_database_only(
 async def test_too_many_live_sessions_make_the_oldest_sleep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("machinehub.session.housekeeping.FRESH_MS", 0)
+    monkeypatch.setattr("machinehub.session.run.housekeeping.FRESH_MS", 0)
     async with running_hub(tmp_path, workers=1, limits=Limits(live_sessions=5)) as client:
         machine = await client.deploy(COUNTER)
         for number in range(30):
             await send(client, f"{machine}/s{number}")
         for _ in range(100):
-            client.hub.housekeeper.sweep()
-            if len(list(client.hub.host.placement.live)) <= 5:
+            client.hub.sessions.housekeeper.sweep()
+            if len(list(client.hub.sessions.placement.live)) <= 5:
                 break
             await asyncio.sleep(0.02)
-        assert len(list(client.hub.host.placement.live)) == 5
+        assert len(list(client.hub.sessions.placement.live)) == 5
         answers = [
             (await send(client, f"{machine}/s{number}")).json()["snapshot"]["context"]
             for number in range(30)
@@ -89,20 +86,20 @@ async def test_timers_fire_after_the_hub_was_down(database_url: str, tmp_path: P
         await send(client, f"{machine}/stopped", "STOP")
     clock.move_to(clock.now_ms() + 1000)
     async with hub_on(database_url, tmp_path, clock=clock) as client:
-        client.hub.host.alarm.fire()
+        client.hub.sessions.scheduler.fire()
         for _ in range(200):
             found = (await client.http.get(f"/{machine}/s")).json()
             if len(found["snapshot"]["context"]["log"]) == 2:
                 break
-            client.hub.host.alarm.fire()
+            client.hub.sessions.scheduler.fire()
             await asyncio.sleep(0.01)
         assert found["snapshot"]["context"]["log"] == ["100", "500"]
         clock.move_to(clock.now_ms() + 60_000)
         await asleep(client, machine, "s")
         for _ in range(200):
-            client.hub.host.alarm.fire()  # it wakes the session, then fires again
+            client.hub.sessions.scheduler.fire()  # it wakes the session, then fires again
             if (
-                client.hub.host.find(machine, "s") is not None
+                client.find(machine, "s") is not None
                 and (await client.http.get(f"/{machine}/s")).json()["snapshot"]["status"] == "done"
             ):
                 break
@@ -156,8 +153,8 @@ async def test_thousands_of_overdue_timers_do_not_wake_everybody_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the hub was down: each session is woken, but only so many are live at a time."""
-    monkeypatch.setattr("machinehub.session.housekeeping.FRESH_MS", 0)
-    monkeypatch.setattr("machinehub.session.housekeeping.SWEEP_S", 0.02)
+    monkeypatch.setattr("machinehub.session.run.housekeeping.FRESH_MS", 0)
+    monkeypatch.setattr("machinehub.session.run.housekeeping.SWEEP_S", 0.02)
     source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { after: { 1000: "b" } }, b: {} } });'
     async with running_hub(tmp_path, workers=1) as client:
         machine = await client.deploy(source)
@@ -167,7 +164,7 @@ async def test_thousands_of_overdue_timers_do_not_wake_everybody_at_once(
     async with running_hub(tmp_path, workers=1, limits=Limits(live_sessions=8)) as client:
         most, fired = 0, 0
         for _ in range(400):
-            most = max(most, client.hub.host.placement.live_count)
+            most = max(most, client.hub.sessions.placement.live_count)
             fired = await count(client, "journal") - 60
             if fired == 60:
                 break

@@ -12,8 +12,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from machinehub.errors import Conflict, NotFound, Unavailable
+from machinehub.ids import Digest, MachineId
 from machinehub.settings import normalise_database_url
-from machinehub.store.migrate import migrate, newest_revision, open_engine
+from machinehub.store.engine import open_engine
+from machinehub.store.schema import migrate, newest_revision
 from machinehub.store.store import Store, hash_token, pack_files
 from machinehub.store.tables import images, metadata
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from machinehub.model import Machine
 
 pytestmark = pytest.mark.xdist_group("store")
 
@@ -46,11 +50,11 @@ async def deploy(
     new_id: str = "Aaaaaa",
     activate: bool = True,
     now_ms: int = 1,
-) -> tuple[Any, int, bool]:
-    return await store.deploy(
-        new_id=new_id,
+) -> tuple[Machine, int, bool]:
+    made = await store.deploy(
+        new_id=MachineId(new_id),
         name=name,
-        digest=digest,
+        digest=Digest(digest),
         entry="m.ts",
         files=pack_files({"m.ts": "é\0'"}),
         message='it\'s "new"',
@@ -60,6 +64,8 @@ async def deploy(
         engine="e1",
         definition=b'{"events":["A"]}',
     )
+    assert made is not None
+    return made.machine, made.version.number, made.created
 
 
 async def test_a_new_database_has_the_tables_of_today(engine: AsyncEngine) -> None:
@@ -99,25 +105,29 @@ async def test_versions_are_numbered_and_immutable(store: Store) -> None:
     assert (machine.id, machine.active_version, number, created) == ("Aaaaaa", 2, 2, True)
     machine, number, created = await deploy(store, digest="d1")
     assert (machine.active_version, number, created) == (1, 1, False)
-    version = await store.version("Aaaaaa", 1)
+    version = await store.version(MachineId("Aaaaaa"), 1)
     assert (version.digest, version.engine, version.message, version.definition) == (
         "d1",
         "e1",
         'it\'s "new"',
         {"events": ["A"]},
     )
-    assert await store.files("Aaaaaa", 1) == {"m.ts": "é\0'"}
-    assert (await store.image("d1")).image == b"\0image"
-    assert [v.number for v in await store.version_list("Aaaaaa", before=None, limit=10)] == [2, 1]
-    assert [v.number for v in await store.version_list("Aaaaaa", before=2, limit=10)] == [1]
+    assert await store.files(MachineId("Aaaaaa"), 1) == {"m.ts": "é\0'"}
+    assert (await store.image(Digest("d1"))).image == b"\0image"
+    assert [
+        v.number for v in await store.version_list(MachineId("Aaaaaa"), before=None, limit=10)
+    ] == [2, 1]
+    assert [
+        v.number for v in await store.version_list(MachineId("Aaaaaa"), before=2, limit=10)
+    ] == [1]
 
 
 async def test_a_version_may_wait_to_be_activated(store: Store) -> None:
     machine, _, _ = await deploy(store, activate=False)
     assert machine.active_version == 0
-    assert (await store.activate("Aaaaaa", 1)).active_version == 1
+    assert (await store.activate(MachineId("Aaaaaa"), 1)).active_version == 1
     with pytest.raises(NotFound):
-        await store.activate("Aaaaaa", 2)
+        await store.activate(MachineId("Aaaaaa"), 2)
 
 
 async def test_many_deployments_of_one_name_at_once(store: Store) -> None:
@@ -139,7 +149,7 @@ async def test_machines_are_found_by_id_and_by_name(store: Store) -> None:
     with pytest.raises(Conflict, match="is the id of another machine"):
         await deploy(store, name="Aaaaaa", new_id="Cccccc", digest="d3")
     with pytest.raises(Conflict, match="is the id of another machine"):
-        await store.rename("Bbbbbb", "Aaaaaa")
+        await store.rename(MachineId("Bbbbbb"), "Aaaaaa")
     assert (await store.machine("one")).id == "Aaaaaa"
     assert (await store.machine("Aaaaaa")).name == "one"
     assert (await store.machine("Bbbbbb")).name == "Bbbbbc"
@@ -153,9 +163,9 @@ async def test_machines_are_found_by_id_and_by_name(store: Store) -> None:
 async def test_renaming(store: Store) -> None:
     await deploy(store, name="one", new_id="Aaaaaa")
     await deploy(store, name="two", new_id="Bbbbbb", digest="d2")
-    assert (await store.rename("Aaaaaa", "uno")).name == "uno"
+    assert (await store.rename(MachineId("Aaaaaa"), "uno")).name == "uno"
     with pytest.raises(Conflict):
-        await store.rename("Aaaaaa", "two")
+        await store.rename(MachineId("Aaaaaa"), "two")
 
 
 async def test_deleting_takes_images_that_nobody_else_has(
@@ -164,11 +174,11 @@ async def test_deleting_takes_images_that_nobody_else_has(
     await deploy(store, name="one", new_id="Aaaaaa", digest="shared")
     await deploy(store, name="one", new_id="Aaaaaa", digest="own")
     await deploy(store, name="two", new_id="Bbbbbb", digest="shared")
-    await store.delete_machine("Aaaaaa")
+    await store.delete_machine(MachineId("Aaaaaa"))
     async with engine.connect() as connection:
         assert list((await connection.execute(sa.select(images.c.digest))).scalars()) == ["shared"]
     with pytest.raises(NotFound):
-        await store.image("own")
+        await store.image(Digest("own"))
     with pytest.raises(NotFound):
         await store.machine("one")
 

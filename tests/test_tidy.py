@@ -13,53 +13,56 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.core
-SOURCES = sorted([*(ROOT / "machinehub").rglob("*.py"), *(ROOT / "sandbox").glob("*.py")])
+SOURCES = sorted(
+    [
+        *(ROOT / "machinehub").rglob("*.py"),
+        *(ROOT / "sandbox").glob("*.py"),
+        *(ROOT / "sandbox" / "protocol").glob("*.py"),
+    ]
+)
 LAYERS = [
-    {"cli", "app"},
-    {"api", "router", "web"},
-    {"catalog", "session"},
-    {"store", "workers"},
-    {"compiler"},
-    {"worker"},
+    {"cli"},
+    {"server"},
+    {"app"},
+    {"control", "protocols"},
+    {"edge", "web", "workers", "session/run"},
+    {"store"},
+    {"session/decide", "session/port", "settings"},
     {
-        "errors",
-        "limits",
         "clock",
-        "settings",
-        "model",
+        "closecodes",
+        "errors",
+        "ids",
+        "limits",
+        "logging",
         "logs",
         "metrics",
+        "model",
         "paths",
-        "logging",
-        "tasks",
+        "principal",
         "rates",
+        "tasks",
     },
 ]
-FILE_LINES_MAX = 620
-FUNCTION_LINES_MAX = 260
+"""The folders and files of machinehub, from the top: each imports from its own layer and those below, and
+never sideways in a circle. docs/architecture.md draws them.
+"""
+FILE_LINES_MAX = 600
+FUNCTION_LINES_MAX = 120
+LISTS = {"openapi_document"}
+"""Functions that are one long literal."""
 ONLY_IN = {
     "wasmtime": {"sandbox/engine.py"},
     "secrets": {"machinehub/clock.py"},
     "random": {"machinehub/clock.py", "machinehub/cli/sessions.py"},
-    "sqlalchemy": {"machinehub/store", "machinehub/cli/serve.py"},
+    "sqlalchemy": {"machinehub/store"},
 }
 
 
-def imports(path: Path, *, at_run_time: bool = False) -> set[str]:
-    """The modules that a file imports; with `at_run_time` without those for type checkers only."""
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If)
-        and isinstance(node.test, ast.Name)
-        and node.test.id == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports, those for type checkers only among them."""
     found: set[str] = set()
-    for node in ast.walk(tree):
-        if at_run_time and id(node) in typing_only:
-            continue
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -96,7 +99,7 @@ def test_a_file(path: Path) -> None:
     assert len(lines) <= FILE_LINES_MAX, "is it one room or two?"
     assert lines or path.name == "__init__.py"
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and "migrations" not in here:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in LISTS:
             assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES_MAX, (
                 f"{node.name} has outgrown its page"
             )
@@ -104,9 +107,16 @@ def test_a_file(path: Path) -> None:
         assert ast.get_docstring(ast.parse(path.read_text())), "a file opens with what it decides"
 
 
+def room(module: str) -> str:
+    """The folder or file of machinehub that a module belongs to."""
+    parts = module.split(".")
+    return "/".join(parts[1:3]) if parts[1:2] == ["session"] else "".join(parts[1:2])
+
+
 def layer(module: str) -> int | None:
-    part = module.split(".")[1] if module.startswith("machinehub.") else ""
-    return next((index for index, names in enumerate(LAYERS) if part in names), None)
+    if not module.startswith("machinehub."):
+        return None
+    return next((index for index, names in enumerate(LAYERS) if room(module) in names), None)
 
 
 @pytest.mark.parametrize(
@@ -126,23 +136,20 @@ def test_imports_go_one_way(path: Path) -> None:
     assert mine is not None, "a new room: put it into LAYERS and into docs/architecture.md"
     upwards = {
         module
-        for module in imports(path, at_run_time=True)
+        for module in imports(path)
         if (theirs := layer(module)) is not None and theirs < mine
     }
     assert not upwards
 
 
 def test_there_are_no_circles() -> None:
+    """Not even of imports that only type checkers follow."""
     modules = {
         path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path
         for path in SOURCES
     }
     graph = {
-        module: {
-            found
-            for found in imports(path, at_run_time=True)
-            if found in modules and found != module
-        }
+        module: {found for found in imports(path) if found in modules and found != module}
         for module, path in modules.items()
     }
     done: set[str] = set()

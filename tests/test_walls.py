@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machinehub.worker import Start, Worker, _remove
-from sandbox import landlock, protocol, seccomp
+from machinehub.workers.process import Start, WorkerProcess, _remove
+from sandbox import landlock, seccomp
+from sandbox.protocol import frames, messages
+from sandbox.protocol.ids import Slot, Ticket
 from tests.support import CACHE, COUNTER, Client, running_hub
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ pytestmark = pytest.mark.skipif(
 
 INSIDE = """
 import ctypes, errno, fcntl, json, mmap, os, resource, signal, socket, threading
-from sandbox import protocol, worker
+from sandbox import worker
+from sandbox.protocol import frames, messages
 libc = ctypes.CDLL(None, use_errno=True)
 
 def raw(name, *arguments):
@@ -48,7 +51,7 @@ TRIES = {
 }
 
 def inside(connection, _worker):
-    connection.sendall(protocol.encode([protocol.Said(json.dumps({name: tried(work) for name, work in TRIES.items()}))]))
+    connection.sendall(frames.encode([messages.Said(json.dumps({name: tried(work) for name, work in TRIES.items()}))]))
 
 worker.serve = inside
 worker.main()
@@ -66,17 +69,17 @@ async def from_inside(
             f"    {name!r}: lambda: {expression}," for name, expression in tries.items()
         )
     }
-    monkeypatch.setattr("machinehub.worker.COMMAND", ("-c", script))
-    said: list[protocol.Said] = []
+    monkeypatch.setattr("machinehub.workers.process.COMMAND", ("-c", script))
+    said: list[messages.Said] = []
 
-    def hear(worker: Worker, messages: list[protocol.ToHub]) -> None:
-        for message in messages:
-            if isinstance(message, protocol.Ready):
+    def hear(worker: WorkerProcess, heard: list[messages.ToHub]) -> None:
+        for message in heard:
+            if isinstance(message, messages.Ready):
                 worker.walls = message.walls
-            elif isinstance(message, protocol.Said):
+            elif isinstance(message, messages.Said):
                 said.append(message)
 
-    worker = Worker(1, hear, lambda _worker: None)
+    worker = WorkerProcess(1, hear, lambda _worker: None)
     await worker.start(
         Start(cache=CACHE, kind="forge" if forge else "session", memory_bytes_max=2 * 1024**3)
     )
@@ -208,25 +211,29 @@ async def test_a_kernel_that_refuses_is_named(
     )
 
 
-HOSTILE: dict[str, Callable[[int], list[protocol.ToHub]]] = {
+HOSTILE: dict[str, Callable[[int], list[messages.ToHub]]] = {
     "another session's result": lambda n: [
-        protocol.Done(n + 1, 1, b'[1,0,{"status":"active","context":{"stolen":1}}]')
+        messages.Done(Slot(n + 1), Ticket(1), b'[1,0,{"status":"active","context":{"stolen":1}}]')
     ],
-    "an answer that nobody asked for": lambda n: [protocol.Done(n, 99, b"[1,0,null]")] * 3,
-    "a flood of checkpoints": lambda n: [protocol.Frozen(n, b"x")] * 1000,
-    "ready again, with another engine": lambda n: [protocol.Ready("evil", "evil")],
-    "words without end": lambda n: [protocol.Said("words " * 100)] * 3,
+    "an answer that nobody asked for": lambda n: (
+        [messages.Done(Slot(n), Ticket(99), b"[1,0,null]")] * 3
+    ),
+    "a flood of checkpoints": lambda n: [messages.Frozen(Slot(n), b"x")] * 1000,
+    "ready again, with another engine": lambda n: [messages.Ready("evil", "evil")],
+    "words without end": lambda n: [messages.Said("words " * 100)] * 3,
     "a snapshot of a megabyte": lambda n: [
-        protocol.Done(n, 2, b'[1,0,{"value":"%b"}]' % (b"x" * 1_000_000))
+        messages.Done(Slot(n), Ticket(2), b'[1,0,{"value":"%b"}]' % (b"x" * 1_000_000))
     ],
-    "an answer to another question": lambda n: [protocol.Done(n, 0, b"")],
-    "a price below nothing": lambda n: [protocol.Done(n, 2, b"[1,0,null]", protocol.Cost(-20, 0))],
-    "a code like a novel": lambda n: [protocol.Failed(n, 2, "x" * 1000, "y", None)],
+    "an answer to another question": lambda n: [messages.Done(Slot(n), Ticket(0), b"")],
+    "a price below nothing": lambda n: [
+        messages.Done(Slot(n), Ticket(2), b"[1,0,null]", messages.Cost(-20, 0))
+    ],
+    "a code like a novel": lambda n: [messages.Failed(Slot(n), Ticket(2), "x" * 1000, "y", None)],
     "a hundred thousand timers": lambda n: [
-        protocol.Replayed(n, 2, b"null", False, [(0, [], [])] * 100_001, 1)
+        messages.Replayed(Slot(n), Ticket(2), b"null", False, [(0, [], [])] * 100_001, 1)
     ],
-    "ten thousand messages": lambda n: [protocol.Frozen(n, b"")] * 10_000,
-    "what the forge says": lambda n: [protocol.Built(1, b"", b"{}", [], 1, 1)],
+    "ten thousand messages": lambda n: [messages.Frozen(Slot(n), b"")] * 10_000,
+    "what the forge says": lambda n: [messages.Built(Ticket(1), b"", b"{}", [], 1, 1)],
 }
 
 
@@ -242,10 +249,9 @@ async def test_a_worker_that_was_taken_over_is_ended(hostile: Client, name: str)
             await client.http.post(f"/{machine}/{session}", json={"type": "increment"})
         ).status_code == 200
     before = (await client.http.get(f"/{machine}/b")).json()
-    live = client.hub.host.find(machine, "a")
-    assert live is not None
-    worker: Any = live.worker
-    worker.data_received(protocol.encode(HOSTILE[name](live.number)))
+    place = client.place(machine, "a")
+    worker: Any = place.worker
+    worker.data_received(frames.encode(HOSTILE[name](place.slot)))
     assert worker._killed
     answer = await client.http.post(f"/{machine}/a", json={"type": "increment"})
     assert answer.status_code == 200
@@ -285,7 +291,7 @@ async def test_machines_may_have_workers_of_their_own(
     """No two of them share one; it ends when nobody needs it, and is there again when somebody
     does; its death is their own affair.
     """
-    monkeypatch.setattr("machinehub.workers.ROOM_IDLE_S", 0.2)
+    monkeypatch.setattr("machinehub.workers.pool.GROUP_IDLE_S", 0.2)
     async with running_hub(tmp_path, isolate_machines=True) as client:
         machines = [await client.deploy(COUNTER, name=name) for name in ("one", "two", "three")]
 
@@ -301,10 +307,9 @@ async def test_machines_may_have_workers_of_their_own(
             found = []
             for machine in machines:
                 workers = {
-                    live.worker.number
+                    worker.number
                     for session in "ab"
-                    if (live := client.hub.host.find(machine, session)) is not None
-                    and isinstance(live.worker, Worker)
+                    if isinstance(worker := client.place(machine, session).worker, WorkerProcess)
                 }
                 found += list(workers)
             return found
@@ -312,13 +317,13 @@ async def test_machines_may_have_workers_of_their_own(
         assert await counts() == [1] * 6
         before = homes()
         assert len(before) == len(set(before)) == 3
-        victim: Any = client.hub.host.find(machines[0], "a")
-        victim.worker.process.kill()
+        victim: Any = client.place(machines[0], "a").worker
+        victim.process.kill()
         assert await counts() == [2] * 6
         assert homes()[1:] == before[1:]
-        client.hub.housekeeper.hibernate()
+        client.hub.sessions.housekeeper.hibernate()
         async with asyncio.timeout(10):
-            while len(client.hub.pool._rooms) > 1:
+            while len(client.hub.pool._groups) > 1:
                 await asyncio.sleep(0.05)
         assert await counts() == [3] * 6
         assert not set(homes()) & set(before)
@@ -345,7 +350,7 @@ async def test_a_worker_that_hangs_up_and_lives_on_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its place stayed empty for as long as it liked."""
-    monkeypatch.setattr("machinehub.worker.END_S", 0.3)
+    monkeypatch.setattr("machinehub.workers.process.END_S", 0.3)
     async with running_hub(tmp_path) as client:
         machine = await client.deploy(COUNTER)
         await client.http.post(f"/{machine}/s", json={"type": "increment"})

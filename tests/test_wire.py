@@ -12,9 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from machinehub.router.websocket import ClientFrame
-from machinehub.session import frames
-from machinehub.session.members import Identity, Members
+from machinehub.ids import EventId, MemberId, Seq
+from machinehub.model import Fault
+from machinehub.protocols.native import frames
+from machinehub.protocols.native.websocket import ClientFrame
+from machinehub.session.decide.members import Identity, Members
+from machinehub.session.port import Emitted, Presence, Settled, Snapshot, Update
 
 pytestmark = pytest.mark.core
 
@@ -25,25 +28,31 @@ SENT = {
 }
 
 
+def ack(settled: Settled) -> bytes:
+    return frames.settled_json(settled, with_cost=False)
+
+
 def made() -> dict[str, Any]:
     snapshot = json.dumps(
         {"value": {"a": "b"}, "context": {"text": "é\0😀"}, "status": "active", "tags": ["busy"]}
     ).encode()
     frame = {
-        "snapshot": frames.snapshot_frame(
-            seq=41, version=3, snapshot=snapshot, connection_id="conn", count=2
+        "snapshot": frames.to_json(Snapshot(Seq(41), 3, snapshot, "conn", 2)),
+        "update": frames.to_json(
+            Update(
+                Seq(42), b'{"value":"z","context":{},"status":"done","tags":[],"output":{"n":1}}'
+            )
         ),
-        "update": frames.update_frame(
-            42, b'{"value":"z","context":{},"status":"done","tags":[],"output":{"n":1}}'
+        "ack": ack(Settled(EventId("c1-17"), Seq(42), True)),
+        "rejected": ack(
+            Settled(EventId("c1-18"), Seq(42), False, Fault("cpu_exceeded", 'too "much"'))
         ),
-        "ack": frames.ack_frame("c1-17", 42, None),
-        "rejected": frames.ack_frame("c1-18", 42, ("cpu_exceeded", 'too "much"')),
-        "emitted": frames.emitted_frame(42, b'{"type":"toast","text":"hi"}'),
-        "error": frames.error_frame("bad_frame", "why"),
-        "pong": frames.PONG,
+        "emitted": frames.to_json(Emitted(Seq(42), b'{"type":"toast","text":"hi"}')),
+        "error": frames.error_json("bad_frame", "why"),
+        "pong": frames.PONG[2:],
     }
     return {
-        "frames": {name: json.loads(frame.json) for name, frame in frame.items()},
+        "frames": {name: json.loads(text) for name, text in frame.items()},
         "presence": list(crowd()),
         "sent": SENT,
     }
@@ -54,21 +63,25 @@ def crowd() -> Any:
     members = Members()
     known: list[str] = []
 
-    def step(frame: frames.Frame | None) -> dict[str, Any]:
-        assert frame is not None
+    def step(presence: Presence | None) -> dict[str, Any]:
+        assert presence is not None
         known[:] = [
             f"{member['id']}:{json.dumps(member.get('metadata'), separators=(',', ':'))}"
-            for member in json.loads(members.listing())["members"]
+            for member in json.loads(frames.members_json(members.listing()))["members"]
         ]
-        return {"frame": json.loads(frame.json), "members": list(known), "count": len(members)}
+        return {
+            "frame": json.loads(frames.to_json(presence)),
+            "members": list(known),
+            "count": len(members),
+        }
 
     members.arrive(Identity("ann"), "t")
-    yield step(members.whole())
+    yield step(members.listing())
     members.news()
     for number in range(40):
         members.arrive(Identity(f"guest{number}"), "t")
     yield step(members.news())
-    members.describe("guest7", b'{"x":1}')
+    members.describe(MemberId("guest7"), b'{"x":1}')
     members.depart(Identity("guest0"))
     yield step(members.news())
     for number in range(1, 40):

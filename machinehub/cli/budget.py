@@ -11,20 +11,24 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from machinehub.errors import CallerError
-from machinehub.session.event import check_event, event_input, sender_json, start_input
-from sandbox.protocol import NO_COST, Done, Failed, Open, Step
+from machinehub.ids import Digest
+from machinehub.session.decide.events import check_event
+from machinehub.session.decide.members import Identity
+from sandbox.protocol.ids import Slot, Ticket
+from sandbox.protocol.inputs import event_input, start_input
+from sandbox.protocol.messages import NO_COST, Done, Failed, Open, Step
 
 if TYPE_CHECKING:
     from machinehub.limits import Limits
     from machinehub.model import Image
-    from machinehub.worker import Worker
-    from machinehub.workers import WorkerPool
-    from sandbox.protocol import Cost, ToHub
+    from machinehub.workers.pool import WorkerPool
+    from machinehub.workers.process import WorkerProcess
+    from sandbox.protocol.messages import Cost, ToHub
 
 NOW_MS: Final = 1_700_000_000_000
 SEED: Final = 1
-_SESSION: Final = 1
-_DIGEST: Final = "budget"
+_SLOT: Final = Slot(1)
+_DIGEST: Final = Digest("budget")
 WAIT_S: Final = 10.0
 
 
@@ -55,18 +59,20 @@ class Answers:
     def __init__(self) -> None:
         self._waiting: asyncio.Queue[ToHub | None] = asyncio.Queue()
 
-    def worker_answered(self, _worker: Worker, messages: list[ToHub], /) -> None:
+    def worker_answered(self, _worker: WorkerProcess, messages: list[ToHub], /) -> None:
         for message in messages:
             if isinstance(message, Done | Failed):
                 self._waiting.put_nowait(message)
 
-    def worker_lost(self, _worker: Worker, /) -> None:
+    def worker_lost(self, _worker: WorkerProcess, /) -> None:
         self._waiting.put_nowait(None)
 
     async def next(self) -> Done | Failed:
         answer = await asyncio.wait_for(self._waiting.get(), WAIT_S)
         if not isinstance(answer, Done | Failed):
-            return Failed(_SESSION, 0, "worker_crashed", "the sandbox died of this event", None)
+            return Failed(
+                _SLOT, Ticket(0), "worker_crashed", "the sandbox died of this event", None
+            )
         return answer
 
 
@@ -79,10 +85,10 @@ async def measure(
     worker = await pool.wait_for_worker(modules=image.is_module)
     worker.take(_DIGEST, image)
     worker.ask(
-        _SESSION,
+        _SLOT,
         Open(
-            _SESSION,
-            0,
+            _SLOT,
+            Ticket(0),
             _DIGEST,
             limits.memory_bytes,
             limits.snapshot_bytes,
@@ -94,7 +100,7 @@ async def measure(
     if isinstance(opened, Failed):
         return [Measured("(start)", opened.code, opened.message, opened.cost, limits.start_cpu_ms)]
     measured: list[Measured] = []
-    sender = sender_json("example")
+    sender = Identity("example").sender
     inputs = [("(start)", start_input(SEED, None), limits.start_cpu_ms)]
     inputs += [
         (str(event.get("type", "(no type)")), msgspec.json.encode(event), limits.event_cpu_ms)
@@ -109,7 +115,7 @@ async def measure(
                 measured.append(Measured(name, error.code, error.detail, NO_COST, cpu_ms))
                 continue
             data = event_input(SEED, given, sender)
-        worker.ask(_SESSION, Step(_SESSION, ticket, data, NOW_MS + ticket, cpu_ms))
+        worker.ask(_SLOT, Step(_SLOT, Ticket(ticket), data, NOW_MS + ticket, cpu_ms))
         answer = await answers.next()
         if isinstance(answer, Done):
             measured.append(Measured(name, "accepted", "", answer.cost, cpu_ms))

@@ -104,8 +104,9 @@ def check(
 
     Exit code 6 when it does not build, or an example exceeds a limit.
     """
-    from machinehub.catalog import Build, Upload, build, check_upload
     from machinehub.cli.budget import Answers, measure
+    from machinehub.control.builds import Build, build
+    from machinehub.control.uploads import Upload, check_upload
 
     project = find_project(file, None)
     given = _read_events(events) if events is not None else project.examples
@@ -121,8 +122,7 @@ def check(
                 machine=project.machine,
                 limits=project.limits,
             )
-            check_upload(upload, Limits())
-            built = await build(pool, upload, Limits())
+            built = await build(pool, check_upload(upload, Limits()), Limits())
             if not budget:
                 return built, []
             names = msgspec.json.decode(built.definition)["events"]

@@ -1,6 +1,7 @@
 """What all commands share: talking to a hub, exit codes, output.
 
-Data goes to stdout, progress and errors to stderr. Exit codes are CONTRACT's.
+Data goes to stdout, progress and errors to stderr. Exit codes: 0 ok, 1 failed, 2 usage, 3 not
+authorised, 4 not found, 5 conflict or limit, 6 the machine does not build, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+from sqlalchemy.exc import SQLAlchemyError
 
 from machinehub.cli.common import (
     DEFAULT_SERVER,
@@ -29,15 +30,17 @@ from machinehub.cli.common import (
     table,
 )
 from machinehub.clock import SystemClock, new_token
-from machinehub.errors import HubError
+from machinehub.errors import HubError, Unavailable
 from machinehub.paths import cache_folder
 from machinehub.settings import from_environment
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from machinehub.model import Token
     from machinehub.store.store import Store
 
+T = TypeVar("T")
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -62,26 +65,33 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
-def _migrated(data: Path | None, work: Callable[[Store, str | None], Awaitable[Any]]) -> Any:
-    """Brings the hub's database up to date, and hands `work` the store and the revision that was
-    found.
+def _with_store(
+    data: Path | None, work: Callable[[Store], Awaitable[T]], *, otherwise: T | None = None
+) -> T:
+    """Hands `work` the store of the hub's database, whose schema stays as it is: a hub that runs may be older
+    than this command.
+
+    A database that is empty gets the schema, unless there is an answer for that case, `otherwise`. Raises
+    `Unavailable` for a database of a newer machinehub.
     """
-    from machinehub.store.migrate import migrate, open_engine
+    from machinehub.store.engine import open_engine
+    from machinehub.store.schema import check_is_known, current_revision, migrate
     from machinehub.store.store import Store
 
-    async def run() -> Any:
+    async def run() -> T:
         engine = open_engine(from_environment(os.environ, data=data).sqlalchemy_url)
         try:
-            before = await migrate(engine)
-            return await work(Store(engine), before)
+            revision = await current_revision(engine)
+            check_is_known(revision)
+            if revision is None and otherwise is not None:
+                return otherwise
+            if revision is None:
+                await migrate(engine)
+            return await work(Store(engine))
         finally:
             await engine.dispose()
 
     return asyncio.run(run())
-
-
-def _with_store(data: Path | None, work: Callable[[Store], Awaitable[Any]]) -> Any:
-    return _migrated(data, lambda store, _before: work(store))
 
 
 def create_token(
@@ -89,20 +99,20 @@ def create_token(
 ) -> None:
     """Create a token and print it: it is shown this once."""
     token = new_token()
-    _with_store(
-        data,
-        lambda store: store.add_token(name=name[:100], token=token, now_ms=SystemClock().now_ms()),
-    )
+    now_ms = SystemClock().now_ms()
+    _with_store(data, lambda store: store.add_token(name=name[:100], token=token, now_ms=now_ms))
     say(token)
 
 
 def list_tokens(data: Data = None, as_json: AsJson = False) -> None:
     """List tokens; their text is not kept."""
-    found = _with_store(data, lambda store: store.token_list())
+    none: list[Token] = []
+    found = _with_store(data, lambda store: store.token_list(), otherwise=none)
     if as_json:
-        print_json(
-            [{"id": t.id, "name": t.name, "revoked": t.revoked_at_ms is not None} for t in found]
-        )
+        shown = [
+            {"id": t.id, "name": t.name, "revoked": t.revoked_at_ms is not None} for t in found
+        ]
+        print_json(shown)
         return
     table(
         ["ID", "NAME", "REVOKED"],
@@ -114,20 +124,46 @@ def revoke_token(
     token_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1)], data: Data = None
 ) -> None:
     """Revoke a token: a running hub refuses it within seconds."""
-    _with_store(data, lambda store: store.revoke_token(token_id, now_ms=SystemClock().now_ms()))
+    now_ms = SystemClock().now_ms()
+    _with_store(data, lambda store: store.revoke_token(token_id, now_ms=now_ms))
     progress.print(f"token {token_id}: revoked")
 
 
 def upgrade(data: Data = None) -> None:
     """Bring the database to the newest schema. A hub does this when it starts, too."""
-    from machinehub.store.migrate import newest_revision
+    from machinehub.store.engine import open_engine
+    from machinehub.store.schema import migrate, newest_revision
 
-    async def found(_store: Store, before: str | None) -> str | None:
-        return before
+    async def run() -> str | None:
+        engine = open_engine(from_environment(os.environ, data=data).sqlalchemy_url)
+        try:
+            return await migrate(engine)
+        finally:
+            await engine.dispose()
 
-    progress.print(
-        f"schema {_migrated(data, found) or 'none'} -> {newest_revision()}", markup=False
-    )
+    before = asyncio.run(run())
+    progress.print(f"schema {before or 'none'} -> {newest_revision()}", markup=False)
+
+
+async def _look_at_database(url: str) -> str:
+    """What is to be said of a database, which is left as it is. Raises `HubError`."""
+    from machinehub.store.engine import open_engine
+    from machinehub.store.schema import check_is_known, current_revision, newest_revision
+
+    engine = open_engine(url)
+    try:
+        revision = await current_revision(engine)
+    except SQLAlchemyError as error:
+        raise Unavailable("unavailable", str(error).splitlines()[0]) from error
+    finally:
+        await engine.dispose()
+    check_is_known(revision)
+    where = url.rsplit("@", maxsplit=1)[-1]
+    if revision is None:
+        return f"{where}, still empty"
+    newest = newest_revision()
+    behind = "" if revision == newest else f", which the next start brings to {newest}"
+    return f"{where}, schema {revision}{behind}"
 
 
 def doctor(data: Data = None, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
@@ -147,8 +183,7 @@ def doctor(data: Data = None, server: Server = DEFAULT_SERVER, token: TokenOptio
         note("cache", False, f"{cache}: {error.strerror}")
     try:
         settings = from_environment(os.environ, data=data)
-        _with_store(data, lambda store: store.ping())
-        note("database", True, settings.sqlalchemy_url.split("@")[-1])
+        note("database", True, asyncio.run(_look_at_database(settings.sqlalchemy_url)))
     except (HubError, OSError) as error:
         note("database", False, str(error))
     fine, detail, walls = asyncio.run(_try_sandbox(cache))
@@ -171,7 +206,7 @@ async def _try_sandbox(cache: Path) -> tuple[bool, str, list[tuple[str, str, boo
     """Whether workers start, what they are, and the walls around each kind: (kind, wall, whether it
     stands, what it is).
     """
-    from machinehub.workers import WorkerPool
+    from machinehub.workers.pool import WorkerPool
 
     compiling = Compiling()
     limits = from_environment(os.environ).limits

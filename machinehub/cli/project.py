@@ -21,7 +21,7 @@ from machinehub.paths import cache_folder
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from machinehub.workers import Listener, WorkerPool
+    from machinehub.workers.pool import Listener, WorkerPool
 
 CONFIG = "machinehub.toml"
 T = TypeVar("T")
@@ -135,7 +135,7 @@ async def collect_files(project: Project, pool: WorkerPool | None) -> dict[str, 
     if project.entry_path.suffix == ".wasm":
         return {project.entry: _base64_of(project.entry_path)}
     if pool is not None and needs_bundler(project):
-        paths = await pool.inputs(root=str(project.root), entry=project.entry)
+        paths = await pool.builds.inputs(root=str(project.root), entry=project.entry)
         packages = {
             match[1]
             for path in paths
@@ -196,7 +196,7 @@ async def forge(root: Path, *, listener: Listener | None = None) -> AsyncIterato
 
     With a `listener` there is a session worker too, which counts fuel.
     """
-    from machinehub.workers import WorkerPool
+    from machinehub.workers.pool import WorkerPool
 
     compiling = Compiling()
     pool = WorkerPool(

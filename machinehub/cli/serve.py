@@ -55,7 +55,8 @@ def register(app: typer.Typer) -> None:
 
 def serve_command(host: Host = None, port: Port = None, data: Data = None) -> None:
     """Start a hub. Ends on SIGTERM or Ctrl-C, telling its clients to come back."""
-    from machinehub.app import Hub, serve
+    from machinehub.app import Hub
+    from machinehub.server import serve
 
     configure_logging(structured=True)
     settings = from_environment(os.environ, host=host, port=port, data=data)
@@ -90,7 +91,8 @@ def dev_command(
     data: Data = None,
 ) -> None:
     """Start a hub here, deploy FILE, and deploy it again whenever it is saved."""
-    from machinehub.app import Hub, serve
+    from machinehub.app import Hub
+    from machinehub.server import serve
 
     configure_logging(structured=False)
     settings = from_environment(os.environ, host=host, port=port, data=data)
@@ -124,7 +126,7 @@ async def _deploy(hub: Hub, project: Project, files: Files, known: set[Path]) ->
     Returns what to watch: of a build that fails what was `known` before, and the files that its
     errors name.
     """
-    from machinehub.catalog import Upload
+    from machinehub.control.uploads import Upload
 
     watched = known
     try:

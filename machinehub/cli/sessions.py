@@ -107,7 +107,7 @@ def watch(
     from websockets.exceptions import ConnectionClosed, InvalidHandshake
     from websockets.sync.client import connect
 
-    from machinehub.session.frames import SUBPROTOCOL
+    from machinehub.protocols.native.frames import SUBPROTOCOL
 
     hub = Hub(server, token)
     url = server.rstrip("/").replace("http", "ws", 1) + hub.session_path(session)

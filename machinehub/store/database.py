@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from machinehub.errors import Unavailable
-from machinehub.store.migrate import on_connect
+from machinehub.store.claim import FileClaim, PostgresClaim
+from machinehub.store.engine import LOCK_WAIT_S, set_up_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from machinehub.store.claim import Claim
+
 T = TypeVar("T")
 ANSWER_S: Final = 10.0
 """A Postgres that says nothing for so long is taken for unreachable."""
-LOCK_WAIT_S: Final = 10.0
-"""How long SQLite waits for another process that writes."""
 
 
-class Taken(Exception):
+class AlreadyWritten(Exception):
     """The transaction would have written what is there already; nothing of it was written."""
 
 
@@ -84,7 +84,7 @@ class _SqliteConnection:
         self.raw = sqlite3.connect(
             path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False
         )
-        on_connect(self.raw, None)
+        set_up_sqlite(self.raw)
 
     def run(self, statement: Statement, rows: Sequence[dict[str, Any]]) -> None:
         self.raw.executemany(*statement.bind(self._dialect, rows))
@@ -155,7 +155,7 @@ class Database:
             else engine.execution_options(isolation_level="REPEATABLE READ")
         )
         self._path = ""
-        self._claim: IO[str] | None = None
+        self._claim: Claim | None = None
         self._inode = 0
         self._writer: _SqliteThread | None = None
         self._reader: _SqliteThread | None = None
@@ -169,30 +169,22 @@ class Database:
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` in a transaction.
 
-        Raises `Taken`, and `Unavailable` when it cannot be known to have been committed.
+        Raises `AlreadyWritten`, and `Unavailable` when it cannot be known to have been committed.
         """
+        if self._claim is not None and not self._claim.is_held:
+            raise Unavailable("unavailable", "this hub has lost its claim on the database")
         return await self._run(work, self._writer, self._engine)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """The same for work that only reads."""
         return await self._run(work, self._reader, self._snapshots)
 
-    def claim(self) -> None:
-        """SQLite is one hub's.
-
-        Raises `Unavailable` while another has it; one that was killed has not. The claim ends with
-        `close`.
+    async def claim(self) -> None:
+        """From now on the database is this hub's alone, until `close`. Raises `Unavailable` while another
+        has it.
         """
-        if self._path:
-            claim = Path(f"{self._path}.hub").open("a")  # noqa: SIM115
-            try:
-                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._claim = claim
-            except OSError:
-                claim.close()
-                raise Unavailable(
-                    "unavailable", f"another hub uses {self._path}; for several hubs take Postgres"
-                ) from None
+        self._claim = FileClaim(self._path) if self._path else PostgresClaim(self._engine.url)
+        await self._claim.take()
 
     def check_file(self) -> None:
         """Raises `Unavailable` when the file was taken away: what is written goes nowhere."""
@@ -208,7 +200,7 @@ class Database:
 
     async def close(self) -> None:
         if self._claim is not None:
-            self._claim.close()
+            await self._claim.release()
         for thread in (self._writer, self._reader):
             if thread is not None:
                 await asyncio.to_thread(thread.close)
@@ -222,7 +214,7 @@ class Database:
             async with asyncio.timeout(ANSWER_S), engine.begin() as connection:
                 return await connection.run_sync(lambda plain: work(_PostgresConnection(plain)))
         except (IntegrityError, sqlite3.IntegrityError) as error:
-            raise Taken(str(error)) from error
+            raise AlreadyWritten(str(error)) from error
         except (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError) as error:
             raise Unavailable(
                 "unavailable", f"the database does not answer: {type(error).__name__}"

@@ -7,42 +7,43 @@ know: when to commit, or what an input means.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from machinehub.errors import NotFound
-from machinehub.model import Entry, SavedCheckpoint, SessionRecord, Settled, StoredSession
+from machinehub.ids import Seq
+from machinehub.model import (
+    NO_CHANGES,
+    Armed,
+    CheckpointWrite,
+    Entry,
+    SessionDelete,
+    StoredSession,
+    TurnWrite,
+)
 from machinehub.store import statements as say
+from machinehub.store.rows import (
+    checkpoint_row,
+    entry_row,
+    member_row,
+    session_row,
+    timer_row,
+    to_checkpoint,
+    to_entry,
+    to_member,
+    to_record,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from machinehub.model import Retention
+    from machinehub.ids import EventId, MachineId, MemberId, SessionId, SessionKey
+    from machinehub.model import Retention, SavedCheckpoint, SessionRecord, Write
     from machinehub.store.database import Connection, Database
+    from sandbox.protocol.ids import TimerId
 
-_LAST: Final = 2**62
+_LAST: Final = Seq(2**62)
 """Beyond every seq."""
-
-
-@dataclass(frozen=True, slots=True)
-class Freeze:
-    """A checkpoint of one session, to be kept."""
-
-    key: int
-    checkpoint: SavedCheckpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Deletion:
-    """All of one session."""
-
-    key: int
-
-
-Item = Settled | Freeze | Deletion
 
 
 class SessionStore:
@@ -52,53 +53,43 @@ class SessionStore:
 
     # --- writing ----------------------------------------------------------------------------------
 
-    async def commit(self, items: Sequence[Item]) -> None:
-        """One transaction for all of `items`, in order.
+    async def commit(self, writes: Sequence[Write]) -> None:
+        """One transaction for all of `writes`, in order.
 
-        Raises `Taken` (nothing was written) and `Unavailable` (it is not known).
+        Raises `AlreadyWritten` (nothing was written) and `Unavailable` (it is not known).
         """
 
         def work(connection: Connection) -> None:
-            for deleting, run in groupby(items, key=lambda item: isinstance(item, Deletion)):
-                if not deleting:
-                    self._write(connection, list(run))
-                    continue
-                keys = [{"of_key": item.key} for item in run if isinstance(item, Deletion)]
-                for statement in say.delete_session:
-                    connection.run(statement, keys)
+            for deleting, run in groupby(writes, key=lambda each: isinstance(each, SessionDelete)):
+                if deleting:
+                    keys = [{"of_key": each.key} for each in run]
+                    for statement in say.delete_session:
+                        connection.run(statement, keys)
+                else:
+                    self._write(
+                        connection, [each for each in run if not isinstance(each, SessionDelete)]
+                    )
 
         await self._database.write(work)
 
-    def _write(self, connection: Connection, items: list[Any]) -> None:
-        settled = [item for item in items if isinstance(item, Settled)]
-        frozen = [item for item in items if isinstance(item, Freeze)]
-        if created := [_session_row(item.created) for item in settled if item.created is not None]:
+    def _write(self, connection: Connection, writes: Sequence[TurnWrite | CheckpointWrite]) -> None:
+        turns = [write for write in writes if isinstance(write, TurnWrite)]
+        frozen = [write for write in writes if isinstance(write, CheckpointWrite)]
+        if created := [session_row(turn.created) for turn in turns if turn.created is not None]:
             connection.run(say.add_session, created)
-        if settled:
-            connection.run(say.add_entry, [_entry_row(item.key, item.entry) for item in settled])
-        _write_timers(connection, settled)
-        _write_members(connection, settled)
-        if finished := [
-            {"of_key": item.key, "of_now_ms": item.entry.now_ms}
-            for item in settled
-            if item.finished
-        ]:
-            connection.run(say.finish_session, finished)
-            connection.run(say.delete_timers, finished)
-            connection.run(say.delete_members, finished)
+        if turns:
+            connection.run(say.add_entry, [entry_row(turn.key, turn.entry) for turn in turns])
+            _write_changes(connection, [turn for turn in turns if turn.changes is not NO_CHANGES])
         if frozen:
             # The same checkpoint may come again, when the answer to its first commit was lost.
-            connection.run(
-                say.delete_checkpoint,
-                [{"of_key": item.key, "of_seq": item.checkpoint.seq} for item in frozen],
-            )
-            connection.run(
-                say.add_checkpoint, [_checkpoint_row(item.key, item.checkpoint) for item in frozen]
-            )
-            for key in {item.key for item in frozen}:
+            keys = [{"of_key": each.key, "of_seq": each.checkpoint.seq} for each in frozen]
+            connection.run(say.delete_checkpoint, keys)
+            rows = [checkpoint_row(each.key, each.checkpoint) for each in frozen]
+            connection.run(say.add_checkpoint, rows)
+            for key in {each.key for each in frozen}:
                 self._prune(connection, key)
 
-    def _prune(self, connection: Connection, key: int) -> None:
+    def _prune(self, connection: Connection, key: SessionKey) -> None:
         keep = self._retention
         seqs = [seq for (seq,) in connection.fetch(say.checkpoint_seqs, of_key=key)]
         # What is left of the journal can still be replayed, from the checkpoint just before it.
@@ -121,36 +112,36 @@ class SessionStore:
     async def fork(
         self,
         record: SessionRecord,
-        parent: int,
+        parent: SessionKey,
         checkpoint: SavedCheckpoint,
-        members: dict[str, bytes],
+        members: dict[MemberId, bytes],
     ) -> None:
         """A new session that has `parent`'s journal up to the checkpoint, and goes on from there.
 
-        Raises `Taken`.
+        Raises `AlreadyWritten`.
 
         Event ids stay with the parent: an event is a different one in another session.
         """
 
         def work(connection: Connection) -> None:
-            connection.run(say.add_session, [_session_row(record)])
+            connection.run(say.add_session, [session_row(record)])
             connection.run(
                 say.inherit_entries,
                 [{"of_key": parent, "of_child": record.key, "of_seq": checkpoint.seq}],
             )
-            connection.run(say.add_checkpoint, [_checkpoint_row(record.key, checkpoint)])
+            connection.run(say.add_checkpoint, [checkpoint_row(record.key, checkpoint)])
             if checkpoint.timers:
                 connection.run(
                     say.add_timer,
                     [
-                        {"key": record.key, "timer": timer, "due_at_ms": due, "tries": 0}
-                        for timer, due in checkpoint.timers.items()
+                        timer_row(record.key, timer, Armed(due_at_ms))
+                        for timer, due_at_ms in checkpoint.timers.items()
                     ],
                 )
             if members and not checkpoint.finished:
                 connection.run(
                     say.add_member,
-                    [_member_row(record.key, member, sender) for member, sender in members.items()],
+                    [member_row(record.key, member, sender) for member, sender in members.items()],
                 )
 
         await self._database.write(work)
@@ -162,13 +153,13 @@ class SessionStore:
         self._database.check_file()
         await self._database.read(lambda connection: connection.fetch(say.one))
 
-    async def load(self, machine_id: str, session_id: str) -> StoredSession | None:
+    async def load(self, machine_id: MachineId, session_id: SessionId) -> StoredSession | None:
         """Everything that is needed to go on with a session; None when there is none."""
         return await self._database.read(
             lambda connection: _load(connection, machine_id, session_id)
         )
 
-    async def record(self, machine_id: str, session_id: str) -> SessionRecord:
+    async def record(self, machine_id: MachineId, session_id: SessionId) -> SessionRecord:
         """Raises `NotFound`."""
         found = await self._database.read(
             lambda connection: _record(connection, machine_id, session_id)
@@ -177,13 +168,13 @@ class SessionStore:
             raise NotFound("no_such_session", "the machine has no session of this name")
         return found
 
-    async def record_of(self, key: int) -> SessionRecord | None:
+    async def record_of(self, key: SessionKey) -> SessionRecord | None:
         found = await self._database.read(
             lambda connection: connection.fetch(say.session_of_key, of_key=key)
         )
-        return _to_record(found[0]) if found else None
+        return to_record(found[0]) if found else None
 
-    async def keys_of(self, machine_id: str) -> list[int]:
+    async def keys_of(self, machine_id: MachineId) -> list[SessionKey]:
         """Some of a machine's sessions."""
         return [
             key
@@ -195,15 +186,15 @@ class SessionStore:
     async def finished(self, *, before_ms: int) -> list[SessionRecord]:
         """Some of the sessions that finished before then."""
         return [
-            _to_record(row)
+            to_record(row)
             for row in await self._database.read(
                 lambda connection: connection.fetch(say.finished_sessions, of_before_ms=before_ms)
             )
         ]
 
     async def page(
-        self, machine_id: str, *, after: str | None, limit: int
-    ) -> list[tuple[SessionRecord, int]]:
+        self, machine_id: MachineId, *, after: SessionId | None, limit: int
+    ) -> list[tuple[SessionRecord, Seq]]:
         """Sessions with their seq, by id, from behind the id `after`."""
         behind = (after or "").encode()
         rows = await self._database.read(
@@ -211,9 +202,11 @@ class SessionStore:
                 say.session_page, of_machine=machine_id, of_after=behind, of_limit=limit
             )
         )
-        return [(_to_record(row[:-2]), max(row[-2] or 0, row[-1] or 0)) for row in rows]
+        return [(to_record(row[:-2]), Seq(max(row[-2] or 0, row[-1] or 0))) for row in rows]
 
-    async def timers_due(self, *, after_ms: int, until_ms: int) -> list[tuple[int, int, int]]:
+    async def timers_due(
+        self, *, after_ms: int, until_ms: int
+    ) -> list[tuple[SessionKey, TimerId, int]]:
         """(key, timer, due_at_ms) of what comes due in that time, `until_ms` included, in due
         order.
         """
@@ -224,7 +217,7 @@ class SessionStore:
         )
         return [tuple(row) for row in rows]
 
-    async def timers_of(self, key: int) -> list[tuple[int, int]]:
+    async def timers_of(self, key: SessionKey) -> list[tuple[TimerId, int]]:
         """(timer, due_at_ms) pairs of a session."""
         return [
             (timer, due)
@@ -233,19 +226,19 @@ class SessionStore:
             )
         ]
 
-    async def members(self) -> list[tuple[int, str, bytes]]:
+    async def members(self) -> list[tuple[SessionKey, MemberId, bytes]]:
         """(key, member, sender) of everybody whom a machine believes to be there."""
         return [
-            (key, member.decode(), sender)
+            (key, to_member(member), sender)
             for key, member, sender in await self._database.read(
                 lambda connection: connection.fetch(say.all_members)
             )
         ]
 
-    async def presence_entries(self, key: int, *, until: int) -> list[Entry]:
+    async def presence_entries(self, key: SessionKey, *, until: Seq) -> list[Entry]:
         """What the machine was told of people's coming and leaving, up to the seq `until`."""
         return [
-            _to_entry(row)
+            to_entry(row)
             for row in await self._database.read(
                 lambda connection: connection.fetch(say.presence_entries, of_key=key, of_seq=until)
             )
@@ -253,10 +246,10 @@ class SessionStore:
 
     async def entries(
         self,
-        key: int,
+        key: SessionKey,
         *,
-        after: tuple[int, int],
-        until: int = _LAST,
+        after: tuple[Seq, int],
+        until: Seq = _LAST,
         limit: int,
         applied_only: bool = False,
     ) -> list[Entry]:
@@ -274,30 +267,30 @@ class SessionStore:
                 of_limit=limit,
             )
         )
-        return [_to_entry(row) for row in rows]
+        return [to_entry(row) for row in rows]
 
-    async def entry_of(self, key: int, event_id: str) -> Entry | None:
+    async def entry_of(self, key: SessionKey, event_id: EventId) -> Entry | None:
         """What became of an event."""
         return await self._database.read(lambda connection: _entry_of(connection, key, event_id))
 
-    async def span(self, key: int) -> tuple[int, int]:
+    async def span(self, key: SessionKey) -> tuple[Seq, Seq]:
         """The first input that is still in the journal (one more than the last, when none is), and
         the last.
         """
 
-        def work(connection: Connection) -> tuple[int, int]:
+        def work(connection: Connection) -> tuple[Seq, Seq]:
             ((first, last),) = connection.fetch(say.applied_span, of_key=key)
             frozen = connection.fetch(say.checkpoint_seqs, of_key=key)
             last = max(last or 0, *frozen[-1]) if frozen else last or 0
-            return first or last + 1, last
+            return Seq(first or last + 1), Seq(last)
 
         return await self._database.read(work)
 
-    async def checkpoint_before(self, key: int, seq: int) -> SavedCheckpoint | None:
+    async def checkpoint_before(self, key: SessionKey, seq: Seq) -> SavedCheckpoint | None:
         """The newest checkpoint at or before `seq`."""
         return await self._database.read(lambda connection: _checkpoint(connection, key, seq))
 
-    async def checkpoint_seqs(self, key: int) -> list[int]:
+    async def checkpoint_seqs(self, key: SessionKey) -> list[Seq]:
         return [
             seq
             for (seq,) in await self._database.read(
@@ -305,17 +298,19 @@ class SessionStore:
             )
         ]
 
-    async def whose(self, items: Iterable[Settled | Freeze]) -> tuple[dict[int, list[Entry]], bool]:
-        """After `Taken`: the keys of the sessions of which something else stands where `items`
+    async def whose(
+        self, items: Iterable[TurnWrite | CheckpointWrite]
+    ) -> tuple[dict[SessionKey, list[Entry]], bool]:
+        """After `AlreadyWritten`: the keys of the sessions of which something else stands where `items`
         should, with the entries that have their event ids already; and whether all of `items`
         were in fact committed (by an attempt whose answer was lost).
         """
 
-        def work(connection: Connection) -> tuple[dict[int, list[Entry]], bool]:
-            foreign: dict[int, list[Entry]] = {}
+        def work(connection: Connection) -> tuple[dict[SessionKey, list[Entry]], bool]:
+            foreign: dict[SessionKey, list[Entry]] = {}
             ours = False
             for item in items:
-                if isinstance(item, Freeze):
+                if isinstance(item, CheckpointWrite):
                     continue  # its session's entries say enough
                 match _in_place_of(connection, item):
                     case Entry() as other:
@@ -331,7 +326,7 @@ class SessionStore:
         return await self._database.read(work)
 
 
-def superfluous(seqs: list[int], *, newest: int, every: int) -> list[int]:
+def superfluous(seqs: list[Seq], *, newest: int, every: int) -> list[Seq]:
     """Which of a session's checkpoints to drop: all but the newest ones and the first at or after
     every so many inputs.
     """
@@ -344,7 +339,7 @@ def superfluous(seqs: list[int], *, newest: int, every: int) -> list[int]:
     return [seq for seq in seqs if seq not in kept]
 
 
-def _in_place_of(connection: Connection, item: Settled) -> Entry | str | None:
+def _in_place_of(connection: Connection, item: TurnWrite) -> Entry | str | None:
     """What stands in the database where `item` should: another entry, "another session", "ours",
     nothing.
     """
@@ -357,7 +352,7 @@ def _in_place_of(connection: Connection, item: Settled) -> Entry | str | None:
         say.entry_at, of_key=item.key, of_seq=entry.seq, of_attempt=entry.attempt
     )
     there = (
-        _to_entry(rows[0])
+        to_entry(rows[0])
         if rows
         else _entry_of(connection, item.key, entry.event_id)
         if entry.event_id is not None
@@ -366,7 +361,9 @@ def _in_place_of(connection: Connection, item: Settled) -> Entry | str | None:
     return "ours" if there == entry else there
 
 
-def _load(connection: Connection, machine_id: str, session_id: str) -> StoredSession | None:
+def _load(
+    connection: Connection, machine_id: MachineId, session_id: SessionId
+) -> StoredSession | None:
     record = _record(connection, machine_id, session_id)
     if record is None:
         return None
@@ -378,19 +375,18 @@ def _load(connection: Connection, machine_id: str, session_id: str) -> StoredSes
     timers = connection.fetch(say.timers_of, of_key=key)
     return StoredSession(
         record=record,
-        seq=seq,
+        seq=Seq(seq),
         attempts=attempts,
         checkpoint=checkpoint,
         tail=[
-            _to_entry(row) for row in connection.fetch(say.applied_since, of_key=key, of_seq=since)
+            to_entry(row) for row in connection.fetch(say.applied_since, of_key=key, of_seq=since)
         ]
         if seq > since
         else [],
-        timers={timer: due for timer, due, _ in timers},
-        tries={timer: tries for timer, _, tries in timers if tries},
-        receipts=[_to_entry(row) for row in connection.fetch(say.newest_ids, of_key=key)][::-1],
+        timers={timer: Armed(due_at_ms, tries) for timer, due_at_ms, tries in timers},
+        receipts=[to_entry(row) for row in connection.fetch(say.newest_ids, of_key=key)][::-1],
         members={
-            member.decode(): sender
+            to_member(member): sender
             for member, sender in connection.fetch(say.members_of, of_key=key)
         }
         if record.hears_presence
@@ -398,141 +394,58 @@ def _load(connection: Connection, machine_id: str, session_id: str) -> StoredSes
     )
 
 
-def _record(connection: Connection, machine_id: str, session_id: str) -> SessionRecord | None:
+def _record(
+    connection: Connection, machine_id: MachineId, session_id: SessionId
+) -> SessionRecord | None:
     rows = connection.fetch(
         say.session_named, of_machine=machine_id, of_session=session_id.encode()
     )
-    return _to_record(rows[0]) if rows else None
+    return to_record(rows[0]) if rows else None
 
 
-def _entry_of(connection: Connection, key: int, event_id: str) -> Entry | None:
+def _entry_of(connection: Connection, key: SessionKey, event_id: EventId) -> Entry | None:
     rows = connection.fetch(say.entry_of_id, of_key=key, of_event_id=event_id.encode())
-    return _to_entry(rows[0]) if rows else None
+    return to_entry(rows[0]) if rows else None
 
 
-def _checkpoint(connection: Connection, key: int, until: int) -> SavedCheckpoint | None:
+def _checkpoint(connection: Connection, key: SessionKey, until: Seq) -> SavedCheckpoint | None:
     rows = connection.fetch(say.checkpoint_until, of_key=key, of_seq=until)
-    if not rows:
-        return None
-    _, seq, data, snapshot, finished, timers, at_ms = rows[0]
-    pending = msgspec.msgpack.decode(timers, type=dict[int, int])
-    return SavedCheckpoint(
-        seq=seq, data=data, snapshot=snapshot, finished=bool(finished), timers=pending, at_ms=at_ms
-    )
+    return to_checkpoint(rows[0]) if rows else None
 
 
-def _write_timers(connection: Connection, settled: list[Settled]) -> None:
-    pending: dict[tuple[int, int], tuple[int, int] | None] = {}
-    for item in settled:
-        for timer, due_at_ms in item.timers_set:
-            pending[item.key, timer] = due_at_ms, item.tries
-        for timer in item.timers_gone:
-            pending[item.key, timer] = None
-    if pending:
+def _write_changes(connection: Connection, turns: list[TurnWrite]) -> None:
+    """Folds what the turns changed, of each session in order, and writes what it comes to."""
+    timers: dict[tuple[SessionKey, TimerId], Armed | None] = {}
+    members: dict[tuple[SessionKey, MemberId], bytes | None] = {}
+    finished: list[dict[str, int]] = []
+    for turn in turns:
+        changes = turn.changes
+        for timer, armed in changes.timers.items():
+            timers[turn.key, timer] = armed
+        if changes.member is not None:
+            members[turn.key, changes.member.member] = changes.member.sender
+        if changes.finished:
+            finished.append({"of_key": turn.key, "of_now_ms": turn.entry.now_ms})
+    if timers:
         connection.run(
-            say.delete_timer, [{"of_key": key, "of_timer": timer} for key, timer in pending]
+            say.delete_timer, [{"of_key": key, "of_timer": timer} for key, timer in timers]
         )
-        if rows := [
-            {"key": key, "timer": timer, "due_at_ms": there[0], "tries": there[1]}
-            for (key, timer), there in pending.items()
-            if there is not None
+        if armed_rows := [
+            timer_row(key, timer, armed)
+            for (key, timer), armed in timers.items()
+            if armed is not None
         ]:
-            connection.run(say.add_timer, rows)
-
-
-def _write_members(connection: Connection, settled: list[Settled]) -> None:
-    told = {
-        (item.key, item.member[0]): item.member[1] for item in settled if item.member is not None
-    }
-    if told:
-        connection.run(
-            say.delete_member,
-            [{"of_key": key, "of_member": member.encode()} for key, member in told],
-        )
-        if rows := [
-            _member_row(key, member, sender)
-            for (key, member), sender in told.items()
+            connection.run(say.add_timer, armed_rows)
+    if members:
+        told = [{"of_key": key, "of_member": member.encode()} for key, member in members]
+        connection.run(say.delete_member, told)
+        if member_rows := [
+            member_row(key, member, sender)
+            for (key, member), sender in members.items()
             if sender is not None
         ]:
-            connection.run(say.add_member, rows)
-
-
-# --- rows, in the order of the tables' columns
-
-
-def _member_row(key: int, member: str, sender: bytes) -> dict[str, Any]:
-    return {"key": key, "member": member.encode(), "sender": sender}
-
-
-def _session_row(record: SessionRecord) -> dict[str, Any]:
-    return msgspec.structs.asdict(record) | {
-        "session_id": record.session_id.encode(),
-        "parent": None if record.parent is None else record.parent.encode(),
-    }
-
-
-def _to_record(row: Any) -> SessionRecord:
-    (
-        key,
-        machine_id,
-        session_id,
-        version,
-        digest,
-        hears_presence,
-        created_at_ms,
-        finished_at_ms,
-        parent,
-        forked_at,
-    ) = row
-    return SessionRecord(
-        key=key,
-        machine_id=machine_id,
-        session_id=session_id.decode(),
-        version=version,
-        digest=digest,
-        hears_presence=bool(hears_presence),
-        created_at_ms=created_at_ms,
-        finished_at_ms=finished_at_ms,
-        parent=None if parent is None else parent.decode(),
-        forked_at=forked_at,
-    )
-
-
-def _entry_row(key: int, entry: Entry) -> dict[str, Any]:
-    return {
-        "key": key,
-        "seq": entry.seq,
-        "attempt": entry.attempt,
-        "kind": entry.kind,
-        "input": entry.input,
-        "now_ms": entry.now_ms,
-        "event_id": None if entry.event_id is None else entry.event_id.encode(),
-        "changed": entry.changed,
-        "error": None if entry.error is None else msgspec.json.encode(entry.error),
-    }
-
-
-def _to_entry(row: Any) -> Entry:
-    _, seq, attempt, kind, data, now_ms, event_id, changed, error = row
-    return Entry(
-        seq,
-        attempt,
-        kind,
-        data,
-        now_ms,
-        None if event_id is None else event_id.decode(),
-        bool(changed),
-        None if error is None else msgspec.json.decode(error, type=tuple[str, str]),
-    )
-
-
-def _checkpoint_row(key: int, checkpoint: SavedCheckpoint) -> dict[str, Any]:
-    return {
-        "key": key,
-        "seq": checkpoint.seq,
-        "data": checkpoint.data,
-        "snapshot": checkpoint.snapshot,
-        "finished": checkpoint.finished,
-        "timers": msgspec.msgpack.encode(checkpoint.timers),
-        "at_ms": checkpoint.at_ms,
-    }
+            connection.run(say.add_member, member_rows)
+    if finished:
+        connection.run(say.finish_session, finished)
+        connection.run(say.delete_timers, finished)
+        connection.run(say.delete_members, finished)

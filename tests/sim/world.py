@@ -9,67 +9,76 @@ import json
 import logging
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from machinehub.clock import Entropy
 from machinehub.errors import HubError
+from machinehub.ids import Digest, EventId, MachineId, Seq, SessionId
 from machinehub.limits import Limits
 from machinehub.logs import MachineLogs
 from machinehub.metrics import Metrics
-from machinehub.session.core import Receipt
-from machinehub.session.host import SessionHost
-from machinehub.session.housekeeping import Housekeeper
+from machinehub.principal import Principal, Standing
+from machinehub.session.decide.turn import Receipt
+from machinehub.session.port import Address, Closed, Message, Snapshot, Update, Visitor
+from machinehub.session.run.local import LocalSessions
 from tests.sim.loop import VirtualLoop
 from tests.sim.parts import SimClock, SimPool, SimStore, State, fold, journal_of
 
 if TYPE_CHECKING:
-    from machinehub.session.live import LiveSession
-    from machinehub.session.members import Identity
+    from machinehub.session.decide.session import Session
+    from machinehub.session.run.sandbox import SandboxWorkers
+    from machinehub.store.sessions import SessionStore
 
+MACHINE = MachineId("m")
+DIGEST = Digest("d")
 LIMITS = Limits(ids_remembered=6, live_sessions=2)
 
 
 @dataclass(frozen=True)
 class Version:
     number: int = 1
-    digest: str = "d"
+    digest: Digest = DIGEST
     hears_presence: bool = True
+    limits: Limits = LIMITS
+
+
+class Versions:
+    """The one version of the one machine."""
+
+    async def target(self, machine_id: str, number: int | None) -> Version:
+        return Version()
+
+    async def limits_of(self, machine_id: str, number: int) -> Limits:
+        return LIMITS
+
+
+def address(session_id: str) -> Address:
+    return Address(MACHINE, SessionId(session_id))
 
 
 @dataclass(eq=False)
 class Watcher:
-    """A connection: what it is told must be in the database, and must be what the journal comes to."""
+    """A listener: what it is told must be in the database, and must be what the journal comes to."""
 
     world: World
     session_id: str
-    who: Identity
-    joined_at: str = ""
+    host: LocalSessions
+    member: str = ""
     seq: int = 0
-    closed: bool = False
-    host: Any = None
-    session: Any = None
+    session: Session | None = None
 
-    def send(self, frame: Any) -> None:
-        said = json.loads(frame.json)
-        if said["type"] in ("snapshot", "update"):
-            self._check(said)
-
-    def send_update(self, frame: Any) -> None:
-        self._check(json.loads(frame.json))
-
-    def close(self, code: int, reason: str) -> None:
-        self.closed = True
-        self.leave()
+    def receive(self, message: Message) -> None:
+        if isinstance(message, Snapshot | Update):
+            assert message.seq >= self.seq, "a client was taken back in time"
+            self.seq = message.seq
+            self.world.check_told(self.session_id, message.seq, json.loads(message.state))
+        elif isinstance(message, Closed):
+            self.leave()
 
     def leave(self) -> None:
         if self.session is not None and self.world.host is self.host:
-            self.host.people.detach(self.session, self)
+            self.host.crowds.detach(self.session, self)
         self.session = None
-
-    def _check(self, said: dict[str, Any]) -> None:
-        assert said["seq"] >= self.seq, "a client was taken back in time"
-        self.seq = said["seq"]
-        self.world.check_told(self.session_id, said["seq"], said["snapshot"])
 
 
 @dataclass
@@ -116,7 +125,7 @@ class Client:
             except (HubError, TimeoutError, asyncio.CancelledError):
                 await asyncio.sleep(0.05 + self.world.chance.random())
                 continue
-            code = receipt.error[0] if receipt.error else None
+            code = receipt.error.code if receipt.error else None
             if code == "unavailable":
                 await asyncio.sleep(0.05 + self.world.chance.random())
                 continue
@@ -133,7 +142,7 @@ class Client:
         host = self.world.host
         if host is None:
             raise TimeoutError
-        session = await host.open("m", self.session_id, Version())
+        session = await host.loader.open(address(self.session_id))
         answered: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
 
         def settle(receipt: Receipt) -> None:
@@ -141,13 +150,13 @@ class Client:
                 answered.set_result(
                     Receipt(receipt.seq, receipt.changed, receipt.error, settled=True)
                 )
-                if receipt.error is None or receipt.error[0] not in (
+                if receipt.error is None or receipt.error.code not in (
                     "unavailable",
                     "session_finished",
                 ):
                     self.world.check_durable(self.session_id, event_id, receipt)
 
-        host.intake.send(session, event, b'{"id":"c"}', event_id=event_id, then=settle)
+        host.intake.send(session, event, b'{"id":"c"}', event_id=EventId(event_id), then=settle)
         return await answered
 
     def _acknowledged(self, event_id: str, seq: int, code: str | None) -> None:
@@ -177,8 +186,7 @@ class World:
         self.loop = VirtualLoop()
         self.clock = SimClock(self.loop)
         self.store = SimStore(self.loop, self.chance)
-        self.host: SessionHost | None = None
-        self.housekeeper: Housekeeper | None = None
+        self.host: LocalSessions | None = None
         self.pool: SimPool | None = None
         self.clients: list[Client] = []
         self.problems: list[BaseException] = []
@@ -228,21 +236,19 @@ class World:
             record = self.store._named("m", session_id)
             assert record is not None
             pending = {} if state.finished else state.timers
-            assert (
-                dict(
-                    self.store.timers[key, timer] and (timer, self.store.timers[key, timer])
-                    for key, timer in self.store.timers
-                    if key == record.key
-                )
-                == pending
-            )
+            kept = {
+                timer: armed.due_at_ms
+                for (key, timer), armed in self.store.timers.items()
+                if key == record.key
+            }
+            assert kept == pending
             late = [due for due in pending.values() if due < self.clock.now_ms() - 1000]
             assert not late, f"timers that never fired: {late}"
             assert (record.finished_at_ms is not None) == state.finished
-            session = self.host.find("m", session_id)
+            session = self.find(session_id)
             if not state.finished and session_id in self.names:
                 present = {
-                    watcher.who.member
+                    watcher.member
                     for watcher in self.watchers
                     if watcher.session is not None and watcher.session_id == session_id
                 }
@@ -252,7 +258,7 @@ class World:
                 assert refused or set(state.here) == present, (
                     f"the machine believes {state.here} to be there, and there are {present}"
                 )
-            if session is not None and session.started and not session.in_doubt:
+            if session is not None and session.started and session.phase.readable:
                 assert json.loads(session.snapshot) == json.loads(state.snapshot())
                 assert not session.waiting, f"something still waits: {session.pending}"
 
@@ -261,41 +267,36 @@ class World:
     async def boot(self) -> None:
         self.pool = SimPool(self.loop, self.chance)
         self.pool.trouble = self.store.trouble
-        host = SessionHost(
-            self.pool,
-            self.pool,
-            self.store,
-            self.clock,
-            Entropy(self.chance.getrandbits(32)),
-            LIMITS,
-            logs=MachineLogs(kept=5),
-            metrics=Metrics(),
-        )
-        self.pool.listener = host
         while True:
+            host = LocalSessions(
+                cast("SandboxWorkers", self.pool),
+                self.pool,
+                Versions(),
+                cast("SessionStore", self.store),
+                self.clock,
+                Entropy(self.chance.getrandbits(32)),
+                LIMITS,
+                logs=MachineLogs(kept=5),
+                metrics=Metrics(),
+            )
+            self.pool.listener = host
             try:
                 await host.start()
                 break
             except HubError:
                 await host.stop()
                 await asyncio.sleep(0.2)
-        self.housekeeper = Housekeeper(host, self.store, self.clock, LIMITS, expire_after_ms=0)
-        self.housekeeper.start()
         self.host = host
 
     async def kill(self) -> None:
         """kill -9: nothing is said to anybody."""
         host, self.host = self.host, None
-        if host is None or self.pool is None or self.housekeeper is None:
+        if host is None or self.pool is None:
             return
         self.kills += 1
         self.watchers.clear()
         self.pool.listener = None
-        self.housekeeper.stop()
         await host.stop()
-        for session in host.sessions:
-            if session.restoring is not None:
-                session.restoring.cancel()
 
     async def trouble(self) -> None:
         while True:
@@ -309,8 +310,10 @@ class World:
                 self.chance.choice(self.pool.workers).die()
             elif lot < 0.45:
                 self.store.away_until_s = self.loop.now_s + self.chance.choice([0.3, 2, 9])
-            elif lot < 0.6 and self.housekeeper is not None and self.host is not None:
-                self.housekeeper.hibernate()
+            elif lot < 0.57 and self.host is not None:
+                self.host.housekeeper.hibernate()
+            elif lot < 0.6:
+                self.store.damage(self.chance.choice([*self.store.records, 0]))
             elif lot < 0.66 and self.host is not None:
                 forking = asyncio.ensure_future(self.fork(self.host))
                 forking.add_done_callback(self._notice)
@@ -318,37 +321,29 @@ class World:
                 self.come_and_go(self.chance.choice(self.clients).session_id)
 
     def come_and_go(self, session_id: str) -> None:
-        session = None if self.host is None else self.host.find("m", session_id)
-        if (
-            session is not None
-            and session.opened.done()
-            and not session.opened.exception()
-            and not session.in_doubt
-            and not session.gone
-        ):
-            self.watch(session, session_id)
+        session = self.find(session_id)
+        if self.host is not None and session is not None and session.phase.readable:
+            self.watch(self.host, session, session_id)
         for watcher in [watcher for watcher in self.watchers if self.chance.random() < 0.4]:
             self.watchers.remove(watcher)
             watcher.leave()
 
-    def watch(self, session: LiveSession, session_id: str) -> None:
-        assert self.host is not None
-        key = (
-            f"a key that is long enough {self.chance.randint(1, 3)}"
-            if self.chance.random() < 0.7
-            else None
-        )
-        watcher = Watcher(
-            self,
-            session_id,
-            self.host.people.identify("m", session_id, key),
-            host=self.host,
-            session=session,
-        )
-        self.watchers.append(watcher)
-        self.host.people.attach(session, watcher)
+    def find(self, session_id: str) -> Session | None:
+        if self.host is None:
+            return None
+        return self.host.registry.find(MACHINE, SessionId(session_id))
 
-    async def fork(self, host: SessionHost) -> None:
+    def watch(self, host: LocalSessions, session: Session, session_id: str) -> None:
+        key = None
+        if self.chance.random() < 0.7:
+            key = f"a key that is long enough {self.chance.randint(1, 3)}"
+        visitor = Visitor(Principal(Standing.LOCAL), key)
+        who = host.crowds.identify(session.machine_id, session.session_id, visitor)
+        watcher = Watcher(self, session_id, host, who.member, session=session)
+        self.watchers.append(watcher)
+        host.crowds.attach(session, watcher, who)
+
+    async def fork(self, host: LocalSessions) -> None:
         """A fork, under a name that others may be about to use, has its parent's past to the
         letter.
         """
@@ -358,9 +353,11 @@ class World:
         )
         try:
             async with asyncio.timeout(20):
-                record = await self.store.record("m", parent)
+                record = await self.store.record(MACHINE, SessionId(parent))
                 last = max(self.store.journals[record.key])[0]
-                made = await host.fork(record, self.chance.randint(1, last), child)
+                at = Seq(self.chance.randint(1, last))
+                await host.fork(address(parent), at, SessionId(child))
+                made = await self.store.record(MACHINE, SessionId(child))
         except (HubError, TimeoutError):
             return
         self.forks += 1
@@ -371,7 +368,7 @@ class World:
         wanted = [entry for entry in journal_of(self.store, parent) if entry.seq <= made.forked_at]
         assert fold(inherited) == fold(wanted)
         saved = self.store.saved[made.key][made.forked_at]
-        assert State.thaw(saved.data).tokens == fold(wanted).tokens
+        assert SimStore.is_damaged(saved) or State.thaw(saved.data).tokens == fold(wanted).tokens
         assert set(saved.timers) == (set() if saved.finished else set(fold(wanted).timers)), (
             "a fork has other timers than its parent had"
         )
@@ -386,7 +383,7 @@ class World:
                 async with asyncio.timeout(8):
                     if self.host is None or not known:
                         continue
-                    session = await self.host.open("m", session_id, None)
+                    session = await self.host.loader.open_existing(MACHINE, SessionId(session_id))
             except (HubError, TimeoutError) as error:
                 assert not isinstance(error, HubError) or error.code == "unavailable", (
                     f"{session_id} is not there: {error}"
@@ -412,18 +409,16 @@ class World:
             asyncio.ensure_future(client.run(self.chance.randint(3, 14))) for client in self.clients
         ]
         async with asyncio.timeout(600):
+            finished = asyncio.ensure_future(asyncio.wait(running))
             await asyncio.wait(
-                [
-                    asyncio.ensure_future(self.stopped.wait()),
-                    asyncio.gather(*running, return_exceptions=True),
-                ],
+                [asyncio.ensure_future(self.stopped.wait()), finished],
                 return_when=asyncio.FIRST_COMPLETED,
             )
         if self.problems:
             return
         troubling.cancel()
         reading.cancel()
-        await asyncio.wait([troubling, reading])
+        await asyncio.gather(troubling, reading, return_exceptions=True)
         for task in running:
             task.result()
         self.store.trouble = False
@@ -440,9 +435,10 @@ class World:
         await self.kill()
         await self.boot()  # and once more from what is stored
         await asyncio.sleep(30)
+        assert self.host is not None
         for client in self.clients:
             try:
-                await self.host.open("m", client.session_id, None)  # type: ignore[union-attr]
+                await self.host.loader.open_existing(MACHINE, SessionId(client.session_id))
             except HubError as error:
                 assert error.code == "no_such_session"
         self.check_end()

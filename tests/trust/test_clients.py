@@ -16,8 +16,8 @@ import pytest
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
+from machinehub.edge import http_connection as transport
 from machinehub.limits import Limits
-from machinehub.router import connection as transport
 from tests.support import COUNTER, Client, running_hub
 from tests.test_sockets import raw_socket
 from tests.trust.test_machines import OK, fresh, handling
@@ -83,11 +83,7 @@ async def test_values_are_plain_data(client: Client, name: str) -> None:
     assert (await client.http.post(url, json={"type": "OK"})).status_code == 200
     live = (await client.http.get(url)).content
     assert b"polluted" not in live or name in ("__proto__", "constructor")
-    found = client.hub.host.find(machine, session)
-    assert found is not None
-    client.hub.housekeeper.hibernate()
-    while found.worker is not None:
-        await asyncio.sleep(0.01)
+    await client.put_to_sleep(machine, session)
     assert (await client.http.get(url)).content == live
     assert (await client.http.post(f"/api/v1/machines/echo/sessions/{session}/replay")).json()[
         "verified"
@@ -511,7 +507,7 @@ async def test_a_slow_handshake_is_not_waited_for(
 async def test_a_body_that_never_ends_is_not_waited_for(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("machinehub.api.requests.BODY_S", 0.3)
+    monkeypatch.setattr("machinehub.edge.requests.BODY_S", 0.3)
     machine = await client.deploy(COUNTER, name="slow-body")
     answer = await ask(
         client,
@@ -565,8 +561,7 @@ async def test_what_a_connection_may_not_begin_meanwhile(
         answer = await ask(client, request_bytes.replace(b"{m}", machine.encode()))
     assert answer.count(b"HTTP/1.1") <= answers
     assert b"101" not in answer.split(b"\r\n", 1)[0]
-    live = client.hub.host.find(machine, "s")
-    assert live is None or not live.connections
+    assert client.connections(machine, "s") == 0
 
 
 async def test_nothing_stands_within_an_answer(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from machinehub.edge.admission import network_of
 from machinehub.limits import Limits
-from machinehub.router.door import _network
 from tests.support import COUNTER, running_hub
 from tests.test_sockets import closed_with
 
@@ -62,7 +62,7 @@ async def test_connections_that_ask_nothing_are_counted_too(tmp_path: Path) -> N
         for _, each in [*opened, (reader, writer)]:
             each.transport.abort()
         await asyncio.sleep(0.1)
-        assert not client.hub.door._connected
+        assert not client.hub.admission._connected
 
 
 async def test_an_address_makes_so_many_requests(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ async def test_made_up_members_have_a_rate(tmp_path: Path) -> None:
         tmp_path, workers=1, limits=Limits(joins_per_s=3, connections_per_session=3)
     ) as client:
         machine = await client.deploy(COUNTER)
-        codes: list[int | None] = []
+        codes: list[str | None] = []
         for number in range(6):
             async with client.socket(f"{machine}/s?client=a-key-that-was-made-up-{number}") as peer:
                 first = await peer.receive()
@@ -120,10 +120,10 @@ async def test_made_up_members_have_a_rate(tmp_path: Path) -> None:
 @pytest.mark.core
 def test_addresses_of_both_kinds() -> None:
     """Whoever came through a proxy that writes IPv4 as IPv6 was one and the same address."""
-    assert _network("::ffff:10.0.0.7") == "10.0.0.7"
+    assert network_of("::ffff:10.0.0.7") == "10.0.0.7"
     assert (
-        _network("2001:db8:1:2:3:4:5:6")
-        == _network("2001:db8:1:2::9")
-        != _network("2001:db8:1:3::9")
+        network_of("2001:db8:1:2:3:4:5:6")
+        == network_of("2001:db8:1:2::9")
+        != network_of("2001:db8:1:3::9")
     )
-    assert _network("") == ""
+    assert network_of("") == ""

@@ -419,11 +419,7 @@ async def test_a_promise_that_never_settles_costs_nothing(client: Client) -> Non
     )
     machine = await client.deploy(source, name="never-settles")
     await client.http.post(f"/{machine}/s", json={"type": "X"})
-    session = client.hub.host.find(machine, "s")
-    assert session is not None
-    client.hub.housekeeper.hibernate()
-    while session.worker is not None:
-        await asyncio.sleep(0.01)
+    await client.put_to_sleep(machine, "s")
     answer = await client.http.post(f"/{machine}/s", json={"type": "OK"})
     assert (answer.json()["snapshot"]["value"], answer.json()["snapshot"]["context"]) == (
         "b",
@@ -451,10 +447,10 @@ async def test_odd_delays_are_never_early(tmp_path: Path) -> None:
     async with running_hub(tmp_path, clock=clock, workers=1) as client:
         machine = await client.deploy(source)
         await client.http.post(f"/{machine}/s", json={"type": "X"})
-        session = client.hub.host.find(machine, "s")
+        session = client.find(machine, "s")
         assert session is not None
         now, never = clock.now_ms(), 8_640_000_000_000_000
-        assert list(session.timers.values()) == [
+        assert [armed.due_at_ms for armed in session.timers.values()] == [
             now,
             never,
             now,
@@ -469,11 +465,16 @@ async def test_odd_delays_are_never_early(tmp_path: Path) -> None:
             never,
         ]
         clock.move_to(now + 2**31 - 1)
-        client.hub.host.alarm.fire()
+        client.hub.sessions.scheduler.fire()
         await client.http.post(f"/{machine}/s", json={"type": "OK"})
         while len(session.timers) > 4:
             await asyncio.sleep(0.01)
-        assert sorted(session.timers.values()) == [now + 2**31, never, never, never]
+        assert sorted(armed.due_at_ms for armed in session.timers.values()) == [
+            now + 2**31,
+            never,
+            never,
+            never,
+        ]
 
 
 @pytest.mark.parametrize(
@@ -498,7 +499,7 @@ async def test_timers_that_never_rest_are_slowed_down(tmp_path: Path, timers: st
         await client.http.get(f"/{machine}/s")
         for step in range(60):
             clock.move_to(clock.now_ms() + 10)
-            client.hub.host.alarm.fire()
+            client.hub.sessions.scheduler.fire()
             assert (
                 await client.http.post(f"/{machine}/neighbour-{step % 3}", json={"type": "OK"})
             ).status_code == 200
@@ -646,11 +647,7 @@ async def test_live_equals_restored(client: Client, context: str) -> None:
         pushed = (await client.http.post(f"/{machine}/{name}", json={"type": "OK"})).json()
     live = (await client.http.get(f"/{machine}/{name}")).json()
     assert live["snapshot"] == pushed["snapshot"]
-    session = client.hub.host.find(machine, name)
-    assert session is not None
-    client.hub.housekeeper.hibernate()
-    while session.worker is not None:
-        await asyncio.sleep(0.01)
+    await client.put_to_sleep(machine, name)
     assert (await client.http.get(f"/{machine}/{name}")).json()["snapshot"] == live["snapshot"]
     assert (await client.http.get(f"/{machine}/{name}?at={live['seq']}")).json()[
         "snapshot"

@@ -104,7 +104,7 @@ function nodeOf(node: AnyStateNode, events: Set<string>): { [key: string]: Json 
 
 function transitionOf(descriptor: string, transition: AnyStateNode["always"] extends (infer T)[] | undefined ? T : never, events: Set<string>): { [key: string]: Json | undefined } {
   const after = /^xstate\.after\.(.*?)\.(?=[^.]|$)/.exec(descriptor);
-  const internal = descriptor.startsWith("xstate.");
+  const internal = descriptor.startsWith("xstate.") && descriptor !== "xstate.route"; // which clients send
   if (!internal && descriptor) events.add(descriptor);
   return prune({
     event: descriptor, kind: after ? "after" : internal ? descriptor.split(".").slice(1, -1).join(".") || descriptor : "event",

@@ -1,4 +1,4 @@
-// What CONTRACT promises to machines and QuickJS lacks. Everything here runs before any user code.
+// What machines are promised (docs/guest.md) and QuickJS lacks. Everything here runs before any user code.
 
 import "core-js/actual/structured-clone.js";
 import "core-js/actual/url/index.js";

@@ -1,15 +1,19 @@
 // One live session: inputs in, outbox out.
 //
-// An input is the JSON text [kind, seed, ...]: [0, seed, input] starts the actor, [1, seed, event, sender] sends an event,
-// [2, seed, id] is a timer come due. The outbox is [1, finished, snapshot | null, emitted, timersSet, timersCancelled, logs],
-// cut after the last entry that says something, or [0, fault] when the turn must be undone. `snapshot` is null when
-// nothing public changed. `step` runs before the promise jobs of the turn, `collect` after them.
+// An input is the JSON text [shape, seed, ...] of sandbox/protocol/inputs.py: [0, seed, input] starts the actor,
+// [1, seed, event, sender] sends an event, [2, seed, id] is a timer come due. Any other shape is refused: it was written for
+// a later guest. The outbox is [format, finished, snapshot | null, emitted, timersSet, timersCancelled, logs] of
+// sandbox/protocol/outbox.py, cut after the last entry that says something, or [0, fault] when the turn must be undone.
+// `snapshot` is null when nothing public changed. `step` runs before the promise jobs of the turn, `collect` after them.
 
 import { createActor, type AnyActorRef, type AnyStateMachine } from "xstate";
 import * as safe from "./intrinsics.ts";
 import { seedTurn } from "./random.ts";
 import { fireTimer } from "./timers.ts";
 import { clearTurn, faultText, limits, reject, rejectThrown, turn } from "./turn.ts";
+
+/** Which version of the list `collect` answers. */
+const OUTBOX_FORMAT = "1";
 
 let machine: AnyStateMachine | null = null;
 let actor: AnyActorRef | null = null;
@@ -32,15 +36,19 @@ export function step(text: string): void {
   }
   seedTurn(input[1]);
   try {
-    if (input[0] === 1) send(input[2] as Record<string, unknown>, input[3]);
-    else if (input[0] === 2) fireTimer(input[2] as number);
-    else start(input[2]);
+    switch (input[0]) {
+      case 0: return start(input[2]);
+      case 1: return send(input[2] as Record<string, unknown>, input[3]);
+      case 2: return fireTimer(input[2] as number);
+      default: reject("unknown_input", "the input is of a kind that this version's guest does not know");
+    }
   } catch (error) {
     rejectThrown("machine_error", error);
   }
 }
 
 function start(input: unknown): void {
+  if (actor) return reject("unknown_input", "the session has started already");
   actor = createActor(machine as AnyStateMachine, { input });
   actor.subscribe({ error: failed });
   actor.on("*", emitted);
@@ -48,13 +56,15 @@ function start(input: unknown): void {
 }
 
 function send(event: Record<string, unknown>, sender: unknown): void {
-  if (typeof event.type !== "string" || safe.startsWith(event.type, "xstate.")) {
-    reject("invalid_event", "an event needs a type of its own");
-    return;
+  if (typeof event.type !== "string" || (safe.startsWith(event.type, "xstate.") && !isRoute(event.type))) {
+    return reject("invalid_event", "an event needs a type of its own");
   }
   if (sender !== null) event.sender = sender;
   (actor as AnyActorRef).send(event as { type: string });
 }
+
+/** XState's public way to go to a state that has a `route`: the only types of its own that clients may send. */
+const isRoute = (type: string): boolean => type === "xstate.route" || safe.startsWith(type, "xstate.route.");
 
 /** The actor ended in an error: by a thrown action, or by a child's error that nobody handled. */
 function failed(error: unknown): void {
@@ -89,7 +99,7 @@ export function collect(): string {
   }
   if (turn.fault) return "[0," + faultText(turn.fault) + "]";
   const { emitted, timersSet, timersCancelled, logs } = turn;
-  const head = "[1," + finished + "," + changed;
+  const head = "[" + OUTBOX_FORMAT + "," + finished + "," + changed;
   if (!(emitted.length | timersSet.length | timersCancelled.length | logs.length)) return head + "]";
   return head + "," + safe.arrayText(emitted) + "," + safe.arrayText(timersSet) + "," + safe.arrayText(timersCancelled) + "," + safe.arrayText(logs) + "]";
 }
@@ -100,7 +110,7 @@ interface Snapshotlike {
 }
 
 /**
- * XState's snapshot as CONTRACT shows it: {value, context, status, tags, output?, error?, children?}. Spelled part by part,
+ * XState's snapshot as clients see it: {value, context, status, tags, output?, error?, children?}. Spelled part by part,
  * which is cheaper than building an object for JSON.stringify to take apart: this runs for every event.
  */
 function snapshotText(snapshot: Snapshotlike): string {

@@ -1,0 +1,29 @@
+"""WebSocket close codes: what a hub means by them. The one table; docs/protocol.md shows it to clients."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class CloseCode(IntEnum):
+    """Below 4000 as RFC 6455 (section 7.4) and its registry define them, above as this protocol does."""
+
+    GOING_AWAY = 1001
+    """The hub stops: connect again, a little later."""
+    UNSUPPORTED_DATA = 1003
+    """A binary frame."""
+    INVALID_DATA = 1007
+    """Text that is not UTF-8."""
+    POLICY_VIOLATION = 1008
+    """A request that cannot be served; the same one fails again."""
+    INTERNAL_ERROR = 1011
+    """A ping was not answered in time."""
+    TRY_AGAIN_LATER = 1013
+    """The session cannot be had just now."""
+    UNAUTHORISED = 4001
+    FORBIDDEN = 4003
+    """A page of a site that may not use this hub."""
+    NO_SUCH_SESSION = 4004
+    """The machine or the session is not there, or was deleted: do not connect again."""
+    LIMIT_EXCEEDED = 4008
+    """Too fast, too many, or too slow to read. A client may connect again after a while."""

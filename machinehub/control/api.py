@@ -1,0 +1,296 @@
+"""The deploy API: `/api/v1` for machines and versions. One function a call.
+
+What is below `.../sessions` is in `sessions.py`, health and metrics are in `operations.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Mount, Route
+
+from machinehub.clock import timestamp
+from machinehub.control.openapi import openapi_document
+from machinehub.control.uploads import Upload, check_name, upload_bytes_max
+from machinehub.edge.admission import principal_of
+from machinehub.edge.problem import Json
+from machinehub.edge.requests import decode, page, page_of, read_body
+from machinehub.errors import BadRequest, HubError, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from starlette.requests import Request
+
+    from machinehub.control.catalog import Catalog
+    from machinehub.control.operations import Operations
+    from machinehub.control.sessions import SessionApi
+    from machinehub.limits import Limits
+    from machinehub.logs import LogLine, MachineLogs
+    from machinehub.metrics import Metrics
+    from machinehub.model import Machine, Version
+    from machinehub.session.port import Sessions
+    from machinehub.store.store import Store
+
+    Call = Callable[[Request], Awaitable[Response]]
+
+PREFIX: Final = "/api/v1"
+PATCH_BYTES_MAX: Final = 65536
+_MACHINE: Final = "/machines/{machine}"
+_VERSION: Final = _MACHINE + "/versions/{number}"
+_SESSION: Final = _MACHINE + "/sessions/{session:path}"
+_NUMBER: Final = re.compile("[0-9]{1,9}")
+
+
+class MachinePatch(msgspec.Struct):
+    """The body of `PATCH /api/v1/machines/{m}`."""
+
+    name: str
+
+
+class DeployApi:
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: Store,
+        sessions: Sessions,
+        session_api: SessionApi,
+        operations: Operations,
+        logs: MachineLogs,
+        metrics: Metrics,
+        *,
+        limits: Limits,
+        base_url: str,
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._sessions = sessions
+        self._session_api = session_api
+        self._operations = operations
+        self._logs = logs
+        self._metrics = metrics
+        self._limits = limits
+        self._base_url = base_url
+
+    def routes(self) -> list[BaseRoute]:
+        """All calls, by path. Those below the prefix are for principals that may look after machines."""
+        guarded = (
+            ("POST", "/deployments", self.deploy),
+            ("GET", "/machines", self.machine_list),
+            ("GET", _MACHINE, self.machine_read),
+            ("PATCH", _MACHINE, self.machine_change),
+            ("DELETE", _MACHINE, self.machine_delete),
+            ("GET", _MACHINE + "/versions", self.version_list),
+            ("GET", _VERSION, self.version_read),
+            ("GET", _VERSION + "/files", self.version_files),
+            ("POST", _VERSION + "/activate", self.version_activate),
+            ("GET", _MACHINE + "/sessions", self._session_api.list),
+            # One call for all of these: what is the session's id, which may hold slashes, is seen in the
+            # raw path only.
+            ("GET", _SESSION + "/journal", self._session_api.any),
+            ("POST", _SESSION + "/fork", self._session_api.any),
+            ("POST", _SESSION + "/replay", self._session_api.any),
+            ("GET", _SESSION, self._session_api.any),
+            ("DELETE", _SESSION, self._session_api.any),
+            ("GET", _MACHINE + "/logs", self.logs),
+        )
+        by_path: dict[str, dict[str, Call]] = {}
+        for method, path, call in guarded:
+            by_path.setdefault(path, {})[method] = call
+        return [
+            *self._operations.routes(),
+            Mount(
+                PREFIX,
+                routes=[
+                    Route("/openapi.json", self.openapi, methods=["GET"]),
+                    *(
+                        Route(path, _guarded(calls), methods=list(calls))
+                        for path, calls in by_path.items()
+                    ),
+                ],
+            ),
+        ]
+
+    async def openapi(self, _request: Request) -> Response:
+        return Json(openapi_document(self._base_url, self._limits))
+
+    # --- machines and versions ----------------------------------------------------------------------
+
+    async def deploy(self, request: Request) -> Response:
+        body = await read_body(
+            request, bytes_max=upload_bytes_max(self._limits), code="source_too_large"
+        )
+        try:
+            deployed = await self._catalog.deploy(decode(body, Upload))
+        except HubError as error:
+            self._metrics.deployments.labels(outcome=error.code).inc()
+            raise
+        outcome = "created" if deployed.created else "unchanged"
+        self._metrics.deployments.labels(outcome=outcome).inc()
+        machine, version = deployed.machine, deployed.version
+        answer = {
+            "machine": {"id": machine.id, "name": machine.name, "url": self._url(machine)},
+            "version": {
+                "number": version.number,
+                "digest": version.digest,
+                "engine": version.engine,
+            },
+            "created": deployed.created,
+            "timings_ms": {
+                "bundle": deployed.bundle_us / 1000,
+                "freeze": deployed.freeze_us / 1000,
+                "total": deployed.total_us / 1000,
+            },
+            "warnings": deployed.warnings,
+        }
+        return Json(answer, 201 if deployed.created else 200)
+
+    async def machine_list(self, request: Request) -> Response:
+        limit, after = page_of(request, limit_max=self._limits.page_items)
+        found = await self._store.machine_list(after=after, limit=limit + 1)
+        return Json(page([self._machine(machine) for machine in found], limit=limit, key="name"))
+
+    async def machine_read(self, request: Request) -> Response:
+        machine = await self._find(request)
+        answer = self._machine(machine)
+        if machine.active_version:
+            answer["version"] = _version(
+                await self._store.version(machine.id, machine.active_version)
+            )
+        return Json(answer)
+
+    async def machine_change(self, request: Request) -> Response:
+        patch = decode(await read_body(request, bytes_max=PATCH_BYTES_MAX), MachinePatch)
+        check_name(patch.name)
+        machine = await self._find(request)
+        renamed = await self._store.rename(machine.id, patch.name)
+        self._catalog.forget(machine.id)
+        return Json(self._machine(renamed))
+
+    async def machine_delete(self, request: Request) -> Response:
+        machine = await self._find(request)
+        await self._sessions.delete_machine(machine.id)
+        await self._store.delete_machine(machine.id)
+        self._catalog.forget(machine.id)
+        self._logs.forget(machine.id)
+        return Response(status_code=204)
+
+    async def version_list(self, request: Request) -> Response:
+        machine = await self._find(request)
+        limit, before = page_of(request, limit_max=self._limits.page_items)
+        if before is not None and not _NUMBER.fullmatch(before):
+            raise BadRequest("invalid_cursor", "the cursor is not one that a list gave")
+        found = await self._store.version_list(
+            machine.id, before=int(before) if before else None, limit=limit + 1
+        )
+        shown = [_version(each) | _activity(each, machine) for each in found]
+        return Json(page(shown, limit=limit, key="number"))
+
+    async def version_read(self, request: Request) -> Response:
+        machine = await self._find(request)
+        version = await self._store.version(machine.id, _number(request))
+        definition = {"definition": version.definition}
+        return Json(_version(version) | _activity(version, machine) | definition)
+
+    async def version_files(self, request: Request) -> Response:
+        machine = await self._find(request)
+        version = await self._store.version(machine.id, _number(request))
+        files = await self._store.files(machine.id, version.number)
+        return Json({"entry": version.entry, "files": files})
+
+    async def version_activate(self, request: Request) -> Response:
+        machine = await self._find(request)
+        activated = await self._store.activate(machine.id, _number(request))
+        self._catalog.forget(machine.id)
+        return Json(self._machine(activated))
+
+    # --- logs ---------------------------------------------------------------------------------------
+
+    async def logs(self, request: Request) -> Response:
+        machine = await self._find(request)
+        limit, _ = page_of(request, limit_max=self._limits.log_lines_kept)
+        last = self._logs.last(machine.id, limit)
+        if "text/event-stream" not in request.headers.get("accept", ""):
+            return Json({"data": last, "next": None})
+        return StreamingResponse(
+            self._follow(machine.id, last),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store"},
+        )
+
+    async def _follow(self, machine_id: str, last: list[LogLine]) -> AsyncIterator[bytes]:
+        """The lines there are, then those that come.
+
+        A reader that falls behind loses lines, never holds up the hub.
+        """
+        lines: asyncio.Queue[LogLine] = asyncio.Queue(maxsize=self._limits.log_lines_kept)
+
+        def push(line: LogLine) -> None:
+            if not lines.full():
+                lines.put_nowait(line)
+
+        stop = self._logs.follow(machine_id, push)
+        try:
+            for line in last:
+                yield b"data: " + msgspec.json.encode(line) + b"\n\n"
+            while not self._operations.draining:
+                try:
+                    line = await asyncio.wait_for(lines.get(), 1)
+                    yield b"data: " + msgspec.json.encode(line) + b"\n\n"
+                except TimeoutError:
+                    pass
+        finally:
+            stop()
+
+    # --- how things are shown -----------------------------------------------------------------------
+
+    async def _find(self, request: Request) -> Machine:
+        return await self._store.machine(request.path_params["machine"])
+
+    def _machine(self, machine: Machine) -> dict[str, Any]:
+        return {
+            "id": machine.id,
+            "name": machine.name,
+            "url": self._url(machine),
+            "created_at": timestamp(machine.created_at_ms),
+            "active_version": machine.active_version or None,
+        }
+
+    def _url(self, machine: Machine) -> str:
+        return f"{self._base_url}/{machine.id}"
+
+
+def _guarded(calls: dict[str, Call]) -> Call:
+    """The calls of one path, by method, for those who may look after machines."""
+
+    async def guarded(request: Request) -> Response:
+        principal_of(request.scope).must_operate()
+        return await calls["GET" if request.method == "HEAD" else request.method](request)
+
+    return guarded
+
+
+def _number(request: Request) -> int:
+    text: str = request.path_params["number"]
+    if not _NUMBER.fullmatch(text):
+        raise NotFound("no_such_version", "the machine has no such version")
+    return int(text)
+
+
+def _version(version: Version) -> dict[str, Any]:
+    return {
+        "number": version.number,
+        "digest": version.digest,
+        "engine": version.engine,
+        "entry": version.entry,
+        "message": version.message,
+        "created_at": timestamp(version.created_at_ms),
+    }
+
+
+def _activity(version: Version, machine: Machine) -> dict[str, bool]:
+    return {"active": version.number == machine.active_version}

@@ -1,0 +1,92 @@
+"""Builds: an upload goes to a forge or a compiler, and what comes back is checked before it is believed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from machinehub.errors import BuildFailed
+from machinehub.model import Image
+from sandbox.protocol.nesting import is_deeper_than
+
+if TYPE_CHECKING:
+    from machinehub.control.uploads import Source
+    from machinehub.limits import Limits, MachineLimits
+    from machinehub.workers.pool import WorkerPool
+
+DEFINITION_BYTES_MAX: Final = 4 * 1024 * 1024
+DEFINITION_DEPTH_MAX: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What became of an upload."""
+
+    image: Image
+    definition: bytes
+    """JSON"""
+    code: bytes
+    """Of a module: what it is compiled from, to be kept as an engine."""
+    warnings: list[str]
+    bundle_us: int
+    freeze_us: int
+
+
+async def build(pool: WorkerPool, source: Source, limits: Limits) -> Build:
+    """Bundles and freezes, or checks and compiles a module, storing nothing. `limits` are the hub's.
+
+    Raises `BuildFailed`, `Unavailable`.
+    """
+    upload, own = source.upload, source.upload.limits
+    if source.module is not None:
+        module = await pool.builds.build_module(
+            module=source.module,
+            name=upload.name,
+            cpu_ms=limits.build_cpu_ms,
+            module_bytes_max=limits.module_bytes,
+            memory_bytes_max=source.limits.memory_bytes,
+            limits=source.guest_limits,
+            own=source.own_limits,
+        )
+        image = Image(image=module.image, engine=module.engine, engine_code=module.compiled)
+        definition = _checked(module.definition, own)
+        return Build(image, definition, module.code, [], module.check_us, module.compile_us)
+    built = await pool.builds.build(
+        entry=upload.entry,
+        files=upload.files,
+        cpu_ms=limits.build_cpu_ms,
+        memory_bytes_max=source.limits.memory_bytes,
+        bundle_bytes_max=limits.bundle_bytes,
+        on_error=upload.machine.on_error,
+        limits=source.guest_limits,
+        own=source.own_limits,
+    )
+    return Build(
+        Image(image=built.image, engine=pool.engine_and_base[0]),
+        _checked(built.definition, own),
+        b"",
+        built.warnings,
+        built.bundle_us,
+        built.freeze_us,
+    )
+
+
+def _checked(definition: bytes, own: MachineLimits) -> bytes:
+    """A definition as a forge gave it, which has seen strangers' code: JSON, or the build is refused. With
+    the version's own limits.
+    """
+    try:
+        too_deep = is_deeper_than(definition, DEFINITION_DEPTH_MAX)
+        if len(definition) > DEFINITION_BYTES_MAX or too_deep:
+            raise BuildFailed(
+                "definition_too_large",
+                f"the machine's states and transitions take more than {DEFINITION_BYTES_MAX} bytes, or"
+                " nest too deeply",
+            )
+        read = msgspec.json.decode(definition, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        raise BuildFailed("machine_throws", "the machine's definition cannot be read") from None
+    said = msgspec.to_builtins(own)
+    return msgspec.json.encode(read | {"limits": said}) if said else definition

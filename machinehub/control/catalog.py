@@ -1,0 +1,228 @@
+"""The catalog: machines and versions, as the deploy API and the protocols ask for them.
+
+Decides: when a build is needed (content is named by its digest), what a machine reference in a URL means,
+and how long a lookup may be remembered. Does not know: HTTP, sessions, how images are built.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from machinehub.clock import Stopwatch
+from machinehub.control.builds import build
+from machinehub.control.uploads import check_upload
+from machinehub.errors import NotFound
+from machinehub.limits import MachineLimits, lowered
+from machinehub.store.store import pack_files
+
+if TYPE_CHECKING:
+    from machinehub.clock import Clock, Entropy
+    from machinehub.control.builds import Build
+    from machinehub.control.uploads import Source, Upload
+    from machinehub.ids import Digest, MachineId
+    from machinehub.limits import Limits
+    from machinehub.model import Image, Machine, Version
+    from machinehub.store.store import Deployment, Store
+    from machinehub.workers.pool import WorkerPool
+
+K = TypeVar("K")
+V = TypeVar("V")
+LOOKUP_S: Final = 2.0
+"""How long a lookup may be remembered: this long after another node's activation, new sessions may get the
+old version.
+"""
+TARGETS_REMEMBERED: Final = 10_000
+VERSIONS_REMEMBERED: Final = 10_000
+"""Whose limits are in memory: a version never changes."""
+IMAGES_REMEMBERED: Final = 64
+"""Compressed images in memory, about 400 KiB each; the rest are read from the database when a session needs
+them.
+"""
+HEARS_PRESENCE: Final = frozenset({"presence.joined", "presence.left", "presence.*"})
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a session needs to know of its version."""
+
+    machine: Machine
+    version: Version
+    limits: Limits
+    """The hub's, with the version's own where those are lower."""
+
+    @property
+    def number(self) -> int:
+        return self.version.number
+
+    @property
+    def digest(self) -> Digest:
+        return self.version.digest
+
+    @property
+    def hears_presence(self) -> bool:
+        return not HEARS_PRESENCE.isdisjoint(self.version.definition.get("events", []))
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    machine: Machine
+    version: Version
+    created: bool
+    """False for content that the machine has already."""
+    bundle_us: int
+    freeze_us: int
+    total_us: int
+    warnings: list[str]
+
+
+class Catalog:
+    def __init__(
+        self, store: Store, pool: WorkerPool, clock: Clock, entropy: Entropy, limits: Limits
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._clock = clock
+        self._entropy = entropy
+        self._limits = limits
+        self._targets: dict[tuple[MachineId, int | None], tuple[float, Target]] = {}
+        self._images: OrderedDict[Digest, Image] = OrderedDict()
+        """The most recently used last."""
+        self._limits_of: OrderedDict[tuple[MachineId, int], Limits] = OrderedDict()
+        self._deploying: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    # --- deploying ----------------------------------------------------------------------------------
+
+    async def deploy(self, upload: Upload) -> Deployed:
+        """Builds the upload, unless its content was built before, and stores it.
+
+        Raises `BuildFailed`, `Conflict`, and what `check_upload` raises.
+        """
+        watch = Stopwatch()
+        source = check_upload(upload, self._limits)
+        digest = source.digest(*self._pool.engine_and_base)
+        built = None if await self._store.has_image(digest) else await self._build(source, digest)
+        # Deployments of one name take turns: two at once would only find out from the database that they
+        # must.
+        async with self._deploying.setdefault(upload.name, asyncio.Lock()):
+            stored = await self._store_version(upload, digest, built)
+            if stored is None:  # the last machine with this content was deleted meanwhile
+                built = await self._build(source, digest)
+                stored = await self._store_version(upload, digest, built)
+        assert stored is not None
+        self.forget(stored.machine.id)
+        return Deployed(
+            stored.machine,
+            stored.version,
+            stored.created,
+            built.bundle_us if built else 0,
+            built.freeze_us if built else 0,
+            watch.us,
+            built.warnings if built else [],
+        )
+
+    async def _build(self, source: Source, digest: Digest) -> Build:
+        built = await build(self._pool, source, self._limits)
+        if built.code:
+            await self._store.add_engine(built.image.engine, built.code)
+        self._remember_image(digest, built.image)
+        return built
+
+    async def _store_version(
+        self, upload: Upload, digest: Digest, built: Build | None
+    ) -> Deployment | None:
+        return await self._store.deploy(
+            new_id=self._entropy.machine_id(),
+            name=upload.name,
+            digest=digest,
+            entry=upload.entry,
+            files=pack_files(upload.files),
+            message=upload.message,
+            activate=upload.activate,
+            now_ms=self._clock.now_ms(),
+            image=built.image.image if built else None,
+            engine=built.image.engine if built else "",
+            definition=built.definition if built else None,
+        )
+
+    # --- looking up ---------------------------------------------------------------------------------
+
+    async def target(self, machine_id: MachineId, number: int | None) -> Target:
+        """The version that a session on `machine_id` gets: `number`, or the active one. Raises `NotFound`.
+
+        Only ids count here, not names: an id is the secret that lets people in.
+        """
+        known = self._targets.get((machine_id, number))
+        now_s = self._clock.monotonic_s()
+        if known is not None and now_s - known[0] < LOOKUP_S:
+            return known[1]
+        machine = await self._store.machine(machine_id)
+        if machine.id != machine_id:
+            raise NotFound("no_such_machine", f"there is no machine {machine_id[:100]!r}")
+        wanted = machine.active_version if number is None else number
+        if number is None and wanted == 0:
+            raise NotFound("no_active_version", "no version of this machine was activated yet")
+        version = await self._store.version(machine_id, wanted)
+        own = msgspec.convert(version.definition.get("limits", {}), MachineLimits)
+        target = Target(machine, version, lowered(self._limits, own))
+        if len(self._targets) > TARGETS_REMEMBERED:
+            self._targets.clear()
+        self._targets[machine_id, number] = now_s, target
+        return target
+
+    async def limits_of(self, machine_id: MachineId, number: int) -> Limits:
+        """What a version allows. Raises as `target` does."""
+        known = self._limits_of.get((machine_id, number))
+        if known is None:
+            known = (await self.target(machine_id, number)).limits
+            _remember(self._limits_of, (machine_id, number), known, VERSIONS_REMEMBERED)
+        return known
+
+    async def image(self, digest: Digest) -> Image:
+        """Raises `NotFound`, `Unavailable`."""
+        image = self.at_hand(digest)
+        if image is None:
+            image = await self._store.image(digest)
+            if image.engine != self._pool.engine_and_base[0]:
+                code = await self._store.engine_code(image.engine)
+                if image.is_module:
+                    code = await self._pool.builds.compile(code)
+                image = msgspec.structs.replace(image, engine_code=code)
+            self._remember_image(digest, image)
+        return image
+
+    def at_hand(self, digest: Digest) -> Image | None:
+        """The image, if it is in memory."""
+        image = self._images.get(digest)
+        if image is not None:
+            self._images.move_to_end(digest)
+        return image
+
+    async def keep_engine(self) -> None:
+        """Stores the engine that new images are frozen under: sessions stay on theirs when the hub gets
+        another.
+        """
+        digest, _ = self._pool.engine_and_base
+        if not await self._store.has_engine(digest):
+            await self._store.add_engine(digest, await self._pool.builds.engine_code())
+
+    def forget(self, machine_id: MachineId) -> None:
+        """Something about the machine changed: the next lookup asks the database."""
+        for key in [key for key in self._targets if key[0] == machine_id]:
+            del self._targets[key]
+
+    def _remember_image(self, digest: Digest, image: Image) -> None:
+        _remember(self._images, digest, image, IMAGES_REMEMBERED)
+
+
+def _remember(known: OrderedDict[K, V], key: K, value: V, most: int) -> None:
+    """Adds to a bounded store, from which the one that was used longest ago goes."""
+    known[key] = value
+    known.move_to_end(key)
+    if len(known) > most:
+        known.popitem(last=False)

@@ -1,0 +1,181 @@
+"""The deploy API's part for sessions: list, read, delete, and their history.
+
+A session's id may hold slashes, percent-encoded: what comes behind it is told apart in the raw path.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from starlette.responses import Response
+
+from machinehub.clock import timestamp
+from machinehub.edge.addresses import check_session_id, decode_part
+from machinehub.edge.problem import Json
+from machinehub.edge.requests import decode, page, page_of, read_body, seq_of, while_connected
+from machinehub.errors import BadRequest, NotFound
+from machinehub.ids import Seq, SessionId
+from machinehub.model import Kind
+from machinehub.session.port import Address
+from sandbox.protocol.inputs import read_input
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from machinehub.clock import Entropy
+    from machinehub.limits import Limits
+    from machinehub.model import Entry
+    from machinehub.session.port import Recomputed, Sessions, Summary
+    from machinehub.store.store import Store
+
+ATTEMPT_MAX: Final = 2**31 - 1
+FORK_BYTES_MAX: Final = 65536
+_CURSOR: Final = re.compile(r"([0-9]{1,18})\.([0-9]{1,10})")
+_PATH_PARTS: Final = 6
+"""Slashes before a session's id in /api/v1/machines/{machine}/sessions/{session}."""
+
+
+class ForkBody(msgspec.Struct):
+    """The body of `POST .../sessions/{s}/fork`. Without `at` the fork begins where the session is."""
+
+    at: int | None = None
+    session: str | None = None
+
+
+class SessionApi:
+    def __init__(self, store: Store, sessions: Sessions, entropy: Entropy, limits: Limits) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._entropy = entropy
+        self._limits = limits
+        self._calls = {
+            ("GET", None): self._read,
+            ("DELETE", None): self._delete,
+            ("GET", "journal"): self._journal,
+            ("POST", "fork"): self._fork,
+            ("POST", "replay"): self._replay,
+        }
+
+    async def list(self, request: Request) -> Response:
+        machine = await self._store.machine(request.path_params["machine"])
+        limit, after = page_of(request, limit_max=self._limits.page_items)
+        found = await self._sessions.summaries(
+            machine.id, after=SessionId(after) if after is not None else None, limit=limit + 1
+        )
+        return Json(page([_show(summary) for summary in found], limit=limit, key="id"))
+
+    async def any(self, request: Request) -> Response:
+        """Everything below `.../sessions/`: finds out which session, and what of it."""
+        machine = await self._store.machine(request.path_params["machine"])
+        session_id, action = self._below(request)
+        call = self._calls.get((request.method, action))
+        if call is None:
+            raise NotFound("not_found", "there is nothing at this URL")
+        return await call(request, Address(machine.id, session_id))
+
+    def _below(self, request: Request) -> tuple[SessionId, str | None]:
+        # The machine may be called anything, and any letter may be encoded.
+        parts = request.scope["raw_path"].split(b"/", _PATH_PARTS)[_PATH_PARTS].split(b"/")
+        if len(parts) > 2:
+            raise NotFound("not_found", "a slash in a session's id is written %2F")
+        session_id = decode_part(parts[0])
+        # Not `check_session_id`: there may be sessions from before some ids were reserved.
+        if not 1 <= len(session_id) <= self._limits.session_id_chars:
+            raise NotFound("no_such_session", "the machine has no session of this name")
+        return SessionId(session_id), decode_part(parts[1]) if len(parts) == 2 else None
+
+    # --- reading ------------------------------------------------------------------------------------
+
+    async def _read(self, request: Request, address: Address) -> Response:
+        looking = self._sessions.inspect(address, seq_of(request, "at"))
+        summary, snapshot = await while_connected(request, looking)
+        return Json(_show(summary) | {"snapshot": msgspec.Raw(snapshot.state)})
+
+    async def _delete(self, _request: Request, address: Address) -> Response:
+        await self._sessions.delete(address)
+        return Response(status_code=204)
+
+    async def _journal(self, request: Request, address: Address) -> Response:
+        limit, cursor = page_of(request, limit_max=self._limits.page_items)
+        first = seq_of(request, "from")
+        start = f"{first - 1}.{ATTEMPT_MAX}" if first else "0.0"
+        behind = request.query_params.get("after", start) if cursor is None else cursor
+        after = _CURSOR.fullmatch(behind)
+        if after is None:
+            raise BadRequest("invalid_cursor", "that is no cursor of a list, and no seq.attempt")
+        entries = await self._sessions.journal_of(
+            address, after=(Seq(int(after[1])), int(after[2])), limit=limit + 1
+        )
+        shown = [show_entry(entry) for entry in entries]
+        return Json(page(shown, limit=limit, key="seq", then="attempt"))
+
+    # --- history ------------------------------------------------------------------------------------
+
+    async def _fork(self, request: Request, address: Address) -> Response:
+        body = await read_body(request, bytes_max=FORK_BYTES_MAX)
+        wanted = decode(body, ForkBody) if body else ForkBody()
+        name = self._entropy.connection_id() if wanted.session is None else wanted.session
+        session_id = check_session_id(name, chars_max=self._limits.session_id_chars)
+        at = None if wanted.at is None else Seq(wanted.at)
+        return Json(_show(await self._sessions.fork(address, at, session_id)), 201)
+
+    async def _replay(self, request: Request, address: Address) -> Response:
+        replaying = self._sessions.replay(address, seq_of(request, "at"))
+        return Json(_show_recomputed(await while_connected(request, replaying)))
+
+
+def _show(summary: Summary) -> dict[str, Any]:
+    parent = None
+    if summary.parent is not None:
+        parent = {"id": summary.parent, "at": summary.forked_at}
+    return {
+        "id": summary.session_id,
+        "version": summary.version,
+        "seq": summary.seq,
+        "finished": summary.finished,
+        "created_at": timestamp(summary.created_at_ms),
+        "connections": summary.connections,
+        "live": summary.live,
+        "parent": parent,
+    }
+
+
+def show_entry(entry: Entry) -> dict[str, Any]:
+    """An entry as the API shows it: the guest's own spelling of the input taken apart."""
+    given = read_input(entry.input)
+    shown: dict[str, Any] = {
+        "seq": entry.seq,
+        "attempt": entry.attempt,
+        "kind": entry.kind.value,
+        "at": timestamp(entry.now_ms),
+        "seed": given.seed,
+    }
+    match entry.kind:
+        case Kind.START:
+            shown["input"] = given.subject
+        case Kind.TIMER:
+            shown["timer"] = given.timer
+        case Kind.EVENT | Kind.PRESENCE:
+            shown |= {"id": entry.event_id, "event": given.subject, "sender": given.sender}
+    outcome = "accepted" if entry.error is None else "rejected"
+    shown |= {"outcome": outcome, "changed": entry.changed}
+    if entry.error is not None:
+        shown["error"] = {"code": entry.error.code, "detail": entry.error.detail}
+    return shown
+
+
+def _show_recomputed(found: Recomputed) -> dict[str, Any]:
+    return {
+        "seq": found.seq,
+        "inputs": found.inputs,
+        "ms": found.ms,
+        "digest": found.digest,
+        "snapshot": msgspec.Raw(found.state),
+        "checkpoints": [
+            {"seq": seq, "stored": stored, "recomputed": recomputed}
+            for seq, stored, recomputed in found.checkpoints
+        ],
+        "verified": found.verified,
+    }

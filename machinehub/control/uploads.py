@@ -1,0 +1,138 @@
+"""Uploads: what a deployment must look like before anything is built, and what its content is called.
+
+Decides without I/O.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from machinehub.errors import BadRequest, TooLarge
+from machinehub.ids import Digest
+from machinehub.limits import Limits, MachineLimits, excessive, lowered
+from machinehub.model import MachineSettings
+from sandbox.protocol.limits import GuestLimits, OwnLimits
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MODULE_ABI: Final = "guest-abi 1"
+"""In place of the base image's digest, in the digest of a WASM module's content."""
+MESSAGE_CHARS_MAX: Final = 1000
+
+
+class Upload(msgspec.Struct, kw_only=True):
+    """The body of `POST /api/v1/deployments`."""
+
+    name: str
+    entry: str
+    files: dict[str, str]
+    """Their text by path; of a .wasm file its base64."""
+    message: str = ""
+    activate: bool = True
+    machine: MachineSettings = MachineSettings()
+    limits: MachineLimits = MachineLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An upload that may be built."""
+
+    upload: Upload
+    module: bytes | None
+    """Of a machine that comes as a WASM module (docs/guest-abi.md)."""
+    limits: Limits
+    """The hub's, with the version's own where those are lower."""
+
+    @property
+    def guest_limits(self) -> GuestLimits:
+        """Those that are frozen into the image."""
+        names = GuestLimits.__struct_fields__
+        return GuestLimits(**{name: getattr(self.limits, name) for name in names})
+
+    @property
+    def own_limits(self) -> OwnLimits:
+        """What the version says of its turns."""
+        own = self.upload.limits
+        return OwnLimits(
+            event_cpu_ms=own.event_cpu_ms,
+            start_cpu_ms=own.start_cpu_ms,
+            snapshot_bytes=own.snapshot_bytes,
+            emitted_bytes=own.emitted_bytes,
+        )
+
+    def digest(self, engine: str, base: str) -> Digest:
+        """The name of the content: what was uploaded, what a script is built with, and the limits that are
+        frozen into it. `engine` and `base` are digests.
+        """
+        upload = self.upload
+        built_with = ("", MODULE_ABI) if self.module is not None else (engine, base)
+        parts = [
+            *built_with,
+            upload.entry,
+            sorted(upload.files.items()),
+            upload.machine,
+            upload.limits,
+            self.guest_limits,
+            self.limits.memory_bytes,
+        ]
+        return Digest(hashlib.sha256(msgspec.msgpack.encode(parts)).hexdigest()[:32])
+
+
+def check_upload(upload: Upload, limits: Limits) -> Source:
+    """Raises `BadRequest` or `TooLarge` for an upload that is wrongly named or too large; `limits` are the
+    hub's.
+    """
+    check_name(upload.name)
+    if len(upload.message) > MESSAGE_CHARS_MAX or "\0" in upload.message:
+        raise BadRequest("invalid_message", f"a message has at most {MESSAGE_CHARS_MAX} characters")
+    if len(upload.files) > limits.source_files:
+        raise TooLarge("source_too_large", f"an upload has at most {limits.source_files} files")
+    try:
+        size = sum(
+            len(path.encode()) + len(content.encode()) for path, content in upload.files.items()
+        )
+    except UnicodeEncodeError:
+        raise BadRequest("invalid_source", "a file is not Unicode text") from None
+    if (wrong := excessive(limits, upload.limits)) is not None:
+        raise BadRequest("invalid_limits", f"the machine's own limits: {wrong}")
+    module = None
+    if upload.entry.endswith(".wasm"):
+        module = _module_of(upload, limits)
+    elif size > limits.source_bytes:
+        raise TooLarge(
+            "source_too_large",
+            f"the files of an upload have at most {limits.source_bytes} bytes together",
+        )
+    return Source(upload, module, lowered(limits, upload.limits))
+
+
+def check_name(name: str) -> None:
+    """Raises `BadRequest` for what no machine may be called."""
+    if not NAME.fullmatch(name):
+        raise BadRequest(
+            "invalid_name",
+            "a machine's name is 1 to 64 letters, digits, dots, dashes or underscores, and begins with"
+            " a letter or digit",
+        )
+
+
+def upload_bytes_max(limits: Limits) -> int:
+    """Of the body of a deployment: text may be escaped to twice its size, and base64 takes a third more."""
+    return 2 * max(limits.source_bytes, limits.module_bytes) + 65536
+
+
+def _module_of(upload: Upload, limits: Limits) -> bytes:
+    if list(upload.files) != [upload.entry]:
+        raise BadRequest("invalid_source", "a WASM module is uploaded by itself")
+    try:
+        module = base64.b64decode(upload.files[upload.entry], validate=True)
+    except ValueError:
+        raise BadRequest("invalid_source", "a WASM module is uploaded as base64") from None
+    if len(module) > limits.module_bytes:
+        raise TooLarge("source_too_large", f"a WASM module has at most {limits.module_bytes} bytes")
+    return module

@@ -1,0 +1,242 @@
+"""Admission: every request and every socket passes here, and comes out as a `Principal`.
+
+In one order: names (`Host`, proxies), origins, how many and how often, declared size, identity. Counts are
+kept by address (of the proxy's client, where a proxy on this computer names one; an IPv6 network of 64 bits
+counts as one). On an open hub, which only this computer reaches, nothing is counted: a developer's own load
+test is no abuse.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from machinehub.errors import Forbidden, RateLimited, TooLarge
+from machinehub.principal import Principal, Standing
+from machinehub.rates import Rates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+
+    from machinehub.clock import Clock
+    from machinehub.edge.tokens import Tokens
+    from machinehub.limits import Limits
+    from machinehub.settings import Settings
+
+PROXIES: Final = frozenset({"127.0.0.1", "::1"})
+"""From where `X-Forwarded-For` is believed, as uvicorn does."""
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+ASSETS: Final = "/assets/"
+PRINCIPAL: Final = "machinehub.principal"
+"""Where the ASGI scope carries the `Principal`."""
+_HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@]+))(?::[0-9]*)?")
+_DIGITS: Final = re.compile("[0-9]{1,18}")
+
+
+class _Headers:
+    """What admission looks at of a request's head."""
+
+    __slots__ = ("authorization", "forwarded", "host", "length", "mode", "origin", "site")
+
+    def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
+        self.host = self.origin = self.authorization = self.site = self.mode = self.length = ""
+        self.forwarded = False
+        for name, value in headers:
+            match name:
+                case b"host":
+                    self.host = value.decode("latin-1")
+                case b"origin":
+                    self.origin = value.decode("latin-1")
+                case b"authorization":
+                    self.authorization = value.decode("latin-1")
+                case b"content-length":
+                    self.length = value.decode("latin-1")
+                case b"sec-fetch-site":
+                    self.site = value.decode("latin-1")
+                case b"sec-fetch-mode":
+                    self.mode = value.decode("latin-1")
+                case b"forwarded":
+                    self.forwarded = True
+                case _ if name.startswith(b"x-forwarded-"):
+                    self.forwarded = True
+
+
+class Admission:
+    def __init__(
+        self,
+        settings: Settings,
+        limits: Limits,
+        tokens: Tokens,
+        clock: Clock,
+        *,
+        body_bytes_max: int,
+    ) -> None:
+        """`body_bytes_max` is of the largest body that any call takes."""
+        self._names = LOOPBACK_NAMES | {settings.host}
+        self._origins = frozenset(settings.origins.replace(",", " ").split())
+        self._limits = limits
+        self._tokens = tokens
+        self._clock = clock
+        self._body_bytes_max = body_bytes_max
+        self._connected: Counter[str] = Counter()
+        self._inside: Counter[str] = Counter()
+        self._requests: Rates[str] = Rates()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody on this computer may do everything."""
+        return self._tokens.is_open
+
+    def connect(self, peer: str) -> Callable[[], None] | None:
+        """A connection is there, whatever comes of it; what to call when it is gone.
+
+        Those of a proxy on this computer are counted by request. Raises `RateLimited`.
+        """
+        if self.is_open or peer in PROXIES:
+            return None
+        address = network_of(peer)
+        self._count(self._connected, address, "connections")
+        return lambda: self._uncount(self._connected, address)
+
+    async def enter(self, scope: MutableMapping[str, Any]) -> Callable[[], None]:
+        """A request or a socket begins: `scope` carries its principal from now on. What to call when it
+        ends. Raises `Forbidden`, `RateLimited`, `TooLarge`.
+        """
+        head = _Headers(scope["headers"])
+        self._check_names(head)
+        self._check_origin(head, scope["path"])
+        address = network_of(scope["client"][0] if scope.get("client") else "")
+        if not self.is_open:
+            self._check_rate(address)
+        self._check_size(head)
+        scope[PRINCIPAL] = await self._identify(head)
+        if self.is_open:
+            return lambda: None
+        self._count(self._inside, address, "connections and requests")
+        return lambda: self._uncount(self._inside, address)
+
+    # --- names and origins --------------------------------------------------------------------------
+
+    def _check_names(self, head: _Headers) -> None:
+        """An open hub is for this computer alone: neither a page whose server points a name of its own here
+        (DNS rebinding) nor whoever comes through a proxy is let in.
+        """
+        if not self.is_open:
+            return
+        if head.forwarded:
+            raise Forbidden(
+                "foreign_host",
+                "an open hub is not for a proxy's clients; configure a token (`machinehub tokens create`)",
+            )
+        if _hostname(head.host) not in self._names:
+            raise Forbidden(
+                "foreign_host",
+                "an open hub answers to localhost only; configure a token (`machinehub tokens create`)"
+                " to use other names",
+            )
+
+    def _check_origin(self, head: _Headers, path: str) -> None:
+        """Machines of a hub with tokens are for pages of any site, unless its settings name those that may
+        use them; those of an open hub for pages of this computer, unless they do.
+        """
+        if path.startswith(ASSETS):
+            return
+        if not head.origin:
+            # A picture or a script of another site's page is asked for without an Origin.
+            embedded = head.site == "cross-site" and head.mode != "navigate"
+            if self.is_open and embedded and not self._origins:
+                raise Forbidden("foreign_origin", "an open hub is not for other sites' pages")
+            return
+        if site_of(head.origin) == head.host:
+            return
+        if self._origins:
+            if head.origin not in self._origins:
+                raise Forbidden("foreign_origin", "this hub's machines are for other sites' pages")
+        elif self.is_open and not _is_loopback_origin(head.origin):
+            raise Forbidden(
+                "foreign_origin",
+                "an open hub is for pages of this computer; name the site in MACHINEHUB_ORIGINS",
+            )
+
+    # --- how many, how often, how large -------------------------------------------------------------
+
+    def _check_rate(self, address: str) -> None:
+        per_s = self._limits.requests_per_s
+        if not self._requests.take(address, per_s, self._clock.monotonic_s()):
+            raise RateLimited("rate_limited", f"an address makes at most {per_s} requests a second")
+
+    def _count(self, counter: Counter[str], address: str, what: str) -> None:
+        most = self._limits.connections_per_address
+        if counter[address] >= most:
+            raise RateLimited(
+                "connections_exceeded", f"an address has at most {most} {what} at once"
+            )
+        counter[address] += 1
+
+    def _uncount(self, counter: Counter[str], address: str) -> None:
+        counter[address] -= 1
+        if not counter[address]:
+            del counter[address]
+
+    def _check_size(self, head: _Headers) -> None:
+        """What is announced to be larger than any call takes; each call has a bound of its own."""
+        if _DIGITS.fullmatch(head.length) and int(head.length) > self._body_bytes_max:
+            raise TooLarge(
+                "body_too_large", f"no body has more than {self._body_bytes_max} bytes here"
+            )
+
+    # --- identity -----------------------------------------------------------------------------------
+
+    async def _identify(self, head: _Headers) -> Principal:
+        if self.is_open:
+            own_page = not head.origin or site_of(head.origin) == head.host
+            return Principal(Standing.LOCAL if own_page else Standing.FOREIGN_PAGE)
+        scheme, _, token = head.authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            return Principal(Standing.ANONYMOUS)
+        is_valid = await self._tokens.is_valid(token)
+        return Principal(Standing.TOKEN if is_valid else Standing.WRONG_TOKEN)
+
+
+def principal_of(scope: MutableMapping[str, Any]) -> Principal:
+    """Whom admission found behind a request or a socket."""
+    principal = scope[PRINCIPAL]
+    assert isinstance(principal, Principal)
+    return principal
+
+
+def site_of(origin: str) -> str | None:
+    """Host and port of an `Origin`; None for what names none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # "http://["
+        return None
+
+
+def _is_loopback_origin(origin: str) -> bool:
+    try:
+        return urlsplit(origin).hostname in LOOPBACK_NAMES
+    except ValueError:
+        return False
+
+
+def _hostname(host: str) -> str | None:
+    """The name in a `Host` header, without its port (RFC 9110, 7.2)."""
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2]).lower() if found else None
+
+
+def network_of(address: str) -> str:
+    """IPv6 by its first four groups: whoever has one such address has the whole network."""
+    if ":" not in address:
+        return address
+    if "." in address:  # an IPv4 address, spelled as one of the others
+        return address.rsplit(":", 1)[1]
+    head, _, tail = address.partition("::")
+    groups = head.split(":") if head else []
+    if tail or "::" in address:
+        rest = tail.split(":") if tail else []
+        groups += ["0"] * (8 - len(groups) - len(rest)) + rest
+    return ":".join(groups[:4])

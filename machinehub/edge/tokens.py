@@ -1,0 +1,55 @@
+"""The hub's tokens: which are valid, and whether the hub is open.
+
+A hub is *open* when it listens on loopback and never had a token: everybody on this computer may do
+everything. That is decided once, at the start: revoking the last token closes a hub, it does not open it.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING, Final
+
+from machinehub.store.store import hash_token
+
+if TYPE_CHECKING:
+    from machinehub.clock import Clock
+    from machinehub.settings import Settings
+    from machinehub.store.store import Store
+
+REMEMBERED_S: Final = 2.0
+"""How long the list of valid tokens is remembered: a revoked one is refused this soon."""
+TOKEN_CHARS_MAX: Final = 1024
+
+
+class Tokens:
+    """The hub's own token, and those in the database."""
+
+    def __init__(self, settings: Settings, store: Store, clock: Clock) -> None:
+        self._own = hash_token(settings.token) if settings.token else None
+        self._is_loopback = settings.is_loopback
+        self._store = store
+        self._clock = clock
+        self._open = False
+        self._valid: set[str] = set()
+        self._read_at_s = -REMEMBERED_S
+
+    @property
+    def is_open(self) -> bool:
+        return self._open
+
+    async def start(self) -> None:
+        """Decides whether the hub is open. Raises `Unavailable`."""
+        has_token = self._own is not None or bool(await self._store.token_list())
+        self._open = self._is_loopback and not has_token
+        self._read_at_s = self._clock.monotonic_s() - REMEMBERED_S
+
+    async def is_valid(self, token: str) -> bool:
+        """Raises `Unavailable`."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._read_at_s >= REMEMBERED_S:
+            self._valid = await self._store.valid_token_hashes()
+            self._read_at_s = now_s
+        accepted = self._valid | ({self._own} if self._own else set())
+        given = hash_token(token[:TOKEN_CHARS_MAX])
+        # All are compared, always: the time it takes says nothing.
+        return any([hmac.compare_digest(given, known) for known in accepted])  # noqa: C419

@@ -1,0 +1,354 @@
+"""WebSockets: frames of docs/protocol.md, between a client and its session.
+
+`SocketListener` is one client. `WebSocketProtocol` is the raw ASGI callable that finds the session first; it
+closes with the codes of `closecodes.py` rather than refusing the handshake, since browsers show scripts
+nothing of a refused one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from machinehub.closecodes import CloseCode
+from machinehub.edge.addresses import read_url
+from machinehub.edge.admission import principal_of
+from machinehub.edge.websocket_connection import EXTENSION, HubSocket
+from machinehub.errors import (
+    BadRequest,
+    Forbidden,
+    HubError,
+    NotFound,
+    RateLimited,
+    Unauthorised,
+    Unavailable,
+    error_of,
+)
+from machinehub.ids import EventId
+from machinehub.model import Fault
+from machinehub.protocols.native.frames import (
+    PONG,
+    SUBPROTOCOL,
+    error_json,
+    settled_json,
+    text_frame,
+    to_frame,
+)
+from machinehub.protocols.native.queries import client_key, given_input, wants_cost
+from machinehub.rates import Rate
+from machinehub.session.decide.events import EVENT_ID_CHARS_MAX
+from machinehub.session.port import Closed, Ending, Settled, Update, Visitor
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from machinehub.clock import Clock
+    from machinehub.limits import Limits
+    from machinehub.metrics import Metrics
+    from machinehub.session.port import Message, Sessions, Subscription
+
+HOLD_GAP_S: Final = 0.05
+HOLD_S: Final = 0.25
+_HOLDS: Final = ("rate_limited", "unavailable")
+_ENDINGS: Final = {
+    Ending.DELETED: CloseCode.NO_SUCH_SESSION,
+    Ending.UNAVAILABLE: CloseCode.TRY_AGAIN_LATER,
+    Ending.GOING_AWAY: CloseCode.GOING_AWAY,
+}
+
+
+class ClientFrame(msgspec.Struct):
+    """What a client sends."""
+
+    type: str
+    id: str | None = None
+    event: msgspec.Raw = msgspec.Raw(b"")
+    metadata: msgspec.Raw = msgspec.Raw(b"")
+
+
+_decode: Final = msgspec.json.Decoder(ClientFrame).decode
+
+
+class Pace:
+    """How fast one client may send. Nothing is counted where the hub is open."""
+
+    def __init__(self, limits: Limits, allowed: Limits) -> None:
+        """`limits` are the hub's, `allowed` those of the session's version."""
+        self._allowed = allowed
+        self._events = Rate(allowed.events_per_s)
+        self._bytes = Rate(allowed.event_burst_bytes)
+        self._others = Rate(limits.events_per_s)
+
+    def take_event(self, size: int, now_s: float) -> None:
+        """Raises `RateLimited`."""
+        if not self._events.take(1, now_s):
+            per_s = self._allowed.events_per_s
+            raise RateLimited("rate_limited", f"a connection sends at most {per_s} events a second")
+        burst = self._allowed.event_burst_bytes
+        if not self._bytes.take(min(size, burst), now_s):
+            raise RateLimited(
+                "rate_limited", f"a connection sends at most {burst} bytes of events a second"
+            )
+
+    def may_send_other(self, now_s: float) -> bool:
+        """Whether one more frame that is no event may come."""
+        return self._others.take(1, now_s)
+
+
+class Hold:
+    """Keeps the order of a client that sends again what could not be taken: what was on its way behind a
+    refused event is refused too.
+
+    Until the client pauses, but not for long: one that does not send again must not be locked out.
+    """
+
+    def __init__(self) -> None:
+        self._since_s = self._last_s = 0.0
+        self._error: HubError | None = None
+
+    def refused(self, error: HubError, now_s: float) -> None:
+        """An event was refused, through no fault of its own."""
+        if error.code in _HOLDS and self._error is None:
+            self._since_s, self._last_s, self._error = now_s, now_s, error
+
+    def check(self, now_s: float) -> None:
+        """Raises the error of the event before, while that holds."""
+        if self._error is None:
+            return
+        if now_s - self._last_s > HOLD_GAP_S or now_s - self._since_s > HOLD_S:
+            self._error = None
+        else:
+            self._last_s = now_s
+            raise self._error
+
+
+class SocketListener:
+    """One client of one session. Slow ones get the newest update only, then are closed."""
+
+    def __init__(
+        self, socket: HubSocket, limits: Limits, clock: Clock, metrics: Metrics, *, tells_cost: bool
+    ) -> None:
+        self._socket = socket
+        self._limits = limits
+        self._clock = clock
+        self._metrics = metrics
+        self._tells_cost = tells_cost
+        self._skipped: Update | None = None
+        self._hold = Hold()
+        self._pace: Pace | None = None
+        self._subscription: Subscription
+
+    def begin(self, subscription: Subscription, *, is_counted: bool) -> None:
+        """From now on frames of the client are for this session."""
+        self._subscription = subscription
+        if is_counted:
+            self._pace = Pace(self._limits, subscription.limits)
+
+    # --- to the client ------------------------------------------------------------------------------
+
+    def receive(self, message: Message) -> None:
+        if isinstance(message, Closed):
+            self.close(_ENDINGS[message.why], message.detail)
+            return
+        if isinstance(message, Settled):  # nobody else hears of it
+            self._acknowledge(message)
+        elif self._socket.write_paused and isinstance(message, Update):
+            self._skipped = message
+        else:
+            self._write(message.encoded(to_frame))
+
+    def _acknowledge(self, message: Settled) -> None:
+        if message.error is not None:
+            self._hold.refused(error_of(message.error), self._clock.monotonic_s())
+        self._write(text_frame(settled_json(message, with_cost=self._tells_cost)))
+
+    def _write(self, frame: bytes) -> None:
+        socket = self._socket
+        if socket.write_paused and socket.unsent_bytes + len(frame) > self._limits.unsent_bytes:
+            self._metrics.refused.labels(code="slow_reader").inc()
+            self.close(CloseCode.LIMIT_EXCEEDED, "the client reads too slowly")
+        else:
+            socket.write_frame(frame)
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        self._socket.close(code, reason)
+
+    def writable_again(self) -> None:
+        skipped, self._skipped = self._skipped, None
+        if skipped is not None:
+            self._socket.write_frame(skipped.encoded(to_frame))
+
+    # --- from the client ----------------------------------------------------------------------------
+
+    def receive_binary(self) -> None:
+        self.close(CloseCode.UNSUPPORTED_DATA, "frames are JSON text")
+
+    def receive_text(self, data: bytes) -> None:
+        try:
+            frame = _decode(data)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            self._refuse_frame(data, error)
+            return
+        if frame.type == "event":
+            self._receive_event(frame, len(data))
+        elif self._too_many():
+            pass
+        elif frame.type == "ping":
+            self._write(PONG)
+        elif frame.type == "presence":
+            self._receive_presence(frame, len(data))
+        else:
+            self._refuse(
+                BadRequest("bad_frame", 'a frame\'s type is "event", "presence" or "ping"')
+            )
+
+    def _receive_event(self, frame: ClientFrame, size: int) -> None:
+        event_id = EventId(frame.id) if frame.id is not None else None
+        if event_id is not None and not 1 <= len(event_id) <= EVENT_ID_CHARS_MAX:
+            self._refuse(BadRequest("bad_frame", f"an id has 1 to {EVENT_ID_CHARS_MAX} characters"))
+            return
+        try:
+            if event_id is not None:
+                self._hold.check(self._clock.monotonic_s())
+            self._take(size)
+            self._subscription.send(bytes(frame.event), event_id)
+        except HubError as error:
+            if event_id is None:
+                self._refuse(error)
+            else:
+                self._metrics.refused.labels(code=error.code).inc()
+                fault = Fault(error.code, error.detail)
+                seq = self._subscription.seq
+                self.receive(Settled(event_id, seq, changed=False, error=fault, cost=None))
+
+    def _receive_presence(self, frame: ClientFrame, size: int) -> None:
+        try:
+            self._take(size)
+            self._subscription.describe(bytes(frame.metadata))
+        except HubError as error:
+            self._refuse(error)
+
+    def _take(self, size: int) -> None:
+        """Raises `RateLimited`."""
+        if self._pace is not None:
+            self._pace.take_event(size, self._clock.monotonic_s())
+
+    def _refuse(self, error: HubError) -> None:
+        self._metrics.refused.labels(code=error.code).inc()
+        self._write(text_frame(error_json(error.code, error.detail)))
+
+    def _too_many(self) -> bool:
+        """Frames that are no events, wrong ones among them, have a rate of their own: who exceeds it wants
+        nothing of a session.
+        """
+        if self._pace is None or self._pace.may_send_other(self._clock.monotonic_s()):
+            return False
+        self._metrics.refused.labels(code="rate_limited").inc()
+        self.close(CloseCode.LIMIT_EXCEEDED, "too many frames")
+        return True
+
+    def _refuse_frame(self, data: bytes, error: Exception) -> None:
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            self.close(CloseCode.INVALID_DATA, "the text is not UTF-8")
+            return
+        detail = f"not a frame: {error}"[:300]
+        if isinstance(error, RecursionError):
+            detail = "the frame nests too deeply"
+        if not self._too_many():
+            self._refuse(BadRequest("bad_frame", detail))
+
+
+class WebSocketProtocol:
+    """The ASGI callable for WebSockets."""
+
+    def __init__(self, sessions: Sessions, clock: Clock, limits: Limits, metrics: Metrics) -> None:
+        self._sessions = sessions
+        self._clock = clock
+        self._limits = limits
+        self._metrics = metrics
+
+    def takes(self, scope: Scope) -> bool:
+        """Whether a connection is this protocol's."""
+        return bool(scope["type"] == "websocket")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        socket = await self._accept(scope, receive, send)
+        listener = SocketListener(
+            socket,
+            self._limits,
+            self._clock,
+            self._metrics,
+            tells_cost=wants_cost(scope["query_string"]),
+        )
+        try:
+            subscription = await self._subscribe(scope, listener)
+        except HubError as error:
+            self._metrics.refused.labels(code=error.code).inc()
+            _say_why(socket, error)
+            return
+        self._metrics.connections.inc()
+        try:
+            socket.listen(listener, high_water_bytes=self._limits.unsent_bytes_soft)
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+        finally:
+            self._metrics.connections.dec()
+            subscription.close()
+
+    async def refuse(self, error: HubError, scope: Scope, receive: Receive, send: Send) -> None:
+        """Turns away somebody whom admission did not let in: lets them in only to be told why not.
+
+        A page of a site that may not use this hub is told no more than that.
+        """
+        if isinstance(error, Forbidden):
+            await send({"type": "websocket.close", "code": CloseCode.FORBIDDEN})
+        else:
+            _say_why(await self._accept(scope, receive, send), error)
+
+    async def _accept(self, scope: Scope, receive: Receive, send: Send) -> HubSocket:
+        await receive()  # websocket.connect
+        offered = scope["subprotocols"]
+        chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
+        await send({"type": "websocket.accept", "subprotocol": chosen})
+        socket: Any = scope["extensions"][EXTENSION]
+        assert isinstance(socket, HubSocket)
+        return socket
+
+    async def _subscribe(self, scope: Scope, listener: SocketListener) -> Subscription:
+        query = scope["query_string"]
+        url = read_url(scope["raw_path"], session_chars_max=self._limits.session_id_chars)
+        if url.session is None or url.action is not None:
+            raise NotFound("no_such_session", "a WebSocket goes to /{machine}/{session}")
+        principal = principal_of(scope)
+        visitor = Visitor(principal, client_key(query))
+        subscription = await self._sessions.subscribe(
+            url.address, listener, visitor, given=given_input(query)
+        )
+        listener.begin(subscription, is_counted=principal.is_counted)
+        return subscription
+
+
+def _say_why(socket: HubSocket, error: HubError) -> None:
+    socket.write_frame(text_frame(error_json(error.code, error.detail)))
+    socket.close(close_code(error), error.detail)
+
+
+def close_code(error: HubError) -> CloseCode:
+    """For an error that ends a connection before it began."""
+    match error:
+        case NotFound():
+            return CloseCode.NO_SUCH_SESSION
+        case RateLimited():
+            return CloseCode.LIMIT_EXCEEDED
+        case Unavailable() if error.code == "connections_exceeded":
+            return CloseCode.LIMIT_EXCEEDED
+        case Unavailable():
+            return CloseCode.TRY_AGAIN_LATER
+        case Unauthorised():
+            return CloseCode.UNAUTHORISED
+        case Forbidden():
+            return CloseCode.FORBIDDEN
+    return CloseCode.POLICY_VIOLATION

@@ -1,0 +1,100 @@
+"""What a worker may say of a session: everything it answers is hostile, since it may have been taken over.
+
+Decides by form and size, without knowing the session: whose answer it is, and to what question, is settled
+before (`workers/process.py`) and after (`session.py`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from sandbox.protocol.formats import OUTBOX
+from sandbox.protocol.outbox import decode_outbox
+
+if TYPE_CHECKING:
+    from sandbox.protocol.outbox import Outbox
+
+UNCHANGED: Final = b"null"
+OUR_FAULTS: Final = frozenset({"unavailable", "session_damaged", "image_damaged"})
+REFUSALS: Final = OUR_FAULTS | {
+    "machine_error",
+    "cpu_exceeded",
+    "memory_exceeded",
+    "stack_exceeded",
+    "jobs_exceeded",
+    "timers_exceeded",
+    "actors_exceeded",
+    "emitted_exceeded",
+    "snapshot_not_json",
+    "snapshot_too_large",
+    "snapshot_too_deep",
+    "invalid_event",
+    "unknown_input",
+    "event_too_large",
+}
+"""Why a worker may say that it undid a turn: each is in the docs, and the label of a metric."""
+OUTBOX_BYTES_MAX: Final = 2 * 1024 * 1024
+"""Of a turn, and of a snapshot that was taken under another limit.
+
+A script's fits into 1 MiB, the guest's I/O area; a module's is spelled anew, which may take more.
+"""
+CHECKPOINT_SLACK_BYTES: Final = 64 * 1024
+"""What a checkpoint may take beside the memory, where nothing of it can be compressed."""
+NUMBER_MAX: Final = 2**53
+"""Above it a guest's numbers are not whole ones, and a database may not take them."""
+
+_check_json = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+class BrokenWorker(Exception):
+    """A worker answered what nobody asked, or not in the protocol's words."""
+
+
+def read_outbox(result: bytes, *, snapshot_bytes_max: int, begins: bool) -> Outbox:
+    """The outbox of a turn; the first one of a session has a snapshot. Raises `BrokenWorker`."""
+    if len(result) > OUTBOX_BYTES_MAX:
+        raise BrokenWorker("more than a turn may leave behind")
+    try:
+        outbox = decode_outbox(result)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BrokenWorker(str(error)) from error
+    if not 1 <= outbox.format <= OUTBOX:
+        raise BrokenWorker(f"an outbox of format {outbox.format}")
+    snapshot = bytes(outbox.snapshot)
+    if not snapshot.startswith(b"{") and (snapshot != UNCHANGED or begins):
+        raise BrokenWorker("a snapshot that is no object")
+    if len(snapshot) > snapshot_bytes_max:
+        raise BrokenWorker("more than a turn may leave behind")
+    return outbox
+
+
+def check_timers(outbox: Outbox, *, waiting: int, timers_max: int) -> None:
+    """`waiting` are those that the session has. Raises `BrokenWorker`."""
+    if not (outbox.timers_set or outbox.timers_cancelled):
+        return
+    if waiting + len(outbox.timers_set) - len(outbox.timers_cancelled) > timers_max * 2:
+        raise BrokenWorker("more timers than a guest can set")
+    numbers = [*outbox.timers_cancelled, *(number for pair in outbox.timers_set for number in pair)]
+    if not 0 <= min(numbers) <= max(numbers) <= NUMBER_MAX:
+        raise BrokenWorker("a timer with a number that a guest cannot count to")
+
+
+def check_replayed(snapshot: bytes) -> None:
+    """What a replay came to is a snapshot, or null. Raises `BrokenWorker`."""
+    try:
+        _check_json(snapshot)
+        snapshot.decode()
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise BrokenWorker(str(error)) from error
+    if len(snapshot) > OUTBOX_BYTES_MAX or (
+        snapshot != UNCHANGED and not snapshot.startswith(b"{")
+    ):
+        raise BrokenWorker("a snapshot that is no object, or too large")
+
+
+def check_checkpoint(checkpoint: bytes, *, memory_bytes_max: int) -> None:
+    """Raises `BrokenWorker`."""
+    if len(checkpoint) > memory_bytes_max + CHECKPOINT_SLACK_BYTES:
+        raise BrokenWorker("a checkpoint that is larger than the session may be")

@@ -1,0 +1,162 @@
+"""Members: who is in a session, and what of that is news to those who watch.
+
+Decides without I/O: that all connections of one member are one, that somebody who may come back is waited
+for, and how a crowd is told: whole to a newcomer, afterwards what changed. Does not know: sockets, clocks
+(the caller says when somebody was waited for long enough), or what a machine is told (`run/presence.py`).
+
+A member's life:
+
+    absent --arrive--> here --last connection departs--> (cannot come back) absent
+                        ^                     \\-------> awaited --arrive--> here
+                        \\------------------------------/  \\--give_up--> absent
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from machinehub.clock import BASE62
+from machinehub.errors import BadRequest
+from machinehub.ids import MemberId
+from machinehub.session.port import Member, Presence, PresenceNews
+
+if TYPE_CHECKING:
+    from machinehub.ids import MachineId, SessionId
+
+CLIENT_KEY_CHARS: Final = (16, 128)
+LISTED_MAX: Final = 100
+"""Members that are listed; `count` is always the true number."""
+
+
+class _Sender(msgspec.Struct, omit_defaults=True):
+    """What a machine is told of whoever sent an event."""
+
+    id: str
+    user: str | None = None
+
+
+_decode_sender: Final = msgspec.json.Decoder(_Sender).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is behind a connection or a request."""
+
+    id: str
+    """What `sender.id` says: the same for all connections with one client key."""
+    user: str | None = None
+    """The subject of the connection's token, once tokens have one."""
+    returns: bool = False
+    """Whether a later connection can be known to be the same one's."""
+
+    @property
+    def member(self) -> MemberId:
+        return MemberId(self.user if self.user is not None else self.id)
+
+    @property
+    def sender(self) -> bytes:
+        """The `sender` that the hub puts into each of their events, as JSON."""
+        return msgspec.json.encode(_Sender(self.id, self.user))
+
+
+def read_sender(sender: bytes) -> Identity:
+    """Who is named by a `sender` that this hub wrote."""
+    said = _decode_sender(sender)
+    return Identity(said.id, said.user)
+
+
+def id_of_key(key: str, machine_id: MachineId, session_id: SessionId) -> str:
+    """The public id of whoever holds a client key: the key cannot be found from it, and nobody is
+    recognised in another session.
+
+    Raises `BadRequest` for a key that could be guessed.
+    """
+    least, most = CLIENT_KEY_CHARS
+    if not least <= len(key) <= most:
+        raise BadRequest(
+            "invalid_client_key",
+            f"a client key has {least} to {most} characters, made up at random",
+        )
+    try:
+        secret = f"{machine_id}\0{session_id}\0{key}".encode()
+    except UnicodeEncodeError:
+        raise BadRequest("invalid_client_key", "a client key is text") from None
+    number = int.from_bytes(hashlib.sha256(secret).digest())
+    digits = []
+    for _ in range(16):
+        number, digit = divmod(number, len(BASE62))
+        digits.append(BASE62[digit])
+    return "".join(digits)
+
+
+class Members:
+    """The members of one session, in the order of their coming."""
+
+    def __init__(self) -> None:
+        self._there: dict[MemberId, Member] = {}
+        self._connections: dict[MemberId, int] = {}
+        self._told: dict[MemberId, Member] = {}
+        """Who was there when `news` was last asked for."""
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def __contains__(self, member: object) -> bool:
+        return member in self._there
+
+    def arrive(self, who: Identity, joined_at: str) -> bool:
+        """One connection more; whether it is a new member's."""
+        new = who.member not in self._there
+        if new:
+            self._there[who.member] = Member(id=who.member, user=who.user, joined_at=joined_at)
+        self._connections[who.member] = self._connections.get(who.member, 0) + 1
+        return new
+
+    def depart(self, who: Identity) -> bool:
+        """One connection less; whether the member should be waited for."""
+        self._connections[who.member] -= 1
+        if self._connections[who.member]:
+            return False
+        return who.returns or not self.give_up(who.member)
+
+    def give_up(self, member: MemberId) -> bool:
+        """The member is gone, unless it came back; whether it is gone."""
+        if self._connections.get(member, 1):
+            return False
+        del self._there[member], self._connections[member]
+        return True
+
+    def is_connected(self, member: MemberId) -> bool:
+        return bool(self._connections.get(member))
+
+    def describe(self, member: MemberId, metadata: bytes) -> None:
+        """What a member says of itself, as JSON; null is nothing."""
+        said = msgspec.UNSET if metadata == b"null" else msgspec.Raw(metadata)
+        self._there[member] = msgspec.structs.replace(self._there[member], metadata=said)
+
+    def listing(self) -> Presence:
+        """Who is there, whole."""
+        return Presence(len(self._there), self._listed())
+
+    def news(self) -> Presence | None:
+        """What changed since this was last asked, if anything did; whole where that is shorter."""
+        now, before, self._told = self._there, self._told, dict(self._there)
+        joined = [member for name, member in now.items() if name not in before]
+        changed = [
+            member for name, member in now.items() if name in before and before[name] is not member
+        ]
+        left: list[str] = [name for name in before if name not in now]
+        if not (joined or changed or left):
+            return None
+        if len(joined) + len(changed) + len(left) > LISTED_MAX:
+            return self.listing()
+        if left and len(before) > LISTED_MAX:
+            return self.listing()  # others move up into a list that had no room for them
+        return Presence(len(now), self._listed(), PresenceNews(joined, left, changed))
+
+    def _listed(self) -> list[Member]:
+        return list(self._there.values())[:LISTED_MAX]

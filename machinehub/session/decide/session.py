@@ -1,0 +1,485 @@
+"""One session, without I/O: inputs are offered, results come back in order, and each says what changed.
+
+Decides: the order of inputs, `seq`, that an event id counts once, which timers are pending, when a
+finished session refuses, when a timer is tried again, and that nothing of a result can be read before it
+was committed. Does not know: sockets, workers, databases, clocks or tasks.
+
+A result is *decided* when it comes back (`done`, `failed`), and *committed* when the database has it
+(`committed`). What others may read (`seq`, `snapshot`, `finished`, receipts) is what was committed; the
+next input is numbered by what was decided. What is known of a session at all is its `phase`, which moves
+as `lifecycle.py` says.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from machinehub.ids import Seq
+from machinehub.model import (
+    NO_CHANGES,
+    Armed,
+    Changes,
+    Entry,
+    Fault,
+    Kind,
+    SavedCheckpoint,
+    TurnWrite,
+)
+from machinehub.session.decide.answers import (
+    OUR_FAULTS,
+    REFUSALS,
+    UNCHANGED,
+    BrokenWorker,
+    check_checkpoint,
+    check_replayed,
+    check_timers,
+    read_outbox,
+)
+from machinehub.session.decide.changes import changes_of
+from machinehub.session.decide.lifecycle import TRANSITIONS, Phase, Step
+from machinehub.session.decide.receipts import Receipts
+from machinehub.session.decide.turn import SESSION_FINISHED, Pending, Turn
+from sandbox.protocol.ids import Ticket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from machinehub.ids import EventId
+    from machinehub.limits import Limits
+    from machinehub.model import MemberChange, SessionRecord, StoredSession
+    from machinehub.session.decide.turn import Receipt
+    from sandbox.protocol.ids import TimerId
+    from sandbox.protocol.messages import Cost
+
+TIMER_TRIES: Final = 6
+TIMER_RETRY_MS: Final = 1000
+"""A timer whose turn was undone is still pending in the machine: it is tried again after 1, 2, 4 ...
+seconds, then given up.
+"""
+CRASHES_BEFORE_QUARANTINE: Final = 3
+"""An input whose worker died this often while it was the next to be answered is refused, so that it
+cannot kill them all.
+"""
+
+
+class Session:
+    """See the module. `record` names the session and its image, which never change."""
+
+    def __init__(self, record: SessionRecord, *, limits: Limits) -> None:
+        """`limits` are the hub's."""
+        self.record = record
+        self.machine_id, self.session_id = record.machine_id, record.session_id
+        self.phase = Phase.NEW
+        # What was committed.
+        self.seq = Seq(0)
+        self.snapshot = UNCHANGED
+        self.finished = False
+        # What was decided, and not committed yet.
+        self._seq = Seq(0)
+        self._attempts = 0
+        self._snapshot = UNCHANGED
+        self._finished = False
+        self._decided: deque[Turn] = deque()
+        self.timers: dict[TimerId, Armed] = {}
+        self._firing: dict[TimerId, Armed] = {}
+        """Timers that were taken off `timers` and wait for their turn: the machine still has them."""
+        self.checkpoint: bytes | None = None
+        self.tail: list[tuple[bytes, int]] = []
+        """(input, now_ms) of what was applied since `checkpoint`."""
+        # What waits to be decided.
+        self.pending: deque[Pending] = deque()
+        self.pending_bytes = 0
+        self._tickets = 0
+        self.receipts = Receipts(limits.ids_remembered)
+        self._recalled: list[Entry] = []
+        self._limits = limits
+        self.allowed = limits
+        """What its version allows: the hub's limits, with the version's own where those are lower."""
+        self.used_at_ms = 0
+        """When it was last opened or sent something."""
+
+    @property
+    def name(self) -> str:
+        """For logs."""
+        return f"{self.machine_id}/{self.session_id}"
+
+    @property
+    def started(self) -> bool:
+        """Whether the database has it, as far as is known here."""
+        return self.seq > 0 or self.phase is Phase.REPLAYING
+
+    @property
+    def gone(self) -> bool:
+        return self.phase is Phase.GONE
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was decided that the session is over: its worker has no more to do for it."""
+        return self._finished
+
+    @property
+    def waiting(self) -> int:
+        """Inputs that are not committed."""
+        return len(self.pending) + len(self._decided)
+
+    def used(self, now_ms: int) -> None:
+        """Somebody opened it."""
+        self.used_at_ms = max(self.used_at_ms, now_ms)
+
+    def allow(self, limits: Limits) -> None:
+        """What its version allows has become known."""
+        self.allowed = limits
+
+    def _move(self, step: Step) -> None:
+        following = TRANSITIONS[self.phase].get(step)
+        assert following is not None, f"{step} of a session that is {self.phase.label}"
+        self.phase = following
+
+    # --- what goes in -------------------------------------------------------------------------------
+
+    def offer(
+        self,
+        kind: Kind,
+        data: bytes,
+        now_ms: int,
+        receipt: Receipt | None = None,
+        *,
+        event_id: EventId | None = None,
+        timer: TimerId | None = None,
+        member: MemberChange | None = None,
+    ) -> None:
+        """Puts an input behind those that wait."""
+        self._tickets += 1
+        self.used_at_ms = now_ms
+        armed = self._firing.get(timer) if timer is not None else None
+        self.pending_bytes += len(data)
+        self.pending.append(
+            Pending(
+                Ticket(self._tickets), kind, data, now_ms, receipt, event_id, timer, armed, member
+            )
+        )
+
+    def timer_due(self, timer: TimerId, due_at_ms: int) -> bool:
+        """Takes a timer off the list, if it still stands there with this time."""
+        armed = self.timers.get(timer)
+        if armed is None or armed.due_at_ms != due_at_ms:
+            return False
+        del self.timers[timer]
+        if not self._finished:
+            self._firing[timer] = armed
+        return not self._finished
+
+    # --- what comes back ----------------------------------------------------------------------------
+
+    def done(self, ticket: Ticket, result: bytes, cost: Cost | None = None) -> Turn:
+        """The result of the oldest pending input, decided.
+
+        Raises `BrokenWorker`, which leaves the input where it was: it is tried again elsewhere.
+        """
+        pending = self._next(ticket)
+        outbox = read_outbox(
+            result,
+            snapshot_bytes_max=self._limits.snapshot_bytes,
+            begins=pending.kind is Kind.START,
+        )
+        check_timers(outbox, waiting=len(self.timers), timers_max=self._limits.timers)
+        snapshot = bytes(outbox.snapshot)
+        self._take()
+        self._seq = Seq(self._seq + 1)
+        self._attempts = 0
+        self.tail.append((pending.input, pending.now_ms))
+        if snapshot != UNCHANGED:
+            self._snapshot = snapshot
+        finished_now = bool(outbox.finished) and not self._finished
+        self._finished = self._finished or finished_now
+        changes = changes_of(
+            outbox.timers_set,
+            outbox.timers_cancelled,
+            fired=pending.timer,
+            member=pending.member,
+            finished=finished_now,
+            over=self._finished,
+        )
+        changes.apply_to(self.timers)
+        turn = Turn(
+            self._seq,
+            pending,
+            snapshot if snapshot != UNCHANGED else None,
+            emitted=outbox.emitted,
+            logs=outbox.logs,
+            changes=changes,
+            finished=self._finished,
+            cost=cost,
+        )
+        return self._decide(turn)
+
+    def failed(
+        self, ticket: Ticket, code: str, message: str, at: str | None, cost: Cost | None = None
+    ) -> Turn:
+        """The oldest pending input was undone; the session is as it was before it."""
+        pending = self._next(ticket)
+        self._take()
+        known = code if code in REFUSALS else "machine_error"
+        return self._refuse(pending, Fault(known, f"{message} ({at})" if at else message), cost)
+
+    def refuse_late(self) -> list[Turn]:
+        """The session has ended: what was on its way behind the end is refused, as a later event is."""
+        late, self.pending, self.pending_bytes = self.pending, deque(), 0
+        return [
+            self._refuse(pending, SESSION_FINISHED)
+            for pending in late
+            if pending.kind is Kind.EVENT
+        ]
+
+    def abandon(self, *, keep: int) -> None:
+        """The hub stops: only the oldest `keep` inputs are still done.
+
+        Clients send again what was not acknowledged, and timers are rows until they are.
+        """
+        self._keep_pending(list(self.pending)[:keep])
+
+    def crashed(self) -> Turn | None:
+        """The worker died. The turn of the input at the head of the queue, if that is to blame once too
+        often.
+        """
+        if not self.pending:
+            return None
+        head = self.pending[0]
+        head.crashes += 1
+        if head.crashes < CRASHES_BEFORE_QUARANTINE:
+            return None
+        self._take()
+        return self._refuse(
+            head, Fault("worker_crashed", "the sandbox died of this event, again and again")
+        )
+
+    def frozen(self, checkpoint: bytes, at_ms: int) -> SavedCheckpoint | None:
+        """The session as it was decided so far was frozen: what came before need not be replayed any
+        more. None when that was so already. Raises `BrokenWorker`.
+        """
+        check_checkpoint(checkpoint, memory_bytes_max=self._limits.memory_bytes)
+        if not self.tail:
+            return None
+        self.checkpoint = checkpoint
+        self.tail = []
+        timers = self.timers | self._firing
+        return SavedCheckpoint(
+            seq=self._seq,
+            data=checkpoint,
+            snapshot=self._snapshot,
+            finished=self._finished,
+            timers={timer: armed.due_at_ms for timer, armed in timers.items()},
+            at_ms=at_ms,
+        )
+
+    # --- what the database says ---------------------------------------------------------------------
+
+    def committed(self, turn: Turn) -> None:
+        """The turn is in the database, or leaves nothing there: from now on everybody may read of it.
+
+        Called in the order of deciding.
+        """
+        if turn.write is not None:
+            assert self._decided[0] is turn
+            self._decided.popleft()
+            if self.phase is Phase.STARTING:
+                self._move(Step.STARTED)
+            self.seq = turn.seq
+            if turn.snapshot is not None:
+                self.snapshot = turn.snapshot
+            self.finished = turn.finished
+        receipt = turn.pending.receipt
+        if receipt is not None:
+            receipt.seq, receipt.changed = turn.seq, turn.snapshot is not None
+            receipt.error, receipt.cost, receipt.settled = turn.error, turn.cost, True
+
+    def loading(self) -> None:
+        """The database is being asked for it. `restore`, `start_anew` or `not_loaded` follows."""
+        self._move(Step.LOAD)
+
+    def not_loaded(self) -> None:
+        """The database did not answer."""
+        self._move(Step.FAIL)
+
+    def start_anew(self) -> None:
+        """The database knows no such session: its START is the first that happens to it."""
+        self._move(Step.ABSENT)
+
+    def restore(self, stored: StoredSession) -> list[Receipt]:
+        """Takes up what the database knows.
+
+        Returns receipts that it settles: of events that had been committed after all. Timers that waited
+        for their turn are among the stored ones again.
+        """
+        checkpoint = stored.checkpoint
+        self.record = stored.record
+        self._seq, self._attempts = stored.seq, stored.attempts
+        self.checkpoint = checkpoint.data if checkpoint else None
+        self.tail = [(entry.input, entry.now_ms) for entry in stored.tail]
+        self._snapshot = checkpoint.snapshot if checkpoint else UNCHANGED
+        self._finished = stored.record.finished_at_ms is not None
+        self.timers = dict(stored.timers)
+        # The tail's own snapshots are not stored: the last one is known when it was replayed.
+        behind = any(entry.changed for entry in stored.tail)
+        self._move(Step.FOUND_BEHIND if behind else Step.FOUND)
+        if not behind:
+            self._publish()
+        recalled, self._recalled = self._recalled + stored.receipts, []
+        settled = self.receipts.recall(recalled, self.pending)
+        # START and timers are decided anew, by what the database has.
+        ids = {entry.event_id for entry in recalled}
+        self._keep_pending(
+            each
+            for each in self.pending
+            if each.kind in (Kind.EVENT, Kind.PRESENCE) and each.event_id not in ids
+        )
+        return settled
+
+    def replayed(self, snapshot: bytes) -> None:
+        """The tail was replayed, after which the public snapshot is this one (null: as before).
+
+        Raises `BrokenWorker`.
+        """
+        if self.phase is not Phase.REPLAYING:
+            return  # it was thawed on another worker: what it came to is known
+        check_replayed(snapshot)
+        if snapshot != UNCHANGED:
+            self._snapshot = snapshot
+        self._move(Step.REPLAYED)
+        self._publish()
+
+    def unload(self) -> None:
+        """Forgets what `restore` brings back."""
+        if self.phase.loaded:
+            self._move(Step.UNLOAD)
+        self._forget_loaded()
+
+    def rewind(self, known: list[Entry]) -> None:
+        """What was decided will not be committed as it stands: all of it waits again, and the session has
+        to be restored first. `known` are entries of old whose event ids came again.
+        """
+        self._recalled += known
+        again = self._take_all()
+        if self.phase.loaded:
+            self._move(Step.DOUBT)
+        self._keep_pending(again)
+        self._forget_loaded()
+
+    def forget(self) -> None:
+        """It is no more, or never was."""
+        self._move(Step.FORGET)
+
+    def _publish(self) -> None:
+        """What is restored can be read: seq and snapshot of one moment."""
+        self.seq, self.snapshot, self.finished = self._seq, self._snapshot, self._finished
+
+    def _forget_loaded(self) -> None:
+        self.checkpoint = None
+        self.tail = []
+        self.timers, self._firing = {}, {}
+        self.receipts.keep_only(self.pending)
+
+    # --- refusing -----------------------------------------------------------------------------------
+
+    def refuse_pending(self, fault: Fault) -> list[Turn]:
+        """What waits to be decided is refused, through no fault of its own; what was decided may still be
+        committed. Timers are tried again a little later.
+        """
+        pending, self.pending, self.pending_bytes = self.pending, deque(), 0
+        turns: list[Turn] = []
+        for refused in pending:
+            self.receipts.forget(refused.event_id)
+            if refused.timer is not None:
+                self._firing.pop(refused.timer, None)
+            turns.append(
+                Turn(
+                    self.seq,
+                    refused,
+                    error=fault,
+                    changes=self._try_timer_again(refused, counts=False),
+                )
+            )
+        return turns
+
+    def refuse_all(self, fault: Fault) -> list[Turn]:
+        """Everything that is not committed is refused, through no fault of its own: the same ids may be
+        tried again.
+
+        A session of which something had been decided has to be restored afterwards.
+        """
+        again = self._take_all()
+        self.unload()
+        return [Turn(self.seq, pending, error=fault) for pending in again]
+
+    def _take_all(self) -> list[Pending]:
+        """All that is not committed, in order; the session is in doubt if any of it was decided."""
+        again = [turn.pending for turn in self._decided] + list(self.pending)
+        if self._decided and self.phase.loaded:
+            self._move(Step.DOUBT)
+        self._decided.clear()
+        self._keep_pending(())
+        return again
+
+    def _refuse(self, pending: Pending, fault: Fault, cost: Cost | None = None) -> Turn:
+        """Decides that an input changes nothing."""
+        turn = Turn(self._seq, pending, error=fault, finished=self._finished, cost=cost)
+        if pending.kind is Kind.START:
+            return turn  # a session that cannot start never was
+        turn.changes = self._try_timer_again(pending, counts=fault.code not in OUR_FAULTS)
+        if pending.member is not None and pending.member.sender is None:
+            # The machine refused to hear that somebody left: they are gone all the same.
+            turn.changes = Changes(timers=turn.changes.timers, member=pending.member)
+        self._attempts += 1
+        return self._decide(turn)
+
+    def _decide(self, turn: Turn) -> Turn:
+        pending = turn.pending
+        entry = Entry(
+            turn.seq,
+            self._attempts,
+            pending.kind,
+            pending.input,
+            pending.now_ms,
+            pending.event_id,
+            turn.snapshot is not None,
+            turn.error,
+        )
+        turn.write = TurnWrite(
+            key=self.record.key,
+            entry=entry,
+            changes=turn.changes,
+            created=self.record if pending.kind is Kind.START else None,
+        )
+        self._decided.append(turn)
+        return turn
+
+    # --- the queue and its timers -------------------------------------------------------------------
+
+    def _next(self, ticket: Ticket) -> Pending:
+        if not self.pending or self.pending[0].ticket != ticket:
+            raise BrokenWorker(f"an answer to ticket {ticket}, which is not the next one")
+        return self.pending[0]
+
+    def _take(self) -> None:
+        taken = self.pending.popleft()
+        self.pending_bytes -= len(taken.input)
+        if taken.timer is not None:
+            self._firing.pop(taken.timer, None)
+
+    def _keep_pending(self, kept: Iterable[Pending]) -> None:
+        self.pending = deque(kept)
+        self.pending_bytes = sum(len(pending.input) for pending in self.pending)
+
+    def _try_timer_again(self, pending: Pending, *, counts: bool) -> Changes:
+        """What we could not do is tried for ever; what the machine cannot do, a few times."""
+        if pending.timer is None:
+            return NO_CHANGES
+        tries = (pending.armed.tries if pending.armed else 0) + counts
+        again: Armed | None = None
+        if tries < TIMER_TRIES and not self._finished:
+            delay_ms = TIMER_RETRY_MS * 2 ** max(0, tries - 1)
+            again = Armed(pending.now_ms + delay_ms, tries)
+        changes = Changes(timers={pending.timer: again})
+        changes.apply_to(self.timers)
+        return changes

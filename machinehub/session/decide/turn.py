@@ -1,0 +1,86 @@
+"""The words of a turn: an input that waits, what became of it, and what whoever sent it is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from machinehub.model import NO_CHANGES, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import msgspec
+
+    from machinehub.ids import EventId, Seq
+    from machinehub.model import Armed, Changes, Entry, Kind, MemberChange, TurnWrite
+    from sandbox.protocol.ids import Ticket, TimerId
+    from sandbox.protocol.messages import Cost
+
+SESSION_FINISHED: Final = Fault(
+    "session_finished", "the session has ended and takes no more events"
+)
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What became of an event: told to its sender, and again to whoever sends the same id."""
+
+    seq: Seq
+    changed: bool = False
+    error: Fault | None = None
+    cost: Cost | None = None
+    """What the turn took, as long as that is remembered."""
+    settled: bool = False
+    waiting: list[Callable[[Receipt], None]] = field(default_factory=list)
+    """Who is to be told once it is settled."""
+
+    def keep(self, entry: Entry) -> None:
+        """Takes over what the journal says of the event."""
+        self.seq, self.changed, self.error, self.settled = (
+            entry.seq,
+            entry.changed,
+            entry.error,
+            True,
+        )
+
+
+@dataclass(slots=True)
+class Pending:
+    """An input that waits for its turn, or for the worker's answer."""
+
+    ticket: Ticket
+    kind: Kind
+    input: bytes
+    now_ms: int
+    receipt: Receipt | None = None
+    event_id: EventId | None = None
+    timer: TimerId | None = None
+    """Which timer has come due."""
+    armed: Armed | None = None
+    """How that timer stood before it came due."""
+    member: MemberChange | None = None
+    """Of whose coming or leaving a presence event tells."""
+    crashes: int = 0
+    """How often a worker died while this was the next input to be answered."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """One input that was decided: everything that may be told of it, once `write` is in the database.
+
+    Without a `write` there is nothing to wait for.
+    """
+
+    seq: Seq
+    pending: Pending
+    snapshot: bytes | None = None
+    """The new public snapshot, when it changed."""
+    write: TurnWrite | None = None
+    emitted: list[msgspec.Raw] = field(default_factory=list)
+    logs: list[tuple[str, str]] = field(default_factory=list)
+    changes: Changes = NO_CHANGES
+    error: Fault | None = None
+    finished: bool = False
+    """Whether the session had ended by then."""
+    cost: Cost | None = None

@@ -1,0 +1,84 @@
+"""Deletion: sessions, and all of a machine's, go out of memory at once and out of the database in order.
+
+Decides: that a session which begins under the name of one that is being deleted waits for the end of that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from machinehub.errors import NotFound, Unavailable
+from machinehub.model import SessionDelete
+from machinehub.session.port import Ending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from machinehub.errors import HubError
+    from machinehub.ids import MachineId, SessionId
+    from machinehub.session.decide.session import Session
+    from machinehub.session.run.journal import Journal
+    from machinehub.session.run.presence_events import PresenceEvents
+    from machinehub.session.run.registry import Registry
+    from machinehub.store.sessions import SessionStore
+
+DELETED: Final = NotFound("no_such_session", "the session was deleted")
+
+
+class Deletions:
+    """`forget` takes a session out of memory, and tells whoever is connected why."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: SessionStore,
+        journal: Journal,
+        presence_events: PresenceEvents,
+        *,
+        forget: Callable[[Session, HubError, Ending], None],
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._journal = journal
+        self._presence_events = presence_events
+        self._forget = forget
+        self._under_way: dict[tuple[MachineId, SessionId], asyncio.Future[None]] = {}
+
+    async def settled(self, machine_id: MachineId, session_id: SessionId) -> None:
+        """Returns when no session of this name is being deleted."""
+        if deleting := self._under_way.get((machine_id, session_id)):
+            await asyncio.wait([deleting])
+
+    async def delete(self, machine_id: MachineId, session_id: SessionId) -> None:
+        """Deletes a session and everything that is kept of it. Raises `NotFound`, `Unavailable`."""
+        name = machine_id, session_id
+        session = self._registry.find(machine_id, session_id)
+        if session is not None and session.started:
+            key = session.record.key
+        else:
+            key = (await self._store.record(machine_id, session_id)).key
+        self._presence_events.forget(key)
+        deleting = asyncio.ensure_future(self._journal.delete(SessionDelete(key)))
+        self._under_way[name] = deleting
+        session = self._registry.find(machine_id, session_id)
+        if session is not None:
+            self._forget(session, DELETED, Ending.DELETED)
+        try:
+            await asyncio.shield(deleting)
+        finally:
+            if self._under_way.get(name) is deleting:
+                del self._under_way[name]
+
+    async def delete_machine(self, machine_id: MachineId) -> None:
+        """Deletes all its sessions, and lets no new one begin. Raises `Unavailable`."""
+        gone = NotFound("no_such_session", "the machine was deleted")
+        for session in self._registry.close_machine(machine_id):
+            self._forget(session, gone, Ending.DELETED)
+        try:
+            # Some at a time: others' events are committed in between.
+            while keys := await self._store.keys_of(machine_id):
+                await asyncio.gather(*(self._journal.delete(SessionDelete(key)) for key in keys))
+        except Unavailable:
+            self._registry.reopen_machine(machine_id)
+            raise

@@ -1,0 +1,428 @@
+"""A session's history: how it was after each of its inputs, computed again from checkpoints and the journal.
+
+Decides: from which checkpoint to start, how much of a worker's time a replay may take at once, what a fork
+inherits, and how a damaged checkpoint is made again. The session itself, if it is awake, notices nothing: a
+replica of it is thawed beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from machinehub.clock import Stopwatch
+from machinehub.errors import Conflict, NotFound, Unavailable
+from machinehub.ids import Seq
+from machinehub.model import Armed, CheckpointWrite, Kind, SavedCheckpoint, SessionRecord
+from machinehub.session.decide.answers import UNCHANGED, BrokenWorker, check_replayed
+from machinehub.session.decide.changes import changes_of
+from machinehub.session.decide.members import read_sender
+from machinehub.session.port import Recomputed
+from machinehub.store.database import AlreadyWritten
+from sandbox.protocol.formats import UnknownFormat, checkpoint_digest
+from sandbox.protocol.ids import Ticket
+from sandbox.protocol.inputs import read_input, timer_of
+from sandbox.protocol.messages import Checkpoint, Close, Done, Failed, Replay, Replayed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from machinehub.clock import Clock, Entropy
+    from machinehub.ids import MachineId, MemberId, SessionId
+    from machinehub.model import Entry
+    from machinehub.session.run.placement import Placement
+    from machinehub.session.run.sandbox import Images, SandboxWorker, SandboxWorkers
+    from machinehub.store.sessions import SessionStore
+    from sandbox.protocol.ids import Slot, TimerId
+    from sandbox.protocol.messages import Question, ToHub
+
+log = logging.getLogger("machinehub.session")
+
+SLICE_US: Final = 10_000
+"""CPU of a worker that a replay takes before others have their turn."""
+SLICE_INPUTS_MAX: Final = 200
+ENTRIES_AT_ONCE: Final = 500
+REPLAYS_AT_ONCE: Final = 4
+REPLAYS_WAITING_MAX: Final = 64
+REPLAYS_PER_MACHINE_MAX: Final = 8
+"""Those that run or wait. Whoever comes when there are more is told `unavailable`."""
+ANSWER_S: Final = 30.0
+PRESENCE_JOINED: Final = b'{"type":"presence.joined"'
+
+
+@dataclass(slots=True)
+class Replica:
+    """A session at some step of its history, on a worker."""
+
+    history: History
+    worker: SandboxWorker
+    slot: Slot
+    seq: Seq
+    snapshot: bytes
+    finished: bool
+    timers: dict[TimerId, Armed] = field(default_factory=dict)
+    last: Entry | None = None
+    """What was replayed last."""
+
+    async def replay(self, entries: list[Entry]) -> None:
+        """Goes on through `entries`, a slice of CPU at a time, so that the worker's other sessions have
+        their turns in between.
+        """
+        at = 0
+        while at < len(entries):
+            part = entries[at : at + SLICE_INPUTS_MAX]
+            inputs = [(entry.input, entry.now_ms) for entry in part]
+            question = Replay(self.slot, Ticket(at + 1), inputs, SLICE_US)
+            answer = await self.history.ask(self.worker, self.slot, question)
+            if not isinstance(answer, Replayed) or not 1 <= answer.count <= len(part):
+                raise self._broken()
+            try:
+                check_replayed(answer.snapshot)
+            except BrokenWorker as error:
+                self.worker.kill(str(error), suspect=self.slot)
+                raise self._broken() from error
+            at += answer.count
+            self._take(part[: answer.count], answer)
+
+    def _broken(self) -> Unavailable:
+        return Unavailable("unavailable", "the worker does not answer what it was asked; try again")
+
+    def _take(self, entries: list[Entry], answer: Replayed) -> None:
+        if answer.snapshot != UNCHANGED:
+            self.snapshot = answer.snapshot
+        told = {position: (was_set, gone) for position, was_set, gone in answer.timers}
+        for position, entry in enumerate(entries):
+            was_set, cancelled = told.get(position, ([], []))
+            fired = timer_of(entry.input) if entry.kind is Kind.TIMER else None
+            changes_of(was_set, cancelled, fired=fired).apply_to(self.timers)
+        if answer.finished:
+            self.timers.clear()
+        self.finished = answer.finished
+        self.last = entries[-1]
+        self.seq = self.last.seq
+
+    async def freeze(self) -> bytes:
+        """The checkpoint of what it is now."""
+        question = Checkpoint(self.slot, Ticket(1))
+        answer = await self.history.ask(self.worker, self.slot, question)
+        assert isinstance(answer, Done)
+        return answer.result
+
+    def saved(self, data: bytes, at_ms: int) -> SavedCheckpoint:
+        """What it is now, as it is kept."""
+        return SavedCheckpoint(
+            seq=self.seq,
+            data=data,
+            snapshot=self.snapshot,
+            finished=self.finished,
+            timers={timer: armed.due_at_ms for timer, armed in self.timers.items()},
+            at_ms=at_ms,
+        )
+
+
+class History:
+    def __init__(
+        self,
+        store: SessionStore,
+        pool: SandboxWorkers,
+        images: Images,
+        placement: Placement,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._images = images
+        self._placement = placement
+        self._clock = clock
+        self._entropy = entropy
+        self._asked: dict[Slot, tuple[SandboxWorker, asyncio.Future[ToHub]]] = {}
+        self._running = asyncio.Semaphore(REPLAYS_AT_ONCE)
+        self._wanted: Counter[MachineId] = Counter()
+
+    # --- what can be asked --------------------------------------------------------------------------
+
+    async def snapshot_at(self, record: SessionRecord, seq: Seq) -> bytes:
+        """The public snapshot after `seq` inputs. Raises `NotFound` for a step that is not, or not any
+        more, to be had.
+        """
+        checkpoint = await self._start_for(record, seq)
+        if checkpoint is not None and checkpoint.seq == seq:
+            return checkpoint.snapshot
+        async with self._replica(record, checkpoint) as replica:
+            await self._walk(record, replica, seq)
+            return replica.snapshot
+
+    async def fork(
+        self, record: SessionRecord, seq: Seq | None, session_id: SessionId
+    ) -> SessionRecord:
+        """A new session that goes on from `seq`. What is left of each timer's time then is left of it now.
+
+        Raises `NotFound` as `snapshot_at`, and `Conflict` when there is a session of that name.
+        """
+        seq = (await self._store.span(record.key))[1] if seq is None else seq
+        base = await self._start_for(record, seq)
+        async with self._replica(record, base) as replica:
+            await self._walk(record, replica, seq)
+            data = await replica.freeze()
+        now_ms = self._clock.now_ms()
+        then_ms = replica.last.now_ms if replica.last else base.at_ms if base else now_ms
+        for timer, armed in replica.timers.items():
+            replica.timers[timer] = Armed(armed.due_at_ms + now_ms - then_ms)
+        child = SessionRecord(
+            key=self._entropy.session_key(now_ms),
+            machine_id=record.machine_id,
+            session_id=session_id,
+            version=record.version,
+            digest=record.digest,
+            hears_presence=record.hears_presence,
+            created_at_ms=now_ms,
+            finished_at_ms=now_ms if replica.finished else None,
+            parent=record.session_id,
+            forked_at=seq,
+        )
+        members = await self._members_at(record, seq)
+        try:
+            await self._store.fork(child, record.key, replica.saved(data, now_ms), members)
+        except AlreadyWritten:
+            raise Conflict("session_exists", "there is a session of this name") from None
+        return child
+
+    async def _members_at(self, record: SessionRecord, seq: Seq) -> dict[MemberId, bytes]:
+        """Whom the machine was told of after `seq` inputs: member and `sender`, as far as the journal
+        reaches back.
+        """
+        members: dict[MemberId, bytes] = {}
+        if record.hears_presence:
+            for entry in await self._store.presence_entries(record.key, until=seq):
+                said = read_input(entry.input)
+                who = read_sender(bytes(said.sender))
+                members.pop(who.member, None)
+                if bytes(said.subject).startswith(PRESENCE_JOINED):
+                    members[who.member] = who.sender
+        return members
+
+    async def recompute(self, record: SessionRecord, seq: Seq | None) -> Recomputed:
+        """Replays the journal from its beginning to `seq`, comparing with every checkpoint on the way."""
+        seq = (await self._store.span(record.key))[1] if seq is None else seq
+        first = await self._start_for(record, seq, earliest=True)
+        compared: list[tuple[Seq, str, str]] = []
+        async with self._replica(record, first) as replica:
+            began, watch = replica.seq, Stopwatch()
+            stops = [stop for stop in await self._store.checkpoint_seqs(record.key) if stop < seq]
+            for stop in [*(stop for stop in stops if stop > began), seq]:
+                await self._walk(record, replica, stop)
+                digest = checkpoint_digest(await replica.freeze())
+                stored = await self._store.checkpoint_before(record.key, stop)
+                if stored is not None and stored.seq == stop:
+                    compared.append((stop, _digest(stored), digest))
+            return Recomputed(
+                seq=seq,
+                state=replica.snapshot,
+                digest=digest,
+                inputs=seq - began,
+                ms=watch.us / 1000,
+                checkpoints=compared,
+                verified=all(stored == found for _, stored, found in compared),
+            )
+
+    # --- damage -------------------------------------------------------------------------------------
+
+    async def mend_newest(self, record: SessionRecord) -> None:
+        """The newest checkpoint of a session cannot be read: it is made again from the one before it, or
+        from the session's beginning, and the journal. Raises `Unavailable` when those are not there.
+        """
+        seqs = await self._store.checkpoint_seqs(record.key)
+        if seqs:
+            await self._mend(record, seqs[-1])
+
+    async def _mend(self, record: SessionRecord, seq: Seq) -> None:
+        damaged = await self._store.checkpoint_before(record.key, seq)
+        first, _ = await self._store.span(record.key)
+        base = await self._store.checkpoint_before(record.key, Seq(seq - 1))
+        if damaged is None or (base is None and first != 1):
+            raise Unavailable(
+                "session_damaged",
+                "its only checkpoint is damaged, and its journal does not begin at 1",
+            )
+        try:
+            async with self._replica(record, base, mends=True) as replica:
+                await self._walk(record, replica, seq)
+                data = await replica.freeze()
+        except NotFound as error:
+            raise Unavailable("session_damaged", error.detail) from error
+        was, now = _digest(damaged), checkpoint_digest(data)
+        write = CheckpointWrite(record.key, replica.saved(data, damaged.at_ms))
+        await self._store.commit([write])
+        log.warning(
+            "checkpoint %d of %s/%s was made again from the journal (digest %s, %s)",
+            seq,
+            record.machine_id,
+            record.session_id,
+            now,
+            "as it was" if was == now else f"not {was}",
+        )
+
+    # --- replicas -----------------------------------------------------------------------------------
+
+    async def _start_for(
+        self, record: SessionRecord, seq: Seq, *, earliest: bool = False
+    ) -> SavedCheckpoint | None:
+        """From where to go to `seq`: a checkpoint, or None for the image."""
+        first, last = await self._store.span(record.key)
+        if not 1 <= seq <= last:
+            raise NotFound("no_such_seq", f"the session has inputs 1 to {last}")
+        if earliest and first == 1:
+            return None
+        checkpoint = await self._store.checkpoint_before(record.key, first if earliest else seq)
+        if first != 1 and checkpoint is None:
+            raise NotFound("history_pruned", f"the journal of this session begins at {first}")
+        return checkpoint
+
+    @contextlib.asynccontextmanager
+    async def _replica(
+        self, record: SessionRecord, checkpoint: SavedCheckpoint | None, *, mends: bool = False
+    ) -> AsyncIterator[Replica]:
+        """A replica as it was at `checkpoint`, for as long as the block lasts.
+
+        `mends`: it is needed to make a checkpoint again, whose turn has come already.
+        """
+        async with contextlib.AsyncExitStack() as open_:
+            if not mends:
+                await open_.enter_async_context(self._turn_of(record.machine_id))
+            image = await self._images.image(record.digest)
+            worker = await self._pool.wait_for_worker(
+                modules=image.is_module, machine=record.machine_id
+            )
+            slot = self._placement.new_slot()
+            worker.take(record.digest, image)
+            open_.callback(self._close, worker, slot, record)
+            data = checkpoint.data if checkpoint else None
+            try:
+                await self.ask(worker, slot, self._placement.opening(slot, record.digest, data))
+            except Unavailable as error:
+                if error.code != "session_damaged" or checkpoint is None:
+                    raise
+                await self._mend(record, checkpoint.seq)
+                checkpoint = await self._store.checkpoint_before(record.key, checkpoint.seq)
+                assert checkpoint is not None
+                data = checkpoint.data
+                await self.ask(worker, slot, self._placement.opening(slot, record.digest, data))
+            yield _replica_at(self, worker, slot, checkpoint)
+
+    def _close(self, worker: SandboxWorker, slot: Slot, record: SessionRecord) -> None:
+        if not worker.lost:
+            worker.tell(Close(slot))
+            worker.leave(record.digest)
+
+    @contextlib.asynccontextmanager
+    async def _turn_of(self, machine_id: MachineId) -> AsyncIterator[None]:
+        """Waits for a place among the replays that run. Raises `Unavailable` when too many wait."""
+        if (
+            self._wanted.total() >= REPLAYS_WAITING_MAX
+            or self._wanted[machine_id] >= REPLAYS_PER_MACHINE_MAX
+        ):
+            raise Unavailable(
+                "unavailable", "too many look into the past just now; try again later"
+            )
+        self._wanted[machine_id] += 1
+        try:
+            async with self._running:
+                yield
+        finally:
+            self._wanted[machine_id] -= 1
+            if not self._wanted[machine_id]:
+                del self._wanted[machine_id]
+
+    async def _walk(self, record: SessionRecord, replica: Replica, until: Seq) -> None:
+        """Replays what was applied from where the replica is up to `until`."""
+        after = replica.seq
+        reading = self._read_ahead(record, after, until)
+        try:
+            while after < until:
+                entries = await reading
+                if not entries or entries[0].seq != after + 1:
+                    raise NotFound(
+                        "history_pruned", f"input {after + 1} is not in the journal any more"
+                    )
+                after = entries[-1].seq
+                reading = self._read_ahead(record, after, until)  # while these are replayed
+                await replica.replay(entries)
+        finally:
+            reading.cancel()
+
+    def _read_ahead(
+        self, record: SessionRecord, after: Seq, until: Seq
+    ) -> asyncio.Task[list[Entry]]:
+        reading = asyncio.ensure_future(self._read(record, after, until))
+        # It may not be waited for any more.
+        reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return reading
+
+    async def _read(self, record: SessionRecord, after: Seq, until: Seq) -> list[Entry]:
+        if after >= until:
+            return []
+        return await self._store.entries(
+            record.key, after=(after, 0), until=until, limit=ENTRIES_AT_ONCE, applied_only=True
+        )
+
+    # --- workers ------------------------------------------------------------------------------------
+
+    async def ask(self, worker: SandboxWorker, slot: Slot, message: Question) -> ToHub:
+        """Raises `Unavailable` when it cannot be done, now or at all."""
+        if worker.lost:
+            raise _ended()
+        answer: asyncio.Future[ToHub] = asyncio.get_running_loop().create_future()
+        self._asked[slot] = worker, answer
+        worker.ask(slot, message)
+        try:
+            said = await asyncio.wait_for(answer, ANSWER_S)
+        except TimeoutError:
+            raise Unavailable("unavailable", "the replay takes too long; try again later") from None
+        finally:
+            self._asked.pop(slot, None)
+        if isinstance(said, Failed):
+            raise Unavailable(said.code, said.message)
+        return said
+
+    def answered(self, worker: SandboxWorker, message: Done | Failed | Replayed) -> None:
+        asked = self._asked.get(message.session)
+        if asked is not None and asked[0] is worker and not asked[1].done():
+            asked[1].set_result(message)
+
+    def worker_lost(self, worker: SandboxWorker) -> None:
+        for asked_of, answer in self._asked.values():
+            if asked_of is worker and not answer.done():
+                answer.set_exception(_ended())
+
+
+def _replica_at(
+    history: History, worker: SandboxWorker, slot: Slot, checkpoint: SavedCheckpoint | None
+) -> Replica:
+    if checkpoint is None:
+        return Replica(history, worker, slot, Seq(0), UNCHANGED, finished=False)
+    return Replica(
+        history,
+        worker,
+        slot,
+        checkpoint.seq,
+        checkpoint.snapshot,
+        checkpoint.finished,
+        {timer: Armed(due) for timer, due in checkpoint.timers.items()},
+    )
+
+
+def _digest(checkpoint: SavedCheckpoint) -> str:
+    """Of a checkpoint as it is stored, which may be damaged."""
+    try:
+        return checkpoint_digest(checkpoint.data)
+    except UnknownFormat as error:
+        return str(error)
+
+
+def _ended() -> Unavailable:
+    return Unavailable("unavailable", "the worker that replayed this has ended; try again")

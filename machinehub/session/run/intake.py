@@ -1,0 +1,275 @@
+"""What may become an input of a session, and what becomes of it for whoever sent it.
+
+Decides: when an event is refused, that a second copy of one gets the first one's answer, how many events of
+a machine may come in a second, what `If-Match` means. Does not know: where sessions live, or what is
+committed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from machinehub.errors import (
+    Conflict,
+    HubError,
+    NotFound,
+    PreconditionFailed,
+    RateLimited,
+    Unavailable,
+)
+from machinehub.model import Fault, Kind
+from machinehub.rates import Rates
+from machinehub.session.decide.events import check_event
+from machinehub.session.decide.lifecycle import Phase
+from machinehub.session.decide.turn import SESSION_FINISHED, Receipt
+from machinehub.session.port import Answered, Settled
+from machinehub.session.run.publisher import answer, snapshot_of
+from machinehub.tasks import Tasks
+from sandbox.protocol.inputs import event_input, start_input, timer_input
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable
+
+    from machinehub.clock import Clock, Entropy
+    from machinehub.ids import EventId, Seq
+    from machinehub.limits import Limits
+    from machinehub.model import MemberChange
+    from machinehub.principal import Principal
+    from machinehub.session.decide.session import Session
+    from machinehub.session.run.journal import Journal
+    from machinehub.session.run.placement import Placement
+    from machinehub.session.run.waits import Waits
+    from machinehub.store.sessions import SessionStore
+    from sandbox.protocol.ids import TimerId
+
+COPIES_WAITING_MAX: Final = 64
+"""Copies of one event that may wait for its answer."""
+LOOKUPS_MAX: Final = 100
+"""Events to finished sessions whose ids are looked for in the journal at once; more are told
+`session_finished` straight away.
+"""
+
+
+class Intake:
+    """`load` loads a session that is not loaded."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        clock: Clock,
+        entropy: Entropy,
+        limits: Limits,
+        *,
+        placement: Placement,
+        journal: Journal,
+        waits: Waits,
+        load: Callable[[Session], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._entropy = entropy
+        self._limits = limits
+        self._placement = placement
+        self._journal = journal
+        self._waits = waits
+        self._load = load
+        self._lookups = Tasks()
+        self._rates: Rates[str] = Rates()
+        """Of events, by machine."""
+
+    def stop(self) -> None:
+        self._lookups.stop()
+
+    # --- events of clients --------------------------------------------------------------------------
+
+    def check(self, session: Session, event: bytes, principal: Principal) -> None:
+        """Whether a client may send this event now. Raises `CallerError`, `RateLimited`.
+
+        A rate that a version chose for itself is its sessions' alone.
+        """
+        allowed = session.allowed
+        if principal.is_counted:
+            per_s = allowed.machine_events_per_s
+            own = per_s < self._limits.machine_events_per_s
+            name = f"{session.machine_id}@{session.record.version}" if own else session.machine_id
+            if not self._rates.take(name, per_s, self._clock.monotonic_s()):
+                raise RateLimited(
+                    "rate_limited", f"a machine takes at most {per_s} events a second"
+                )
+        check_event(event, bytes_max=allowed.event_bytes, depth_max=allowed.event_depth)
+
+    def send(
+        self,
+        session: Session,
+        event: bytes,
+        sender: bytes,
+        *,
+        event_id: EventId | None,
+        then: Callable[[Receipt], None] | None,
+        kind: Kind = Kind.EVENT,
+        member: MemberChange | None = None,
+    ) -> None:
+        """Hands a checked event to the session; `then` hears what became of it, at once when the id is
+        known.
+
+        Raises `Conflict` when the session is finished, `NotFound` when it was deleted, and `Unavailable`
+        when too much waits.
+        """
+        receipt, is_new = session.receipts.of(event_id)
+        if not is_new:
+            if then is not None:
+                _answer_again(receipt, then)
+            return
+        error = self._refusal(session)
+        if error is not None:
+            if isinstance(error, Conflict) and self._look_up(session, event_id, receipt, then):
+                return
+            session.receipts.forget(event_id)
+            raise error
+        if then is not None:
+            receipt.waiting.append(then)
+        data = event_input(self._entropy.turn_seed(), event, sender)
+        self._offer(session, kind, data, receipt, event_id=event_id, member=member)
+
+    def _look_up(
+        self,
+        session: Session,
+        event_id: EventId | None,
+        receipt: Receipt,
+        then: Callable[[Receipt], None] | None,
+    ) -> bool:
+        """The session has ended, but this may be a second copy of an event from before; whether that is
+        looked for in the journal.
+        """
+        if event_id is None or then is None or len(self._lookups) >= LOOKUPS_MAX:
+            return False
+        receipt.waiting.append(then)
+        self._lookups.spawn(self._answer_after_the_end(session, event_id, receipt))
+        return True
+
+    async def _answer_after_the_end(
+        self, session: Session, event_id: EventId, receipt: Receipt
+    ) -> None:
+        try:
+            entry = await self._store.entry_of(session.record.key, event_id)
+        except Unavailable as error:
+            entry, receipt.error = None, Fault(error.code, error.detail)
+        else:
+            receipt.error = SESSION_FINISHED
+        if entry is None:
+            receipt.seq = session.seq
+            session.receipts.forget(event_id)
+        else:
+            receipt.keep(entry)
+        answer(receipt)
+
+    async def send_and_wait(
+        self,
+        session: Session,
+        event: bytes,
+        sender: bytes,
+        *,
+        event_id: EventId | None = None,
+        if_match: Seq | None = None,
+    ) -> Answered:
+        """`send`, awaited. Raises `PreconditionFailed` unless the session's seq is `if_match`."""
+        if (event_id is not None or if_match is not None) and not session.phase.loaded:
+            await self._load(session)  # what a second copy of the event is answered
+        if if_match is not None and event_id not in session.receipts:
+            earlier = await self._match(session, event_id, if_match)
+            if earlier is not None:
+                return _answered(session, event_id, earlier)
+        answered: asyncio.Future[Answered] = self._waits.new()
+
+        def settle(receipt: Receipt) -> None:
+            if not answered.done():
+                answered.set_result(_answered(session, event_id, receipt))
+
+        self.send(session, event, sender, event_id=event_id, then=settle)
+        return await answered
+
+    async def _match(
+        self, session: Session, event_id: EventId | None, if_match: Seq
+    ) -> Receipt | None:
+        """Waits until the seq cannot move by itself and compares it. Returns the receipt of a second copy
+        of an event from so long ago that memory has forgotten it.
+        """
+        while session.waiting or session.phase is Phase.REPLAYING:
+            await self._waits.next_turn(session)
+        if session.seq == if_match or event_id in session.receipts:
+            return None
+        entry = None
+        if event_id is not None:
+            entry = await self._store.entry_of(session.record.key, event_id)
+        if entry is None:
+            raise PreconditionFailed(
+                "seq_moved", f"the session is at {session.seq}, not at {if_match}"
+            )
+        receipt = Receipt(entry.seq)
+        receipt.keep(entry)
+        return receipt
+
+    def _refusal(self, session: Session) -> HubError | None:
+        if session.gone:
+            return NotFound("no_such_session", "the session was deleted")
+        if session.finished:
+            return Conflict(SESSION_FINISHED.code, SESSION_FINISHED.detail)
+        if (
+            session.waiting >= self._limits.pending_per_session
+            or session.pending_bytes >= self._limits.pending_bytes
+        ):
+            return Unavailable("unavailable", "too many events of this session wait for their turn")
+        return self._journal.refusal()
+
+    # --- inputs of the hub's own --------------------------------------------------------------------
+
+    def start(self, session: Session, given: bytes | None) -> None:
+        """The session's first input."""
+        self._offer(session, Kind.START, start_input(self._entropy.turn_seed(), given))
+
+    def fire(self, session: Session, timer: TimerId) -> None:
+        """A timer has come due."""
+        data = timer_input(self._entropy.turn_seed(), timer)
+        self._offer(session, Kind.TIMER, data, timer=timer)
+
+    def _offer(
+        self,
+        session: Session,
+        kind: Kind,
+        data: bytes,
+        receipt: Receipt | None = None,
+        *,
+        event_id: EventId | None = None,
+        timer: TimerId | None = None,
+        member: MemberChange | None = None,
+    ) -> None:
+        session.offer(
+            kind,
+            data,
+            self._clock.now_ms(),
+            receipt,
+            event_id=event_id,
+            timer=timer,
+            member=member,
+        )
+        self._placement.offered(session)
+
+
+def _answer_again(receipt: Receipt, then: Callable[[Receipt], None]) -> None:
+    """A second copy of an event hears what the first one did."""
+    if receipt.settled:
+        then(receipt)
+    elif len(receipt.waiting) < COPIES_WAITING_MAX:
+        receipt.waiting.append(then)
+    else:
+        raise Unavailable("unavailable", "too many copies of this event wait for its answer")
+
+
+def settled_of(event_id: EventId | None, receipt: Receipt) -> Settled:
+    """The message about a receipt."""
+    return Settled(event_id, receipt.seq, receipt.changed, receipt.error, receipt.cost)
+
+
+def _answered(session: Session, event_id: EventId | None, receipt: Receipt) -> Answered:
+    return Answered(settled_of(event_id, receipt), snapshot_of(session))

@@ -1,0 +1,419 @@
+"""The session port for this hub's own sessions: puts the parts together, and answers what is asked.
+
+Decides nothing that a part could decide. Read `__init__` to see who needs whom.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from machinehub.errors import Conflict, NotFound, Unavailable
+from machinehub.model import SessionDelete
+from machinehub.session.decide.events import check_event, check_input
+from machinehub.session.port import Answered, Closed, Ending, Snapshot, Summary
+from machinehub.session.run.deletion import Deletions
+from machinehub.session.run.history import History
+from machinehub.session.run.housekeeping import Housekeeper
+from machinehub.session.run.intake import Intake, settled_of
+from machinehub.session.run.journal import Journal
+from machinehub.session.run.loading import Loader
+from machinehub.session.run.outcomes import Outcomes
+from machinehub.session.run.placement import Placement
+from machinehub.session.run.presence import Crowds
+from machinehub.session.run.presence_events import PresenceEvents
+from machinehub.session.run.publisher import Publisher, snapshot_of
+from machinehub.session.run.registry import Registry
+from machinehub.session.run.scheduler import TimerScheduler
+from machinehub.session.run.waits import Waits
+from machinehub.session.run.waking import Waking
+from machinehub.tasks import Tasks
+
+if TYPE_CHECKING:
+    from machinehub.clock import Clock, Entropy
+    from machinehub.ids import EventId, MachineId, Seq, SessionId
+    from machinehub.limits import Limits
+    from machinehub.logs import MachineLogs
+    from machinehub.metrics import Metrics
+    from machinehub.model import Entry, SessionRecord
+    from machinehub.session.decide.conditions import Condition
+    from machinehub.session.decide.members import Identity
+    from machinehub.session.decide.session import Session
+    from machinehub.session.decide.turn import Receipt
+    from machinehub.session.port import (
+        Address,
+        Listener,
+        Presence,
+        Recomputed,
+        Subscription,
+        Versions,
+        Visitor,
+    )
+    from machinehub.session.run.sandbox import Images, SandboxWorker, SandboxWorkers
+    from machinehub.store.sessions import SessionStore
+    from sandbox.protocol.messages import ToHub
+
+
+class LocalSessions:
+    """`Sessions` (session/port.py). `start` it, serve, `stop` it."""
+
+    def __init__(
+        self,
+        pool: SandboxWorkers,
+        images: Images,
+        versions: Versions,
+        store: SessionStore,
+        clock: Clock,
+        entropy: Entropy,
+        limits: Limits,
+        *,
+        logs: MachineLogs,
+        metrics: Metrics,
+        expire_after_ms: int = 0,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._entropy = entropy
+        self._limits = limits
+        self._metrics = metrics
+        self._tasks = Tasks()
+        self.registry = registry = Registry(limits)
+        self.publisher = publisher = Publisher(
+            clock, logs, metrics, emitted_kept_bytes=limits.emitted_kept_bytes
+        )
+        self.waits = waits = Waits(publisher, per_session=limits.connections_per_session)
+        self.journal = journal = Journal(store, metrics)
+        self.placement = placement = Placement(pool, images, clock, limits)
+        self.history = History(store, pool, images, placement, clock, entropy)
+        # Some parts need each other. Those that are made first get functions that look for the others later.
+        self.scheduler = scheduler = TimerScheduler(
+            clock,
+            store,
+            lambda *timer: self.waking.timer_due(*timer),
+            lambda *timer: self.waking.timer_pending(*timer),
+            per_s=limits.timer_turns_per_s,
+        )
+        self.intake = intake = Intake(
+            store,
+            clock,
+            entropy,
+            limits,
+            placement=placement,
+            journal=journal,
+            waits=waits,
+            load=lambda session: self.loader.load(session),
+        )
+        self.presence_events = presence_events = PresenceEvents(
+            intake,
+            store,
+            entropy,
+            limits,
+            awaken=lambda key: self.waking.awaken(key),
+            inform=lambda session: self.crowds.inform(session),
+        )
+        self.crowds = crowds = Crowds(publisher, presence_events, clock, entropy, limits)
+        self.deletions = deletions = Deletions(
+            registry,
+            store,
+            journal,
+            presence_events,
+            forget=lambda session, error, why: self.loader.forget(session, error, why),
+        )
+        self.loader = loader = Loader(
+            registry,
+            store,
+            versions,
+            clock,
+            entropy,
+            journal=journal,
+            placement=placement,
+            scheduler=scheduler,
+            publisher=publisher,
+            crowds=crowds,
+            presence_events=presence_events,
+            intake=intake,
+            waits=waits,
+            deletions=deletions,
+        )
+        self.waking = waking = Waking(
+            registry,
+            store,
+            limits,
+            loader=loader,
+            placement=placement,
+            scheduler=scheduler,
+            intake=intake,
+        )
+        self.outcomes = outcomes = Outcomes(
+            registry,
+            journal=journal,
+            placement=placement,
+            scheduler=scheduler,
+            publisher=publisher,
+            loader=loader,
+            history=self.history,
+            waits=waits,
+            metrics=metrics,
+        )
+        journal.report_to(outcomes)
+        placement.report_to(outcomes)
+        self.housekeeper = Housekeeper(
+            registry,
+            store,
+            clock,
+            limits,
+            expire_after_ms=expire_after_ms,
+            placement=placement,
+            journal=journal,
+            loader=loader,
+            crowds=crowds,
+            publisher=publisher,
+            waking=waking,
+            waits=waits,
+            deletions=deletions,
+        )
+
+    # --- the hub's life -----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Takes up the timers and the members that the database has. Raises `Unavailable`."""
+        self.journal.start()
+        await self.scheduler.start()
+        await self.presence_events.start()
+        self.housekeeper.start()
+
+    async def stop(self) -> None:
+        """Leaves the database as it is."""
+        for part in (
+            self._tasks,
+            self.housekeeper,
+            self.loader,
+            self.waking,
+            self.outcomes,
+            self.crowds,
+            self.presence_events,
+            self.intake,
+            self.placement,
+            self.journal,
+            self.scheduler,
+        ):
+            part.stop()
+
+    async def freeze_all(self) -> None:
+        """Before `stop`: what is on a worker is frozen, so that the next start finds it at once."""
+        self.housekeeper.stop()
+        await self.housekeeper.freeze_all()
+
+    def say_goodbye(self, reason: str) -> None:
+        """Closes every connection, and ends every request that waits for something."""
+        self.waits.end(reason, self.loader.openings)
+        for session in self.registry.all:
+            listeners = self.publisher.listeners(session)
+            self.publisher.send(listeners, Closed(Ending.GOING_AWAY, reason))
+
+    def counts(self) -> tuple[int, int]:
+        """Sessions in memory, and those of them that are on workers."""
+        return len(self.registry), len(self.placement.live)
+
+    def worker_answered(self, worker: SandboxWorker, messages: list[ToHub]) -> None:
+        self.placement.worker_answered(worker, messages)
+
+    def worker_lost(self, worker: SandboxWorker) -> None:
+        self._metrics.worker_crashes.inc()
+        self.history.worker_lost(worker)
+        self.placement.worker_lost(worker)
+
+    # --- using a session ----------------------------------------------------------------------------
+
+    async def read(self, address: Address) -> Snapshot:
+        return snapshot_of(await self.loader.open(address))
+
+    async def create(self, address: Address, given: bytes | None) -> Snapshot:
+        self._check_given(given)
+        return snapshot_of(await self.loader.create(address, given))
+
+    async def subscribe(
+        self,
+        address: Address,
+        listener: Listener,
+        visitor: Visitor,
+        *,
+        given: bytes | None = None,
+        emitted_after: Seq | None = None,
+    ) -> Subscription:
+        self._check_given(given)
+        who = self.crowds.identify(address.machine_id, address.session_id, visitor)
+        session = await self.loader.open(address, given)
+        self.crowds.attach(session, listener, who)
+        if emitted_after is not None:
+            for emitted in self.publisher.audience(session).recent.after(emitted_after):
+                listener.receive(emitted)
+        return LocalSubscription(self, session, listener, who, visitor)
+
+    async def send(
+        self,
+        address: Address,
+        event: bytes,
+        visitor: Visitor,
+        *,
+        event_id: EventId | None = None,
+        if_match: Seq | None = None,
+    ) -> Answered:
+        # By the hub's limits first: an event that cannot be one must not begin a session.
+        limits = self._limits
+        check_event(event, bytes_max=limits.event_bytes, depth_max=limits.event_depth)
+        who = self.crowds.identify(address.machine_id, address.session_id, visitor)
+        session = await self.loader.open(address)
+        self.intake.check(session, event, visitor.principal)
+        return await self.intake.send_and_wait(
+            session, event, who.sender, event_id=event_id, if_match=if_match
+        )
+
+    async def wait(self, address: Address, condition: Condition) -> Snapshot:
+        session = await self.loader.open(address)
+        return await self.waits.until(session, condition.holds)
+
+    async def members(self, address: Address) -> Presence:
+        return self.crowds.listing(await self._in_memory(address))
+
+    async def describe(self, address: Address, visitor: Visitor, metadata: bytes) -> Presence:
+        session = await self._in_memory(address)
+        if session is None:
+            raise Conflict("not_present", "nobody is connected to the session")
+        who = self.crowds.identify(address.machine_id, address.session_id, visitor)
+        self.crowds.describe(session, who, metadata)
+        return self.crowds.listing(session)
+
+    def _check_given(self, given: bytes | None) -> None:
+        limits = self._limits
+        if given is not None:
+            check_input(given, bytes_max=limits.input_bytes, depth_max=limits.event_depth)
+
+    async def _in_memory(self, address: Address) -> Session | None:
+        """The session, if it is in memory. Raises `NotFound` when there is none."""
+        session = self.registry.find(address.machine_id, address.session_id)
+        if session is None or not session.started:
+            await self._record(address)
+        return session
+
+    async def _record(self, address: Address) -> SessionRecord:
+        return await self._store.record(address.machine_id, address.session_id)
+
+    # --- looking after sessions ---------------------------------------------------------------------
+
+    async def inspect(self, address: Address, at: Seq | None = None) -> tuple[Summary, Snapshot]:
+        if at is None:
+            session = await self.loader.open_existing(address.machine_id, address.session_id)
+            snapshot = snapshot_of(session)
+            return self._summary(session.record, snapshot.seq), snapshot
+        record = await self._record(address)
+        snapshot = Snapshot(at, record.version, await self.history.snapshot_at(record, at))
+        return self._summary(record, at), snapshot
+
+    async def summaries(
+        self, machine_id: MachineId, *, after: SessionId | None, limit: int
+    ) -> list[Summary]:
+        found = await self._store.page(machine_id, after=after, limit=limit)
+        return [self._summary(record, seq) for record, seq in found]
+
+    def _summary(self, record: SessionRecord, seq: Seq) -> Summary:
+        session = self.registry.find(record.machine_id, record.session_id)
+        return Summary(
+            record.session_id,
+            record.version,
+            seq,
+            finished=record.finished_at_ms is not None
+            or (session is not None and session.finished),
+            created_at_ms=record.created_at_ms,
+            connections=self.crowds.connections(session) if session is not None else 0,
+            live=session is not None and self.placement.is_on_worker(session),
+            parent=record.parent,
+            forked_at=record.forked_at,
+        )
+
+    async def journal_of(
+        self, address: Address, *, after: tuple[Seq, int], limit: int
+    ) -> list[Entry]:
+        record = await self._record(address)
+        return await self._store.entries(record.key, after=after, limit=limit)
+
+    async def fork(self, address: Address, at: Seq | None, session_id: SessionId) -> Summary:
+        record = await self._record(address)
+        if self.registry.find(record.machine_id, session_id) is not None:
+            raise Conflict("session_exists", "there is a session of this name")
+        try:
+            child = await self.history.fork(record, at, session_id)
+            if self.registry.is_closed(child.machine_id):
+                await self.journal.delete(SessionDelete(child.key))
+                raise NotFound("no_such_machine", "the machine was deleted meanwhile")
+            self.scheduler.set(child.key, await self._store.timers_of(child.key))
+        except Unavailable:
+            # It may be there all the same, with timers.
+            self._tasks.spawn(self.scheduler.reload())
+            raise
+        assert child.forked_at is not None
+        return self._summary(child, child.forked_at)
+
+    async def replay(self, address: Address, seq: Seq | None) -> Recomputed:
+        session = self.registry.find(address.machine_id, address.session_id)
+        if session is not None:  # there is nothing better to compare with than the memory of now
+            await self.housekeeper.freeze(session)
+        found = await self.history.recompute(await self._record(address), seq)
+        session = self.registry.find(address.machine_id, address.session_id)
+        # A session that is in memory has said what it is; that must be what the journal says.
+        if session is not None and session.seq == found.seq and session.snapshot != found.state:
+            return found._replace(verified=False)
+        return found
+
+    async def delete(self, address: Address) -> None:
+        await self.deletions.delete(address.machine_id, address.session_id)
+
+    async def delete_machine(self, machine_id: MachineId) -> None:
+        await self.deletions.delete_machine(machine_id)
+
+
+class LocalSubscription:
+    """`Subscription` (session/port.py)."""
+
+    __slots__ = ("_listener", "_principal", "_sender", "_session", "_sessions", "_who")
+
+    def __init__(
+        self,
+        sessions: LocalSessions,
+        session: Session,
+        listener: Listener,
+        who: Identity,
+        visitor: Visitor,
+    ) -> None:
+        self._sessions = sessions
+        self._session = session
+        self._listener = listener
+        self._who = who
+        self._sender = who.sender
+        self._principal = visitor.principal
+
+    @property
+    def seq(self) -> Seq:
+        return self._session.seq
+
+    @property
+    def limits(self) -> Limits:
+        return self._session.allowed
+
+    def send(self, event: bytes, event_id: EventId | None) -> None:
+        intake, session = self._sessions.intake, self._session
+        intake.check(session, event, self._principal)
+        if event_id is None:
+            intake.send(session, event, self._sender, event_id=None, then=None)
+            return
+        listener = self._listener
+
+        def tell(receipt: Receipt) -> None:
+            listener.receive(settled_of(event_id, receipt))
+
+        intake.send(session, event, self._sender, event_id=event_id, then=tell)
+
+    def describe(self, metadata: bytes) -> None:
+        self._sessions.crowds.describe(self._session, self._who, metadata)
+
+    def close(self) -> None:
+        self._sessions.crowds.detach(self._session, self._listener)

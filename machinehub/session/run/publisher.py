@@ -1,0 +1,169 @@
+"""What a committed turn changed, told to everybody: listeners, waiting requests, logs, metrics.
+
+Decides: who hears of a turn, and in which order. Nothing of a turn is visible before it comes here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from machinehub.session.port import Emitted, Snapshot, Update
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from machinehub.clock import Clock
+    from machinehub.ids import Seq
+    from machinehub.logs import MachineLogs
+    from machinehub.metrics import Metrics
+    from machinehub.session.decide.session import Session
+    from machinehub.session.decide.turn import Receipt, Turn
+    from machinehub.session.port import Listener, Message
+
+log = logging.getLogger("machinehub.session")
+T = TypeVar("T")
+
+
+class RecentEmitted:
+    """The last events that a session emitted, for a listener that comes back. Bounded in bytes."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._events: deque[Emitted] = deque()
+
+    def add(self, emitted: Emitted) -> None:
+        self._events.append(emitted)
+        self._bytes += len(emitted.event)
+        while self._bytes > self._bytes_max:
+            self._bytes -= len(self._events.popleft().event)
+
+    def after(self, seq: Seq) -> list[Emitted]:
+        """What was emitted behind `seq`, as far as it is remembered."""
+        return [emitted for emitted in self._events if emitted.seq > seq]
+
+
+@dataclass(slots=True, eq=False)
+class Audience:
+    """Who hears of one session."""
+
+    recent: RecentEmitted
+    listeners: dict[Listener, None] = field(default_factory=dict)
+    watchers: set[Callable[[], None]] = field(default_factory=set)
+    """Requests that look at the session whenever something of it has settled."""
+
+
+class Publisher:
+    def __init__(
+        self, clock: Clock, logs: MachineLogs, metrics: Metrics, *, emitted_kept_bytes: int
+    ) -> None:
+        self._clock = clock
+        self._logs = logs
+        self._metrics = metrics
+        self._emitted_kept_bytes = emitted_kept_bytes
+        self._audiences: dict[Session, Audience] = {}
+
+    # --- who listens --------------------------------------------------------------------------------
+
+    def audience(self, session: Session) -> Audience:
+        """The session's audience, made when it is first needed."""
+        audience = self._audiences.get(session)
+        if audience is None:
+            recent = RecentEmitted(self._emitted_kept_bytes)
+            audience = self._audiences[session] = Audience(recent)
+        return audience
+
+    def listeners(self, session: Session) -> Collection[Listener]:
+        audience = self._audiences.get(session)
+        return audience.listeners if audience is not None else ()
+
+    def leave(self, session: Session, listener: Listener) -> None:
+        audience = self._audiences.get(session)
+        if audience is not None:
+            audience.listeners.pop(listener, None)
+
+    def is_watched(self, session: Session) -> bool:
+        """Whether a connection or a request waits for something of it."""
+        audience = self._audiences.get(session)
+        return audience is not None and bool(audience.listeners or audience.watchers)
+
+    def drop(self, session: Session) -> None:
+        """The session leaves memory."""
+        self._audiences.pop(session, None)
+
+    # --- telling ------------------------------------------------------------------------------------
+
+    def tell(self, session: Session, turn: Turn) -> None:
+        """Everybody hears of a turn that was committed, or that there was nothing to commit of."""
+        self._note(session, turn)
+        audience = self._audiences.get(session)
+        if audience is not None and turn.snapshot is not None:
+            self.send(audience.listeners, Update(turn.seq, turn.snapshot))
+        if turn.emitted:
+            audience = self.audience(session)
+            for event in turn.emitted:
+                emitted = Emitted(turn.seq, bytes(event))
+                audience.recent.add(emitted)
+                self.send(audience.listeners, emitted)
+        if turn.pending.receipt is not None:
+            answer(turn.pending.receipt)
+        if audience is not None and audience.watchers:
+            self.notify(session)
+
+    def send(self, listeners: Iterable[Listener], message: Message) -> None:
+        """One that cannot be told must not keep it from the others."""
+        for listener in list(listeners):
+            _call(listener.receive, message)
+
+    def tell_how_it_stands(self, session: Session) -> None:
+        """For everybody, when that was not known here before."""
+        listeners = self.listeners(session)
+        if listeners:
+            self.send(listeners, Update(session.seq, session.snapshot))
+        self.notify(session)
+
+    def notify(self, session: Session) -> None:
+        """Something about the session settled: requests that wait look at it."""
+        audience = self._audiences.get(session)
+        for watcher in list(audience.watchers) if audience is not None else ():
+            try:
+                watcher()
+            except Exception:
+                log.exception("a waiting request could not be told")
+
+    def _note(self, session: Session, turn: Turn) -> None:
+        """Logs and metrics."""
+        if turn.error is None:
+            self._metrics.count_turn()
+            if not turn.logs:
+                return
+        lines = turn.logs
+        if turn.error is not None:
+            self._metrics.rejected.labels(code=turn.error.code).inc()
+            lines = [("error", f"{turn.error.code}: {turn.error.detail}"), *lines]
+        cost = turn.cost.as_json() if turn.cost is not None else None
+        now_ms = self._clock.now_ms()
+        for level, text in lines:
+            self._logs.add(session.machine_id, session.session_id, level, text, now_ms, cost)
+
+
+def snapshot_of(session: Session, *, connection_id: str | None = None, count: int = 0) -> Snapshot:
+    """The session as everybody may read it now."""
+    return Snapshot(session.seq, session.record.version, session.snapshot, connection_id, count)
+
+
+def answer(receipt: Receipt) -> None:
+    """Tells whoever waits for what became of an event."""
+    waiting, receipt.waiting = receipt.waiting, []
+    for then in waiting:
+        _call(then, receipt)
+
+
+def _call(somebody: Callable[[T], None], what: T) -> None:
+    try:
+        somebody(what)
+    except Exception:
+        log.exception("somebody could not be told")

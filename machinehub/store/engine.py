@@ -1,0 +1,69 @@
+"""Opening a database: URLs become engines, SQLite with the right pragmas, Postgres with all that libpq's URLs say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+from sqlalchemy import event, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from machinehub.settings import BadSettings
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+POOL_CONNECTIONS: Final = 8
+POOL_OVERFLOW: Final = 8
+LOCK_WAIT_S: Final = 10
+"""How long SQLite waits for another process that writes."""
+CONNECT_S: Final = 10.0
+"""How long connecting to Postgres may take, unless `connect_timeout` says otherwise."""
+
+
+def open_engine(url: str) -> AsyncEngine:
+    """The engine for an async SQLAlchemy URL. Nothing is connected yet. Raises `BadSettings`."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_async_engine(
+            parsed,
+            async_creator=lambda: connect_postgres(parsed),
+            pool_size=POOL_CONNECTIONS,
+            max_overflow=POOL_OVERFLOW,
+            pool_pre_ping=True,
+        )
+    if parsed.database and parsed.database != ":memory:":
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(parsed, connect_args={"timeout": LOCK_WAIT_S})
+    event.listen(engine.sync_engine, "connect", set_up_sqlite)
+    return engine
+
+
+def set_up_sqlite(connection: Any, _record: Any = None) -> None:
+    """How every connection to SQLite is set up: WAL, full sync, foreign keys on."""
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={LOCK_WAIT_S * 1000}",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+async def connect_postgres(url: URL, **settings: str) -> asyncpg.Connection[Any]:
+    """One connection, with what the URL's query says as libpq understands it (`sslmode`, `sslrootcert`,
+    `host` for a socket's folder, `application_name`, ...). `settings` are the server's own, by name.
+
+    Source: PostgreSQL's documentation, section 34.1.1 (connection strings).
+    """
+    query = dict(url.query)
+    timeout = query.pop("connect_timeout", None)
+    plain = url.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
+    try:
+        timeout_s = float(str(timeout)) if timeout is not None else CONNECT_S
+        return await asyncpg.connect(plain, timeout=timeout_s or None, server_settings=settings)
+    except (ValueError, asyncpg.exceptions.ClientConfigurationError) as error:
+        raise BadSettings(f"MACHINEHUB_DATABASE_URL: {error}") from error

@@ -1,0 +1,121 @@
+"""Rows of the session tables, and what they mean. Values are in the order of the tables' columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from machinehub.ids import EventId, MemberId, SessionId
+from machinehub.model import (
+    Armed,
+    Entry,
+    Fault,
+    Kind,
+    SavedCheckpoint,
+    SessionRecord,
+)
+from sandbox.protocol.ids import TimerId
+
+if TYPE_CHECKING:
+    from machinehub.ids import SessionKey
+
+
+def member_row(key: SessionKey, member: MemberId, sender: bytes) -> dict[str, Any]:
+    return {"key": key, "member": member.encode(), "sender": sender}
+
+
+def to_member(member: bytes) -> MemberId:
+    return MemberId(member.decode())
+
+
+def timer_row(key: SessionKey, timer: TimerId, armed: Armed) -> dict[str, Any]:
+    return {"key": key, "timer": timer, "due_at_ms": armed.due_at_ms, "tries": armed.tries}
+
+
+def session_row(record: SessionRecord) -> dict[str, Any]:
+    return msgspec.structs.asdict(record) | {
+        "session_id": record.session_id.encode(),
+        "parent": None if record.parent is None else record.parent.encode(),
+    }
+
+
+def to_record(row: Any) -> SessionRecord:
+    (
+        key,
+        machine_id,
+        session_id,
+        version,
+        digest,
+        hears_presence,
+        created_at_ms,
+        finished_at_ms,
+        parent,
+        forked_at,
+    ) = row
+    return SessionRecord(
+        key=key,
+        machine_id=machine_id,
+        session_id=SessionId(session_id.decode()),
+        version=version,
+        digest=digest,
+        hears_presence=bool(hears_presence),
+        created_at_ms=created_at_ms,
+        finished_at_ms=finished_at_ms,
+        parent=None if parent is None else SessionId(parent.decode()),
+        forked_at=forked_at,
+    )
+
+
+def entry_row(key: SessionKey, entry: Entry) -> dict[str, Any]:
+    return {
+        "key": key,
+        "seq": entry.seq,
+        "attempt": entry.attempt,
+        "kind": entry.kind.value,
+        "input": entry.input,
+        "now_ms": entry.now_ms,
+        "event_id": None if entry.event_id is None else entry.event_id.encode(),
+        "changed": entry.changed,
+        "error": None if entry.error is None else msgspec.json.encode(entry.error),
+        "format": entry.format,
+    }
+
+
+def to_entry(row: Any) -> Entry:
+    _, seq, attempt, kind, data, now_ms, event_id, changed, error, format_ = row
+    return Entry(
+        seq,
+        attempt,
+        Kind(kind),
+        data,
+        now_ms,
+        None if event_id is None else EventId(event_id.decode()),
+        bool(changed),
+        None if error is None else msgspec.json.decode(error, type=Fault),
+        format_,
+    )
+
+
+def checkpoint_row(key: SessionKey, checkpoint: SavedCheckpoint) -> dict[str, Any]:
+    return {
+        "key": key,
+        "seq": checkpoint.seq,
+        "data": checkpoint.data,
+        "snapshot": checkpoint.snapshot,
+        "finished": checkpoint.finished,
+        "timers": msgspec.msgpack.encode(checkpoint.timers),
+        "at_ms": checkpoint.at_ms,
+    }
+
+
+def to_checkpoint(row: Any) -> SavedCheckpoint:
+    _, seq, data, snapshot, finished, timers, at_ms = row
+    return SavedCheckpoint(
+        seq=seq,
+        data=data,
+        snapshot=snapshot,
+        finished=bool(finished),
+        timers=msgspec.msgpack.decode(timers, type=dict[TimerId, int]),
+        at_ms=at_ms,
+    )

@@ -1,0 +1,137 @@
+"""The schema: migrations under a lock, and a refusal of what a newer hub has written.
+
+Two hubs that start at once must not migrate at once: Postgres takes an advisory lock, SQLite a lock on a
+file beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from machinehub.errors import Unavailable
+from machinehub.store.tables import formats as formats_table
+from sandbox.protocol import formats
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+MIGRATION_LOCK: Final = 0x6D_68_75_62  # "mhub"
+_PACKAGED: Final = Path(__file__).parents[1] / "migrations"
+_CHECKOUT: Final = Path(__file__).parents[2] / "migrations"
+MIGRATIONS: Final = _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
+"""In a wheel they are part of the package, in a checkout they stand at the top."""
+KNOWN_FORMATS: Final = {
+    "image": formats.IMAGE,
+    "checkpoint": formats.CHECKPOINT,
+    "input": formats.INPUT,
+    "outbox": formats.OUTBOX,
+}
+"""What this hub reads, and writes the newest of."""
+
+
+async def migrate(engine: AsyncEngine) -> str | None:
+    """Brings the schema to the newest revision; returns the revision that it found.
+
+    Raises `Unavailable` for a database of a newer hub, which is left as it is.
+    """
+    async with contextlib.AsyncExitStack() as locks:
+        path = engine.url.database
+        if engine.dialect.name == "sqlite" and path and path != ":memory:":
+            await locks.enter_async_context(_file_lock(Path(f"{path}.lock")))
+        async with engine.begin() as connection:
+            if engine.dialect.name != "sqlite":
+                await connection.execute(
+                    sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK}
+                )
+            return await connection.run_sync(_upgrade)
+
+
+async def current_revision(engine: AsyncEngine) -> str | None:
+    """The revision of the schema as it is; None for an empty database. Nothing is changed, and no file
+    is made.
+    """
+    path = engine.url.database
+    if engine.dialect.name == "sqlite" and path and not Path(path).exists():
+        return None
+    async with engine.connect() as connection:
+        return await connection.run_sync(_revision)
+
+
+def newest_revision() -> str:
+    """The revision that this hub brings databases to."""
+    newest = ScriptDirectory.from_config(_config()).get_current_head()
+    assert newest is not None
+    return newest
+
+
+def check_is_known(revision: str | None) -> None:
+    """Raises `Unavailable` for the revision of a newer hub."""
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if revision is not None and revision not in known:
+        raise Unavailable(
+            "unavailable",
+            f"the database has schema {revision}, which this machinehub ({version('machinehub')}) does"
+            f" not know ({newest_revision()} is its newest): a newer one has used it. Start that one,"
+            " or restore a backup from before",
+        )
+
+
+def _upgrade(connection: Connection) -> str | None:
+    before = _revision(connection)
+    check_is_known(before)
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    _note_formats(connection)
+    return before
+
+
+def _note_formats(connection: Connection) -> None:
+    """Notes which versions of what is kept this hub writes. Raises `Unavailable` where there are newer
+    ones.
+    """
+    there: dict[str, int] = {
+        name: number for name, number in connection.execute(sa.select(formats_table))
+    }
+    if newer := {name: v for name, v in there.items() if v > KNOWN_FORMATS.get(name, 0)}:
+        found = ", ".join(f"{name} {number}" for name, number in sorted(newer.items()))
+        raise Unavailable(
+            "unavailable",
+            f"the database holds formats that this machinehub ({version('machinehub')}) does not know"
+            f" ({found}): a newer one has used it. Start that one, or restore a backup from before",
+        )
+    for name, number in KNOWN_FORMATS.items():
+        if there.get(name) != number:
+            connection.execute(formats_table.delete().where(formats_table.c.name == name))
+            connection.execute(formats_table.insert().values(name=name, version=number))
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config
+
+
+@contextlib.asynccontextmanager
+async def _file_lock(path: Path) -> AsyncIterator[None]:
+    with path.open("a") as file:
+        await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
+        yield

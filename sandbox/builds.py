@@ -1,0 +1,127 @@
+"""Builds: uploads become images, and projects say which files they are made of.
+
+Decides: how a build is answered, and how much of a stranger's words about its failure are passed on.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sandbox import bundler
+from sandbox.compression import pack
+from sandbox.foreign import build_module, compile_module
+from sandbox.forge import BuildError, forge_image
+from sandbox.protocol.messages import (
+    Build,
+    BuildFailed,
+    BuildMessage,
+    BuildModule,
+    Built,
+    Compile,
+    EngineGiven,
+    GiveEngine,
+    Inputs,
+    InputsFound,
+    ToHub,
+)
+
+if TYPE_CHECKING:
+    from sandbox.engine import Engine, Module
+    from sandbox.forge import Guest
+    from sandbox.protocol.ids import Ticket
+
+ERRORS_MAX, ERROR_CHARS_MAX, FILE_CHARS_MAX = 50, 2_000, 300
+"""Of a build that failed: what is shown."""
+
+
+class Builds:
+    """What a forge does. `guest` and `esbuild` are None in a process that compiles modules."""
+
+    def __init__(self, engine: Engine, guest: Guest | None, esbuild: Module | None) -> None:
+        self._engine = engine
+        self._guest = guest
+        self._esbuild = esbuild
+
+    def build(self, request: Build, answers: list[ToHub]) -> None:
+        answers.append(self._build(request))
+
+    def _build(self, build: Build) -> ToHub:
+        started = time.perf_counter_ns()
+        assert self._guest is not None
+        assert self._esbuild is not None
+        try:
+            bundle = bundler.bundle(self._engine, self._esbuild, build.entry, build.files)
+            if len(bundle.script.encode()) > build.bundle_bytes_max:
+                raise BuildError(
+                    "bundle_too_large",
+                    [BuildMessage(f"the bundle has more than {build.bundle_bytes_max} bytes")],
+                )
+            bundled = time.perf_counter_ns()
+            image, definition, more = forge_image(
+                self._engine,
+                self._guest,
+                bundle.script,
+                source_map=bundle.source_map,
+                cpu_s=build.cpu_ms / 1000,
+                memory_bytes_max=build.memory_bytes_max,
+                on_error=build.on_error,
+                limits=build.limits,
+                own=build.own,
+            )
+        except BuildError as error:
+            return _build_failed(build.ticket, error)
+        except Exception as error:  # a stranger's file must not end the forge, whatever we forgot
+            return BuildFailed(
+                build.ticket,
+                "machine_throws",
+                [BuildMessage(f"the file cannot be built ({type(error).__name__})")],
+            )
+        packed = pack(image)
+        frozen = time.perf_counter_ns()
+        warnings = [text[:ERROR_CHARS_MAX] for text in (bundle.warnings + more)[:ERRORS_MAX]]
+        return Built(
+            build.ticket,
+            packed,
+            msgspec.json.encode(definition),
+            warnings,
+            (bundled - started) // 1000,
+            (frozen - bundled) // 1000,
+        )
+
+    def inputs(self, request: Inputs, answers: list[ToHub]) -> None:
+        assert self._esbuild is not None
+        root = Path(request.root)
+        try:
+            found = bundler.inputs_of(self._engine, self._esbuild, request.entry, root)
+        except BuildError as error:
+            answers.append(_build_failed(request.ticket, error))
+        else:
+            answers.append(InputsFound(request.ticket, found))
+
+    def build_module(self, request: BuildModule, answers: list[ToHub]) -> None:
+        answers.append(build_module(self._engine, request))
+
+    def compile(self, request: Compile, answers: list[ToHub]) -> None:
+        answers.append(compile_module(self._engine, request))
+
+    def give_engine(self, request: GiveEngine, answers: list[ToHub]) -> None:
+        assert self._guest is not None
+        engine = pack(self._guest.engine_wasm)
+        answers.append(EngineGiven(request.ticket, self._guest.engine_digest, engine))
+
+
+def _build_failed(ticket: Ticket, error: BuildError) -> BuildFailed:
+    """Cut to size: a stranger wrote names and messages."""
+    shown = [
+        msgspec.structs.replace(
+            each,
+            message=each.message[:ERROR_CHARS_MAX],
+            file=each.file[:FILE_CHARS_MAX] if each.file else each.file,
+        )
+        for each in error.errors[:ERRORS_MAX]
+    ]
+    return BuildFailed(ticket, error.code, shown)

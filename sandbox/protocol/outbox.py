@@ -1,0 +1,41 @@
+"""What one turn leaves behind, as the guest writes it in JSON. Both sides of the wall check it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sandbox.protocol.ids import TimerId
+
+
+class Outbox(msgspec.Struct, array_like=True, gc=False):
+    """`[format, finished, snapshot, emitted, timers_set, timers_cancelled, logs]`, cut after the last
+    part that says something. `[0, fault]` is not one: it says that the turn must be undone.
+    """
+
+    format: int
+    """Which version of this list it is (`formats.OUTBOX`)."""
+    finished: int
+    """1 when the machine has ended."""
+    snapshot: msgspec.Raw
+    """JSON; null when nothing that others see has changed."""
+    emitted: list[msgspec.Raw] = []
+    timers_set: list[tuple[TimerId, int]] = []
+    """Timers, and when they are due in milliseconds since 1970."""
+    timers_cancelled: list[TimerId] = []
+    logs: list[tuple[str, str]] = []
+    """Level and text of each line."""
+
+
+_decode_outbox = msgspec.json.Decoder(Outbox).decode
+
+
+def decode_outbox(data: bytes) -> Outbox:
+    """Raises `msgspec.MsgspecError` or `RecursionError` for what is no outbox, or no UTF-8: the
+    parts that stay raw are not looked at otherwise.
+    """
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            raise msgspec.DecodeError(str(error)) from None
+    return _decode_outbox(data)
