@@ -55,7 +55,7 @@ ONLY_IN = {
     "wasmtime": {"sandbox/engine.py"},
     "secrets": {"machinehub/clock.py"},
     "random": {"machinehub/clock.py", "machinehub/cli/sessions.py"},
-    "sqlalchemy": {"machinehub/store"},
+    "sqlalchemy": {"machinehub/store", "machinehub/cli/operations.py", "machinehub/cli/serve.py"},
 }
 
 
