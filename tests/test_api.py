@@ -163,14 +163,14 @@ async def test_several_files_and_json_and_which_export_counts(client: Client) ->
         (
             b'{"name":"a","entry":"m.ts","files":{"m.ts":"' + b"x" * 3_000_000 + b'"}}',
             413,
-            "source_too_large",
+            "body_too_large",
         ),
         (
             b'{"name":"a","entry":"m.ts","files":{'
             + b",".join(b'"%d.ts":""' % n for n in range(201))
             + b"}}",
             413,
-            "body_too_large",
+            "source_too_large",
         ),
         (
             b'{"name":"a","entry":"m.ts","message":"' + b"x" * 1001 + b'","files":{"m.ts":""}}',
