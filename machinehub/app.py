@@ -16,7 +16,6 @@ from machinehub.control.app import ControlApp
 from machinehub.control.catalog import Catalog
 from machinehub.control.operations import Operations
 from machinehub.control.sessions import SessionApi
-from machinehub.control.uploads import upload_bytes_max
 from machinehub.edge.admission import Admission
 from machinehub.edge.tokens import Tokens
 from machinehub.errors import HubError
@@ -71,7 +70,6 @@ class Hub:
         clock = clock or SystemClock()
         entropy = entropy or Entropy()
         limits = settings.limits
-        base_url = settings.base_url
         self.engine = open_engine(settings.sqlalchemy_url)
         self.metrics = Metrics()
         self.logs = MachineLogs(kept=limits.log_lines_kept)
@@ -101,12 +99,15 @@ class Hub:
             expire_after_ms=settings.expire_finished_s * 1000,
         )
         self._tokens = Tokens(settings, self.store, clock)
-        self.admission = Admission(
-            settings, limits, self._tokens, clock, body_bytes_max=upload_bytes_max(limits)
-        )
+        self.admission = Admission(settings, limits, self._tokens, clock)
         self.operations = Operations(
             self.session_store, self.pool, self.metrics, counts=self.sessions.counts
         )
+        self._faces = self._make_faces(clock, entropy)
+
+    def _make_faces(self, clock: Clock, entropy: Entropy) -> tuple[Face, ...]:
+        """What the hub is to those outside, by scope: the first that takes one has it."""
+        limits, base_url = self.settings.limits, self.settings.base_url
         api = DeployApi(
             self.catalog,
             self.store,
@@ -122,7 +123,7 @@ class Hub:
             Route("/", welcome, methods=["GET"]),
             Route("/assets/{name}", asset, methods=["GET"]),
         ]
-        self._faces: tuple[Face, ...] = (  # the first that takes a scope has it
+        return (
             WebSocketProtocol(self.sessions, clock, limits, self.metrics),
             ControlApp([*api.routes(), *pages], self.metrics),
             HttpProtocol(self.sessions, self.catalog, limits, self.metrics, base_url=base_url),

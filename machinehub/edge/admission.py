@@ -1,7 +1,7 @@
 """Admission: every request and every socket passes here, and comes out as a `Principal`.
 
-In one order: names (`Host`, proxies), origins, how many and how often, declared size, identity. Counts are
-kept by address (of the proxy's client, where a proxy on this computer names one; an IPv6 network of 64 bits
+In one order: names (`Host`, proxies), origins, how many and how often, identity. How large a body may be
+depends on what is asked, and is refused where it is read (`requests.read_body`). Counts are kept by address (of the proxy's client, where a proxy on this computer names one; an IPv6 network of 64 bits
 counts as one). On an open hub, which only this computer reaches, nothing is counted: a developer's own load
 test is no abuse.
 """
@@ -13,7 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from machinehub.errors import Forbidden, RateLimited, TooLarge
+from machinehub.errors import Forbidden, RateLimited
 from machinehub.principal import Principal, Standing
 from machinehub.rates import Rates
 
@@ -32,16 +32,15 @@ ASSETS: Final = "/assets/"
 PRINCIPAL: Final = "machinehub.principal"
 """Where the ASGI scope carries the `Principal`."""
 _HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@]+))(?::[0-9]*)?")
-_DIGITS: Final = re.compile("[0-9]{1,18}")
 
 
 class _Headers:
     """What admission looks at of a request's head."""
 
-    __slots__ = ("authorization", "forwarded", "host", "length", "mode", "origin", "site")
+    __slots__ = ("authorization", "forwarded", "host", "mode", "origin", "site")
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
-        self.host = self.origin = self.authorization = self.site = self.mode = self.length = ""
+        self.host = self.origin = self.authorization = self.site = self.mode = ""
         self.forwarded = False
         for name, value in headers:
             match name:
@@ -51,8 +50,6 @@ class _Headers:
                     self.origin = value.decode("latin-1")
                 case b"authorization":
                     self.authorization = value.decode("latin-1")
-                case b"content-length":
-                    self.length = value.decode("latin-1")
                 case b"sec-fetch-site":
                     self.site = value.decode("latin-1")
                 case b"sec-fetch-mode":
@@ -70,16 +67,12 @@ class Admission:
         limits: Limits,
         tokens: Tokens,
         clock: Clock,
-        *,
-        body_bytes_max: int,
     ) -> None:
-        """`body_bytes_max` is of the largest body that any call takes."""
         self._names = LOOPBACK_NAMES | {settings.host}
         self._origins = frozenset(settings.origins.replace(",", " ").split())
         self._limits = limits
         self._tokens = tokens
         self._clock = clock
-        self._body_bytes_max = body_bytes_max
         self._connected: Counter[str] = Counter()
         self._inside: Counter[str] = Counter()
         self._requests: Rates[str] = Rates()
@@ -102,7 +95,7 @@ class Admission:
 
     async def enter(self, scope: MutableMapping[str, Any]) -> Callable[[], None]:
         """A request or a socket begins: `scope` carries its principal from now on. What to call when it
-        ends. Raises `Forbidden`, `RateLimited`, `TooLarge`.
+        ends. Raises `Forbidden`, `RateLimited`.
         """
         head = _Headers(scope["headers"])
         self._check_names(head)
@@ -110,7 +103,6 @@ class Admission:
         address = network_of(scope["client"][0] if scope.get("client") else "")
         if not self.is_open:
             self._check_rate(address)
-        self._check_size(head)
         scope[PRINCIPAL] = await self._identify(head)
         if self.is_open:
             return lambda: None
@@ -160,7 +152,7 @@ class Admission:
                 "an open hub is for pages of this computer; name the site in MACHINEHUB_ORIGINS",
             )
 
-    # --- how many, how often, how large -------------------------------------------------------------
+    # --- how many, how often -------------------------------------------------------------
 
     def _check_rate(self, address: str) -> None:
         per_s = self._limits.requests_per_s
@@ -179,13 +171,6 @@ class Admission:
         counter[address] -= 1
         if not counter[address]:
             del counter[address]
-
-    def _check_size(self, head: _Headers) -> None:
-        """What is announced to be larger than any call takes; each call has a bound of its own."""
-        if _DIGITS.fullmatch(head.length) and int(head.length) > self._body_bytes_max:
-            raise TooLarge(
-                "body_too_large", f"no body has more than {self._body_bytes_max} bytes here"
-            )
 
     # --- identity -----------------------------------------------------------------------------------
 

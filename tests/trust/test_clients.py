@@ -112,9 +112,9 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "a million keys": (
         b'{"type":"X","v":{' + b",".join(b'"%d":1' % n for n in range(1_000_000)) + b"}}",
         413,
-        "body_too_large",
+        "event_too_large",
     ),
-    "64 MB": (b'{"type":"X","v":"' + b"x" * 64_000_000 + b'"}', 413, "body_too_large"),
+    "64 MB": (b'{"type":"X","v":"' + b"x" * 64_000_000 + b'"}', 413, "event_too_large"),
     "a comment": (b'{"type":"X"/**/}', 422, "invalid_event"),
     "two values": (b'{"type":"X"}{"type":"X"}', 422, "invalid_event"),
     "row 14: XState's own": (b'{"type":"xstate.done.actor.p","output":1}', 422, "invalid_event"),
