@@ -163,7 +163,7 @@ async def test_several_files_and_json_and_which_export_counts(client: Client) ->
         (
             b'{"name":"a","entry":"m.ts","files":{"m.ts":"' + b"x" * 3_000_000 + b'"}}',
             413,
-            "body_too_large",
+            "source_too_large",
         ),
         (
             b'{"name":"a","entry":"m.ts","files":{'
@@ -551,6 +551,23 @@ async def test_other_sites_may_use_machines_but_not_the_api(client: Client) -> N
     assert preflight.headers["access-control-allow-origin"] == "*"
     assert "access-control-allow-origin" in (await client.http.get(f"/{machine}/s")).headers
     assert "access-control-allow-origin" not in (await client.http.get("/api/v1/machines")).headers
+
+
+async def test_pages_of_other_sites_use_the_machines_of_hubs_with_tokens_alone(
+    client: Client, tmp_path: Path
+) -> None:
+    """An open hub is a developer's own: no page that they happen to look at drives their machines."""
+    preflight = {
+        "Origin": "https://elsewhere.example",
+        "Access-Control-Request-Method": "POST",
+    }
+    machine = await client.deploy(COUNTER, name="cors")
+    refused = await client.http.options(f"/{machine}/s", headers=preflight)
+    problem(refused, 403, "foreign_origin")
+    async with running_hub(tmp_path, token="mh_secret") as guarded:
+        machine = await guarded.deploy(COUNTER)
+        allowed = await guarded.http.options(f"/{machine}/s", headers=preflight)
+        assert allowed.headers["access-control-allow-origin"] == "*"
 
 
 async def test_unknown_paths_and_methods(client: Client) -> None:
