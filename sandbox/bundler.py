@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from sandbox.engine import Trap
 from sandbox.forge import BuildError
 from sandbox.protocol.messages import BuildMessage
 from sandbox.sourcemap import SourceMap
+from sandbox.traps import Trap
 
 if TYPE_CHECKING:
     from sandbox.engine import Engine, Module

@@ -24,7 +24,63 @@ def processor() -> str:
     return f"{platform.system()} {platform.machine()} {features}"
 
 
-def read_checked(path: Path, folder: int | None = None) -> bytes | None:
+class CodeCache:
+    """A folder of machine code for one kind of engine.
+
+    Files are keyed by the digest of what was compiled and by `made_for`: wasmtime's version, the
+    engine's settings, the processor.
+    """
+
+    def __init__(self, folder: Path, made_for: str) -> None:
+        self._folder = folder
+        self._made_for = made_for
+        self._prefetched: dict[Path, bytes] = {}
+        self._paths: dict[str, tuple[bytes, Path]] = {}
+        """Of what is being looked for: what was compiled stays in memory no longer than that."""
+        self._descriptor: int | None = None
+        """The folder, opened while that was still allowed."""
+
+    def take(self, wasm: bytes, name: str) -> bytes | None:
+        """The code, once if it was prefetched; None when it has to be compiled."""
+        path = self._path(wasm, name)
+        code = self._prefetched.pop(path, None) or _read_checked(path, self._descriptor)
+        if code is not None:
+            self._paths.pop(name)
+        return code
+
+    def write(self, wasm: bytes, name: str, code: bytes) -> None:
+        _write_checked(self._path(wasm, name), code)
+        self._paths.pop(name)
+
+    def prefetch(self, modules: dict[str, bytes]) -> list[tuple[str, bytes]]:
+        """Reads what is there; the others, by name, are to be compiled."""
+        missing = []
+        for name, wasm in modules.items():
+            path = self._path(wasm, name)
+            code = _read_checked(path)
+            if code is None:
+                missing.append((name, wasm))
+            else:
+                self._prefetched[path] = code
+        return missing
+
+    def stay_open(self) -> None:
+        """From now on files are read by a descriptor of the folder: opening paths may be forbidden soon."""
+        if self._folder.is_dir():
+            self._descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _path(self, wasm: bytes, name: str) -> Path:
+        known, path = self._paths.get(name, (b"", Path()))
+        # Hashing esbuild takes a while: the very bytes that were asked about last are known.
+        if known is not wasm:
+            content = hashlib.sha256(wasm)
+            content.update(self._made_for.encode())
+            path = self._folder / f"{name}-{content.hexdigest()[:32]}.cwasm"
+            self._paths[name] = wasm, path
+        return path
+
+
+def _read_checked(path: Path, folder: int | None = None) -> bytes | None:
     """The code in a file, by its path or (with a descriptor of its folder) by its name there; None
     when it is damaged or missing.
     """
@@ -40,7 +96,7 @@ def read_checked(path: Path, folder: int | None = None) -> bytes | None:
     return code if hashlib.sha256(code).digest() == digest else None
 
 
-def write_checked(path: Path, code: bytes) -> None:
+def _write_checked(path: Path, code: bytes) -> None:
     """Writes beside and renames, so that two processes that compile at once cannot see each other's
     half file.
     """

@@ -15,7 +15,6 @@ us of `Func.__call__`.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.metadata
 import os
 import struct
@@ -27,7 +26,8 @@ import wasmtime
 from wasmtime import _bindings
 from wasmtime import _ffi as ffi
 
-from sandbox.cache import processor, read_checked, write_checked
+from sandbox.cache import CodeCache, processor
+from sandbox.traps import CPU_EXCEEDED, INTERRUPT, Trap, trap_of
 from sandbox.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -40,45 +40,14 @@ WASM_STACK_BYTES: Final = 2 * 1024 * 1024
 QuickJS's own check (`JS_STACK_BYTES`) is to fire first; this is the wall behind it.
 """
 
-_STACK_OVERFLOW: Final = 0
-_INTERRUPT: Final = 10
-_OUT_OF_MEMORY: Final = 1
-_OUTBOX_TOO_LARGE: Final = 2
-_TOO_MANY_JOBS: Final = 4
-_TRAPS: Final = {
-    1: "an access outside the memory",
-    3: "an access outside the table",
-    4: "a call of nothing through the table",
-    5: "a call through the table of another type",
-    6: "an integer overflow",
-    7: "an integer division by zero",
-    8: "a number that is no integer",
-    9: "unreachable code was reached",
-}
-"""wasmtime's codes (wasmtime/trap.h), in words for a module's author."""
+_PROPOSALS_OFF: Final = (
+    "threads simd relaxed_simd memory64 multi_memory tail_call function_references gc exceptions"
+)
 _COMPONENT_FEATURES: Final = tuple(
     name for name in dir(ffi) if name.startswith("wasmtime_config_wasm_component_model")
 )
 _FUEL: Final = 2**62
 """An instance's supply: more than any can use. What a turn used is the difference."""
-
-
-CPU_EXCEEDED: Final = "the turn took more CPU than it may"
-
-
-class Trap(Exception):
-    """A guest call ended in a trap; the instance must be thrown away.
-
-    `code` is one of `cpu_exceeded`, `memory_exceeded`, `stack_exceeded`, `jobs_exceeded`,
-    `snapshot_too_large`, `snapshot_not_json`, `timers_exceeded`, `emitted_exceeded`,
-    `machine_error`; `unavailable` when the worker is to blame.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
 
 Kind = Literal["session", "forge", "module"]
 
@@ -110,31 +79,18 @@ class Engine:
         config.parallel_compilation = True
         # Off: every proposal the guest does not need. What is left is bulk memory, reference types
         # and multi-value.
-        config.wasm_threads = False
-        config.wasm_simd = False
-        config.wasm_relaxed_simd = False
-        config.wasm_memory64 = False
-        config.wasm_multi_memory = False
-        config.wasm_tail_call = False
-        config.wasm_function_references = False
-        config.wasm_gc = False
-        config.wasm_exceptions = False
+        for proposal in _PROPOSALS_OFF.split():
+            setattr(config, f"wasm_{proposal}", False)
         for feature in _COMPONENT_FEATURES:
             getattr(ffi, feature)(config.ptr(), False)
         if kind == "module":
             config.wasm_reference_types = False
-            ffi.wasmtime_config_cranelift_nan_canonicalization_set(
-                config.ptr(), True
-            )  # a NaN's bits must not depend on the processor
+            # A NaN's bits must not depend on the processor.
+            ffi.wasmtime_config_cranelift_nan_canonicalization_set(config.ptr(), True)
         self._engine = wasmtime.Engine(config)
-        self._cache = cache
         self._on_compile = on_compile or (lambda name: None)
-        self._kind = kind + ("-fuel" if fuel else "")
-        self._processor = processor()
-        self._prefetched: dict[Path, bytes] = {}
-        self._paths: dict[str, tuple[bytes, Path]] = {}
-        self._cache_descriptor: int | None = None
-        """The cache's folder, opened while that was still allowed."""
+        made_for = f"{_VERSION} {kind}{'-fuel' if fuel else ''} {processor()}"
+        self._cache = None if cache is None else CodeCache(cache, made_for)
         self.watchdog = Watchdog(
             str(ffi.filename),
             ctypes.cast(self._engine.ptr(), ctypes.c_void_p),
@@ -152,17 +108,10 @@ class Engine:
             raise ValueError(f"not a module: {error}") from error
 
     def compile_cached(self, wasm: bytes, *, name: str) -> Module:
-        """Compiles `wasm`, or maps what an earlier process compiled.
-
-        The cache holds machine code, so a file is used only when its own digest still fits: a
-        damaged or half-written one is built again. Files are keyed by wasmtime version, processor
-        and digest of `wasm`.
-        """
+        """Compiles `wasm`, or takes what an earlier process compiled (`CodeCache`)."""
         if self._cache is None:
             return self.compile(wasm)  # nobody is told: without a cache every start compiles
-        path = self._cached_at(wasm, name)
-        code = self._prefetched.pop(path, None) or read_checked(path, self._cache_descriptor)
-        self._paths.pop(name, None)
+        code = self._cache.take(wasm, name)
         if code is not None:
             try:
                 return Module(wasmtime.Module.deserialize(self._engine, code))
@@ -170,7 +119,7 @@ class Engine:
                 pass  # written by another build of wasmtime: compile anew
         self._on_compile(name)
         module = wasmtime.Module(self._engine, wasm)
-        write_checked(path, bytes(module.serialize()))
+        self._cache.write(wasm, name, bytes(module.serialize()))
         return Module(module)
 
     def load(self, machine_code: bytes) -> Module:
@@ -189,14 +138,9 @@ class Engine:
 
         To be called before there are threads, by a worker that may not write to the cache later.
         """
-        missing = []
-        for name, wasm in modules.items() if self._cache is not None else ():
-            path = self._cached_at(wasm, name)
-            code = read_checked(path)
-            if code is None:
-                missing.append((name, wasm))
-            else:
-                self._prefetched[path] = code
+        if self._cache is None:
+            return
+        missing = self._cache.prefetch(modules)
         if missing:
             child = os.fork()
             if not child:
@@ -206,22 +150,7 @@ class Engine:
                 finally:
                     os._exit(0)
             os.waitpid(child, 0)
-        if self._cache is not None and self._cache.is_dir():
-            self._cache_descriptor = os.open(
-                self._cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-            )
-
-    def _cached_at(self, wasm: bytes, name: str) -> Path:
-        assert self._cache is not None
-        known, path = self._paths.get(name, (b"", Path()))
-        if (
-            known is not wasm
-        ):  # else the very bytes that were asked about last: hashing esbuild takes a while
-            content = hashlib.sha256(wasm)
-            content.update(f"{_VERSION} {self._kind} {self._processor}".encode())
-            path = self._cache / f"{name}-{content.hexdigest()[:32]}.cwasm"
-            self._paths[name] = wasm, path
-        return path
+        self._cache.stay_open()
 
     def thaw(self, image: Module, engine: Module, *, memory_bytes_max: int) -> Instance:
         """An instance of `engine` over a fresh copy-on-write memory of `image`. About 100 us."""
@@ -270,7 +199,7 @@ class Engine:
             except wasmtime.ExitTrap as exit_trap:
                 code = exit_trap.code
             except wasmtime.Trap as trap:
-                if trap.trap_code is not None and trap.trap_code.value == _INTERRUPT:
+                if trap.trap_code is not None and trap.trap_code.value == INTERRUPT:
                     raise Trap("cpu_exceeded", f"it took more than {cpu_s:g} s of CPU") from None
                 code = 134
             finally:
@@ -423,24 +352,7 @@ class Instance:
         code = ctypes.c_uint8(255)
         ffi.wasmtime_trap_code(trap, ctypes.byref(code))
         ffi.wasm_trap_delete(trap)
-        if code.value == _INTERRUPT:
-            return Trap("cpu_exceeded", CPU_EXCEEDED)
-        if code.value == _STACK_OVERFLOW:
-            return Trap("stack_exceeded", "the turn nested deeper than its stack")
-        fault = self._fault()
-        if fault == _OUT_OF_MEMORY:
-            return Trap("memory_exceeded", "the session needs more memory than it may have")
-        if fault == _TOO_MANY_JOBS:
-            return Trap("jobs_exceeded", "the turn ran more promise jobs than it may")
-        if fault == _OUTBOX_TOO_LARGE:
-            return Trap(
-                "snapshot_too_large",
-                "the snapshot, logs and emitted events of the turn are too large",
-            )
-        what = _TRAPS.get(code.value, f"trap {code.value}")
-        return Trap(
-            "machine_error", f"the guest trapped: {what}" + (f" (fault {fault})" if fault else "")
-        )
+        return trap_of(code.value, self._fault)
 
     def _fault(self) -> int:
         try:
@@ -450,24 +362,22 @@ class Instance:
 
     def read_global(self, name: bytes) -> int:
         """The bits of an exported variable. Raises `KeyError`."""
-        value = ffi.wasmtime_val_t()
-        extern = self._export(self._instance, name)
-        ffi.wasmtime_global_get(self._context, ctypes.byref(extern.of.global_), ctypes.byref(value))
+        _, value = self._variable(name)
         bits: int = value.of.i64
         return bits & (0xFFFFFFFF if value.kind in _FOUR_BYTES else 0xFFFFFFFFFFFFFFFF)
 
     def write_global(self, name: bytes, bits: int) -> None:
         """Sets an exported variable to these bits. Raises `KeyError`."""
-        value = ffi.wasmtime_val_t()
-        extern = self._export(self._instance, name)
-        ffi.wasmtime_global_get(
-            self._context, ctypes.byref(extern.of.global_), ctypes.byref(value)
-        )  # for its type
+        variable, value = self._variable(name)  # it keeps its type
         value.of.i64 = bits - (1 << 64) if bits >> 63 else bits
-        error = ffi.wasmtime_global_set(
-            self._context, ctypes.byref(extern.of.global_), ctypes.byref(value)
-        )
+        error = ffi.wasmtime_global_set(self._context, variable, ctypes.byref(value))
         assert not error, "a mutable variable takes any bits"
+
+    def _variable(self, name: bytes) -> tuple[Any, ffi.wasmtime_val_t]:
+        variable = ctypes.byref(self._export(self._instance, name).of.global_)
+        value = ffi.wasmtime_val_t()
+        ffi.wasmtime_global_get(self._context, variable, ctypes.byref(value))
+        return variable, value
 
     @property
     def fuel(self) -> int:

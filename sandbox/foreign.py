@@ -16,7 +16,6 @@ import msgspec
 from sandbox import image as images
 from sandbox import validate
 from sandbox.compression import pack, unpack
-from sandbox.engine import Trap
 from sandbox.forge import Definition, digest_of
 from sandbox.image import Handles, ModuleHandles
 from sandbox.module import DEPTH_MAX, ModuleState, call_json
@@ -24,9 +23,11 @@ from sandbox.protocol import formats
 from sandbox.protocol.ids import MODULE_ENGINE_PREFIX
 from sandbox.protocol.messages import BuildFailed, BuildMessage, Compiled, ModuleBuilt
 from sandbox.protocol.nesting import is_deeper_than
+from sandbox.traps import Trap
+from sandbox.wasm_reader import BadModule
 
 if TYPE_CHECKING:
-    from sandbox.engine import Engine
+    from sandbox.engine import Engine, Instance
     from sandbox.protocol.messages import BuildModule, Compile
 
 DEFINITION_BYTES_MAX: Final = 256 * 1024
@@ -44,59 +45,31 @@ def build_module(engine: Engine, request: BuildModule) -> ModuleBuilt | BuildFai
             bytes_max=request.module_bytes_max,
         )
         code = validate.split(module)
-    except validate.BadModule as error:
-        return BuildFailed(
-            request.ticket, "invalid_module", [BuildMessage(f"the module is not let in: {error}")]
-        )
+    except BadModule as error:
+        return _refused(request, "invalid_module", f"the module is not let in: {error}")
     checked = time.perf_counter_ns()
     try:
         compiled = engine.compile(code)
     except ValueError as error:
-        return BuildFailed(
-            request.ticket,
-            "invalid_module",
-            [BuildMessage(f"the module does not compile: {error}"[:2000])],
-        )
+        return _refused(request, "invalid_module", f"the module does not compile: {error}"[:2000])
     ready = time.perf_counter_ns()
     digest = MODULE_ENGINE_PREFIX + digest_of(code)
     variables = ModuleHandles(module.initial, request.limits)
     handles = Handles(
         engine=digest, own=request.own, module=variables, format=formats.IMAGE, inputs=formats.INPUT
     )
-    first = engine.compile(
-        images.build_image(bytes(module.memory()), handles, pages_max=module.pages_max)
-    )
+    before = images.build_image(bytes(module.memory()), handles, pages_max=module.pages_max)
+    first = engine.compile(before)
     engine.watchdog.start(request.cpu_ms / 1000)
     try:
         instance = engine.thaw(first, compiled, memory_bytes_max=request.memory_bytes_max)
-        state = ModuleState(variables, ())
-        state.thaw(instance)
-        if "_initialize" in module.exports:
-            instance.call("_initialize")
-        definition = _definition(
-            call_json(instance, "describe", None) if "describe" in module.exports else None,
-            request.name,
-        )
-        frozen = msgspec.structs.replace(
-            handles,
-            module=ModuleHandles(
-                list(state.freeze(instance)[: len(module.initial)]), request.limits
-            ),
-        )
-        image = images.build_image(bytes(instance.view()), frozen, pages_max=module.pages_max)
-        instance.close()
+        image, definition = _load(instance, module, handles, variables, request.name)
     except Trap as trap:
-        return BuildFailed(
-            request.ticket,
-            _FAULTS.get(trap.code, "machine_throws"),
-            [BuildMessage(f"while the module was loaded: {trap.message}")],
-        )
+        code_ = _FAULTS.get(trap.code, "machine_throws")
+        return _refused(request, code_, f"while the module was loaded: {trap.message}")
     except ValueError as error:
-        return BuildFailed(
-            request.ticket,
-            "invalid_definition",
-            [BuildMessage(f"what `describe` answers is no definition: {error}"[:2000])],
-        )
+        what = f"what `describe` answers is no definition: {error}"[:2000]
+        return _refused(request, "invalid_definition", what)
     finally:
         engine.watchdog.stop()
     return ModuleBuilt(
@@ -111,17 +84,41 @@ def build_module(engine: Engine, request: BuildModule) -> ModuleBuilt | BuildFai
     )
 
 
+def _load(
+    instance: Instance,
+    module: validate.Module,
+    handles: Handles,
+    variables: ModuleHandles,
+    name: str,
+) -> tuple[bytes, Definition]:
+    """Runs the module's beginning once: its image from then on, and what it says of itself.
+
+    Raises `Trap`, and `ValueError` for a definition that is none.
+    """
+    state = ModuleState(variables, ())
+    state.thaw(instance)
+    if "_initialize" in module.exports:
+        instance.call("_initialize")
+    described = call_json(instance, "describe", None) if "describe" in module.exports else None
+    definition = _definition(described, name)
+    held = list(state.freeze(instance)[: len(module.initial)])
+    frozen = msgspec.structs.replace(handles, module=ModuleHandles(held, variables.limits))
+    image = images.build_image(bytes(instance.view()), frozen, pages_max=module.pages_max)
+    instance.close()
+    return image, definition
+
+
+def _refused(request: BuildModule | Compile, code: str, why: str) -> BuildFailed:
+    return BuildFailed(request.ticket, code, [BuildMessage(why)])
+
+
 def compile_module(engine: Engine, request: Compile) -> Compiled | BuildFailed:
     """`Compile`, answered."""
     try:
         code = unpack(request.code, bytes_max=CODE_BYTES_MAX)
         return Compiled(request.ticket, pack(engine.compile(code).machine_code()))
     except ValueError as error:
-        return BuildFailed(
-            request.ticket,
-            "image_damaged",
-            [BuildMessage(f"the module's code is damaged: {error}"[:2000])],
-        )
+        return _refused(request, "image_damaged", f"the module's code is damaged: {error}"[:2000])
 
 
 def _definition(text: bytes | None, name: str) -> Definition:

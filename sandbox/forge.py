@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from sandbox import image as images
-from sandbox.engine import Engine, Instance, Module, Trap
 from sandbox.image import Handles
 from sandbox.leb128 import decode_unsigned
 from sandbox.protocol import formats
 from sandbox.protocol.limits import GuestLimits, OwnLimits
 from sandbox.protocol.messages import BuildMessage
+from sandbox.traps import Trap
 
 if TYPE_CHECKING:
+    from sandbox.engine import Engine, Instance, Module
     from sandbox.sourcemap import SourceMap
 
 JS_STACK_BYTES: Final = 512 * 1024
@@ -206,57 +207,27 @@ def forge_image(
     try:
         instance = engine.thaw(guest.base, guest.engine, memory_bytes_max=memory_bytes_max)
     except Trap:
-        raise BuildError(
+        raise _refused(
             "build_memory_exceeded",
-            [
-                BuildMessage(
-                    f"QuickJS and XState alone take more than {memory_bytes_max} bytes (memory_bytes): 4 MiB is a beginning"
-                )
-            ],
+            f"QuickJS and XState alone take more than {memory_bytes_max} bytes (memory_bytes):"
+            " 4 MiB is a beginning",
         ) from None
     handles = guest.handles
     engine.watchdog.start(cpu_s)
     try:
-        instance.call("set_clock", EPOCH_NS)
-        # The wrapper stands on the bundle's first line, so that line numbers stay.
-        wrapped = f"(function(module,exports,require){{{bundle}\n}})"
-        options = {"onError": "stop"} if on_error == "stop" else {}
-        told = options | ({"limits": chosen} if (chosen := _for_prelude(limits)) else {})
-        function = _evaluate(
-            instance,
-            f"Object.assign({wrapped},{msgspec.json.encode(told).decode()})" if told else wrapped,
-            _BUNDLE_NAME,
-        )
-        if function < 0:
-            raise _build_error(
-                msgspec.json.decode(
-                    _call_text(instance, handles.explain, -function, handles), type=Thrown
-                ),
-                source_map,
-            )
-        report = msgspec.json.decode(
-            _call_text(instance, handles.load, function, handles), type=Report
-        )
-        if report.fault is not None:
-            raise _build_error(report.fault, source_map)
-        instance.call("settle_heap", GC_SLACK_BYTES, handles.io)
+        report = _load(instance, handles, bundle, source_map, on_error=on_error, limits=limits)
     except Trap as trap:
         code = {
             "cpu_exceeded": "build_cpu_exceeded",
             "memory_exceeded": "build_memory_exceeded",
             "machine_error": "machine_throws",
         }.get(trap.code, trap.code)
-        raise BuildError(
-            code, [BuildMessage(f"while the file was loaded: {trap.message}")]
-        ) from None
+        raise _refused(code, f"while the file was loaded: {trap.message}") from None
     except (msgspec.MsgspecError, RecursionError):
-        raise BuildError(
+        raise _refused(
             "machine_throws",
-            [
-                BuildMessage(
-                    "the machine's definition cannot be read; does it nest too deeply, or does the file change built-in objects?"
-                )
-            ],
+            "the machine's definition cannot be read; does it nest too deeply, or does the file"
+            " change built-in objects?",
         ) from None
     finally:
         engine.watchdog.stop()
@@ -268,14 +239,45 @@ def forge_image(
     )
     instance.close()
     if report.definition is None:
-        raise BuildError(
-            "machine_throws",
-            [BuildMessage("the file changed the built-in objects that describe a machine")],
+        raise _refused(
+            "machine_throws", "the file changed the built-in objects that describe a machine"
         )
-    definition = msgspec.structs.replace(
-        report.definition, on_error="stop" if on_error == "stop" else None
-    )
+    stops = "stop" if on_error == "stop" else None
+    definition = msgspec.structs.replace(report.definition, on_error=stops)
     return frozen, definition, report.warnings[:20]
+
+
+def _load(
+    instance: Instance,
+    handles: Handles,
+    bundle: str,
+    source_map: SourceMap | None,
+    *,
+    on_error: str,
+    limits: GuestLimits,
+) -> Report:
+    """Runs the bundle once, and takes its machine. Raises `BuildError`, `Trap`."""
+    instance.call("set_clock", EPOCH_NS)
+    # The wrapper stands on the bundle's first line, so that line numbers stay.
+    wrapped = f"(function(module,exports,require){{{bundle}\n}})"
+    options = {"onError": "stop"} if on_error == "stop" else {}
+    told = options | ({"limits": chosen} if (chosen := _for_prelude(limits)) else {})
+    if told:
+        wrapped = f"Object.assign({wrapped},{msgspec.json.encode(told).decode()})"
+    function = _evaluate(instance, wrapped, _BUNDLE_NAME)
+    if function < 0:
+        thrown = _call_text(instance, handles.explain, -function, handles)
+        raise _build_error(msgspec.json.decode(thrown, type=Thrown), source_map)
+    loaded = _call_text(instance, handles.load, function, handles)
+    report = msgspec.json.decode(loaded, type=Report)
+    if report.fault is not None:
+        raise _build_error(report.fault, source_map)
+    instance.call("settle_heap", GC_SLACK_BYTES, handles.io)
+    return report
+
+
+def _refused(code: str, why: str) -> BuildError:
+    return BuildError(code, [BuildMessage(why)])
 
 
 def _for_prelude(limits: GuestLimits) -> dict[str, int]:

@@ -17,12 +17,12 @@ import msgspec
 
 from sandbox import image as images
 from sandbox.checkpoint import DamagedCheckpoint, apply_checkpoint, encode_checkpoint
-from sandbox.engine import CPU_EXCEEDED, Trap
 from sandbox.module import ModuleState
 from sandbox.protocol.inputs import is_start
 from sandbox.protocol.messages import NO_COST, Cost
 from sandbox.protocol.nesting import is_deeper_than
 from sandbox.protocol.outbox import decode_outbox
+from sandbox.traps import CPU_EXCEEDED, Trap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from sandbox.engine import Trap
 from sandbox.protocol.inputs import Shape, shape_of, timer_of
 from sandbox.protocol.nesting import is_deeper_than
+from sandbox.traps import Trap
 
 if TYPE_CHECKING:
     from sandbox.engine import Instance

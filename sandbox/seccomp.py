@@ -213,18 +213,15 @@ def _program(machine: str, files: str) -> list[Instruction]:
     reading = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     special = {
         "clone": argument(0, _THREAD, _THREAD, same=_ALLOW, other=refuse),
-        "clone3": (
-            (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
-        ),  # its flags lie behind a pointer; the C library then uses `clone`
+        # Its flags lie behind a pointer; the C library then uses `clone`.
+        "clone3": ((_RETURN, 0, 0, _ERRNO | errno.ENOSYS),),
         "mmap": argument(2, _WRITE_AND_EXECUTE, _WRITE_AND_EXECUTE, same=refuse, other=_ALLOW),
         "mprotect": argument(2, _WRITE_AND_EXECUTE, _WRITE_AND_EXECUTE, same=refuse, other=_ALLOW),
         "fcntl": one_of(1, _FCNTL),
-        "tgkill": argument(
-            0, 0xFFFFFFFF, os.getpid(), same=_ALLOW, other=refuse
-        ),  # a thread of its own: abort()
-        "prlimit64": argument(
-            2, 0xFFFFFFFF, 0, same=_ALLOW, other=refuse
-        ),  # reading limits, not setting them
+        # A thread of its own: abort().
+        "tgkill": argument(0, 0xFFFFFFFF, os.getpid(), same=_ALLOW, other=refuse),
+        # Reading limits, not setting them.
+        "prlimit64": argument(2, 0xFFFFFFFF, 0, same=_ALLOW, other=refuse),
     }
     program: list[Instruction] = [
         (_LOAD, 0, 0, _ARCH_AT),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 from sandbox.checkpoint import DamagedCheckpoint
 from sandbox.compression import unpack
-from sandbox.engine import Trap
 from sandbox.forge import digest_of
 from sandbox.instance import LiveMachine, LoadedImage, LostSession, Sizes, load_image
 from sandbox.protocol.limits import HEAVY_US
@@ -31,6 +30,7 @@ from sandbox.protocol.messages import (
     ToHub,
 )
 from sandbox.protocol.outbox import decode_outbox
+from sandbox.traps import Trap
 
 if TYPE_CHECKING:
     from sandbox.engine import Engine

@@ -17,30 +17,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from sandbox.instructions import check_instructions, read_constant
 from sandbox.leb128 import encode_unsigned as leb128
 from sandbox.module import global_name
+from sandbox.wasm_reader import F32, F64, I32, I64, BadModule, Reader
 
 BODY_BYTES_MAX: Final = 128 * 1024
 """Of one function: what compiling takes may grow faster than the function."""
-COUNTS_MAX: Final = {
-    "types": 1_000,
-    "functions": 10_000,
-    "globals": 1_000,
-    "exports": 1_000,
-    "elements": 1_000,
-    "segments": 10_000,
-}
 PARAMETERS_MAX: Final = 64
 NAME_SHOWN: Final = 60
 LOCALS_MAX: Final = 2_000
-NESTING_MAX: Final = 500
 TABLE_MAX: Final = 10_000
 PAGE_BYTES: Final = 65_536
 
 _MAGIC: Final = b"\0asm"
-_I32, _I64, _F32, _F64 = 0x7F, 0x7E, 0x7D, 0x7C
-_NUMERIC: Final = (_I32, _I64, _F32, _F64)
-_TYPE_NAMES: Final = {_I32: "i32", _I64: "i64", _F32: "f32", _F64: "f64"}
+_NUMERIC: Final = (I32, I64, F32, F64)
+_TYPE_NAMES: Final = {I32: "i32", I64: "i64", F32: "f32", F64: "f64"}
 (
     _CUSTOM,
     _TYPE,
@@ -56,48 +48,16 @@ _TYPE_NAMES: Final = {_I32: "i32", _I64: "i64", _F32: "f32", _F64: "f64"}
     _DATA,
     _DATA_COUNT,
 ) = range(13)
-_ORDER: Final = (
-    _TYPE,
-    _IMPORT,
-    _FUNCTION,
-    _TABLE,
-    _MEMORY,
-    _GLOBAL,
-    _EXPORT,
-    _START,
-    _ELEMENT,
-    _DATA_COUNT,
-    _CODE,
-    _DATA,
-)
+_ORDER: Final = (*range(_TYPE, _ELEMENT + 1), _DATA_COUNT, _CODE, _DATA)
 _CALLS: Final = {
-    "alloc": (bytes([_I32]), bytes([_I32])),
-    "start": (bytes([_I32, _I32, _I64]), bytes([_I64])),
-    "step": (bytes([_I32, _I32, _I64]), bytes([_I64])),
+    "alloc": (bytes([I32]), bytes([I32])),
+    "start": (bytes([I32, I32, I64]), bytes([I64])),
+    "step": (bytes([I32, I32, I64]), bytes([I64])),
     "_initialize": (b"", b""),
-    "describe": (b"", bytes([_I64])),
+    "describe": (b"", bytes([I64])),
 }
 """The functions that the host calls: parameters and results. The last two may be missing."""
 _OPTIONAL: Final = ("_initialize", "describe")
-
-_NOTHING: Final = frozenset((0x00, 0x01, 0x05, 0x0F, 0x1A, 0x1B, *range(0x45, 0xC5)))
-"""Instructions without operands: unreachable, nop, else, return, drop, select, and all arithmetic.
-"""
-_BLOCKS: Final = (0x02, 0x03, 0x04)
-_END: Final = 0x0B
-_INDEX: Final = frozenset((0x0C, 0x0D, 0x10, *range(0x20, 0x25)))
-"""One number: br, br_if, call, local.* and global.*."""
-_BR_TABLE, _CALL_INDIRECT, _MORE = 0x0E, 0x11, 0xFC
-_MEMORY_ACCESS: Final = range(0x28, 0x3F)
-_MEMORY_SIZE: Final = (0x3F, 0x40)
-_CONSTANT_BYTES: Final = {0x43: 4, 0x44: 8}
-_INTEGER_BITS: Final = {0x41: 32, 0x42: 64}
-_SATURATING: Final = range(8)
-_MEMORY_COPY, _MEMORY_FILL = 10, 11
-
-
-class BadModule(Exception):
-    """The module is not let in; the message says what of it."""
 
 
 @dataclass(slots=True)
@@ -128,63 +88,6 @@ class Module:
         return memory
 
 
-class _Reader:
-    """Bytes, from front to back. Every length is checked before it is believed."""
-
-    __slots__ = ("at", "data", "end")
-
-    def __init__(self, data: bytes, at: int = 0, end: int | None = None) -> None:
-        self.data, self.at, self.end = data, at, len(data) if end is None else end
-
-    def byte(self) -> int:
-        if self.at >= self.end:
-            raise BadModule("it ends in the middle")
-        self.at += 1
-        return self.data[self.at - 1]
-
-    def take(self, count: int) -> bytes:
-        if count > self.end - self.at:
-            raise BadModule("it ends in the middle")
-        self.at += count
-        return self.data[self.at - count : self.at]
-
-    def number(self, bits: int = 32) -> int:
-        """An unsigned LEB128 of at most so many bits."""
-        value, _ = self._leb128(bits)
-        if value >> bits:
-            raise BadModule("a number is too large")
-        return value
-
-    def signed(self, bits: int) -> int:
-        """A signed LEB128, as the bits of its two's complement."""
-        value, size = self._leb128(bits)
-        if value >> (size - 1):  # the highest of its bits is the sign
-            value -= 1 << size
-        return value & ((1 << bits) - 1)
-
-    def _leb128(self, bits: int) -> tuple[int, int]:
-        """The bits of a LEB128, and how many there are."""
-        value = size = 0
-        while True:
-            byte = self.byte()
-            value |= (byte & 0x7F) << size
-            size += 7
-            if not byte & 0x80:
-                return value, size
-            if size >= bits:
-                raise BadModule("a number is too long")
-
-    def count(self, what: str) -> int:
-        count = self.number()
-        if count > COUNTS_MAX[what]:
-            raise BadModule(f"it has more than {COUNTS_MAX[what]} {what}")
-        return count
-
-    def done(self) -> None:
-        if self.at != self.end:
-            raise BadModule("a section is longer than what it holds")
-
-
 def read_module(wasm: bytes, *, pages_max: int, bytes_max: int) -> Module:
     """Reads a module of the guest ABI whose memory may have `pages_max` pages of 64 KiB.
 
@@ -203,7 +106,7 @@ def read_module(wasm: bytes, *, pages_max: int, bytes_max: int) -> Module:
     module = Module(_sections(wasm))
     for number, read in _READERS:
         if number in module.raw:
-            reader = _Reader(module.raw[number])
+            reader = Reader(module.raw[number])
             read(module, reader, pages_max)
             reader.done()
     _check_exports(module)
@@ -211,7 +114,7 @@ def read_module(wasm: bytes, *, pages_max: int, bytes_max: int) -> Module:
 
 
 def _sections(wasm: bytes) -> dict[int, bytes]:
-    reader = _Reader(wasm, 8)
+    reader = Reader(wasm, 8)
     found: dict[int, bytes] = {}
     last = -1
     while reader.at < reader.end:
@@ -230,14 +133,14 @@ def _sections(wasm: bytes) -> dict[int, bytes]:
     return found
 
 
-def _read_types(module: Module, reader: _Reader, _pages_max: int) -> None:
+def _read_types(module: Module, reader: Reader, _pages_max: int) -> None:
     for _ in range(reader.count("types")):
         if reader.byte() != 0x60:
             raise BadModule("a type is no function's")
         module.types.append((_value_types(reader), _value_types(reader)))
 
 
-def _value_types(reader: _Reader) -> bytes:
+def _value_types(reader: Reader) -> bytes:
     count = reader.number()
     if count > PARAMETERS_MAX:
         raise BadModule(f"a function has more than {PARAMETERS_MAX} parameters or results")
@@ -247,7 +150,7 @@ def _value_types(reader: _Reader) -> bytes:
     return types
 
 
-def _read_imports(_module: Module, reader: _Reader, _pages_max: int) -> None:
+def _read_imports(_module: Module, reader: Reader, _pages_max: int) -> None:
     if reader.number():
         module, name = (
             reader.take(min(reader.number(), NAME_SHOWN)).decode("utf-8", "replace")
@@ -256,13 +159,13 @@ def _read_imports(_module: Module, reader: _Reader, _pages_max: int) -> None:
         raise BadModule(f"it imports {module}.{name}: there is nothing to import")
 
 
-def _read_functions(module: Module, reader: _Reader, _pages_max: int) -> None:
+def _read_functions(module: Module, reader: Reader, _pages_max: int) -> None:
     module.functions = [reader.number() for _ in range(reader.count("functions"))]
     if any(index >= len(module.types) for index in module.functions):
         raise BadModule("a function has a type that is not there")
 
 
-def _read_table(module: Module, reader: _Reader, _pages_max: int) -> None:
+def _read_table(module: Module, reader: Reader, _pages_max: int) -> None:
     if reader.number() > 1:
         raise BadModule("it has more than one table")
     if reader.at < reader.end:
@@ -273,7 +176,7 @@ def _read_table(module: Module, reader: _Reader, _pages_max: int) -> None:
             raise BadModule(f"its table has more than {TABLE_MAX} places")
 
 
-def _read_memory(module: Module, reader: _Reader, pages_max: int) -> None:
+def _read_memory(module: Module, reader: Reader, pages_max: int) -> None:
     if reader.number() != 1:
         raise BadModule("it has more or less than one memory")
     module.pages, most = _bounds(reader)
@@ -284,7 +187,7 @@ def _read_memory(module: Module, reader: _Reader, pages_max: int) -> None:
         )
 
 
-def _bounds(reader: _Reader) -> tuple[int, int]:
+def _bounds(reader: Reader) -> tuple[int, int]:
     """Lower and upper bound of a table's or memory's size."""
     flags = reader.byte()
     if flags not in (0, 1):
@@ -293,33 +196,18 @@ def _bounds(reader: _Reader) -> tuple[int, int]:
     return least, reader.number() if flags else 2**32
 
 
-def _read_globals(module: Module, reader: _Reader, _pages_max: int) -> None:
+def _read_globals(module: Module, reader: Reader, _pages_max: int) -> None:
     for index in range(reader.count("globals")):
         kind, mutable = reader.byte(), reader.byte()
         if kind not in _NUMERIC or mutable not in (0, 1):
             raise BadModule("a variable is no number")
-        bits = _constant(reader, kind)
+        bits = read_constant(reader, kind)
         if mutable:
             module.mutable.append(index)
             module.initial.append(bits)
 
 
-def _constant(reader: _Reader, kind: int) -> int:
-    """The bits of a constant expression of one constant."""
-    opcode = reader.byte()
-    if opcode != {_I32: 0x41, _I64: 0x42, _F32: 0x43, _F64: 0x44}[kind]:
-        raise BadModule("an initial value is not a constant of its type")
-    bits = (
-        reader.signed(_INTEGER_BITS[opcode])
-        if opcode in _INTEGER_BITS
-        else int.from_bytes(reader.take(_CONSTANT_BYTES[opcode]), "little")
-    )
-    if reader.byte() != _END:
-        raise BadModule("an initial value is more than a constant")
-    return bits
-
-
-def _read_exports(module: Module, reader: _Reader, _pages_max: int) -> None:
+def _read_exports(module: Module, reader: Reader, _pages_max: int) -> None:
     for _ in range(reader.count("exports")):
         try:
             name = reader.take(reader.number()).decode()
@@ -330,11 +218,11 @@ def _read_exports(module: Module, reader: _Reader, _pages_max: int) -> None:
         module.exports[name] = (reader.byte(), reader.number())
 
 
-def _read_elements(module: Module, reader: _Reader, _pages_max: int) -> None:
+def _read_elements(module: Module, reader: Reader, _pages_max: int) -> None:
     for _ in range(reader.count("elements")):
         if reader.number() != 0:
             raise BadModule("passive and declared elements are not allowed")
-        at = _constant(reader, _I32)
+        at = read_constant(reader, I32)
         count = reader.number()
         if at + count > module.table_size:
             raise BadModule("elements lie outside the table")
@@ -342,95 +230,40 @@ def _read_elements(module: Module, reader: _Reader, _pages_max: int) -> None:
             raise BadModule("an element is a function that is not there")
 
 
-def _read_data_count(_module: Module, reader: _Reader, _pages_max: int) -> None:
+def _read_data_count(_module: Module, reader: Reader, _pages_max: int) -> None:
     reader.number()
 
 
-def _read_data(module: Module, reader: _Reader, _pages_max: int) -> None:
+def _read_data(module: Module, reader: Reader, _pages_max: int) -> None:
     for _ in range(reader.count("segments")):
         if reader.number() != 0:
             raise BadModule("passive data is not allowed")
-        at = _constant(reader, _I32)
+        at = read_constant(reader, I32)
         data = reader.take(reader.number())
         if at + len(data) > module.pages * PAGE_BYTES:
             raise BadModule("data lies outside the memory")
         module.segments.append((at, data))
 
 
-def _read_code(module: Module, reader: _Reader, _pages_max: int) -> None:
+def _read_code(module: Module, reader: Reader, _pages_max: int) -> None:
     if reader.number() != len(module.functions):
         raise BadModule("there are more or fewer bodies than functions")
     for _ in module.functions:
         size = reader.number()
         if size > BODY_BYTES_MAX:
             raise BadModule(f"a function has more than {BODY_BYTES_MAX} bytes")
-        body = _Reader(reader.data, reader.at, reader.at + size)
+        body = Reader(reader.data, reader.at, reader.at + size)
         reader.take(size)
         if sum(_locals(body) for _ in range(body.number())) > LOCALS_MAX:
             raise BadModule(f"a function has more than {LOCALS_MAX} variables")
-        _check_instructions(body)
+        check_instructions(body)
 
 
-def _locals(body: _Reader) -> int:
+def _locals(body: Reader) -> int:
     count = body.number()
     if body.byte() not in _NUMERIC:
         raise BadModule("a variable is no number")
     return count
-
-
-def _check_instructions(body: _Reader) -> None:
-    """Every instruction is one of those that are allowed, and blocks end where they must."""
-    depth = 1
-    while depth:
-        opcode = body.byte()
-        if opcode in _NOTHING:
-            continue
-        if opcode in _INDEX:
-            body.number()
-        elif opcode in _INTEGER_BITS:
-            body.signed(_INTEGER_BITS[opcode])
-        elif opcode in _MEMORY_ACCESS:
-            if body.number() > 3:
-                raise BadModule("an access to memory is aligned beyond its size")
-            body.number()
-        elif opcode in _BLOCKS:
-            depth += 1
-            if depth > NESTING_MAX:
-                raise BadModule(f"blocks nest more than {NESTING_MAX} levels")
-            body.signed(33)
-        elif opcode == _END:
-            depth -= 1
-        else:
-            _check_rare_instruction(opcode, body)
-    body.done()
-
-
-def _check_rare_instruction(opcode: int, body: _Reader) -> None:
-    if opcode in _CONSTANT_BYTES:
-        body.take(_CONSTANT_BYTES[opcode])
-    elif opcode == _BR_TABLE:
-        for _ in range(body.number() + 1):
-            body.number()
-    elif opcode == _CALL_INDIRECT:
-        body.number()
-        _zero(body)
-    elif opcode in _MEMORY_SIZE:
-        _zero(body)
-    elif opcode == _MORE:
-        more = body.number()
-        if more in (_MEMORY_COPY, _MEMORY_FILL):
-            _zero(body)
-            if more == _MEMORY_COPY:
-                _zero(body)
-        elif more not in _SATURATING:
-            raise BadModule(f"the instruction 0xfc {more} is not allowed")
-    else:
-        raise BadModule(f"the instruction {opcode:#04x} is not allowed")
-
-
-def _zero(body: _Reader) -> None:
-    if body.byte() != 0:
-        raise BadModule("there is one table and one memory")
 
 
 _READERS: Final = (

@@ -41,6 +41,7 @@ from sandbox.protocol import frames, limits, messages
 from sandbox.protocol.ids import Slot, Ticket, TimerId
 from sandbox.protocol.inputs import event_input
 from sandbox.protocol.outbox import decode_outbox
+from sandbox.wasm_reader import BadModule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,7 +239,7 @@ def read_a_module(rng: Random) -> None:
                 mutate(rng, rng.choice(_modules())), pages_max=PAGES, bytes_max=MODULE_BYTES
             )
         )
-    except validate.BadModule:
+    except BadModule:
         return
     try:
         compiled = wasmtime.Module(_compiler(), code)
@@ -270,8 +271,8 @@ class _Memory:
 
 def hear_a_module(rng: Random) -> None:
     """What a module answers is an outbox that the hub can read, a refusal, or a named trap."""
-    from sandbox.engine import Trap
     from sandbox.image import ModuleHandles
+    from sandbox.traps import Trap
 
     state = ModuleState(ModuleHandles([], limits.GuestLimits(timers=5)), ())
     for kind in (b"[0,1]", b'[1,1,{"type":"X"},{"id":"c"}]', b"[2,1,1]"):

@@ -22,8 +22,9 @@ from typing import Final
 
 import yaml
 
-from sandbox.engine import Engine, Instance, Trap
+from sandbox.engine import Engine, Instance
 from sandbox.forge import Guest, load_guest
+from sandbox.traps import Trap
 from sandbox.worker import GUEST
 from tests.support import CACHE
 

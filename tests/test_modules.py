@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from machinehub.clock import ManualClock
 from machinehub.limits import Limits
 from sandbox import validate
-from sandbox.engine import Trap
 from sandbox.image import ModuleHandles
 from sandbox.leb128 import encode_unsigned
 from sandbox.module import ModuleState
 from sandbox.protocol.limits import GuestLimits
+from sandbox.traps import Trap
+from sandbox.wasm_reader import BadModule
 from tests import fuzz
 from tests.support import COUNTER, ROOT, Client, running_hub
 
@@ -266,7 +267,7 @@ HOSTILE: dict[str, bytes] = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_is_not_let_in(name: str) -> None:
     """Refused while it is read; what does not add up, while it is compiled."""
-    with pytest.raises(wasmtime.WasmtimeError if "add up" in name else validate.BadModule):
+    with pytest.raises(wasmtime.WasmtimeError if "add up" in name else BadModule):
         wasmtime.Module(
             wasmtime.Engine(),
             validate.split(
@@ -289,7 +290,7 @@ def test_what_is_not_let_in(name: str) -> None:
     ],
 )
 def test_authors_are_told_what_is_wrong(module: bytes, words: str) -> None:
-    with pytest.raises(validate.BadModule, match=words):
+    with pytest.raises(BadModule, match=words):
         validate.read_module(bytes(module), pages_max=PAGES, bytes_max=MODULE_BYTES)
 
 
@@ -590,7 +591,7 @@ def test_a_changed_module_is_read_or_refused(data: st.DataObject) -> None:
 def read_and_compile(module: bytes) -> None:
     try:
         code = validate.split(validate.read_module(module, pages_max=PAGES, bytes_max=MODULE_BYTES))
-    except validate.BadModule:
+    except BadModule:
         return
     try:
         compiled = wasmtime.Module(wasmtime.Engine(), code)

@@ -47,15 +47,13 @@ LAYERS = [
 """The folders and files of machinehub, from the top: each imports from its own layer and those below, and
 never sideways in a circle. docs/architecture.md draws them.
 """
-FILE_LINES_MAX = 600
-FUNCTION_LINES_MAX = 120
-LISTS = {"openapi_document"}
-"""Functions that are one long literal."""
+FILE_LINES_MAX = 490
+FUNCTION_LINES_MAX = 60
 ONLY_IN = {
     "wasmtime": {"sandbox/engine.py"},
     "secrets": {"machinehub/clock.py"},
     "random": {"machinehub/clock.py", "machinehub/cli/sessions.py"},
-    "sqlalchemy": {"machinehub/store", "machinehub/cli/operations.py", "machinehub/cli/serve.py"},
+    "sqlalchemy": {"machinehub/store", "machinehub/cli/serve.py"},
 }
 
 
@@ -99,7 +97,7 @@ def test_a_file(path: Path) -> None:
     assert len(lines) <= FILE_LINES_MAX, "is it one room or two?"
     assert lines or path.name == "__init__.py"
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in LISTS:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES_MAX, (
                 f"{node.name} has outgrown its page"
             )

@@ -132,28 +132,35 @@ def check(
     built, measured = asyncio.run(work())
     definition: dict[str, Any] = msgspec.json.decode(built.definition)
     if as_json:
-        print_json(
-            definition | ({"budget": [each.as_json() for each in measured]} if budget else {})
-        )
+        costs = {"budget": [each.as_json() for each in measured]} if budget else {}
+        print_json(definition | costs)
     else:
-        say(f"{definition['id']}: builds")
-        say("states:")
-        _show_states(definition["root"], 1)
-        say(f"events: {', '.join(definition['events']) or 'none'}")
+        _show(definition)
         if budget:
-            table(
-                ["EVENT", "OUTCOME", "CPU us", "OF ITS LIMIT", "MEMORY KiB", "FUEL"],
-                map(_row, measured),
-            )
-            for each in measured:
-                if each.detail:
-                    say(f"{each.event}: {each.detail}")
-    if any(
-        each.outcome.endswith("_exceeded")
-        or (each.event == "(start)" and each.outcome != "accepted")
-        for each in measured
-    ):
+            _show_costs(measured)
+    if any(map(_is_broken, measured)):
         raise typer.Exit(BROKEN_BUILD)
+
+
+def _show(definition: dict[str, Any]) -> None:
+    say(f"{definition['id']}: builds")
+    say("states:")
+    _show_states(definition["root"], 1)
+    say(f"events: {', '.join(definition['events']) or 'none'}")
+
+
+def _show_costs(measured: list[Measured]) -> None:
+    header = ["EVENT", "OUTCOME", "CPU us", "OF ITS LIMIT", "MEMORY KiB", "FUEL"]
+    table(header, map(_row, measured))
+    for each in measured:
+        if each.detail:
+            say(f"{each.event}: {each.detail}")
+
+
+def _is_broken(each: Measured) -> bool:
+    """Whether the machine cannot do this: it exceeds a limit, or does not even start."""
+    does_not_start = each.event == "(start)" and each.outcome != "accepted"
+    return does_not_start or each.outcome.endswith("_exceeded")
 
 
 def _row(each: Measured) -> list[str]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from sqlalchemy.exc import SQLAlchemyError
 
 from machinehub.cli.common import (
     DEFAULT_SERVER,
@@ -30,7 +29,7 @@ from machinehub.cli.common import (
     table,
 )
 from machinehub.clock import SystemClock, new_token
-from machinehub.errors import HubError, Unavailable
+from machinehub.errors import HubError
 from machinehub.paths import cache_folder
 from machinehub.settings import from_environment
 
@@ -74,13 +73,12 @@ def _with_store(
     A database that is empty gets the schema, unless there is an answer for that case, `otherwise`. Raises
     `Unavailable` for a database of a newer machinehub.
     """
-    from machinehub.store.engine import open_engine
+    from machinehub.store.engine import opened
     from machinehub.store.schema import check_is_known, current_revision, migrate
     from machinehub.store.store import Store
 
     async def run() -> T:
-        engine = open_engine(from_environment(os.environ, data=data).sqlalchemy_url)
-        try:
+        async with opened(from_environment(os.environ, data=data).sqlalchemy_url) as engine:
             revision = await current_revision(engine)
             check_is_known(revision)
             if revision is None and otherwise is not None:
@@ -88,8 +86,6 @@ def _with_store(
             if revision is None:
                 await migrate(engine)
             return await work(Store(engine))
-        finally:
-            await engine.dispose()
 
     return asyncio.run(run())
 
@@ -131,15 +127,12 @@ def revoke_token(
 
 def upgrade(data: Data = None) -> None:
     """Bring the database to the newest schema. A hub does this when it starts, too."""
-    from machinehub.store.engine import open_engine
+    from machinehub.store.engine import opened
     from machinehub.store.schema import migrate, newest_revision
 
     async def run() -> str | None:
-        engine = open_engine(from_environment(os.environ, data=data).sqlalchemy_url)
-        try:
+        async with opened(from_environment(os.environ, data=data).sqlalchemy_url) as engine:
             return await migrate(engine)
-        finally:
-            await engine.dispose()
 
     before = asyncio.run(run())
     progress.print(f"schema {before or 'none'} -> {newest_revision()}", markup=False)
@@ -147,16 +140,11 @@ def upgrade(data: Data = None) -> None:
 
 async def _look_at_database(url: str) -> str:
     """What is to be said of a database, which is left as it is. Raises `HubError`."""
-    from machinehub.store.engine import open_engine
+    from machinehub.store.engine import opened
     from machinehub.store.schema import check_is_known, current_revision, newest_revision
 
-    engine = open_engine(url)
-    try:
+    async with opened(url) as engine:
         revision = await current_revision(engine)
-    except SQLAlchemyError as error:
-        raise Unavailable("unavailable", str(error).splitlines()[0]) from error
-    finally:
-        await engine.dispose()
     check_is_known(revision)
     where = url.rsplit("@", maxsplit=1)[-1]
     if revision is None:

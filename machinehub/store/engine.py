@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from machinehub.settings import BadSettings
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from sqlalchemy import URL
 
 POOL_CONNECTIONS: Final = 8
@@ -38,6 +41,16 @@ def open_engine(url: str) -> AsyncEngine:
     engine = create_async_engine(parsed, connect_args={"timeout": LOCK_WAIT_S})
     event.listen(engine.sync_engine, "connect", set_up_sqlite)
     return engine
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[AsyncEngine]:
+    """The same for as long as the block lasts, for commands that look once. Raises `BadSettings`."""
+    engine = open_engine(url)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
 
 
 def set_up_sqlite(connection: Any, _record: Any = None) -> None:

@@ -62,13 +62,16 @@ async def migrate(engine: AsyncEngine) -> str | None:
 
 async def current_revision(engine: AsyncEngine) -> str | None:
     """The revision of the schema as it is; None for an empty database. Nothing is changed, and no file
-    is made.
+    is made. Raises `Unavailable` for what is no database, or does not answer.
     """
     path = engine.url.database
     if engine.dialect.name == "sqlite" and path and not Path(path).exists():
         return None
-    async with engine.connect() as connection:
-        return await connection.run_sync(_revision)
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(_revision)
+    except sa.exc.SQLAlchemyError as error:
+        raise Unavailable("unavailable", str(error).splitlines()[0]) from error
 
 
 def newest_revision() -> str:
@@ -104,9 +107,8 @@ def _note_formats(connection: Connection) -> None:
     """Notes which versions of what is kept this hub writes. Raises `Unavailable` where there are newer
     ones.
     """
-    there: dict[str, int] = {
-        name: number for name, number in connection.execute(sa.select(formats_table))
-    }
+    noted = connection.execute(sa.select(formats_table.c.name, formats_table.c.version))
+    there = {row.name: row.version for row in noted}
     if newer := {name: v for name, v in there.items() if v > KNOWN_FORMATS.get(name, 0)}:
         found = ", ".join(f"{name} {number}" for name, number in sorted(newer.items()))
         raise Unavailable(

@@ -105,9 +105,8 @@ class Store:
             await connection.execute(versions.delete().where(versions.c.machine_id == machine_id))
             await connection.execute(machines.delete().where(machines.c.id == machine_id))
         used = sa.select(versions.c.digest).where(versions.c.digest == images.c.digest).exists()
-        with contextlib.suppress(
-            IntegrityError
-        ):  # a deployment of the same content came between: the image stays
+        # A deployment of the same content may come between: then the image stays.
+        with contextlib.suppress(IntegrityError):
             async with self._transaction() as connection:
                 await connection.execute(images.delete().where(images.c.digest.in_(mine), ~used))
 
@@ -116,11 +115,7 @@ class Store:
     async def has_image(self, digest: Digest) -> bool:
         """Whether the content was built before."""
         async with self._transaction() as connection:
-            return (
-                await connection.execute(
-                    sa.select(images.c.digest).where(images.c.digest == digest)
-                )
-            ).scalar() is not None
+            return await _has_image(connection, digest)
 
     async def deploy(
         self,
@@ -143,44 +138,33 @@ class Store:
         `image` and `definition` are stored too when they are given. None when no image is stored and none
         is given: its last machine was deleted meanwhile. Raises `Conflict`.
         """
+        stored = None
+        if image is not None:
+            stored = {"digest": digest, "engine": engine, "image": image, "definition": definition}
+        row = {
+            "digest": digest,
+            "entry": entry,
+            "files": files,
+            "message": message,
+            "created_at_ms": now_ms,
+        }
         for attempt in range(_TRIES):
             try:
                 async with self._transaction() as connection:
-                    known = sa.select(images.c.digest).where(images.c.digest == digest)
-                    if not (await connection.execute(known)).scalar():
-                        if image is None:
+                    if not await _has_image(connection, digest):
+                        if stored is None:
                             return None
-                        row = {
-                            "digest": digest,
-                            "engine": engine,
-                            "image": image,
-                            "definition": definition,
-                        }
-                        await connection.execute(images.insert().values(row))
+                        await connection.execute(images.insert().values(stored))
                     machine_id = await _machine_named(connection, name, new_id, now_ms)
-                    number, created = await _numbered(
-                        connection,
-                        {
-                            "machine_id": machine_id,
-                            "digest": digest,
-                            "entry": entry,
-                            "files": files,
-                            "message": message,
-                            "created_at_ms": now_ms,
-                        },
-                    )
+                    number, created = await _numbered(connection, row | {"machine_id": machine_id})
                     if activate:
                         mine = machines.c.id == machine_id
                         activating = machines.update().where(mine).values(active_version=number)
                         await connection.execute(activating)
-                    found = await connection.execute(
-                        _versions(machine_id, before=number + 1, limit=1)
-                    )
-                    return Deployment(
-                        await _machine(connection, machine_id),
-                        _to_version(found.mappings().one()),
-                        created,
-                    )
+                    newest = _versions(machine_id, before=number + 1, limit=1)
+                    version = (await connection.execute(newest)).mappings().one()
+                    machine = await _machine(connection, machine_id)
+                    return Deployment(machine, _to_version(version), created)
             except IntegrityError:
                 if attempt == _TRIES - 1:
                     raise Conflict(
@@ -381,6 +365,11 @@ async def _check_is_no_id(connection: AsyncConnection, name: str, *, of: str = "
     ).scalar()
     if found is not None and found != of:
         raise Conflict("name_taken", f"{name!r} is the id of another machine")
+
+
+async def _has_image(connection: AsyncConnection, digest: Digest) -> bool:
+    known = sa.select(images.c.digest).where(images.c.digest == digest)
+    return (await connection.execute(known)).scalar() is not None
 
 
 async def _machine(connection: AsyncConnection, id_or_name: str) -> Machine:

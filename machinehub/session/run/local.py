@@ -1,6 +1,6 @@
 """The session port for this hub's own sessions: puts the parts together, and answers what is asked.
 
-Decides nothing that a part could decide. Read `__init__` to see who needs whom.
+Decides nothing that a part could decide. Read `__init__` and the two that it calls to see who needs whom.
 """
 
 from __future__ import annotations
@@ -76,100 +76,115 @@ class LocalSessions:
         self._limits = limits
         self._metrics = metrics
         self._tasks = Tasks()
-        self.registry = registry = Registry(limits)
-        self.publisher = publisher = Publisher(
+        self._expire_after_ms = expire_after_ms
+        self.registry = Registry(limits)
+        self.publisher = Publisher(
             clock, logs, metrics, emitted_kept_bytes=limits.emitted_kept_bytes
         )
-        self.waits = waits = Waits(publisher, per_session=limits.connections_per_session)
-        self.journal = journal = Journal(store, metrics)
-        self.placement = placement = Placement(pool, images, clock, limits)
-        self.history = History(store, pool, images, placement, clock, entropy)
-        # Some parts need each other. Those that are made first get functions that look for the others later.
-        self.scheduler = scheduler = TimerScheduler(
-            clock,
-            store,
+        self.waits = Waits(self.publisher, per_session=limits.connections_per_session)
+        self.journal = Journal(store, metrics)
+        self.placement = Placement(pool, images, clock, limits)
+        self.history = History(store, pool, images, self.placement, clock, entropy)
+        # Some parts need each other. Those that are made first get functions that look for the others
+        # later.
+        self._make_inputs()
+        self._make_lives(versions)
+        self.journal.report_to(self.outcomes)
+        self.placement.report_to(self.outcomes)
+
+    def _make_inputs(self) -> None:
+        """What gives sessions their inputs: timers, senders, and members who come and go."""
+        self.scheduler = TimerScheduler(
+            self._clock,
+            self._store,
             lambda *timer: self.waking.timer_due(*timer),
             lambda *timer: self.waking.timer_pending(*timer),
-            per_s=limits.timer_turns_per_s,
+            per_s=self._limits.timer_turns_per_s,
         )
-        self.intake = intake = Intake(
-            store,
-            clock,
-            entropy,
-            limits,
-            placement=placement,
-            journal=journal,
-            waits=waits,
+        self.intake = Intake(
+            self._store,
+            self._clock,
+            self._entropy,
+            self._limits,
+            placement=self.placement,
+            journal=self.journal,
+            waits=self.waits,
             load=lambda session: self.loader.load(session),
         )
-        self.presence_events = presence_events = PresenceEvents(
-            intake,
-            store,
-            entropy,
-            limits,
+        self.presence_events = PresenceEvents(
+            self.intake,
+            self._store,
+            self._entropy,
+            self._limits,
             awaken=lambda key: self.waking.awaken(key),
             inform=lambda session: self.crowds.inform(session),
         )
-        self.crowds = crowds = Crowds(publisher, presence_events, clock, entropy, limits)
-        self.deletions = deletions = Deletions(
-            registry,
-            store,
-            journal,
-            presence_events,
+        self.crowds = Crowds(
+            self.publisher, self.presence_events, self._clock, self._entropy, self._limits
+        )
+
+    def _make_lives(self, versions: Versions) -> None:
+        """What brings sessions into memory, lets them go, and hears what becomes of their turns."""
+        self.deletions = Deletions(
+            self.registry,
+            self._store,
+            self.journal,
+            self.presence_events,
             forget=lambda session, error, why: self.loader.forget(session, error, why),
         )
-        self.loader = loader = Loader(
-            registry,
-            store,
+        self.loader = Loader(
+            self.registry,
+            self._store,
             versions,
-            clock,
-            entropy,
-            journal=journal,
-            placement=placement,
-            scheduler=scheduler,
-            publisher=publisher,
-            crowds=crowds,
-            presence_events=presence_events,
-            intake=intake,
-            waits=waits,
-            deletions=deletions,
+            self._clock,
+            self._entropy,
+            journal=self.journal,
+            placement=self.placement,
+            scheduler=self.scheduler,
+            publisher=self.publisher,
+            crowds=self.crowds,
+            presence_events=self.presence_events,
+            intake=self.intake,
+            waits=self.waits,
+            deletions=self.deletions,
         )
-        self.waking = waking = Waking(
-            registry,
-            store,
-            limits,
-            loader=loader,
-            placement=placement,
-            scheduler=scheduler,
-            intake=intake,
+        self.waking = Waking(
+            self.registry,
+            self._store,
+            self._limits,
+            loader=self.loader,
+            placement=self.placement,
+            scheduler=self.scheduler,
+            intake=self.intake,
         )
-        self.outcomes = outcomes = Outcomes(
-            registry,
-            journal=journal,
-            placement=placement,
-            scheduler=scheduler,
-            publisher=publisher,
-            loader=loader,
+        self.outcomes = Outcomes(
+            self.registry,
+            journal=self.journal,
+            placement=self.placement,
+            scheduler=self.scheduler,
+            publisher=self.publisher,
+            loader=self.loader,
             history=self.history,
-            waits=waits,
-            metrics=metrics,
+            waits=self.waits,
+            metrics=self._metrics,
         )
-        journal.report_to(outcomes)
-        placement.report_to(outcomes)
-        self.housekeeper = Housekeeper(
-            registry,
-            store,
-            clock,
-            limits,
-            expire_after_ms=expire_after_ms,
-            placement=placement,
-            journal=journal,
-            loader=loader,
-            crowds=crowds,
-            publisher=publisher,
-            waking=waking,
-            waits=waits,
-            deletions=deletions,
+        self.housekeeper = self._make_housekeeper()
+
+    def _make_housekeeper(self) -> Housekeeper:
+        return Housekeeper(
+            self.registry,
+            self._store,
+            self._clock,
+            self._limits,
+            expire_after_ms=self._expire_after_ms,
+            placement=self.placement,
+            journal=self.journal,
+            loader=self.loader,
+            crowds=self.crowds,
+            publisher=self.publisher,
+            waking=self.waking,
+            waits=self.waits,
+            deletions=self.deletions,
         )
 
     # --- the hub's life -----------------------------------------------------------------------------

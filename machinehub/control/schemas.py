@@ -1,0 +1,280 @@
+"""The shapes of the API's requests and answers, as JSON Schema, and how a call is described (OpenAPI 3.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from machinehub.control.uploads import NAME
+from machinehub.limits import MachineLimits
+
+if TYPE_CHECKING:
+    from machinehub.limits import Limits
+
+JSON = "application/json"
+
+
+def ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def answer(
+    description: str, schema: dict[str, Any] | None = None, media_type: str = JSON
+) -> dict[str, Any]:
+    return (
+        {"description": description, "content": {media_type: {"schema": schema}}}
+        if schema is not None
+        else {"description": description}
+    )
+
+
+_PROBLEM = answer("What went wrong", ref("Problem"), "application/problem+json")
+
+
+def call(
+    summary: str,
+    answers: dict[str, dict[str, Any]],
+    *,
+    body: dict[str, Any] | None = None,
+    body_required: bool = True,
+    parameters: list[dict[str, Any]] | None = None,
+    open_to_all: bool = False,
+) -> dict[str, Any]:
+    call: dict[str, Any] = {"summary": summary, "responses": answers | {"default": _PROBLEM}}
+    if body is not None:
+        call["requestBody"] = {"required": body_required, "content": {JSON: {"schema": body}}}
+    if parameters:
+        call["parameters"] = parameters
+    if open_to_all:
+        call["security"] = []
+    return call
+
+
+def in_path(name: str, kind: str = "string") -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": kind}}
+
+
+PAGE = [
+    {
+        "name": "limit",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 500, "default": 100},
+    },
+    {"name": "cursor", "in": "query", "schema": {"type": "string"}},
+]
+
+WHERE = [
+    {
+        "name": "from",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 0},
+        "description": "the seq to begin with",
+    },
+    {
+        "name": "after",
+        "in": "query",
+        "schema": {"type": "string", "pattern": "^[0-9]+\\.[0-9]+$"},
+        "description": "an entry that is known, as seq.attempt: those behind it",
+    },
+]
+COST = [{"name": "cost", "in": "query", "schema": {}, "description": "1: say what the turn cost"}]
+AT = [
+    {
+        "name": "at",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 1},
+        "description": "the seq of the input after which to look",
+    }
+]
+
+
+def list_of(of: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["data", "next"],
+        "properties": {
+            "data": {"type": "array", "items": ref(of)},
+            "next": {"type": ["string", "null"]},
+        },
+    }
+
+
+def object_of(required: str, **properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": required.split(), "properties": properties}
+
+
+TEXT = {"type": "string"}
+_NAME = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+_NUMBER = {"type": "integer"}
+_FLAG = {"type": "boolean"}
+ANY: dict[str, Any] = {}
+
+SCHEMAS: dict[str, Any] = {
+    "Problem": object_of(
+        "type title status detail code",
+        type=TEXT,
+        title=TEXT,
+        status=_NUMBER,
+        detail=TEXT,
+        code=TEXT,
+        errors={"type": "array", "items": ref("BuildMessage")},
+    ),
+    "BuildMessage": object_of(
+        "message",
+        message=TEXT,
+        file={"type": ["string", "null"]},
+        line={"type": ["integer", "null"]},
+        column={"type": ["integer", "null"]},
+    ),
+    "Upload": object_of(
+        "name entry files",
+        name=_NAME,
+        entry=TEXT,
+        files={"type": "object", "additionalProperties": TEXT},
+        message=TEXT,
+        activate=_FLAG,
+        machine={"type": "object", "properties": {"on_error": {"enum": ["reject", "stop"]}}},
+        limits={
+            "type": "object",
+            "properties": {
+                name: {"type": "integer", "minimum": 1} for name in MachineLimits.__struct_fields__
+            },
+            "additionalProperties": False,
+        },
+    ),
+    "Deployment": object_of(
+        "machine version created timings_ms warnings",
+        machine=object_of("id name url", id=TEXT, name=TEXT, url=TEXT),
+        version=object_of("number digest engine", number=_NUMBER, digest=TEXT, engine=TEXT),
+        created=_FLAG,
+        timings_ms=object_of(
+            "bundle freeze total",
+            bundle={"type": "number"},
+            freeze={"type": "number"},
+            total={"type": "number"},
+        ),
+        warnings={"type": "array", "items": TEXT},
+    ),
+    "Machine": object_of(
+        "id name url created_at active_version",
+        id=TEXT,
+        name=TEXT,
+        url=TEXT,
+        created_at=TEXT,
+        active_version={"type": ["integer", "null"]},
+        version=ref("Version"),
+    ),
+    "MachinePatch": object_of("name", name=_NAME),
+    "Version": object_of(
+        "number digest engine entry message created_at",
+        number=_NUMBER,
+        digest=TEXT,
+        engine=TEXT,
+        entry=TEXT,
+        message=TEXT,
+        created_at=TEXT,
+        active=_FLAG,
+        definition=ANY,
+    ),
+    "Files": object_of(
+        "entry files", entry=TEXT, files={"type": "object", "additionalProperties": TEXT}
+    ),
+    "Session": object_of(
+        "id version seq finished created_at connections live parent",
+        id=TEXT,
+        version=_NUMBER,
+        seq=_NUMBER,
+        finished=_FLAG,
+        created_at=TEXT,
+        connections=_NUMBER,
+        live=_FLAG,
+        parent={"type": ["object", "null"], "properties": {"id": TEXT, "at": _NUMBER}},
+        snapshot=ANY,
+    ),
+    "Entry": object_of(
+        "seq attempt kind at seed outcome changed",
+        seq=_NUMBER,
+        attempt=_NUMBER,
+        kind={"enum": ["start", "event", "presence", "timer"]},
+        at=TEXT,
+        seed=_NUMBER,
+        outcome={"enum": ["accepted", "rejected"]},
+        changed=_FLAG,
+        id={"type": ["string", "null"]},
+        event=ANY,
+        sender=ANY,
+        input=ANY,
+        timer=_NUMBER,
+        error=object_of("code detail", code=TEXT, detail=TEXT),
+    ),
+    "Fork": object_of("", at={"type": ["integer", "null"]}, session={"type": ["string", "null"]})
+    | {"required": []},
+    "Replay": object_of(
+        "seq inputs ms digest snapshot checkpoints verified",
+        seq=_NUMBER,
+        inputs=_NUMBER,
+        ms={"type": "number"},
+        digest=TEXT,
+        snapshot=ANY,
+        verified=_FLAG,
+        checkpoints={
+            "type": "array",
+            "items": object_of("seq stored recomputed", seq=_NUMBER, stored=TEXT, recomputed=TEXT),
+        },
+    ),
+    "Cost": object_of("cpu_us memory_bytes", cpu_us=_NUMBER, memory_bytes=_NUMBER, fuel=_NUMBER),
+    "LogLine": object_of(
+        "at_ms session level text",
+        at_ms=_NUMBER,
+        session=TEXT,
+        level=TEXT,
+        text=TEXT,
+        cost=ref("Cost"),
+    ),
+    "Event": {
+        "type": "object",
+        "required": ["type"],
+        "properties": {"type": {"type": "string", "minLength": 1}},
+    },
+    "Snapshot": object_of(
+        "type seq version snapshot", type=TEXT, seq=_NUMBER, version=_NUMBER, snapshot=ANY
+    ),
+    "Accepted": object_of(
+        "seq outcome changed snapshot",
+        seq=_NUMBER,
+        outcome={"const": "accepted"},
+        changed=_FLAG,
+        snapshot=ANY,
+        cost=ref("Cost"),
+    ),
+    "Members": object_of(
+        "count members",
+        count=_NUMBER,
+        members={
+            "type": "array",
+            "items": object_of(
+                "id user joined_at",
+                id=TEXT,
+                user={"type": ["string", "null"]},
+                joined_at=TEXT,
+                metadata=ANY,
+            ),
+        },
+    ),
+}
+
+
+def wait_body(limits: Limits) -> dict[str, Any]:
+    condition = {
+        "oneOf": [
+            {"const": "done"},
+            object_of("tag", tag=TEXT) | {"additionalProperties": False},
+            object_of("matches", matches={"type": ["string", "object"]})
+            | {"additionalProperties": False},
+        ]
+    }
+    return object_of(
+        "condition",
+        condition=condition,
+        timeout_ms={"type": "integer", "minimum": 0, "maximum": limits.wait_timeout_ms},
+        event=ref("Event"),
+    )
