@@ -145,7 +145,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     unsent_bytes_soft: int = 128 * 1024
     """Unsent data after which a connection gets only the newest update."""
     events_per_s: int = 100
-    """Events of one WebSocket, on hubs that are not open (`api/auth.py`).
+    """Events of one WebSocket, on hubs that are not open (`edge/tokens.py`).
 
     Requests are counted by address and machine.
     """

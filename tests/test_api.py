@@ -1,4 +1,4 @@
-"""The deploy API and per-machine URLs over HTTP, as CONTRACT says them."""
+"""The deploy API and per-machine URLs over HTTP."""
 
 from __future__ import annotations
 

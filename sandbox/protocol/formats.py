@@ -11,7 +11,7 @@ earlier code would misread. What carries no number was written before there were
 | outbox | the first element of the list |
 | frames | `Ready.frames` |
 
-A hub notes in its database which formats it writes (`store/formats.py`), and does not start on newer ones.
+A hub notes in its database which formats it writes (`store/schema.py`), and does not start on newer ones.
 """
 
 from __future__ import annotations
