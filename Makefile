@@ -9,7 +9,7 @@ CLIENT := clients/js
 CLIENT_SOURCES := $(wildcard $(CLIENT)/src/*.ts) $(CLIENT)/build.mjs $(CLIENT)/package.json
 PAGE := clients/page
 PAGE_SOURCES := $(wildcard $(PAGE)/src/*.ts* $(PAGE)/src/*.css $(PAGE)/src/chart/*.ts* $(PAGE)/public/*) $(PAGE)/index.html $(PAGE)/vite.config.ts $(PAGE)/package.json
-FORGE_SOURCES := sandbox/forge.py sandbox/image.py $(GUEST)/__main__.py
+FORGE_SOURCES := sandbox/forge.py sandbox/image.py sandbox/leb128.py $(wildcard sandbox/protocol/*.py) $(GUEST)/__main__.py
 
 .PHONY: setup guest client page screenshots run test browser core check sim chaos fuzz test262 bench bench-peer lock clean
 

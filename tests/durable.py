@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+THROWS = """
+import { assign, createMachine } from "xstate";
+export default createMachine({ context: { n: 0 }, on: { INC: { actions: assign({ n: ({ context }) => context.n + 1 }) }, BOOM: { actions: [assign({ n: 99 }), () => { throw new Error("boom"); }] } } });
+"""
 TIMERS = """
 import { assign, createMachine } from "xstate";
 const log = (what) => assign({ log: ({ context }) => [...context.log, what] });

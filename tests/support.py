@@ -40,6 +40,17 @@ def free_port() -> int:
         return port
 
 
+def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Asserts that `response` is this problem, and returns it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert body["code"] == code
+    assert body["status"] == status
+    assert {"type", "title", "detail"} <= body.keys()
+    return body
+
+
 class Client:
     """A test's view of one hub."""
 

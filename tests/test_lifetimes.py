@@ -1,0 +1,208 @@
+"""What sessions stay on while they last, and how they end: errors, versions, deletion, expiry. On real databases."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+import zstandard
+
+from machinehub.clock import ManualClock
+from machinehub.ids import Digest, MachineId
+from machinehub.store.store import pack_files
+from sandbox.forge import forge_base, forge_image, load_guest
+from sandbox.worker import GUEST
+from tests.durable import THROWS, TIMERS, asleep, count, hub_on, send
+from tests.support import COUNTER, Client, running_hub
+from tests.test_sandbox import Sandbox, another_engine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_nothing_of_a_deleted_machine_goes_on(tmp_path: Path) -> None:
+    """Sessions that woke, or were forked, while their machine was deleted ran on where nobody saw
+    them.
+    """
+    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { after: { 50: "b" } }, b: { after: { 50: "a" } } } });'
+    async with running_hub(tmp_path, workers=1) as client:
+        machine = await client.deploy(source)
+        for number in range(20):
+            await client.http.get(f"/{machine}/s{number}")
+        forking = [
+            asyncio.create_task(
+                client.http.post(
+                    f"/api/v1/machines/{machine}/sessions/s0/fork", json={"session": f"f{n}"}
+                )
+            )
+            for n in range(8)
+        ]
+        client.hub.sessions.housekeeper.hibernate()
+        await asyncio.sleep(0.03)
+        assert (await client.http.delete(f"/api/v1/machines/{machine}")).status_code == 204
+        for task in forking:
+            await task
+        await asyncio.sleep(0.5)
+        assert [
+            await count(client, table) for table in ("sessions", "journal", "checkpoints", "timers")
+        ] == [0, 0, 0, 0]
+        assert len(client.hub.sessions.registry) == 0
+
+
+async def test_events_behind_the_end_do_not_move_the_seq(client: Client) -> None:
+    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { on: { END: "b" } }, b: { type: "final" } } });'
+    machine = await client.deploy(source, name="ends")
+    async with client.socket(f"{machine}/s") as socket:
+        for number, event in enumerate(["NOP", "END", "NOP", "NOP", "NOP"]):
+            await socket.send_raw({"type": "event", "id": f"e{number}", "event": {"type": event}})
+        acks = [await socket.until("ack") for _ in range(5)]
+    assert [(ack["seq"], ack.get("error", {}).get("code")) for ack in acks] == [
+        (2, None),
+        (3, None),
+        *[(3, "session_finished")] * 3,
+    ]
+    assert (await client.http.get(f"/{machine}/s")).json()["seq"] == 3
+    assert (await client.http.post(f"/api/v1/machines/{machine}/sessions/s/replay")).json()[
+        "verified"
+    ]
+
+
+# --- what an error does
+
+
+async def test_a_machine_may_stop_on_errors(client: Client) -> None:
+    stops = await client.deploy(THROWS, name="stops", machine={"on_error": "stop"})
+    undoes = await client.deploy(THROWS, name="undoes")
+    for machine in (stops, undoes):
+        await send(client, f"{machine}/s", "INC")
+    undone = await send(client, f"{undoes}/s", "BOOM")
+    assert (undone.status_code, undone.json()["code"]) == (422, "machine_error")
+    assert (await send(client, f"{undoes}/s", "INC")).json()["snapshot"]["context"] == {"n": 2}
+    stopped = (await send(client, f"{stops}/s", "BOOM")).json()
+    assert stopped["snapshot"]["status"] == "error"
+    assert stopped["snapshot"]["error"] == {"name": "Error", "message": "boom"}
+    assert (await send(client, f"{stops}/s", "INC")).json()["code"] == "session_finished"
+    assert (await client.http.get(f"/{stops}")).json()["definition"]["on_error"] == "stop"
+    bad = await client.http.post(
+        "/api/v1/deployments",
+        json={
+            "name": "bad",
+            "entry": "a.ts",
+            "files": {"a.ts": THROWS},
+            "machine": {"on_error": "explode"},
+        },
+    )
+    assert (bad.status_code, bad.json()["code"]) == (400, "invalid_body")
+    assert (await client.deploy(THROWS, name="stops", machine={"on_error": "stop"})) == stops
+    versions = (await client.http.get("/api/v1/machines/stops/versions")).json()["data"]
+    assert len(versions) == 1
+
+
+# --- pinned
+
+
+async def test_a_session_stays_on_its_version(database_url: str, tmp_path: Path) -> None:
+    async with hub_on(database_url, tmp_path) as client:
+        machine = await client.deploy(COUNTER)
+        await send(client, f"{machine}/old")
+        await client.deploy(COUNTER.replace("count + 1", "count + 10"))
+        await asleep(client, machine, "old")
+    async with hub_on(database_url, tmp_path) as client:
+        old = (await send(client, f"{machine}/old")).json()
+        new = (await send(client, f"{machine}/new")).json()
+        assert (old["snapshot"]["context"], new["snapshot"]["context"]) == (
+            {"count": 2},
+            {"count": 10},
+        )
+        listed = (await client.http.get(f"/api/v1/machines/{machine}/sessions")).json()["data"]
+        assert [(session["id"], session["version"]) for session in listed] == [
+            ("new", 2),
+            ("old", 1),
+        ]
+
+
+async def test_a_session_stays_on_its_engine(tmp_path: Path) -> None:
+    """A hub that was given a new engine still runs what was frozen under the old one; without it,
+    it says so.
+    """
+    older = another_engine((GUEST / "engine.wasm").read_bytes())
+    sandbox = Sandbox()
+    base = forge_base(
+        sandbox.engine,
+        older,
+        (GUEST / "genesis.wasm").read_bytes(),
+        [(GUEST / name).read_text() for name in ("prelude.js", "polyfills.js")],
+        memory_bytes_max=2**24,
+    )
+    guest = load_guest(sandbox.engine, older, base)
+    script = 'module.exports={default:require("xstate").createMachine({context:{n:0},on:{INC:{actions:require("xstate").assign({n:({context})=>context.n+1})}}})};'
+    wasm, definition, _ = forge_image(
+        sandbox.engine, guest, script, source_map=None, cpu_s=2, memory_bytes_max=2**24
+    )
+    async with running_hub(tmp_path, workers=1) as client:
+        await client.hub.store.deploy(
+            new_id=MachineId("Older1"),
+            name="older",
+            digest=Digest("o" * 32),
+            entry="m.ts",
+            files=pack_files({"m.ts": ""}),
+            message="",
+            activate=True,
+            now_ms=1,
+            image=zstandard.compress(wasm),
+            engine=guest.engine_digest,
+            definition=msgspec.json.encode(definition),
+        )
+        answer = await send(client, "Older1/s", "INC")
+        assert (answer.status_code, answer.json()["code"]) == (503, "image_damaged")
+        await client.hub.store.add_engine(guest.engine_digest, zstandard.compress(older))
+        assert (await send(client, "Older1/s", "INC")).json()["snapshot"]["context"] == {"n": 1}
+        newer = await client.deploy(COUNTER)
+        assert (await send(client, f"{newer}/s")).json()["snapshot"]["context"] == {"count": 1}
+        assert await count(client, "engines") == 2
+    async with running_hub(tmp_path, workers=1) as client:
+        assert (await send(client, "Older1/s", "INC")).json()["snapshot"]["context"] == {"n": 2}
+
+
+# --- deleting, expiring
+
+
+async def test_deleting_a_session_deletes_all_of_it(database_url: str, tmp_path: Path) -> None:
+    async with hub_on(database_url, tmp_path) as client:
+        machine = await client.deploy(TIMERS)
+        for session in ("asleep", "awake"):
+            await send(client, f"{machine}/{session}", "GO", "go")
+        await asleep(client, machine, "asleep")
+        async with client.socket(f"{machine}/awake"):
+            for session in ("asleep", "awake"):
+                assert (
+                    await client.http.delete(f"/api/v1/machines/{machine}/sessions/{session}")
+                ).status_code == 204
+                assert (
+                    await client.http.delete(f"/api/v1/machines/{machine}/sessions/{session}")
+                ).status_code == 404
+                assert (
+                    await client.http.get(f"/api/v1/machines/{machine}/sessions/{session}")
+                ).status_code == 404
+        assert [
+            await count(client, table) for table in ("sessions", "journal", "checkpoints", "timers")
+        ] == [0, 0, 0, 0]
+        assert (await send(client, f"{machine}/awake", "GO", "go")).json()["seq"] == 2
+        assert (await client.http.delete(f"/api/v1/machines/{machine}")).status_code == 204
+        assert await count(client, "journal") == 0
+
+
+async def test_finished_sessions_expire(database_url: str, tmp_path: Path) -> None:
+    clock = ManualClock()
+    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { on: { END: "b" } }, b: { type: "final" } } });'
+    async with hub_on(database_url, tmp_path, clock=clock, expire_finished_s=60) as client:
+        machine = await client.deploy(source)
+        await send(client, f"{machine}/over", "END")
+        await send(client, f"{machine}/going", "NOP")
+        clock.move_to(clock.now_ms() + 59_000)
+        assert await client.hub.sessions.housekeeper.expire() == 0
+        clock.move_to(clock.now_ms() + 2_000)
+        assert await client.hub.sessions.housekeeper.expire() == 1
+        listed = (await client.http.get(f"/api/v1/machines/{machine}/sessions")).json()["data"]
+        assert [session["id"] for session in listed] == ["going"]
