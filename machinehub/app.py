@@ -130,10 +130,17 @@ class Hub:
         )
 
     async def start(self) -> None:
-        """Claims and migrates the database, starts the workers.
+        """Claims and migrates the database, starts the workers. A start that fails leaves nothing open.
 
         Raises `BadSettings` when the hub must not listen like this, and `Unavailable`.
         """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
         await self._database.claim()
         await migrate(self.engine)
         self._database.check_file()

