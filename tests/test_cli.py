@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import lzma
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ import sqlalchemy as sa
 
 from machinehub.cli.main import app
 from machinehub.ids import SessionId
-from tests.support import CACHE, COUNTER, EXAMPLES, Client, free_port, running_hub
+from tests.support import CACHE, COUNTER, EXAMPLES, ROOT, Client, free_port, running_hub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -204,6 +206,25 @@ async def test_doctor(tmp_path: Path) -> None:
         "doctor", "--data", str(tmp_path / "file"), MACHINEHUB_SERVER="http://127.0.0.1:1"
     )
     assert broken.returncode == 1
+
+
+async def test_commands_that_only_look_leave_the_database_as_it_is(tmp_path: Path) -> None:
+    """A hub of another version may be using it."""
+    file = tmp_path / "hub.db"
+    old = lzma.decompress((ROOT / "tests/recorded/main-2026-11.sqlite.xz").read_bytes())
+    for content, revision in ((None, None), (old, "0003")):
+        if content is not None:
+            file.write_bytes(content)
+        for command in ("doctor",), ("tokens", "list"):
+            looked = await run(
+                *command, "--data", str(tmp_path), MACHINEHUB_SERVER="http://127.0.0.1:1"
+            )
+            assert looked.returncode == 0, looked.stdout + looked.stderr
+        assert file.exists() == (content is not None)
+        if revision is not None:
+            with contextlib.closing(sqlite3.connect(file)) as database:
+                found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+            assert found == (revision,)
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from machinehub.limits import Limits, MachineLimits, excessive, lowered
-from tests.support import COUNTER, ROOT, Client, running_hub
+from tests.support import COUNTER, ROOT, Client, problem, running_hub
 from tests.test_cli import run
 from tests.trust.test_machines import acting, fresh, handling
 
@@ -223,6 +223,19 @@ async def test_a_beginning_has_its_own_limit(client: Client) -> None:
     assert (await client.http.put(f"/{machine}/{fresh()}", json={"input": "x" * 20})).json()[
         "code"
     ] == "input_too_large"
+
+
+async def test_a_budget_shorter_than_the_watchdogs_tick_is_kept(client: Client) -> None:
+    """The watchdog looks every 10 ms; what a turn took is looked at once more when it is over."""
+    short = {"event_cpu_ms": 1}
+    machine = await client.deploy(
+        acting("for (let i = 0; i < 2e5; i++);"), name="short-budget", limits=short
+    )
+    session = f"/{machine}/{fresh()}"
+    answer = await client.http.post(f"{session}?cost=1", json={"type": "X"})
+    refused = problem(answer, 422, "cpu_exceeded")
+    assert refused["cost"]["cpu_us"] >= 1000
+    assert (await client.http.post(session, json={"type": "OK"})).status_code == 200
 
 
 async def test_less_memory_than_the_engine_takes_is_said(client: Client) -> None:

@@ -355,6 +355,19 @@ async def test_what_cannot_be_loaded(
         assert (await client.deploy(COUNTER)) != ""
 
 
+async def test_a_hub_may_take_larger_modules(client: Client, tmp_path: Path) -> None:
+    filler = '(data (i32.const 70000) "' + "x" * (1100 * 1024) + '")'
+    large = wat(memory="30 40", fields=filler)
+    assert len(large) > Limits().module_bytes
+    refused = await deploy(client, large, "too-large")
+    assert (refused.status_code, refused.json()["code"]) == (413, "source_too_large")
+    raised = Limits(module_bytes=2 * 1024 * 1024)
+    async with running_hub(tmp_path, limits=raised) as roomy:
+        machine = await machine_of(roomy, large)
+        answer = await roomy.http.get(f"/{machine}/s")
+        assert answer.json()["snapshot"]["value"] == "on"
+
+
 async def test_compiling_is_capped(client: Client) -> None:
     """A module that takes long to compile ends with its process, or is a machine in the end; others
     never wait for it longer than the cap.

@@ -171,6 +171,8 @@ async def test_waiting(client: Client) -> None:
         (b"{}", 422, "invalid_event"),
         (b'{"type":1}', 422, "invalid_event"),
         (b'{"type":"xstate.stop"}', 422, "invalid_event"),
+        (b'{"type":"xstate.routes"}', 422, "invalid_event"),
+        (b'{"type":"xstate.after.1000.m"}', 422, "invalid_event"),
         (b'{"type":"presence.joined"}', 422, "invalid_event"),
         (b'{"type":"a","v":NaN}', 422, "invalid_event"),
         (b'{"type":"a","v":"' + b"x" * 65536 + b'"}', 413, "event_too_large"),
@@ -225,6 +227,11 @@ async def test_odd_session_ids_work(client: Client, session: str) -> None:
         ("/{m}/", 400, "invalid_session_id"),
         ("/{m}/" + "x" * 129, 400, "invalid_session_id"),
         ("/{m}/%ff", 400, "invalid_session_id"),
+        ("/{m}/-", 404, "not_found"),
+        ("/{m}/-/anything", 404, "not_found"),
+        ("/{m}/%2D/a/b/c", 404, "not_found"),
+        ("/{m}/-s", 400, "invalid_session_id"),
+        ("/{m}/%2Ds/wait", 400, "invalid_session_id"),
         ("/{m}/s/t", 404, "not_found"),
         ("/{m}/s/t/u", 404, "no_such_machine"),
         ("/{m}@0/s", 404, "no_such_version"),
@@ -283,3 +290,37 @@ async def test_a_stream_goes_on_where_it_was(client: Client) -> None:
                     break
     assert [frame["type"] for frame in frames] == ["snapshot", "emitted", "emitted"]
     assert [(frame["seq"], frame["event"]["n"]) for frame in frames[1:]] == [(4, 2), (5, 3)]
+
+
+async def test_a_route_is_taken_by_every_way_in(client: Client) -> None:
+    """`xstate.route` is what clients of XState send to go to a state that has a `route`."""
+    machine = await client.deploy(
+        """
+        import { createMachine } from "xstate";
+        export default createMachine({
+          id: "pages", initial: "home",
+          states: {
+            home: { id: "home", route: {} },
+            cart: { id: "cart", route: {} },
+            paid: { id: "paid" },
+          },
+        });
+        """,
+        name="routes",
+    )
+    route = {"type": "xstate.route", "to": "#cart"}
+    answer = await client.http.post(f"/{machine}/http", json=route)
+    assert answer.json()["snapshot"]["value"] == "cart"
+    async with client.socket(f"{machine}/socket") as socket:
+        assert (await socket.event(route))["outcome"] == "accepted"
+        await socket.settle()
+        assert socket.snapshot["value"] == "cart"
+        # No route leads there, and what XState itself sends to machines stays its own.
+        assert (await socket.event({"type": "xstate.route", "to": "#paid"}))[
+            "outcome"
+        ] == "accepted"
+        assert (await socket.event("xstate.done.state.pages"))["outcome"] == "rejected"
+        await socket.settle()
+        assert socket.snapshot["value"] == "cart"
+    definition = (await client.http.get(f"/{machine}")).json()["definition"]
+    assert "xstate.route" in definition["events"]

@@ -23,6 +23,8 @@ LOCK_WAIT_S: Final = 10
 """How long SQLite waits for another process that writes."""
 CONNECT_S: Final = 10.0
 """How long connecting to Postgres may take, unless `connect_timeout` says otherwise."""
+_FILES: Final = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
+"""Parameters that name files: one that is missing would be reported without its name."""
 
 
 def open_engine(url: str) -> AsyncEngine:
@@ -70,13 +72,19 @@ async def connect_postgres(url: URL, **settings: str) -> asyncpg.Connection[Any]
     """One connection, with what the URL's query says as libpq understands it (`sslmode`, `sslrootcert`,
     `host` for a socket's folder, `application_name`, ...). `settings` are the server's own, by name.
 
+    Raises `BadSettings` for what cannot be understood, and as `asyncpg.connect` does.
     Source: PostgreSQL's documentation, section 34.1.1 (connection strings).
     """
     query = dict(url.query)
     timeout = query.pop("connect_timeout", None)
+    for name in _FILES & query.keys():
+        if query[name] != "system" and not Path(str(query[name])).is_file():
+            raise BadSettings(f"MACHINEHUB_DATABASE_URL: {name}: there is no file {query[name]}")
     plain = url.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
     try:
         timeout_s = float(str(timeout)) if timeout is not None else CONNECT_S
         return await asyncpg.connect(plain, timeout=timeout_s or None, server_settings=settings)
+    except OSError:  # a certificate that is not trusted is a ValueError as well
+        raise
     except (ValueError, asyncpg.exceptions.ClientConfigurationError) as error:
         raise BadSettings(f"MACHINEHUB_DATABASE_URL: {error}") from error
