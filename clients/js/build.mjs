@@ -5,14 +5,37 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
-const common = { absWorkingDir: here, bundle: true, format: "esm", target: "es2022", platform: "neutral", mainFields: ["module", "main"], legalComments: "none", logLevel: "warning" };
+const common = {
+  absWorkingDir: here,
+  bundle: true,
+  format: "esm",
+  target: "es2022",
+  platform: "neutral",
+  mainFields: ["module", "main"],
+  legalComments: "none",
+  logLevel: "warning",
+};
 
 rmSync(`${here}/dist`, { recursive: true, force: true });
-await build({ ...common, entryPoints: { index: "src/index.ts" }, outdir: "dist", external: ["partysocket"] });
 await build({
-  ...common, entryPoints: { react: "src/react.ts" }, outdir: "dist", external: ["react", "partysocket"],
+  ...common,
+  entryPoints: { index: "src/index.ts" },
+  outdir: "dist",
+  external: ["partysocket"],
+});
+await build({
+  ...common,
+  entryPoints: { react: "src/react.ts" },
+  outdir: "dist",
+  external: ["react", "partysocket"],
   // One copy of the store, whichever entry an app imports first.
-  plugins: [{ name: "entry", setup: ({ onResolve }) => onResolve({ filter: /^\.\/index\.ts$/ }, () => ({ path: "./index.js", external: true })) }],
+  plugins: [
+    {
+      name: "entry",
+      setup: ({ onResolve }) =>
+        onResolve({ filter: /^\.\/index\.ts$/ }, () => ({ path: "./index.js", external: true })),
+    },
+  ],
 });
 await build({ ...common, entryPoints: { client: "src/index.ts" }, outdir: "dist", minify: true });
 execFileSync("npx", ["tsc", "-p", "tsconfig.build.json"], { cwd: here, stdio: "inherit" });

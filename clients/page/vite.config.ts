@@ -14,7 +14,9 @@ const finish: Plugin = {
   name: "finish",
   closeBundle() {
     writeFileSync(`${out}/client.js`, readFileSync(client));
-    for (const name of readdirSync(out)) if (/\.(js|css|html|svg)$/.test(name)) writeFileSync(`${out}/${name}.gz`, gzipSync(readFileSync(`${out}/${name}`), { level: 9 }));
+    for (const name of readdirSync(out))
+      if (/\.(js|css|html|svg)$/.test(name))
+        writeFileSync(`${out}/${name}.gz`, gzipSync(readFileSync(`${out}/${name}`), { level: 9 }));
   },
 };
 
@@ -22,6 +24,12 @@ export default defineConfig({
   base: "/assets/",
   plugins: [react(), finish],
   build: {
-    outDir: out, emptyOutDir: true, assetsDir: "", target: "es2022", modulePreload: { polyfill: false }, assetsInlineLimit: 0, chunkSizeWarningLimit: 2_000,
+    outDir: out,
+    emptyOutDir: true,
+    assetsDir: "",
+    target: "es2022",
+    modulePreload: { polyfill: false },
+    assetsInlineLimit: 0,
+    chunkSizeWarningLimit: 2_000,
   },
 });

@@ -6,13 +6,19 @@ import { assign, createActor, createMachine } from "xstate";
 const machine = createMachine({
   context: { count: 0 },
   initial: "active",
-  states: { active: { on: { increment: { actions: assign({ count: ({ context }) => context.count + 1 }) } } } },
+  states: {
+    active: {
+      on: { increment: { actions: assign({ count: ({ context }) => context.count + 1 }) } },
+    },
+  },
 });
 
 export class Session {
   constructor(state) {
     this.sql = state.storage.sql;
-    this.sql.exec("CREATE TABLE IF NOT EXISTS journal (seq INTEGER PRIMARY KEY, id TEXT, event TEXT)");
+    this.sql.exec(
+      "CREATE TABLE IF NOT EXISTS journal (seq INTEGER PRIMARY KEY, id TEXT, event TEXT)",
+    );
     this.actor = createActor(machine);
     this.actor.start();
     this.seq = 1;
@@ -34,7 +40,9 @@ export class Session {
     this.sockets.add(server);
     server.addEventListener("message", ({ data }) => this.receive(server, JSON.parse(data)));
     server.addEventListener("close", () => this.sockets.delete(server));
-    server.send(JSON.stringify({ type: "snapshot", seq: this.seq, version: 1, snapshot: this.snapshot() }));
+    server.send(
+      JSON.stringify({ type: "snapshot", seq: this.seq, version: 1, snapshot: this.snapshot() }),
+    );
     return new Response(null, { status: 101, webSocket: client });
   }
 

@@ -39,9 +39,15 @@ export interface Definition {
 export function activeNodes(root: StateNode, value: unknown): StateNode[] {
   const active = [root];
   const enter = (node: StateNode, inner: unknown): void => {
-    const children: [string, unknown][] = typeof inner === "string" ? [[inner, undefined]] : typeof inner === "object" && inner !== null ? Object.entries(inner) : [];
+    const children: [string, unknown][] =
+      typeof inner === "string"
+        ? [[inner, undefined]]
+        : typeof inner === "object" && inner !== null
+          ? Object.entries(inner)
+          : [];
     for (const [key, rest] of children) {
-      const child = node.states !== undefined && Object.hasOwn(node.states, key) ? node.states[key] : undefined;
+      const child =
+        node.states !== undefined && Object.hasOwn(node.states, key) ? node.states[key] : undefined;
       if (child === undefined) continue;
       active.push(child);
       enter(child, rest);
@@ -54,7 +60,7 @@ export function activeNodes(root: StateNode, value: unknown): StateNode[] {
 /** Whether a transition's event descriptor means this type: itself, `*`, or `prefix.*`. */
 export function describes(descriptor: string, type: string): boolean {
   if (descriptor === "*" || descriptor === type) return true;
-  return descriptor.endsWith(".*") && (`${type}.`).startsWith(descriptor.slice(0, -1));
+  return descriptor.endsWith(".*") && `${type}.`.startsWith(descriptor.slice(0, -1));
 }
 
 const isClients = (type: string): boolean => !/^(xstate|presence)\./.test(type);
@@ -64,13 +70,19 @@ const isName = (type: string): boolean => isClients(type) && !type.endsWith("*")
 export const namedEvents = (definition: Definition): string[] => definition.events.filter(isName);
 
 export function takes(definition: Definition, value: unknown, type: string): boolean {
-  return activeNodes(definition.root, value).some((node) => node.transitions?.some(({ kind, event }) => kind === "event" && isClients(event) && describes(event, type)) ?? false);
+  return activeNodes(definition.root, value).some(
+    (node) =>
+      node.transitions?.some(
+        ({ kind, event }) => kind === "event" && isClients(event) && describes(event, type),
+      ) ?? false,
+  );
 }
 
 export function eventsOf(definition: Definition, value: unknown): string[] {
   const types = new Set<string>();
   for (const node of activeNodes(definition.root, value)) {
-    for (const { kind, event } of node.transitions ?? []) if (kind === "event" && isName(event)) types.add(event);
+    for (const { kind, event } of node.transitions ?? [])
+      if (kind === "event" && isName(event)) types.add(event);
   }
   return [...types].sort();
 }

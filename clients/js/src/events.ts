@@ -11,5 +11,9 @@ if (typeof globalThis.MessageEvent === "undefined") {
       this.data = init.data;
     }
   }
-  Object.defineProperty(globalThis, "MessageEvent", { value: Message, writable: true, configurable: true });
+  Object.defineProperty(globalThis, "MessageEvent", {
+    value: Message,
+    writable: true,
+    configurable: true,
+  });
 }

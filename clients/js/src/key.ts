@@ -20,7 +20,12 @@ export function clientKey(): string {
   ours = randomKey();
   try {
     const storage = globalThis.sessionStorage;
-    if (!storage || typeof globalThis.addEventListener !== "function" || typeof document === "undefined") return ours;
+    if (
+      !storage ||
+      typeof globalThis.addEventListener !== "function" ||
+      typeof document === "undefined"
+    )
+      return ours;
     const take = (): void => {
       ours = storage.getItem(NAME) ?? (ours as string);
       storage.removeItem(NAME);

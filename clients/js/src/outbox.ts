@@ -23,7 +23,8 @@ export const TRIES_MAX = 20;
 /** Events that may be sent and not acknowledged. A hub that limits rates refuses what is over: it should not be everything that waits. */
 export const WINDOW = 64;
 
-export const isForLater = (problem: Problem | undefined): boolean => problem !== undefined && LATER.has(problem.code);
+export const isForLater = (problem: Problem | undefined): boolean =>
+  problem !== undefined && LATER.has(problem.code);
 
 export class Outbox {
   readonly #waiting = new Map<string, Outgoing>();
@@ -59,17 +60,22 @@ export class Outbox {
   add(event: unknown): Promise<Ack> {
     const number = ++this.#count;
     const id = `${this.#prefix}-${number}`;
-    const refuse = (code: string, detail: string) => Promise.resolve<Ack>({ outcome: "rejected", id, seq: 0, error: { code, detail } });
+    const refuse = (code: string, detail: string) =>
+      Promise.resolve<Ack>({ outcome: "rejected", id, seq: 0, error: { code, detail } });
     let text: string | undefined;
     try {
       text = JSON.stringify(event);
     } catch (error) {
       return refuse("invalid_event", `the event is not JSON: ${String(error)}`);
     }
-    if (text === undefined || typeof (event as { type?: unknown } | null)?.type !== "string") return refuse("invalid_event", 'an event is an object with a "type"');
-    if (HALF.test(text)) return refuse("invalid_event", "the event holds half a character, which is no text");
-    if (bytesOf(text) > this.#bytesMax) return refuse("event_too_large", `an event has at most ${this.#bytesMax} bytes`);
-    if (this.#waiting.size >= this.#max) return refuse("buffer_full", `${this.#max} events wait for the hub already`);
+    if (text === undefined || typeof (event as { type?: unknown } | null)?.type !== "string")
+      return refuse("invalid_event", 'an event is an object with a "type"');
+    if (HALF.test(text))
+      return refuse("invalid_event", "the event holds half a character, which is no text");
+    if (bytesOf(text) > this.#bytesMax)
+      return refuse("event_too_large", `an event has at most ${this.#bytesMax} bytes`);
+    if (this.#waiting.size >= this.#max)
+      return refuse("buffer_full", `${this.#max} events wait for the hub already`);
     let settle!: (ack: Ack) => void;
     const ack = new Promise<Ack>((resolve) => (settle = resolve));
     this.#waiting.set(id, { id, number, event: text, tries: 0, sent: false, settle });
@@ -80,20 +86,28 @@ export class Outbox {
   answered(id: string, seq: number, error?: Problem): number {
     const outgoing = this.#waiting.get(id);
     if (outgoing === undefined) return 0;
-    if (isForLater(error) && ++outgoing.tries < TRIES_MAX) return Math.min(5000, 100 * 2 ** outgoing.tries);
+    if (isForLater(error) && ++outgoing.tries < TRIES_MAX)
+      return Math.min(5000, 100 * 2 ** outgoing.tries);
     this.#waiting.delete(id);
-    outgoing.settle(error === undefined ? { outcome: "accepted", id, seq } : { outcome: "rejected", id, seq, error });
+    outgoing.settle(
+      error === undefined
+        ? { outcome: "accepted", id, seq }
+        : { outcome: "rejected", id, seq, error },
+    );
     return 0;
   }
 
   /** A hub that takes less than is usual hangs up on a frame that is too large: the largest of what is on its way is the one. */
   refuseLargest(error: Problem): void {
-    const [largest] = [...this.#waiting.values()].filter(({ sent }) => sent).sort((one, other) => bytesOf(other.event) - bytesOf(one.event));
+    const [largest] = [...this.#waiting.values()]
+      .filter(({ sent }) => sent)
+      .sort((one, other) => bytesOf(other.event) - bytesOf(one.event));
     if (largest !== undefined) this.answered(largest.id, 0, error);
   }
 
   refuseAll(error: Problem): void {
-    for (const id of [...this.#waiting.keys()]) this.answered(id, 0, isForLater(error) ? { ...error, code: "closed" } : error);
+    for (const id of [...this.#waiting.keys()])
+      this.answered(id, 0, isForLater(error) ? { ...error, code: "closed" } : error);
   }
 }
 

@@ -1,9 +1,23 @@
 // React over the store: one connection for each url and session, however many components use it, closed when the last of them is gone.
 
 import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
-import { type Ack, type ConnectOptions, type MachineTypes, type Presence, type Problem, type State, type Status, type Store, type TypesOf, UnopenedStore } from "./index.ts";
+import {
+  type Ack,
+  type ConnectOptions,
+  type MachineTypes,
+  type Presence,
+  type Problem,
+  type State,
+  type Status,
+  type Store,
+  type TypesOf,
+  UnopenedStore,
+} from "./index.ts";
 
-export interface Options { readonly url: string; readonly sessionId: string }
+export interface Options {
+  readonly url: string;
+  readonly sessionId: string;
+}
 export type Config<M> = Omit<ConnectOptions<M>, "url" | "sessionId">;
 
 /** StrictMode, and moving between pages, unmount the last user just before the next one comes. */
@@ -15,7 +29,10 @@ class Shared {
   #opened = false;
   #closing: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(readonly key: string, options: ConnectOptions) {
+  constructor(
+    readonly key: string,
+    options: ConnectOptions,
+  ) {
     this.store = new UnopenedStore(options);
   }
 
@@ -46,7 +63,10 @@ class Shared {
 const shared = new Map<string, Shared>();
 
 /** The store that all components share, without rendering again when it changes: for `useSelector`, or for what is not rendered. */
-export function useStore<const M = unknown>({ url, sessionId }: Options, config?: Config<M>): Store<TypesOf<M>> {
+export function useStore<const M = unknown>(
+  { url, sessionId }: Options,
+  config?: Config<M>,
+): Store<TypesOf<M>> {
   const key = JSON.stringify([url, sessionId]);
   const [generation, setGeneration] = useState(0);
   const entry = useMemo(() => {
@@ -69,26 +89,50 @@ export function useStore<const M = unknown>({ url, sessionId }: Options, config?
 }
 
 /** `[state, send, { status, presence, error, store }]`. What `config` says counts for the first component that connects. */
-export function useMachine<const M = unknown>(options: Options, config?: Config<M>): [
-  state: State<TypesOf<M>>, send: (event: TypesOf<M>["event"]) => Promise<Ack>, connection: { status: Status; presence: Presence; error: Problem | null; store: Store<TypesOf<M>> },
+export function useMachine<const M = unknown>(
+  options: Options,
+  config?: Config<M>,
+): [
+  state: State<TypesOf<M>>,
+  send: (event: TypesOf<M>["event"]) => Promise<Ack>,
+  connection: {
+    status: Status;
+    presence: Presence;
+    error: Problem | null;
+    store: Store<TypesOf<M>>;
+  },
 ] {
   const store = useStore(options, config);
   const state = useRead(store, store.getSnapshot);
   const status = useRead(store, () => store.status);
   const presence = useRead(store, () => store.presence);
   const error = useRead(store, () => store.error);
-  return [state, store.send, useMemo(() => ({ status, presence, error, store }), [status, presence, error, store])];
+  return [
+    state,
+    store.send,
+    useMemo(() => ({ status, presence, error, store }), [status, presence, error, store]),
+  ];
 }
 
 /** A part of the state; renders again only when that part is another one, by `isEqual`. */
-export function useSelector<T extends MachineTypes, S>(store: Store<T>, selector: (state: State<T>) => S, isEqual: (one: S, other: S) => boolean = Object.is): S {
-  const last = useRef<{ state: State<T>; selector: (state: State<T>) => S; value: S } | undefined>(undefined);
+export function useSelector<T extends MachineTypes, S>(
+  store: Store<T>,
+  selector: (state: State<T>) => S,
+  isEqual: (one: S, other: S) => boolean = Object.is,
+): S {
+  const last = useRef<{ state: State<T>; selector: (state: State<T>) => S; value: S } | undefined>(
+    undefined,
+  );
   return useRead(store, () => {
     const state = store.getSnapshot();
     const known = last.current;
     if (known?.state === state && known.selector === selector) return known.value; // a selector may make a new object each time
     const value = selector(state);
-    last.current = { state, selector, value: known !== undefined && isEqual(known.value, value) ? known.value : value };
+    last.current = {
+      state,
+      selector,
+      value: known !== undefined && isEqual(known.value, value) ? known.value : value,
+    };
     return last.current.value;
   });
 }
@@ -108,11 +152,20 @@ export interface StatelyOptions extends Options {
 type MachineOf<C> = C extends { readonly machine: infer M } ? M : unknown;
 
 /** Stately Sky's hook, for components that were written for it: `[state, send, actor, { isConnecting }]`, the middle two undefined until it is connected. */
-export function useStatelyActor<const C = unknown>(options: StatelyOptions, skyConfig?: C): [
-  state: State<TypesOf<MachineOf<C>>>, send: ((event: TypesOf<MachineOf<C>>["event"]) => void) | undefined, actor: Store<TypesOf<MachineOf<C>>> | undefined, sky: { isConnecting: boolean },
+export function useStatelyActor<const C = unknown>(
+  options: StatelyOptions,
+  skyConfig?: C,
+): [
+  state: State<TypesOf<MachineOf<C>>>,
+  send: ((event: TypesOf<MachineOf<C>>["event"]) => void) | undefined,
+  actor: Store<TypesOf<MachineOf<C>>> | undefined,
+  sky: { isConnecting: boolean },
 ] {
   const machine = (skyConfig as { machine?: MachineOf<C> } | undefined)?.machine;
-  const [state, send, { presence, store }] = useMachine<MachineOf<C>>(options, machine === undefined ? undefined : { machine });
+  const [state, send, { presence, store }] = useMachine<MachineOf<C>>(
+    options,
+    machine === undefined ? undefined : { machine },
+  );
   const isConnecting = state.seq === 0;
   const { count } = presence;
   const before = useRef({ store, count: 0 });
@@ -123,5 +176,10 @@ export function useStatelyActor<const C = unknown>(options: StatelyOptions, skyC
     before.current = { store, count };
   }, [count, store]);
   const tell = useCallback((event: TypesOf<MachineOf<C>>["event"]) => void send(event), [send]);
-  return [state, isConnecting ? undefined : tell, isConnecting ? undefined : store, { isConnecting }];
+  return [
+    state,
+    isConnecting ? undefined : tell,
+    isConnecting ? undefined : store,
+    { isConnecting },
+  ];
 }

@@ -4,7 +4,22 @@ import "./events.ts";
 import ReconnectingWebSocket from "partysocket/ws";
 import { backoffMs } from "./backoff.ts";
 import type { Outgoing } from "./outbox.ts";
-import { type Address, Attempts, create, FINAL_CODES, type Frame, inputText, type Listener, lossOf, Nap, query, Refused, sessionUrl, tokenOf, type Transport } from "./transport.ts";
+import {
+  type Address,
+  Attempts,
+  create,
+  FINAL_CODES,
+  type Frame,
+  inputText,
+  type Listener,
+  lossOf,
+  Nap,
+  query,
+  Refused,
+  sessionUrl,
+  tokenOf,
+  type Transport,
+} from "./transport.ts";
 import type { Problem } from "./types.ts";
 
 const QUIET_MS = 20_000;
@@ -39,14 +54,22 @@ class Heartbeat {
   }
 }
 
-export function socketTransport(address: Address, listener: Listener, implementation?: unknown, fetcher?: typeof fetch): Transport {
+export function socketTransport(
+  address: Address,
+  listener: Listener,
+  implementation?: unknown,
+  fetcher?: typeof fetch,
+): Transport {
   let socket: ReconnectingWebSocket | undefined;
   let said: { problem: Problem; at: number } | undefined;
   let created = false;
   const over = new AbortController();
   const nap = new Nap();
   const attempts = new Attempts();
-  const heartbeat = new Heartbeat(() => socket?.send('{"type":"ping"}'), () => socket?.reconnect(4000, "no answer"));
+  const heartbeat = new Heartbeat(
+    () => socket?.send('{"type":"ping"}'),
+    () => socket?.reconnect(4000, "no answer"),
+  );
   const input = inputText(address);
   const ahead = input !== undefined && encodeURIComponent(input).length > INPUT_CHARS_MAX;
 
@@ -58,7 +81,10 @@ export function socketTransport(address: Address, listener: Listener, implementa
       });
       if (ahead && !created) await create(address, fetcher ?? globalThis.fetch, over.signal);
       created = true;
-      return sessionUrl(address.url, address.sessionId).replace(/^http/i, "ws") + query({ client: address.key, input: ahead ? undefined : input, token });
+      return (
+        sessionUrl(address.url, address.sessionId).replace(/^http/i, "ws") +
+        query({ client: address.key, input: ahead ? undefined : input, token })
+      );
     } catch (error) {
       const [problem, final] = lossOf(error);
       listener.lost(problem, final);
@@ -72,7 +98,13 @@ export function socketTransport(address: Address, listener: Listener, implementa
     const frame = parse(data);
     if (frame === undefined) return;
     if (frame.type === "snapshot") attempts.opened();
-    said = frame.type === "error" ? { problem: { code: String(frame["code"]), detail: String(frame["detail"]) }, at: Date.now() } : said;
+    said =
+      frame.type === "error"
+        ? {
+            problem: { code: String(frame["code"]), detail: String(frame["detail"]) },
+            at: Date.now(),
+          }
+        : said;
     try {
       listener.frame(frame);
     } catch {
@@ -88,9 +120,17 @@ export function socketTransport(address: Address, listener: Listener, implementa
     const name = FINAL_CODES.get(code);
     const why = said !== undefined && Date.now() - said.at < SAID_MS ? said.problem : undefined;
     said = undefined;
-    const detail = reason && reason !== "unknown reason" ? reason : code <= 1001 || code === 1006 || code === 1999 ? "there is no connection" : `the connection closed with ${code}`;
+    const detail =
+      reason && reason !== "unknown reason"
+        ? reason
+        : code <= 1001 || code === 1006 || code === 1999
+          ? "there is no connection"
+          : `the connection closed with ${code}`;
     const final = name !== undefined;
-    const problem = code === 1009 ? { code: "event_too_large", detail } : (why ?? { code: name ?? "disconnected", detail });
+    const problem =
+      code === 1009
+        ? { code: "event_too_large", detail }
+        : (why ?? { code: name ?? "disconnected", detail });
     if (final) end();
     listener.lost(problem, final);
   };
@@ -105,7 +145,11 @@ export function socketTransport(address: Address, listener: Listener, implementa
   return {
     open() {
       socket = new ReconnectingWebSocket(nextUrl, ["machinehub.v1"], {
-        WebSocket: implementation, minReconnectionDelay: 1, maxReconnectionDelay: 1, connectionTimeout: 10_000, maxEnqueuedMessages: 0,
+        WebSocket: implementation,
+        minReconnectionDelay: 1,
+        maxReconnectionDelay: 1,
+        connectionTimeout: 10_000,
+        maxEnqueuedMessages: 0,
         shouldReconnectOnClose: ({ code }) => !over.signal.aborted && !FINAL_CODES.has(code),
       });
       socket.addEventListener("open", () => heartbeat.heard()); // a hub that says nothing at all is none
@@ -113,7 +157,8 @@ export function socketTransport(address: Address, listener: Listener, implementa
       socket.addEventListener("close", (event) => closed(event.code, event.reason));
     },
     send(events: readonly Outgoing[]) {
-      for (const { id, event } of events) socket?.send(`{"type":"event","id":${JSON.stringify(id)},"event":${event}}`);
+      for (const { id, event } of events)
+        socket?.send(`{"type":"event","id":${JSON.stringify(id)},"event":${event}}`);
     },
     describe(metadata) {
       socket?.send(`{"type":"presence","metadata":${metadata}}`);
@@ -126,7 +171,9 @@ export function socketTransport(address: Address, listener: Listener, implementa
 function parse(data: unknown): Frame | undefined {
   try {
     const frame: unknown = JSON.parse(String(data));
-    return typeof frame === "object" && frame !== null && typeof (frame as Frame).type === "string" ? (frame as Frame) : undefined;
+    return typeof frame === "object" && frame !== null && typeof (frame as Frame).type === "string"
+      ? (frame as Frame)
+      : undefined;
   } catch {
     return undefined;
   }

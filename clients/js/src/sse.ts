@@ -2,7 +2,22 @@
 
 import { backoffMs } from "./backoff.ts";
 import { isForLater, type Outgoing } from "./outbox.ts";
-import { type Address, Attempts, create, type Frame, headersOf, type Listener, lossOf, Nap, problemOf, query, Refused, refusal, sessionUrl, type Transport } from "./transport.ts";
+import {
+  type Address,
+  Attempts,
+  create,
+  type Frame,
+  headersOf,
+  type Listener,
+  lossOf,
+  Nap,
+  problemOf,
+  query,
+  Refused,
+  refusal,
+  sessionUrl,
+  type Transport,
+} from "./transport.ts";
 
 /** The hub says something every 10 s, if only that it is there. */
 const SILENCE_MS = 30_000;
@@ -10,7 +25,11 @@ const POST_MS = 20_000;
 /** What an `error` frame says before a stream that ends for good. */
 const GONE = new Set(["no_such_session", "no_such_machine"]);
 
-export function sseTransport(address: Address, listener: Listener, fetcher: typeof fetch = globalThis.fetch.bind(globalThis)): Transport {
+export function sseTransport(
+  address: Address,
+  listener: Listener,
+  fetcher: typeof fetch = globalThis.fetch.bind(globalThis),
+): Transport {
   const url = sessionUrl(address.url, address.sessionId);
   const who = query({ client: address.key });
   const over = new AbortController();
@@ -32,14 +51,18 @@ export function sseTransport(address: Address, listener: Listener, fetcher: type
     };
     try {
       alive();
-      const headers = await headersOf(address, { Accept: "text/event-stream", ...(lastId && { "Last-Event-ID": lastId }) });
+      const headers = await headersOf(address, {
+        Accept: "text/event-stream",
+        ...(lastId && { "Last-Event-ID": lastId }),
+      });
       const response = await fetcher(url + who, { headers, signal, cache: "no-store" });
       if (!response.ok || response.body === null) throw await refusal(response);
       for await (const { id, data } of events(response.body, alive)) {
         lastId = id || lastId;
         const frame = JSON.parse(data) as Frame;
         if (frame.type === "snapshot") attempts.opened();
-        if (frame.type === "error" && GONE.has(String(frame["code"]))) throw new Refused({ code: String(frame["code"]), detail: String(frame["detail"]) }, true);
+        if (frame.type === "error" && GONE.has(String(frame["code"])))
+          throw new Refused({ code: String(frame["code"]), detail: String(frame["detail"]) }, true);
         listener.frame(frame);
       }
     } finally {
@@ -70,26 +93,59 @@ export function sseTransport(address: Address, listener: Listener, fetcher: type
     }
   };
 
-  const answered = (id: string, seq: unknown, error: unknown): void => listener.frame({ type: "ack", id, seq: seq ?? 0, outcome: error === undefined ? "accepted" : "rejected", error });
+  const answered = (id: string, seq: unknown, error: unknown): void =>
+    listener.frame({
+      type: "ack",
+      id,
+      seq: seq ?? 0,
+      outcome: error === undefined ? "accepted" : "rejected",
+      error,
+    });
 
   /** One after the other, since that is the order of a client's events. What comes behind one that failed waits with it: the store sends all of them again. */
   const post = async (next: Outgoing): Promise<void> => {
-    const signal = AbortSignal.any([over.signal, AbortSignal.timeout(POST_MS), ...(connection ? [connection.signal] : [])]);
+    const signal = AbortSignal.any([
+      over.signal,
+      AbortSignal.timeout(POST_MS),
+      ...(connection ? [connection.signal] : []),
+    ]);
     try {
-      const headers = await headersOf(address, { "Content-Type": "application/json", "Idempotency-Key": next.id });
-      const response = await fetcher(url + who, { method: "POST", headers, body: next.event, signal });
+      const headers = await headersOf(address, {
+        "Content-Type": "application/json",
+        "Idempotency-Key": next.id,
+      });
+      const response = await fetcher(url + who, {
+        method: "POST",
+        headers,
+        body: next.event,
+        signal,
+      });
       const body = (await response.json().catch(() => ({}))) as { [field: string]: unknown };
       const error = response.ok ? undefined : problemOf(response, body);
       if (isForLater(error)) queue = [];
-      if (response.ok) listener.frame({ type: "update", seq: Number(/\d+/.exec(response.headers.get("ETag") ?? "")?.[0] ?? body["seq"]), snapshot: body["snapshot"] });
+      if (response.ok)
+        listener.frame({
+          type: "update",
+          seq: Number(/\d+/.exec(response.headers.get("ETag") ?? "")?.[0] ?? body["seq"]),
+          snapshot: body["snapshot"],
+        });
       answered(next.id, body["seq"], error);
     } catch (error) {
       queue = [];
-      if (!over.signal.aborted) answered(next.id, 0, { code: "unavailable", detail: `the hub was not reached: ${String(error)}` });
+      if (!over.signal.aborted)
+        answered(next.id, 0, {
+          code: "unavailable",
+          detail: `the hub was not reached: ${String(error)}`,
+        });
     }
   };
   const work = async (): Promise<void> => {
-    for (posting = queue.shift(); posting !== undefined && !over.signal.aborted; posting = queue.shift()) await post(posting);
+    for (
+      posting = queue.shift();
+      posting !== undefined && !over.signal.aborted;
+      posting = queue.shift()
+    )
+      await post(posting);
     posting = undefined;
   };
 
@@ -97,12 +153,21 @@ export function sseTransport(address: Address, listener: Listener, fetcher: type
     open: () => void run(),
     send(events) {
       const known = new Set([...queue, ...(posting ? [posting] : [])]);
-      queue = [...queue, ...events.filter((event) => !known.has(event))].sort((one, other) => one.number - other.number);
+      queue = [...queue, ...events.filter((event) => !known.has(event))].sort(
+        (one, other) => one.number - other.number,
+      );
       if (posting === undefined) void work();
     },
     describe(metadata) {
       headersOf(address, { "Content-Type": "application/json" })
-        .then((headers) => fetcher(`${url}/presence${who}`, { method: "PUT", headers, body: `{"metadata":${metadata}}`, signal: over.signal }))
+        .then((headers) =>
+          fetcher(`${url}/presence${who}`, {
+            method: "PUT",
+            headers,
+            body: `{"metadata":${metadata}}`,
+            signal: over.signal,
+          }),
+        )
         .catch(() => undefined); // the next connection says it again
     },
     hurry: () => nap.end(),
@@ -114,7 +179,10 @@ export function sseTransport(address: Address, listener: Listener, fetcher: type
 }
 
 /** The events of a stream (WHATWG HTML, section 9.2): lines, `data:` and `id:`, ended by an empty one. */
-async function* events(body: ReadableStream<Uint8Array>, alive: () => void): AsyncGenerator<{ id: string; data: string }> {
+async function* events(
+  body: ReadableStream<Uint8Array>,
+  alive: () => void,
+): AsyncGenerator<{ id: string; data: string }> {
   const reader = body.getReader();
   const decoder = new TextDecoder();
   let rest = "";

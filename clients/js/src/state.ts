@@ -29,7 +29,12 @@ export class State<T extends MachineTypes = Untyped> {
   readonly version: number;
   readonly #definition: () => Definition | undefined;
 
-  constructor(snapshot: PublicSnapshot, seq: number, version: number, definition: () => Definition | undefined) {
+  constructor(
+    snapshot: PublicSnapshot,
+    seq: number,
+    version: number,
+    definition: () => Definition | undefined,
+  ) {
     this.value = snapshot.value as T["value"];
     this.context = snapshot.context as T["context"];
     this.status = snapshot.status as this["status"];
@@ -59,13 +64,17 @@ export class State<T extends MachineTypes = Untyped> {
   can(event: T["event"] | T["event"]["type"]): boolean {
     const definition = this.#definition();
     const type = typeof event === "string" ? event : event.type;
-    return definition !== undefined && this.status === "active" && takes(definition, this.value, type);
+    return (
+      definition !== undefined && this.status === "active" && takes(definition, this.value, type)
+    );
   }
 
   /** The types of the events that `can` says yes to, `*` left out. */
   get nextEvents(): T["event"]["type"][] {
     const definition = this.#definition();
-    return definition === undefined || this.status !== "active" ? [] : eventsOf(definition, this.value);
+    return definition === undefined || this.status !== "active"
+      ? []
+      : eventsOf(definition, this.value);
   }
 
   /** The same state, where somebody has to notice that `can` knows more now. */
@@ -80,5 +89,7 @@ function within(wanted: unknown, value: unknown): boolean {
   const states = value as Record<string, unknown>;
   if (typeof wanted === "string") return Object.hasOwn(states, wanted);
   if (typeof wanted !== "object" || wanted === null) return false;
-  return Object.entries(wanted).every(([key, inner]) => Object.hasOwn(states, key) && within(inner, states[key]));
+  return Object.entries(wanted).every(
+    ([key, inner]) => Object.hasOwn(states, key) && within(inner, states[key]),
+  );
 }

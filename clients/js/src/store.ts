@@ -7,13 +7,32 @@ import { bytesOf, isForLater, Outbox } from "./outbox.ts";
 import { socketTransport } from "./socket.ts";
 import { sseTransport } from "./sse.ts";
 import { type PublicSnapshot, State } from "./state.ts";
-import { type Address, type Frame, headersOf, machineUrl, type Transport, wrong } from "./transport.ts";
-import type { Ack, MachineTypes, Member, Presence, Problem, Status, TypesOf, Untyped } from "./types.ts";
+import {
+  type Address,
+  type Frame,
+  headersOf,
+  machineUrl,
+  type Transport,
+  wrong,
+} from "./transport.ts";
+import type {
+  Ack,
+  MachineTypes,
+  Member,
+  Presence,
+  Problem,
+  Status,
+  TypesOf,
+  Untyped,
+} from "./types.ts";
 
 const BUFFER_MAX = 1_000;
 const METADATA_BYTES_MAX = 4_096;
 const DEFINITION_RETRY_MS = 5_000;
-const NO_WEBSOCKET: Problem = { code: "no_websocket", detail: "there is no WebSocket here: give one as `WebSocket`, or use the transport \"sse\"" };
+const NO_WEBSOCKET: Problem = {
+  code: "no_websocket",
+  detail: 'there is no WebSocket here: give one as `WebSocket`, or use the transport "sse"',
+};
 
 export interface ConnectOptions<M = unknown> {
   /** The machine's URL, as `machinehub deploy` prints it. */
@@ -47,7 +66,10 @@ export interface Store<T extends MachineTypes = Untyped> {
   /** The session, as far as it is known. The same object as long as nothing changed. */
   getSnapshot(): State<T>;
   /** Resolves with the first state of which `predicate` holds; rejects when the store is closed, or `signal` aborts. */
-  waitFor(predicate: (state: State<T>) => boolean, options?: { readonly signal?: AbortSignal }): Promise<State<T>>;
+  waitFor(
+    predicate: (state: State<T>) => boolean,
+    options?: { readonly signal?: AbortSignal },
+  ): Promise<State<T>>;
   /** Calls `listener` with what the machine emits, `"*"` for everything; returns what ends that. */
   on(type: "*", listener: (event: T["emitted"]) => void): () => void;
   on<E extends T["emitted"]["type"]>(type: E, listener: (event: Emitted<T, E>) => void): () => void;
@@ -60,7 +82,9 @@ export interface Store<T extends MachineTypes = Untyped> {
   close(): void;
 }
 
-type Emitted<T extends MachineTypes, E> = string extends T["emitted"]["type"] ? T["emitted"] : Extract<T["emitted"], { readonly type: E }>;
+type Emitted<T extends MachineTypes, E> = string extends T["emitted"]["type"]
+  ? T["emitted"]
+  : Extract<T["emitted"], { readonly type: E }>;
 
 /** Connects to a session of a machine. */
 export function connect<const M = unknown>(options: ConnectOptions<M>): Store<TypesOf<M>> {
@@ -93,17 +117,40 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
   constructor(options: ConnectOptions) {
     const key = options.clientKey ?? clientKey();
     this.#options = options;
-    this.#outbox = new Outbox(randomKey(), options.eventBufferMax ?? BUFFER_MAX, options.eventBytesMax);
+    this.#outbox = new Outbox(
+      randomKey(),
+      options.eventBufferMax ?? BUFFER_MAX,
+      options.eventBytesMax,
+    );
     this.#state = new State<T>(before(options.machine), 0, 0, this.#getDefinition);
-    const address = (this.#address = { url: options.url, sessionId: options.sessionId, key, input: options.input, token: options.token });
+    const address = (this.#address = {
+      url: options.url,
+      sessionId: options.sessionId,
+      key,
+      input: options.input,
+      token: options.token,
+    });
     const socket = options.WebSocket ?? globalThis.WebSocket;
-    const problem = wrong(address) ?? (options.transport === "websocket" && !socket ? NO_WEBSOCKET : undefined);
+    const problem =
+      wrong(address) ?? (options.transport === "websocket" && !socket ? NO_WEBSOCKET : undefined);
     if (problem !== undefined) {
-      this.#transport = { open: () => this.#end(problem), send: () => undefined, describe: () => undefined, hurry: () => undefined, close: () => undefined };
+      this.#transport = {
+        open: () => this.#end(problem),
+        send: () => undefined,
+        describe: () => undefined,
+        hurry: () => undefined,
+        close: () => undefined,
+      };
       return;
     }
-    const listener = { frame: (frame: Frame) => this.#receive(frame), lost: (problem: Problem, final: boolean) => this.#lost(problem, final) };
-    this.#transport = (options.transport ?? (socket ? "websocket" : "sse")) === "websocket" ? socketTransport(address, listener, socket, options.fetch) : sseTransport(address, listener, options.fetch);
+    const listener = {
+      frame: (frame: Frame) => this.#receive(frame),
+      lost: (problem: Problem, final: boolean) => this.#lost(problem, final),
+    };
+    this.#transport =
+      (options.transport ?? (socket ? "websocket" : "sse")) === "websocket"
+        ? socketTransport(address, listener, socket, options.fetch)
+        : sseTransport(address, listener, options.fetch);
   }
 
   open(): void {
@@ -117,7 +164,11 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
 
   readonly send = (event: T["event"]): Promise<Ack> => {
     const ack = this.#outbox.add(event);
-    if (this.status === "closed") this.#outbox.refuseAll({ code: "closed", detail: this.error?.detail ?? "the store is closed" });
+    if (this.status === "closed")
+      this.#outbox.refuseAll({
+        code: "closed",
+        detail: this.error?.detail ?? "the store is closed",
+      });
     else this.#pump();
     return ack;
   };
@@ -130,7 +181,10 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
 
   readonly getSnapshot = (): State<T> => this.#state;
 
-  waitFor(predicate: (state: State<T>) => boolean, { signal }: { readonly signal?: AbortSignal } = {}): Promise<State<T>> {
+  waitFor(
+    predicate: (state: State<T>) => boolean,
+    { signal }: { readonly signal?: AbortSignal } = {},
+  ): Promise<State<T>> {
     return new Promise((resolve, reject) => {
       const stop = (): void => {
         unsubscribe();
@@ -143,7 +197,12 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
       const look = (): void => {
         try {
           if (this.#state.seq > 0 && predicate(this.#state)) resolve(this.#state);
-          else if (this.status === "closed") reject(new Error(`${this.error?.code ?? "closed"}: ${this.error?.detail ?? "the store is closed"}`));
+          else if (this.status === "closed")
+            reject(
+              new Error(
+                `${this.error?.code ?? "closed"}: ${this.error?.detail ?? "the store is closed"}`,
+              ),
+            );
           else return;
         } catch (error) {
           reject(error as Error);
@@ -166,7 +225,8 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
 
   setMetadata(metadata: unknown): void {
     const text = JSON.stringify(metadata) ?? "null";
-    if (bytesOf(text) > METADATA_BYTES_MAX) throw new RangeError(`metadata has at most ${METADATA_BYTES_MAX} bytes`);
+    if (bytesOf(text) > METADATA_BYTES_MAX)
+      throw new RangeError(`metadata has at most ${METADATA_BYTES_MAX} bytes`);
     this.#metadata = text;
     if (this.status === "open") this.#transport.describe(this.#metadata);
   }
@@ -251,7 +311,12 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
   }
 
   #stateOf(frame: Frame, version: number): State<T> {
-    return new State<T>(frame["snapshot"] as PublicSnapshot, Number(frame["seq"]), version, this.#getDefinition);
+    return new State<T>(
+      frame["snapshot"] as PublicSnapshot,
+      Number(frame["seq"]),
+      version,
+      this.#getDefinition,
+    );
   }
 
   #emit(event: T["emitted"]): void {
@@ -276,7 +341,10 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
     const fetcher = this.#options.fetch ?? globalThis.fetch;
     try {
       const headers = await headersOf(this.#address, { Accept: "application/json" });
-      const response = await fetcher(`${machineUrl(this.#options.url).replace(/@\d+$/, "")}@${version}`, { headers });
+      const response = await fetcher(
+        `${machineUrl(this.#options.url).replace(/@\d+$/, "")}@${version}`,
+        { headers },
+      );
       if (!response.ok) throw new Error(String(response.status));
       this.#definition = ((await response.json()) as { definition: Definition }).definition;
       this.#state = this.#state.again();
@@ -293,26 +361,49 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
 
 /** What is shown before the hub was heard. */
 function before(machine: unknown): PublicSnapshot {
-  const known = machine as { initial?: { value?: unknown; context?: unknown }; config?: { context?: unknown; initial?: unknown } } | undefined;
+  const known = machine as
+    | {
+        initial?: { value?: unknown; context?: unknown };
+        config?: { context?: unknown; initial?: unknown };
+      }
+    | undefined;
   const initial = typeof known?.initial === "object" ? known.initial : undefined;
   const context = initial?.context ?? known?.config?.context;
-  return { value: initial?.value ?? {}, context: typeof context === "object" && context !== null ? context : {}, status: "active", tags: [] };
+  return {
+    value: initial?.value ?? {},
+    context: typeof context === "object" && context !== null ? context : {},
+    status: "active",
+    tags: [],
+  };
 }
 
 /** Whole lists replace, others say what changed. Pure: tested with the frames that Python makes. */
 export function presenceAfter(before: Presence, frame: Frame): Presence {
   const count = Number(frame["count"]);
-  if (Array.isArray(frame["members"])) return { ...before, count, members: frame["members"] as Member[] };
+  if (Array.isArray(frame["members"]))
+    return { ...before, count, members: frame["members"] as Member[] };
   const left = new Set(frame["left"] as string[] | undefined);
-  const news = new Map(([...((frame["joined"] as Member[] | undefined) ?? []), ...((frame["changed"] as Member[] | undefined) ?? [])]).map((member) => [member.id, member]));
-  const members = before.members.filter(({ id }) => !left.has(id)).map((member) => news.get(member.id) ?? member);
+  const news = new Map(
+    [
+      ...((frame["joined"] as Member[] | undefined) ?? []),
+      ...((frame["changed"] as Member[] | undefined) ?? []),
+    ].map((member) => [member.id, member]),
+  );
+  const members = before.members
+    .filter(({ id }) => !left.has(id))
+    .map((member) => news.get(member.id) ?? member);
   const listed = new Set(members.map(({ id }) => id));
-  return { ...before, count, members: [...members, ...[...news.values()].filter(({ id }) => !listed.has(id))] };
+  return {
+    ...before,
+    count,
+    members: [...members, ...[...news.values()].filter(({ id }) => !listed.has(id))],
+  };
 }
 
 /** Calls those who listened when it began, and still do. */
 function each<A>(listeners: Set<(argument: A) => void> | undefined, argument: A): void {
-  for (const listener of [...(listeners ?? [])]) if (listeners?.has(listener)) call(listener, argument);
+  for (const listener of [...(listeners ?? [])])
+    if (listeners?.has(listener)) call(listener, argument);
 }
 
 /** One listener that throws must not keep it from the others; its error is reported as an uncaught one is. */

@@ -33,7 +33,12 @@ export interface Address {
 }
 
 /** Codes after which trying again is no use. */
-export const FINAL_CODES: ReadonlyMap<number, string> = new Map([[4001, "unauthorised"], [4003, "forbidden"], [4004, "no_such_machine"], [1008, "refused"]]);
+export const FINAL_CODES: ReadonlyMap<number, string> = new Map([
+  [4001, "unauthorised"],
+  [4003, "forbidden"],
+  [4004, "no_such_machine"],
+  [1008, "refused"],
+]);
 
 /** The machine's URL, http(s). Relative ones are the page's; what comes behind `?` or `#` is not the machine's. */
 export function machineUrl(url: string): string {
@@ -48,13 +53,21 @@ export function sessionUrl(url: string, sessionId: string): string {
 
 /** What is wrong with an address, and will still be wrong next time. */
 export function wrong(address: Address): Problem | undefined {
-  if (typeof address.url !== "string" || !/^https?:\/\/[^/]+\/./i.test(machineUrl(address.url))) return { code: "invalid_url", detail: `${JSON.stringify(address.url)} is not a machine's URL` };
+  if (typeof address.url !== "string" || !/^https?:\/\/[^/]+\/./i.test(machineUrl(address.url)))
+    return { code: "invalid_url", detail: `${JSON.stringify(address.url)} is not a machine's URL` };
   const { sessionId } = address;
-  if (typeof sessionId !== "string" || sessionId === "" || sessionId === "." || sessionId === "..") return { code: "invalid_session_id", detail: "a session id is 1 to 128 characters, and neither . nor .." };
+  if (typeof sessionId !== "string" || sessionId === "" || sessionId === "." || sessionId === "..")
+    return {
+      code: "invalid_session_id",
+      detail: "a session id is 1 to 128 characters, and neither . nor ..",
+    };
   try {
     encodeURIComponent(sessionId);
   } catch {
-    return { code: "invalid_session_id", detail: "the session id holds half a character, which is no text" };
+    return {
+      code: "invalid_session_id",
+      detail: "the session id holds half a character, which is no text",
+    };
   }
   try {
     inputText(address);
@@ -66,16 +79,26 @@ export function wrong(address: Address): Problem | undefined {
 
 /** The query of a session's URL: who asks, and what a new session begins with. */
 export function query(parts: { [name: string]: string | undefined }): string {
-  return "?" + Object.entries(parts).filter((part): part is [string, string] => part[1] !== undefined).map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&");
+  return (
+    "?" +
+    Object.entries(parts)
+      .filter((part): part is [string, string] => part[1] !== undefined)
+      .map(([name, value]) => `${name}=${encodeURIComponent(value)}`)
+      .join("&")
+  );
 }
 
-export const inputText = (address: Address): string | undefined => (address.input === undefined ? undefined : JSON.stringify(address.input));
+export const inputText = (address: Address): string | undefined =>
+  address.input === undefined ? undefined : JSON.stringify(address.input);
 
 /** The token for one connection. Whatever goes wrong in a `token` function, or takes for ever, is an error of its own, and is tried again. */
 export async function tokenOf(address: Address): Promise<string | undefined> {
   if (typeof address.token !== "function") return address.token;
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => (timer = setTimeout(() => reject(new Error("the token function does not answer")), TOKEN_MS)));
+  const late = new Promise<never>(
+    (_, reject) =>
+      (timer = setTimeout(() => reject(new Error("the token function does not answer")), TOKEN_MS)),
+  );
   try {
     return await Promise.race([address.token(), late]);
   } finally {
@@ -83,37 +106,61 @@ export async function tokenOf(address: Address): Promise<string | undefined> {
   }
 }
 
-export async function headersOf(address: Address, more: { [name: string]: string }): Promise<{ [name: string]: string }> {
+export async function headersOf(
+  address: Address,
+  more: { [name: string]: string },
+): Promise<{ [name: string]: string }> {
   const token = await tokenOf(address);
   return token === undefined ? more : { ...more, Authorization: `Bearer ${token}` };
 }
 
 /** The hub answered, and not with what was asked for. */
 export class Refused extends Error {
-  constructor(readonly problem: Problem, readonly final: boolean) {
+  constructor(
+    readonly problem: Problem,
+    readonly final: boolean,
+  ) {
     super(problem.detail);
   }
 }
 
 /** What went wrong on the way to a connection, and whether trying again is of use. */
-export const lossOf = (error: unknown): [problem: Problem, final: boolean] => (error instanceof Refused ? [error.problem, error.final] : [{ code: "disconnected", detail: String(error) }, false]);
+export const lossOf = (error: unknown): [problem: Problem, final: boolean] =>
+  error instanceof Refused
+    ? [error.problem, error.final]
+    : [{ code: "disconnected", detail: String(error) }, false];
 
 const FINAL_STATUS = new Set([400, 401, 403, 404, 413, 422]);
 
 export async function refusal(response: Response): Promise<Refused> {
   const body = (await response.json().catch(() => ({}))) as { [field: string]: unknown };
   // What is no problem of a hub's comes from something in between, which may be gone next time.
-  return new Refused(problemOf(response, body), FINAL_STATUS.has(response.status) && typeof body["code"] === "string");
+  return new Refused(
+    problemOf(response, body),
+    FINAL_STATUS.has(response.status) && typeof body["code"] === "string",
+  );
 }
 
 export function problemOf(response: Response, body: { [field: string]: unknown }): Problem {
-  return { code: String(body["code"] ?? (response.status >= 500 ? "unavailable" : "refused")), detail: String(body["detail"] ?? `the hub answered ${response.status}`) };
+  return {
+    code: String(body["code"] ?? (response.status >= 500 ? "unavailable" : "refused")),
+    detail: String(body["detail"] ?? `the hub answered ${response.status}`),
+  };
 }
 
 /** Creates the session with its input, unless it is there. */
-export async function create(address: Address, fetcher: typeof fetch, signal: AbortSignal): Promise<void> {
+export async function create(
+  address: Address,
+  fetcher: typeof fetch,
+  signal: AbortSignal,
+): Promise<void> {
   const headers = await headersOf(address, { "Content-Type": "application/json" });
-  const response = await fetcher(sessionUrl(address.url, address.sessionId), { method: "PUT", headers, body: `{"input":${inputText(address)}}`, signal });
+  const response = await fetcher(sessionUrl(address.url, address.sessionId), {
+    method: "PUT",
+    headers,
+    body: `{"input":${inputText(address)}}`,
+    signal,
+  });
   if (!response.ok && response.status !== 409) throw await refusal(response);
 }
 
@@ -171,4 +218,3 @@ export class Nap {
     this.#wake?.();
   }
 }
-

@@ -1,7 +1,9 @@
 // What a machine's events, context and so on are called, and how they are found in what an app has: a file that `machinehub types`
 // wrote, or an XState machine.
 
-export interface EventObject { readonly type: string }
+export interface EventObject {
+  readonly type: string;
+}
 
 /** What is known of a machine at compile time. */
 export interface MachineTypes {
@@ -40,54 +42,94 @@ interface XStateMachine<S, E> {
 }
 
 /** The types of whatever an app gives as `machine`. */
-export type TypesOf<M> =
-  M extends { readonly "~types"?: infer T extends MachineTypes } ? T
-  : M extends XStateMachine<infer S, infer E> ? {
-    event: ClientEvent<E>;
-    context: S extends { context: infer C } ? Json<C> : unknown;
-    value: S extends { value: infer V } ? V : unknown;
-    tag: string; output: S extends { output?: infer O } ? Json<O> : unknown; emitted: { readonly type: string; readonly [key: string]: unknown }; input: unknown;
-  }
-  : Untyped;
+export type TypesOf<M> = M extends { readonly "~types"?: infer T extends MachineTypes }
+  ? T
+  : M extends XStateMachine<infer S, infer E>
+    ? {
+        event: ClientEvent<E>;
+        context: S extends { context: infer C } ? Json<C> : unknown;
+        value: S extends { value: infer V } ? V : unknown;
+        tag: string;
+        output: S extends { output?: infer O } ? Json<O> : unknown;
+        emitted: { readonly type: string; readonly [key: string]: unknown };
+        input: unknown;
+      }
+    : Untyped;
 
 /** The events of a machine that a client may send. `sender` is the hub's to say. */
-export type ClientEvent<E> =
-  E extends { readonly type: infer Type extends string }
-    ? Type extends `xstate.${string}` | `presence.${string}` ? never : string extends Type ? E : DistributiveOmit<E, "sender">
-    : never;
+export type ClientEvent<E> = E extends { readonly type: infer Type extends string }
+  ? Type extends `xstate.${string}` | `presence.${string}`
+    ? never
+    : string extends Type
+      ? E
+      : DistributiveOmit<E, "sender">
+  : never;
 
 /** Without `K`; and an enum's member may be said as the text that it is. */
-type DistributiveOmit<E, K extends PropertyKey> = E extends unknown ? { [P in keyof E as P extends K ? never : P]: P extends "type" ? `${E[P] & string}` : E[P] } : never;
+type DistributiveOmit<E, K extends PropertyKey> = E extends unknown
+  ? { [P in keyof E as P extends K ? never : P]: P extends "type" ? `${E[P] & string}` : E[P] }
+  : never;
 
-type JsonValue = string | number | boolean | null | readonly JsonValue[] | { readonly [key: string]: JsonValue | undefined };
+type JsonValue =
+  | string
+  | number
+  | boolean
+  | null
+  | readonly JsonValue[]
+  | { readonly [key: string]: JsonValue | undefined };
 
 /** What is left of a value once it went over the wire as JSON. */
-export type Json<T> =
-  T extends JsonValue | undefined ? T // at once: types that contain themselves have no end
-  : T extends { toJSON(): infer J } ? J
-  : T extends (...parameters: never[]) => unknown ? never
-  : T extends readonly unknown[] ? { [K in keyof T]: Json<T[K]> }
-  : T extends ReadonlyMap<unknown, unknown> | ReadonlySet<unknown> ? Record<string, never>
-  : T extends object ? { [K in keyof T as T[K] extends (...parameters: never[]) => unknown ? never : K]: Json<T[K]> }
-  : unknown extends T ? T : never;
+export type Json<T> = T extends JsonValue | undefined
+  ? T // at once: types that contain themselves have no end
+  : T extends { toJSON(): infer J }
+    ? J
+    : T extends (...parameters: never[]) => unknown
+      ? never
+      : T extends readonly unknown[]
+        ? { [K in keyof T]: Json<T[K]> }
+        : T extends ReadonlyMap<unknown, unknown> | ReadonlySet<unknown>
+          ? Record<string, never>
+          : T extends object
+            ? {
+                [
+                  K in keyof T as T[K] extends (...parameters: never[]) => unknown ? never : K
+                ]: Json<T[K]>;
+              }
+            : unknown extends T
+              ? T
+              : never;
 
 /** A value that `state.matches` takes: a whole state value, or the outer part of one. */
-export type Matching<V> =
-  V extends string ? V
-  : V extends object ? { readonly [K in keyof V]?: Matching<V[K]> } | Extract<keyof V, string>
-  : never;
+export type Matching<V> = V extends string
+  ? V
+  : V extends object
+    ? { readonly [K in keyof V]?: Matching<V[K]> } | Extract<keyof V, string>
+    : never;
 
 export type Status = "connecting" | "open" | "reconnecting" | "closed";
 
 /** A code of docs/errors.md, or one of the client's own: `closed`, `buffer_full`, `invalid_event`, `disconnected`, `invalid_token`. */
-export interface Problem { readonly code: string; readonly detail: string }
+export interface Problem {
+  readonly code: string;
+  readonly detail: string;
+}
 
 /** What became of an event. `send` never rejects: a click handler need not catch anything. */
 export type Ack =
   | { readonly outcome: "accepted"; readonly id: string; readonly seq: number }
-  | { readonly outcome: "rejected"; readonly id: string; readonly seq: number; readonly error: Problem };
+  | {
+      readonly outcome: "rejected";
+      readonly id: string;
+      readonly seq: number;
+      readonly error: Problem;
+    };
 
-export interface Member { readonly id: string; readonly user: string | null; readonly joined_at: string; readonly metadata?: unknown }
+export interface Member {
+  readonly id: string;
+  readonly user: string | null;
+  readonly joined_at: string;
+  readonly metadata?: unknown;
+}
 
 /** Who is there. `count` is always true; `members` are at most the first hundred and whoever came since. */
 export interface Presence {

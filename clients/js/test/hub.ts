@@ -11,7 +11,11 @@ export class TestSocket extends EventTarget {
   binaryType = "";
   readonly sent: Frame[] = [];
 
-  constructor(readonly url: string, readonly protocols: string[], opened: (socket: TestSocket) => void) {
+  constructor(
+    readonly url: string,
+    readonly protocols: string[],
+    opened: (socket: TestSocket) => void,
+  ) {
     super();
     queueMicrotask(() => {
       this.dispatchEvent(new Event("open"));
@@ -37,7 +41,13 @@ export class TestSocket extends EventTarget {
   }
 }
 
-export const snapshot = (seq: number, context: unknown = { count: seq }): Frame => ({ type: "snapshot", seq, version: 1, snapshot: { value: "active", context, status: "active", tags: [] }, connection: { id: "me", count: 1 } });
+export const snapshot = (seq: number, context: unknown = { count: seq }): Frame => ({
+  type: "snapshot",
+  seq,
+  version: 1,
+  snapshot: { value: "active", context, status: "active", tags: [] },
+  connection: { id: "me", count: 1 },
+});
 
 export function fakeHub() {
   const sockets: TestSocket[] = [];
@@ -53,13 +63,21 @@ export function fakeHub() {
   return {
     sockets,
     next,
-    async connect(options: Partial<ConnectOptions> = {}): Promise<{ store: Store; socket: TestSocket }> {
+    async connect(
+      options: Partial<ConnectOptions> = {},
+    ): Promise<{ store: Store; socket: TestSocket }> {
       const WebSocket = class extends TestSocket {
         constructor(url: string, protocols: string[]) {
           super(url, protocols, opened);
         }
       };
-      const store = connect({ url: "http://hub/Wu5gAj/", sessionId: "a/b é", clientKey: "0123456789abcdef", WebSocket, ...options });
+      const store = connect({
+        url: "http://hub/Wu5gAj/",
+        sessionId: "a/b é",
+        clientKey: "0123456789abcdef",
+        WebSocket,
+        ...options,
+      });
       return { store, socket: await next(1) };
     },
   };

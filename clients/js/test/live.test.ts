@@ -13,12 +13,26 @@ afterEach(() => {
   for (const store of open.splice(0)) store.close();
 });
 
-if (!process.env["HUB_MACHINES"]) throw new Error("these tests need a hub: python -m pytest tests/test_client.py starts one and runs them; `npm test` runs the others");
+if (!process.env["HUB_MACHINES"])
+  throw new Error(
+    "these tests need a hub: python -m pytest tests/test_client.py starts one and runs them; `npm test` runs the others",
+  );
 
 describe.each(["websocket", "sse"] as const)("over %s", (transport) => {
   const session = (): string => `${transport} é/${++sessions}`;
-  const join = (machine: string, sessionId: string, options: Partial<ConnectOptions> = {}): Store => {
-    const store = connect({ url: machines[machine] ?? `${machines["counter"]?.slice(0, -8)}${machine}`, sessionId, transport, WebSocket, clientKey: randomKey(), ...options });
+  const join = (
+    machine: string,
+    sessionId: string,
+    options: Partial<ConnectOptions> = {},
+  ): Store => {
+    const store = connect({
+      url: machines[machine] ?? `${machines["counter"]?.slice(0, -8)}${machine}`,
+      sessionId,
+      transport,
+      WebSocket,
+      clientKey: randomKey(),
+      ...options,
+    });
     open.push(store);
     return store;
   };
@@ -29,7 +43,9 @@ describe.each(["websocket", "sse"] as const)("over %s", (transport) => {
     expect(one.status).toBe("connecting");
     const acks = await Promise.all([1, 2, 3, 4, 5].map(() => one.send({ type: "increment" })));
     expect(acks.map((ack) => ack.outcome)).toEqual(Array(5).fill("accepted"));
-    expect(acks.map((ack) => ack.seq)).toEqual([...acks.map((ack) => ack.seq)].sort((a, b) => a - b));
+    expect(acks.map((ack) => ack.seq)).toEqual(
+      [...acks.map((ack) => ack.seq)].sort((a, b) => a - b),
+    );
     expect(one.getSnapshot().context).toEqual({ count: 5 });
     await two.waitFor((state) => state.context.count === 5);
     expect((await two.send({ type: "decrement" })).outcome).toBe("accepted");
@@ -43,7 +59,9 @@ describe.each(["websocket", "sse"] as const)("over %s", (transport) => {
     store.getSnapshot().can("anything");
     await store.waitFor((state) => state.nextEvents.length > 0);
     const [next] = store.getSnapshot().nextEvents;
-    expect([store.getSnapshot().can(next ?? ""), store.getSnapshot().can("no such event")]).toEqual([true, false]);
+    expect([store.getSnapshot().can(next ?? ""), store.getSnapshot().can("no such event")]).toEqual(
+      [true, false],
+    );
   });
 
   test("what is emitted is heard, rejections say why", async () => {
@@ -51,13 +69,22 @@ describe.each(["websocket", "sse"] as const)("over %s", (transport) => {
     const heard: unknown[] = [];
     store.on("said", (event) => heard.push(event));
     await store.send({ type: "SAY", text: "hi" });
-    expect(await store.send({ type: "BOOM" })).toMatchObject({ outcome: "rejected", error: { code: "machine_error" } });
-    expect(await store.send({ type: "presence.left" })).toMatchObject({ outcome: "rejected", error: { code: "invalid_event" } });
+    expect(await store.send({ type: "BOOM" })).toMatchObject({
+      outcome: "rejected",
+      error: { code: "machine_error" },
+    });
+    expect(await store.send({ type: "presence.left" })).toMatchObject({
+      outcome: "rejected",
+      error: { code: "invalid_event" },
+    });
     await store.waitFor(() => heard.length === 1);
     expect(heard).toEqual([{ type: "said", text: "hi" }]);
     expect((await store.send({ type: "END" })).outcome).toBe("accepted");
     expect(store.getSnapshot()).toMatchObject({ status: "done", output: { over: true } });
-    expect(await store.send({ type: "SAY" })).toMatchObject({ outcome: "rejected", error: { code: "session_finished" } });
+    expect(await store.send({ type: "SAY" })).toMatchObject({
+      outcome: "rejected",
+      error: { code: "session_finished" },
+    });
   });
 
   test("a new session takes its input, one that is there keeps its own", async () => {
@@ -73,12 +100,20 @@ describe.each(["websocket", "sse"] as const)("over %s", (transport) => {
   test("members, and what they say of themselves", async () => {
     const sessionId = session();
     const clientKey = randomKey();
-    const [one, two, again] = [join("room", sessionId, { clientKey }), join("room", sessionId), join("room", sessionId, { clientKey })];
+    const [one, two, again] = [
+      join("room", sessionId, { clientKey }),
+      join("room", sessionId),
+      join("room", sessionId, { clientKey }),
+    ];
     await one.waitFor(() => one.presence.count === 2 && one.presence.members.length === 2);
     await again.waitFor((state) => state.seq > 0);
     expect(again.presence.self).toBe(one.presence.self);
     two.setMetadata({ name: "Bob" });
-    await one.waitFor(() => one.presence.members.some((member) => (member.metadata as { name: string } | undefined)?.name === "Bob"));
+    await one.waitFor(() =>
+      one.presence.members.some(
+        (member) => (member.metadata as { name: string } | undefined)?.name === "Bob",
+      ),
+    );
     await one.send({ type: "SAY", text: "x" });
     expect(one.getSnapshot().context.from).toBe(one.presence.self);
   });
@@ -91,8 +126,12 @@ describe.each(["websocket", "sse"] as const)("over %s", (transport) => {
 
   test("two hundred events at once are applied once each, in order", async () => {
     const store = join("room", session());
-    const acks = await Promise.all(Array.from({ length: 200 }, (_, number) => store.send({ type: "SAY", text: String(number) })));
+    const acks = await Promise.all(
+      Array.from({ length: 200 }, (_, number) => store.send({ type: "SAY", text: String(number) })),
+    );
     expect(acks.every((ack) => ack.outcome === "accepted")).toBe(true);
-    expect(store.getSnapshot().context.said).toEqual(Array.from({ length: 200 }, (_, number) => String(number)));
+    expect(store.getSnapshot().context.said).toEqual(
+      Array.from({ length: 200 }, (_, number) => String(number)),
+    );
   });
 });

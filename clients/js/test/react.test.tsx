@@ -8,11 +8,14 @@ import { useMachine, useSelector, useStatelyActor, useStore } from "../src/react
 import { snapshot, TestSocket } from "./hub.ts";
 
 const sockets: TestSocket[] = [];
-vi.stubGlobal("WebSocket", class extends TestSocket {
-  constructor(url: string, protocols: string[]) {
-    super(url, protocols, (socket) => sockets.push(socket));
-  }
-});
+vi.stubGlobal(
+  "WebSocket",
+  class extends TestSocket {
+    constructor(url: string, protocols: string[]) {
+      super(url, protocols, (socket) => sockets.push(socket));
+    }
+  },
+);
 
 afterEach(async () => {
   cleanup();
@@ -22,25 +25,49 @@ afterEach(async () => {
 
 const opened = (count: number) => vi.waitFor(() => expect(sockets.length).toBe(count));
 const say = (frame: Parameters<TestSocket["say"]>[0], at = 0) => act(() => sockets[at]?.say(frame));
-const update = (seq: number, count: number) => ({ type: "update", seq, snapshot: { value: "active", context: { count }, status: "active", tags: [] } });
+const update = (seq: number, count: number) => ({
+  type: "update",
+  seq,
+  snapshot: { value: "active", context: { count }, status: "active", tags: [] },
+});
 
 function Counter({ session = "s" }: { session?: string }) {
-  const [state, send, { status, presence, error }] = useMachine({ url: "http://hub/Wu5gAj", sessionId: session });
-  return <button onClick={() => void send({ type: "increment" })}>{`${state.context.count} ${status} ${presence.count} ${error?.code}`}</button>;
+  const [state, send, { status, presence, error }] = useMachine({
+    url: "http://hub/Wu5gAj",
+    sessionId: session,
+  });
+  return (
+    <button
+      onClick={() => void send({ type: "increment" })}
+    >{`${state.context.count} ${status} ${presence.count} ${error?.code}`}</button>
+  );
 }
 
 test("components share one connection, which the last of them closes", async () => {
-  const { rerender } = render(<StrictMode><Counter /><Counter /></StrictMode>);
+  const { rerender } = render(
+    <StrictMode>
+      <Counter />
+      <Counter />
+    </StrictMode>,
+  );
   await opened(1);
   say(snapshot(1, { count: 7 }));
   say({ type: "presence", count: 2, members: [] });
   expect(screen.getAllByText("7 open 2 undefined").length).toBe(2);
   act(() => screen.getAllByRole("button")[1]?.click());
   expect(sockets[0]?.sent).toMatchObject([{ type: "event", event: { type: "increment" } }]);
-  rerender(<StrictMode><Counter /></StrictMode>);
+  rerender(
+    <StrictMode>
+      <Counter />
+    </StrictMode>,
+  );
   await new Promise((resolve) => setTimeout(resolve, 350));
   expect(sockets[0]?.readyState).toBe(1);
-  rerender(<StrictMode><Counter session="other" /></StrictMode>);
+  rerender(
+    <StrictMode>
+      <Counter session="other" />
+    </StrictMode>,
+  );
   await opened(2);
   await vi.waitFor(() => expect(sockets[0]?.readyState).toBe(3));
   say(snapshot(1, { count: 1 }), 1);
@@ -63,7 +90,11 @@ test("a selector renders when its part changes", async () => {
   const Parity = () => {
     const store = useStore({ url: "http://hub/Wu5gAj", sessionId: "p" });
     renders++;
-    const parity = useSelector(store, (state) => ({ odd: Boolean(state.context.count % 2) }), (one, other) => one.odd === other.odd);
+    const parity = useSelector(
+      store,
+      (state) => ({ odd: Boolean(state.context.count % 2) }),
+      (one, other) => one.odd === other.odd,
+    );
     return <p>{parity.odd ? "odd" : "even"}</p>;
   };
   render(<Parity />);
@@ -88,10 +119,20 @@ test("a component written for Stately's hook works", async () => {
   const skyConfig = { actorId: "x", machine: { initial: { context: { count: 0 } } } };
   const players: number[] = [];
   const Sky = () => {
-    const [state, send, , sky] = useStatelyActor({
-      url: "http://hub/Wu5gAj", sessionId: "shared-counter", onPlayerJoined: (info) => players.push(info.numberOfPlayers), onPlayerLeft: (info) => players.push(-info.numberOfPlayers),
-    }, skyConfig);
-    return <button onClick={() => send?.({ type: "increment" })}>{`${state.context.count} ${sky.isConnecting} ${typeof send}`}</button>;
+    const [state, send, , sky] = useStatelyActor(
+      {
+        url: "http://hub/Wu5gAj",
+        sessionId: "shared-counter",
+        onPlayerJoined: (info) => players.push(info.numberOfPlayers),
+        onPlayerLeft: (info) => players.push(-info.numberOfPlayers),
+      },
+      skyConfig,
+    );
+    return (
+      <button
+        onClick={() => send?.({ type: "increment" })}
+      >{`${state.context.count} ${sky.isConnecting} ${typeof send}`}</button>
+    );
   };
   render(<Sky />);
   expect(screen.getByText("0 true undefined")).toBeTruthy();
@@ -106,10 +147,16 @@ test("a component written for Stately's hook works", async () => {
 
 test("a selector may make a new object each time", async () => {
   const Long = () => {
-    const log = useSelector(useStore({ url: "http://hub/Wu5gAj", sessionId: "sel" }), (state) => ((state.context.log ?? []) as number[]).filter((n) => n > 1));
+    const log = useSelector(useStore({ url: "http://hub/Wu5gAj", sessionId: "sel" }), (state) =>
+      ((state.context.log ?? []) as number[]).filter((n) => n > 1),
+    );
     return <p>{log.join()}</p>;
   };
-  render(<StrictMode><Long /></StrictMode>);
+  render(
+    <StrictMode>
+      <Long />
+    </StrictMode>,
+  );
   await opened(1);
   say(snapshot(1, { log: [1, 2, 3] }));
   expect(screen.getByText("2,3")).toBeTruthy();
@@ -117,7 +164,10 @@ test("a selector may make a new object each time", async () => {
 
 test("another session has its own config; one that was refused can be tried again", async () => {
   const Room = ({ session }: { session: string }) => {
-    const [, , { status }] = useMachine({ url: "http://hub/Wu5gAj", sessionId: session }, { input: { forSession: session } });
+    const [, , { status }] = useMachine(
+      { url: "http://hub/Wu5gAj", sessionId: session },
+      { input: { forSession: session } },
+    );
     return <p>{status}</p>;
   };
   const { rerender, unmount } = render(<Room session="one" />);

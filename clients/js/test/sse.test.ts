@@ -9,9 +9,16 @@ import { snapshot } from "./hub.ts";
 const closing: (() => void)[] = [];
 afterEach(() => closing.splice(0).forEach((close) => close()));
 
-interface Handlers { stream?: (response: ServerResponse) => void; post?: (event: { type: string; n: number }, response: ServerResponse) => void; other?: (request: IncomingMessage, response: ServerResponse) => void }
+interface Handlers {
+  stream?: (response: ServerResponse) => void;
+  post?: (event: { type: string; n: number }, response: ServerResponse) => void;
+  other?: (request: IncomingMessage, response: ServerResponse) => void;
+}
 
-async function against({ stream, post, other }: Handlers, options: Partial<ConnectOptions> = {}): Promise<Store> {
+async function against(
+  { stream, post, other }: Handlers,
+  options: Partial<ConnectOptions> = {},
+): Promise<Store> {
   const server = createServer(async (request, response) => {
     if (request.method === "GET") {
       response.writeHead(200, { "Content-Type": "text/event-stream" });
@@ -23,18 +30,40 @@ async function against({ stream, post, other }: Handlers, options: Partial<Conne
     post?.(JSON.parse(body) as { type: string; n: number }, response);
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const store = connect({ url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/Wu5gAj`, sessionId: "s", transport: "sse", clientKey: "0123456789abcdef", ...options });
-  closing.push(() => store.close(), () => server.closeAllConnections(), () => server.close());
+  const store = connect({
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/Wu5gAj`,
+    sessionId: "s",
+    transport: "sse",
+    clientKey: "0123456789abcdef",
+    ...options,
+  });
+  closing.push(
+    () => store.close(),
+    () => server.closeAllConnections(),
+    () => server.close(),
+  );
   return store;
 }
 
-const greet = (response: ServerResponse): void => void response.write(`data: ${JSON.stringify(snapshot(1))}\n\n`);
-const accept = (response: ServerResponse, seq = 2): void => void response.end(JSON.stringify({ seq, outcome: "accepted", changed: true, snapshot: { value: "a", context: {}, status: "active" } }));
+const greet = (response: ServerResponse): void =>
+  void response.write(`data: ${JSON.stringify(snapshot(1))}\n\n`);
+const accept = (response: ServerResponse, seq = 2): void =>
+  void response.end(
+    JSON.stringify({
+      seq,
+      outcome: "accepted",
+      changed: true,
+      snapshot: { value: "a", context: {}, status: "active" },
+    }),
+  );
 
 test("lines may end as they like, and come in pieces", async () => {
   const store = await against({
     stream: (response) => {
-      for (const byte of Buffer.from(`: hello\r\nretry: 1\r\n\r\ndata:\r\n\r\nid: 1\r\ndata: ${JSON.stringify(snapshot(1, { text: "é😀" }))}\r\n\r\n`)) response.write(Buffer.from([byte]));
+      for (const byte of Buffer.from(
+        `: hello\r\nretry: 1\r\n\r\ndata:\r\n\r\nid: 1\r\ndata: ${JSON.stringify(snapshot(1, { text: "é😀" }))}\r\n\r\n`,
+      ))
+        response.write(Buffer.from([byte]));
     },
   });
   expect((await store.waitFor(() => true)).context).toEqual({ text: "é😀" });
@@ -54,7 +83,11 @@ test("one failure does not change the order of what follows", async () => {
     },
   });
   await store.waitFor(() => true);
-  expect((await Promise.all([1, 2, 3, 4, 5].map((n) => store.send({ type: "a", n })))).every((ack) => ack.outcome === "accepted")).toBe(true);
+  expect(
+    (await Promise.all([1, 2, 3, 4, 5].map((n) => store.send({ type: "a", n })))).every(
+      (ack) => ack.outcome === "accepted",
+    ),
+  ).toBe(true);
   expect(applied).toEqual([1, 2, 3, 4, 5]);
 });
 
@@ -84,7 +117,9 @@ test("a session that is deleted is not made anew", async () => {
     stream: (response) => {
       streams++;
       greet(response);
-      response.end('data: {"type":"error","code":"no_such_session","detail":"the session was deleted"}\n\n');
+      response.end(
+        'data: {"type":"error","code":"no_such_session","detail":"the session was deleted"}\n\n',
+      );
     },
   });
   await vi.waitFor(() => expect(store.status).toBe("closed"));
@@ -92,10 +127,28 @@ test("a session that is deleted is not made anew", async () => {
 });
 
 test("input that is refused is the end, a proxy's error page is not", async () => {
-  const refused = await against({ other: (_, response) => void response.writeHead(413, { "Content-Type": "application/json" }).end('{"code":"input_too_large","detail":"too large"}') }, { input: { a: 1 } });
-  await vi.waitFor(() => expect([refused.status, refused.error?.code]).toEqual(["closed", "input_too_large"]));
+  const refused = await against(
+    {
+      other: (_, response) =>
+        void response
+          .writeHead(413, { "Content-Type": "application/json" })
+          .end('{"code":"input_too_large","detail":"too large"}'),
+    },
+    { input: { a: 1 } },
+  );
+  await vi.waitFor(() =>
+    expect([refused.status, refused.error?.code]).toEqual(["closed", "input_too_large"]),
+  );
   let tries = 0;
-  const proxied = await against({ other: (_, response) => void (++tries < 2 ? response.writeHead(404).end("<h1>nginx</h1>") : response.writeHead(409).end("{}")) }, { input: { a: 1 } });
+  const proxied = await against(
+    {
+      other: (_, response) =>
+        void (++tries < 2
+          ? response.writeHead(404).end("<h1>nginx</h1>")
+          : response.writeHead(409).end("{}")),
+    },
+    { input: { a: 1 } },
+  );
   await proxied.waitFor(() => true);
   expect(tries).toBe(2);
 });

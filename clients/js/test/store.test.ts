@@ -13,7 +13,9 @@ afterEach(() => void vi.restoreAllMocks());
 test("the address says who asks, for what, with what", async () => {
   const token = vi.fn(() => Promise.resolve("t&k"));
   const { socket } = await fakeHub().connect({ input: { n: 1 }, token });
-  expect(socket.url).toBe("ws://hub/Wu5gAj/a%2Fb%20%C3%A9?client=0123456789abcdef&input=%7B%22n%22%3A1%7D&token=t%26k");
+  expect(socket.url).toBe(
+    "ws://hub/Wu5gAj/a%2Fb%20%C3%A9?client=0123456789abcdef&input=%7B%22n%22%3A1%7D&token=t%26k",
+  );
   expect(socket.protocols).toEqual(["machinehub.v1"]);
   expect(token).toHaveBeenCalledTimes(1);
 });
@@ -25,7 +27,10 @@ test("what is not acknowledged is sent again, in order, with the same ids", asyn
   expect(socket.sent).toEqual([]);
   socket.say(snapshot(1));
   void store.send({ type: "late" });
-  expect(socket.sent.map((frame) => (frame.event as { type: string }).type)).toEqual(["early", "late"]);
+  expect(socket.sent.map((frame) => (frame.event as { type: string }).type)).toEqual([
+    "early",
+    "late",
+  ]);
   socket.say({ type: "ack", id: socket.sent[0]?.id, seq: 2, outcome: "accepted" });
   expect((await early).outcome).toBe("accepted");
   const statuses: string[] = [];
@@ -36,14 +41,21 @@ test("what is not acknowledged is sent again, in order, with the same ids", asyn
   void store.send({ type: "offline" });
   const second = await hub.next(2);
   second.say(snapshot(2));
-  expect(second.sent.map((frame) => (frame.event as { type: string }).type)).toEqual(["late", "offline"]);
+  expect(second.sent.map((frame) => (frame.event as { type: string }).type)).toEqual([
+    "late",
+    "offline",
+  ]);
   expect(second.sent[0]?.id).toBe(socket.sent[1]?.id);
   expect(statuses).toEqual(["reconnecting", "open"]);
   expect(store.error).toBeNull();
   store.close();
 });
 
-test.each([[4001, "unauthorised"], [4003, "forbidden"], [4004, "no_such_machine"]])("%i is the end", async (code, name) => {
+test.each([
+  [4001, "unauthorised"],
+  [4003, "forbidden"],
+  [4004, "no_such_machine"],
+])("%i is the end", async (code, name) => {
   const hub = fakeHub();
   const { store, socket } = await hub.connect();
   socket.say(snapshot(1));
@@ -52,7 +64,10 @@ test.each([[4001, "unauthorised"], [4003, "forbidden"], [4004, "no_such_machine"
   socket.hangUp(code, "because");
   expect([store.status, store.error]).toEqual(["closed", { code: name, detail: "because" }]);
   expect(await waiting).toMatchObject({ outcome: "rejected", error: { code: name } });
-  expect(await store.send({ type: "b" })).toMatchObject({ outcome: "rejected", error: { code: "closed" } });
+  expect(await store.send({ type: "b" })).toMatchObject({
+    outcome: "rejected",
+    error: { code: "closed" },
+  });
   await expect(never).rejects.toThrow(name);
   await new Promise((resolve) => setTimeout(resolve, 50));
   expect(hub.sockets.length).toBe(1);
@@ -80,7 +95,13 @@ test("unavailable is tried again, and holds back what comes after", async () => 
   const { store, socket } = await fakeHub().connect();
   socket.say(snapshot(1));
   const ack = store.send({ type: "a" });
-  socket.say({ type: "ack", id: socket.sent[0]?.id, seq: 1, outcome: "rejected", error: { code: "unavailable", detail: "" } });
+  socket.say({
+    type: "ack",
+    id: socket.sent[0]?.id,
+    seq: 1,
+    outcome: "rejected",
+    error: { code: "unavailable", detail: "" },
+  });
   void store.send({ type: "b" });
   expect(socket.sent.length).toBe(1);
   await vi.waitFor(() => expect(socket.sent.length).toBe(3));
@@ -152,10 +173,18 @@ test("waitFor resolves, and can be given up", async () => {
   const two = store.waitFor((state) => (state.context as { count: number }).count === 2);
   const given = store.waitFor(() => false, { signal: AbortSignal.timeout(20) });
   socket.say(snapshot(1));
-  socket.say({ type: "update", seq: 2, snapshot: { value: "active", context: { count: 2 }, status: "active" } });
+  socket.say({
+    type: "update",
+    seq: 2,
+    snapshot: { value: "active", context: { count: 2 }, status: "active" },
+  });
   expect((await two).seq).toBe(2);
   await expect(given).rejects.toThrow();
-  await expect(store.waitFor(() => { throw new Error("mine"); })).rejects.toThrow("mine");
+  await expect(
+    store.waitFor(() => {
+      throw new Error("mine");
+    }),
+  ).rejects.toThrow("mine");
   store.close();
 });
 
@@ -167,14 +196,19 @@ test("metadata is said again on each connection", async () => {
   socket.hangUp(1006);
   const second = await hub.next(2);
   second.say(snapshot(1));
-  expect([...socket.sent, ...second.sent]).toEqual([{ type: "presence", metadata: { name: "Ann" } }, { type: "presence", metadata: { name: "Ann" } }]);
+  expect([...socket.sent, ...second.sent]).toEqual([
+    { type: "presence", metadata: { name: "Ann" } },
+    { type: "presence", metadata: { name: "Ann" } },
+  ]);
   store.close();
 });
 
 test("a token that cannot be had is tried again", async () => {
   let tries = 0;
   const hub = fakeHub();
-  const { store, socket } = await hub.connect({ token: () => (++tries < 3 ? Promise.reject(new Error("not now")) : "t") });
+  const { store, socket } = await hub.connect({
+    token: () => (++tries < 3 ? Promise.reject(new Error("not now")) : "t"),
+  });
   expect(tries).toBe(3);
   socket.say(snapshot(1));
   expect(store.status).toBe("open");
@@ -183,7 +217,9 @@ test("a token that cannot be had is tried again", async () => {
 
 test("waits grow, and are spread over their whole length", () => {
   expect(backoffMs(0)).toBe(0);
-  expect([1, 2, 3, 9].map((attempt) => backoffMs(attempt, () => 1))).toEqual([500, 1000, 2000, 8000]);
+  expect([1, 2, 3, 9].map((attempt) => backoffMs(attempt, () => 1))).toEqual([
+    500, 1000, 2000, 8000,
+  ]);
   expect(backoffMs(3, () => 0)).toBe(0);
 });
 
@@ -199,7 +235,9 @@ test("an event that the hub never takes is given up", () => {
 test("only so many are on their way at once, and in order", () => {
   const outbox = new Outbox("p", 1000);
   for (let n = 1; n <= WINDOW + 3; n++) void outbox.add({ type: String(n) });
-  expect(outbox.due().map(({ id }) => id)).toEqual(Array.from({ length: WINDOW }, (_, n) => `p-${n + 1}`));
+  expect(outbox.due().map(({ id }) => id)).toEqual(
+    Array.from({ length: WINDOW }, (_, n) => `p-${n + 1}`),
+  );
   expect(outbox.due()).toEqual([]);
   outbox.answered("p-2", 1);
   expect(outbox.due().map(({ id }) => id)).toEqual([`p-${WINDOW + 1}`]);
@@ -208,17 +246,63 @@ test("only so many are on their way at once, and in order", () => {
 });
 
 test("states answer what XState's answer", () => {
-  const root = { id: "m", key: "m", type: "compound", states: {
-    a: { id: "m.a", key: "a", type: "parallel", transitions: [{ event: "OUT", kind: "event" }, { event: "x.*", kind: "event" }, { event: "", kind: "always" }], states: {
-      b: { id: "m.a.b", key: "b", type: "compound", states: { c: { id: "m.a.b.c", key: "c", type: "atomic", transitions: [{ event: "GO", kind: "event" }] } } },
-      d: { id: "m.a.d", key: "d", type: "atomic" } } },
-    z: { id: "m.z", key: "z", type: "final" } } } as const;
+  const root = {
+    id: "m",
+    key: "m",
+    type: "compound",
+    states: {
+      a: {
+        id: "m.a",
+        key: "a",
+        type: "parallel",
+        transitions: [
+          { event: "OUT", kind: "event" },
+          { event: "x.*", kind: "event" },
+          { event: "", kind: "always" },
+        ],
+        states: {
+          b: {
+            id: "m.a.b",
+            key: "b",
+            type: "compound",
+            states: {
+              c: {
+                id: "m.a.b.c",
+                key: "c",
+                type: "atomic",
+                transitions: [{ event: "GO", kind: "event" }],
+              },
+            },
+          },
+          d: { id: "m.a.d", key: "d", type: "atomic" },
+        },
+      },
+      z: { id: "m.z", key: "z", type: "final" },
+    },
+  } as const;
   const definition = { id: "m", events: [], root } as never;
-  const state = new State({ value: { a: { b: "c", d: {} } }, context: 1, status: "active", tags: ["t"] }, 1, 1, () => definition);
-  for (const yes of ["a", { a: "b" }, { a: { b: "c" } }, { a: { d: {} } }, {}]) expect(state.matches(yes as never), JSON.stringify(yes)).toBe(true);
-  for (const no of ["b", "z", { a: "c" }, { z: {} }, { a: { b: "d" } }, "toString", { toString: {} }]) expect(state.matches(no as never), JSON.stringify(no)).toBe(false);
+  const state = new State(
+    { value: { a: { b: "c", d: {} } }, context: 1, status: "active", tags: ["t"] },
+    1,
+    1,
+    () => definition,
+  );
+  for (const yes of ["a", { a: "b" }, { a: { b: "c" } }, { a: { d: {} } }, {}])
+    expect(state.matches(yes as never), JSON.stringify(yes)).toBe(true);
+  for (const no of [
+    "b",
+    "z",
+    { a: "c" },
+    { z: {} },
+    { a: { b: "d" } },
+    "toString",
+    { toString: {} },
+  ])
+    expect(state.matches(no as never), JSON.stringify(no)).toBe(false);
   expect([state.hasTag("t"), state.hasTag("u")]).toEqual([true, false]);
-  expect(["GO", "OUT", "x", "x.y", "", "y", "presence.joined"].map((type) => state.can(type))).toEqual([true, true, true, true, false, false, false]);
+  expect(
+    ["GO", "OUT", "x", "x.y", "", "y", "presence.joined"].map((type) => state.can(type)),
+  ).toEqual([true, true, true, true, false, false, false]);
   expect(state.nextEvents).toEqual(["GO", "OUT"]);
 });
 
@@ -226,7 +310,12 @@ test("what cannot be sent is refused at once, and nothing else with it", async (
   const { store, socket } = await fakeHub().connect();
   socket.say(snapshot(1));
   expect(() => store.setMetadata("x".repeat(5000))).toThrow(RangeError);
-  for (const [event, code] of [[{ type: "a", v: "\ud83d" }, "invalid_event"], [{ type: "a", v: "\\\\\udc00" }, "invalid_event"], [{ type: "a", v: "語".repeat(30_000) }, "event_too_large"], [{ type: "a", v: 1n }, "invalid_event"]] as const) {
+  for (const [event, code] of [
+    [{ type: "a", v: "\ud83d" }, "invalid_event"],
+    [{ type: "a", v: "\\\\\udc00" }, "invalid_event"],
+    [{ type: "a", v: "語".repeat(30_000) }, "event_too_large"],
+    [{ type: "a", v: 1n }, "invalid_event"],
+  ] as const) {
     expect(await store.send(event)).toMatchObject({ outcome: "rejected", error: { code } });
   }
   void store.send({ type: "a", v: "\\ud83d", w: "😀" });
@@ -234,9 +323,23 @@ test("what cannot be sent is refused at once, and nothing else with it", async (
   store.close();
 });
 
-test.each([["counter", "s", "invalid_url"], ["/x", "s", "invalid_url"], ["127.0.0.1:1/x", "s", "invalid_url"], [undefined, "s", "invalid_url"], ["http://h/m", "..", "invalid_session_id"], ["http://h/m", "\ud800", "invalid_session_id"], ["http://h/m", "", "invalid_session_id"]])("no session is at %j, %j", async (url, sessionId, code) => {
+test.each([
+  ["counter", "s", "invalid_url"],
+  ["/x", "s", "invalid_url"],
+  ["127.0.0.1:1/x", "s", "invalid_url"],
+  [undefined, "s", "invalid_url"],
+  ["http://h/m", "..", "invalid_session_id"],
+  ["http://h/m", "\ud800", "invalid_session_id"],
+  ["http://h/m", "", "invalid_session_id"],
+])("no session is at %j, %j", async (url, sessionId, code) => {
   for (const transport of ["websocket", "sse"] as const) {
-    const store = connect({ url: url as string, sessionId, transport, clientKey: "0123456789abcdef", WebSocket: TestSocket });
+    const store = connect({
+      url: url as string,
+      sessionId,
+      transport,
+      clientKey: "0123456789abcdef",
+      WebSocket: TestSocket,
+    });
     expect([store.status, store.error?.code]).toEqual(["closed", code]);
     expect((await store.send({ type: "a" })).outcome).toBe("rejected");
     store.close();

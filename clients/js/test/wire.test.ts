@@ -6,8 +6,14 @@ import { presenceAfter } from "../src/store.ts";
 import type { Frame } from "../src/transport.ts";
 import { fakeHub } from "./hub.ts";
 
-interface Fixture { frames: { [name: string]: Frame }; presence: { frame: Frame; members: string[]; count: number }[]; sent: { [name: string]: unknown } }
-const wire = JSON.parse(readFileSync(new URL("../../../tests/wire/frames.json", import.meta.url), "utf8")) as Fixture;
+interface Fixture {
+  frames: { [name: string]: Frame };
+  presence: { frame: Frame; members: string[]; count: number }[];
+  sent: { [name: string]: unknown };
+}
+const wire = JSON.parse(
+  readFileSync(new URL("../../../tests/wire/frames.json", import.meta.url), "utf8"),
+) as Fixture;
 
 test("every frame is understood", async () => {
   const hub = fakeHub();
@@ -16,7 +22,14 @@ test("every frame is understood", async () => {
   store.on("*", (event) => heard.push(event));
   socket.say(wire.frames["snapshot"] as Frame);
   expect(store.status).toBe("open");
-  expect(store.getSnapshot()).toMatchObject({ value: { a: "b" }, context: { text: "é\u0000😀" }, tags: ["busy"], status: "active", seq: 41, version: 3 });
+  expect(store.getSnapshot()).toMatchObject({
+    value: { a: "b" },
+    context: { text: "é\u0000😀" },
+    tags: ["busy"],
+    status: "active",
+    seq: 41,
+    version: 3,
+  });
   expect(store.presence.self).toBe("conn");
   socket.say(wire.frames["update"] as Frame);
   expect(store.getSnapshot()).toMatchObject({ status: "done", output: { n: 1 }, seq: 42 });
@@ -36,14 +49,24 @@ test("acks settle what was sent", async () => {
   socket.say({ ...(wire.frames["ack"] as Frame), id: one });
   socket.say({ ...(wire.frames["rejected"] as Frame), id: two });
   expect(await first).toEqual({ outcome: "accepted", id: one, seq: 42 });
-  expect(await second).toEqual({ outcome: "rejected", id: two, seq: 42, error: { code: "cpu_exceeded", detail: 'too "much"' } });
+  expect(await second).toEqual({
+    outcome: "rejected",
+    id: two,
+    seq: 42,
+    error: { code: "cpu_exceeded", detail: 'too "much"' },
+  });
 });
 
 test("presence is followed through whole lists and differences", () => {
   let presence = { count: 0, members: [], self: null } as Parameters<typeof presenceAfter>[0];
   for (const step of wire.presence) {
     presence = presenceAfter(presence, step.frame);
-    expect({ count: presence.count, members: presence.members.map((member) => `${member.id}:${JSON.stringify(member.metadata ?? null)}`) }).toEqual({ count: step.count, members: step.members });
+    expect({
+      count: presence.count,
+      members: presence.members.map(
+        (member) => `${member.id}:${JSON.stringify(member.metadata ?? null)}`,
+      ),
+    }).toEqual({ count: step.count, members: step.members });
   }
 });
 
@@ -52,5 +75,8 @@ test("what the client sends is what the hub reads", async () => {
   socket.say(wire.frames["snapshot"] as Frame);
   void store.send(wire.sent["event"] as { type: string });
   store.setMetadata(wire.sent["metadata"]);
-  expect(socket.sent.map(({ id: _, ...frame }) => frame)).toEqual([{ type: "event", event: wire.sent["event"] }, { type: "presence", metadata: wire.sent["metadata"] }]);
+  expect(socket.sent.map(({ id: _, ...frame }) => frame)).toEqual([
+    { type: "event", event: wire.sent["event"] },
+    { type: "presence", metadata: wire.sent["metadata"] },
+  ]);
 });

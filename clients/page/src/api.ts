@@ -2,24 +2,69 @@
 
 import type { Definition } from "@machinehub/client";
 
-export interface MachineInfo { readonly id: string; readonly name: string; readonly version: number; readonly definition: Definition; readonly url: string }
-export interface MachineItem { readonly id: string; readonly name: string; readonly url: string; readonly active_version: number | null; readonly created_at: string }
-export interface Version { readonly number: number; readonly message: string; readonly created_at: string; readonly active: boolean }
-export interface SessionItem { readonly id: string; readonly version: number; readonly seq: number; readonly finished: boolean; readonly connections: number; readonly created_at: string; readonly parent: { id: string; at: number } | null }
-export interface Entry {
-  readonly seq: number; readonly attempt: number; readonly kind: "start" | "event" | "presence" | "timer"; readonly at: string; readonly outcome: "accepted" | "rejected"; readonly changed: boolean;
-  readonly error?: { code: string; detail: string }; readonly event?: { type: string; [key: string]: unknown }; readonly input?: unknown; readonly sender?: { id: string; user?: string };
+export interface MachineInfo {
+  readonly id: string;
+  readonly name: string;
+  readonly version: number;
+  readonly definition: Definition;
+  readonly url: string;
 }
-export interface Snapshot { readonly value: unknown; readonly context: unknown; readonly status: string; readonly tags?: readonly string[]; readonly output?: unknown; readonly error?: unknown }
+export interface MachineItem {
+  readonly id: string;
+  readonly name: string;
+  readonly url: string;
+  readonly active_version: number | null;
+  readonly created_at: string;
+}
+export interface Version {
+  readonly number: number;
+  readonly message: string;
+  readonly created_at: string;
+  readonly active: boolean;
+}
+export interface SessionItem {
+  readonly id: string;
+  readonly version: number;
+  readonly seq: number;
+  readonly finished: boolean;
+  readonly connections: number;
+  readonly created_at: string;
+  readonly parent: { id: string; at: number } | null;
+}
+export interface Entry {
+  readonly seq: number;
+  readonly attempt: number;
+  readonly kind: "start" | "event" | "presence" | "timer";
+  readonly at: string;
+  readonly outcome: "accepted" | "rejected";
+  readonly changed: boolean;
+  readonly error?: { code: string; detail: string };
+  readonly event?: { type: string; [key: string]: unknown };
+  readonly input?: unknown;
+  readonly sender?: { id: string; user?: string };
+}
+export interface Snapshot {
+  readonly value: unknown;
+  readonly context: unknown;
+  readonly status: string;
+  readonly tags?: readonly string[];
+  readonly output?: unknown;
+  readonly error?: unknown;
+}
 
 export class Problem extends Error {
-  constructor(readonly status: number, readonly code: string, detail: string) {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    detail: string,
+  ) {
     super(detail);
   }
 }
 
 /** Whatever was thrown, as something that can be shown. */
-export const problemOf = (error: unknown): Problem => (error instanceof Problem ? error : new Problem(0, "unexpected", String(error)));
+export const problemOf = (error: unknown): Problem =>
+  error instanceof Problem ? error : new Problem(0, "unexpected", String(error));
 
 const TOKEN = "machinehub.token";
 
@@ -44,7 +89,10 @@ export function keepToken(text: string): boolean {
 }
 
 async function call<T>(path: string, init: RequestInit = {}): Promise<T> {
-  const headers = new Headers({ Accept: "application/json", ...(init.body ? { "Content-Type": "application/json" } : {}) });
+  const headers = new Headers({
+    Accept: "application/json",
+    ...(init.body ? { "Content-Type": "application/json" } : {}),
+  });
   if (token() && path.startsWith("/api/")) headers.set("Authorization", `Bearer ${token()}`);
   let response: Response;
   try {
@@ -53,23 +101,54 @@ async function call<T>(path: string, init: RequestInit = {}): Promise<T> {
     throw new Problem(0, "unreachable", "the hub cannot be reached");
   }
   const body = (await response.json().catch(() => ({}))) as { code?: string; detail?: string };
-  if (!response.ok) throw new Problem(response.status, body.code ?? "unexpected", body.detail ?? `the hub answered ${response.status}`);
+  if (!response.ok)
+    throw new Problem(
+      response.status,
+      body.code ?? "unexpected",
+      body.detail ?? `the hub answered ${response.status}`,
+    );
   return body as T;
 }
 
 const machinePath = (machine: string): string => `/api/v1/machines/${encodeURIComponent(machine)}`;
-const sessionPath = (machine: string, session: string): string => `${machinePath(machine)}/sessions/${encodeURIComponent(session)}`;
+const sessionPath = (machine: string, session: string): string =>
+  `${machinePath(machine)}/sessions/${encodeURIComponent(session)}`;
 
-export const readMachine = (machine: string, version?: number): Promise<MachineInfo> => call(`/${machine}${version === undefined ? "" : `@${version}`}`);
-export const readMachines = async (): Promise<MachineItem[]> => (await call<{ data: MachineItem[] }>("/api/v1/machines?limit=200")).data;
-export const readVersions = async (machine: string): Promise<Version[]> => (await call<{ data: Version[] }>(`${machinePath(machine)}/versions?limit=100`)).data;
-export interface Page<T> { readonly data: readonly T[]; readonly next: string | null }
+export const readMachine = (machine: string, version?: number): Promise<MachineInfo> =>
+  call(`/${machine}${version === undefined ? "" : `@${version}`}`);
+export const readMachines = async (): Promise<MachineItem[]> =>
+  (await call<{ data: MachineItem[] }>("/api/v1/machines?limit=200")).data;
+export const readVersions = async (machine: string): Promise<Version[]> =>
+  (await call<{ data: Version[] }>(`${machinePath(machine)}/versions?limit=100`)).data;
+export interface Page<T> {
+  readonly data: readonly T[];
+  readonly next: string | null;
+}
 /** Sessions by id, from the first on or from where a page before ended. */
-export const readSessions = (machine: string, cursor?: string): Promise<Page<SessionItem>> => call(`${machinePath(machine)}/sessions?limit=100${cursor === undefined ? "" : `&cursor=${encodeURIComponent(cursor)}`}`);
+export const readSessions = (machine: string, cursor?: string): Promise<Page<SessionItem>> =>
+  call(
+    `${machinePath(machine)}/sessions?limit=100${cursor === undefined ? "" : `&cursor=${encodeURIComponent(cursor)}`}`,
+  );
 /** Steps from a seq on, or behind an entry that is known. */
-export const readJournal = async (machine: string, session: string, where: { from: number } | { after: Entry }, limit: number): Promise<Entry[]> => {
-  const query = "from" in where ? `from=${where.from}` : `after=${where.after.seq}.${where.after.attempt}`;
-  return (await call<{ data: Entry[] }>(`${sessionPath(machine, session)}/journal?${query}&limit=${limit}`)).data;
+export const readJournal = async (
+  machine: string,
+  session: string,
+  where: { from: number } | { after: Entry },
+  limit: number,
+): Promise<Entry[]> => {
+  const query =
+    "from" in where ? `from=${where.from}` : `after=${where.after.seq}.${where.after.attempt}`;
+  return (
+    await call<{ data: Entry[] }>(
+      `${sessionPath(machine, session)}/journal?${query}&limit=${limit}`,
+    )
+  ).data;
 };
-export const readAt = (machine: string, session: string, seq: number): Promise<{ version: number; snapshot: Snapshot }> => call(`/${machine}/${encodeURIComponent(session)}?at=${seq}`);
-export const fork = (machine: string, session: string, at: number): Promise<SessionItem> => call(`${sessionPath(machine, session)}/fork`, { method: "POST", body: JSON.stringify({ at }) });
+export const readAt = (
+  machine: string,
+  session: string,
+  seq: number,
+): Promise<{ version: number; snapshot: Snapshot }> =>
+  call(`/${machine}/${encodeURIComponent(session)}?at=${seq}`);
+export const fork = (machine: string, session: string, at: number): Promise<SessionItem> =>
+  call(`${sessionPath(machine, session)}/fork`, { method: "POST", body: JSON.stringify({ at }) });

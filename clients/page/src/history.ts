@@ -11,7 +11,12 @@ const ROUNDS = 20;
 /** A page that is open for days forgets what is older, unless that was asked for. */
 const KEPT = 1_000;
 
-export interface History { readonly entries: readonly Entry[]; readonly problem: Problem | undefined; readonly older: (() => void) | undefined; readonly again: () => void }
+export interface History {
+  readonly entries: readonly Entry[];
+  readonly problem: Problem | undefined;
+  readonly older: (() => void) | undefined;
+  readonly again: () => void;
+}
 
 /** Follows the session: asks for what is new soon after `seq` moved, once for all that moved it until then. */
 export function useHistory(machine: string, session: string, seq: number): History {
@@ -37,7 +42,12 @@ export function useHistory(machine: string, session: string, seq: number): Histo
         const last = known.current.at(-1);
         // After a gap that is too long to fetch, the list begins anew with what is newest.
         const far = last === undefined || wanted.current - last.seq > PAGE;
-        const more = await readJournal(machine, session, far ? { from: Math.max(1, wanted.current - NEWEST) } : { after: last }, PAGE);
+        const more = await readJournal(
+          machine,
+          session,
+          far ? { from: Math.max(1, wanted.current - NEWEST) } : { after: last },
+          PAGE,
+        );
         if (far) known.current = [];
         take(more);
         if (more.length < PAGE) break;
@@ -62,16 +72,23 @@ export function useHistory(machine: string, session: string, seq: number): Histo
   useEffect(() => {
     if (newest > 0 && newest < wanted.current) soon(); // it went on meanwhile
   }, [newest, soon]);
-  useEffect(() => () => {
-    clearTimeout(timer.current);
-    timer.current = undefined;
-  }, []);
+  useEffect(
+    () => () => {
+      clearTimeout(timer.current);
+      timer.current = undefined;
+    },
+    [],
+  );
 
   const first = entries[0]?.seq ?? 0;
-  const older = first > 1 ? () => void before(machine, session, first).then((more) => {
-    kept.current += more.length;
-    take(more);
-  }, fail) : undefined;
+  const older =
+    first > 1
+      ? () =>
+          void before(machine, session, first).then((more) => {
+            kept.current += more.length;
+            take(more);
+          }, fail)
+      : undefined;
   return { entries, problem, older, again: useCallback(() => void follow(), [follow]) };
 }
 

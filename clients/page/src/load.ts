@@ -3,7 +3,11 @@
 import { useCallback, useEffect, useState } from "react";
 import { type Problem, problemOf } from "./api.ts";
 
-export interface Loaded<T> { readonly data?: T; readonly problem?: Problem; readonly again: () => void }
+export interface Loaded<T> {
+  readonly data?: T;
+  readonly problem?: Problem;
+  readonly again: () => void;
+}
 
 const FRESH_MS = 4_000;
 
@@ -24,10 +28,15 @@ export function useLoaded<T>(key: string | undefined, load: () => Promise<T>): L
     let wanted = true;
     load().then(
       (data) => wanted && setHeld({ key, data }),
-      (error: unknown) => wanted && setHeld((before) => ({ ...before, key, problem: problemOf(error) })),
+      (error: unknown) =>
+        wanted && setHeld((before) => ({ ...before, key, problem: problemOf(error) })),
     );
     return () => void (wanted = false);
   }, [key, round]);
   const again = useCallback(() => setRound((number) => number + 1), []);
-  return { ...(held.data === undefined ? {} : { data: held.data }), ...(held.problem === undefined ? {} : { problem: held.problem }), again };
+  return {
+    ...(held.data === undefined ? {} : { data: held.data }),
+    ...(held.problem === undefined ? {} : { problem: held.problem }),
+    again,
+  };
 }

@@ -15,4 +15,8 @@ function App() {
 }
 
 if (readRoute(location.pathname).machine !== "") warmUp();
-createRoot(document.getElementById("root") as HTMLElement).render(<StrictMode><App /></StrictMode>);
+createRoot(document.getElementById("root") as HTMLElement).render(
+  <StrictMode>
+    <App />
+  </StrictMode>,
+);

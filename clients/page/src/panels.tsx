@@ -2,7 +2,14 @@
 
 import { type FormEvent, type KeyboardEvent, useEffect, useRef, useState } from "react";
 import type { Presence } from "@machinehub/client";
-import { type Entry, type Page, readSessions, readVersions, type SessionItem, type Version } from "./api.ts";
+import {
+  type Entry,
+  type Page,
+  readSessions,
+  readVersions,
+  type SessionItem,
+  type Version,
+} from "./api.ts";
 import type { Difference } from "./chart/compare.ts";
 import type { History } from "./history.ts";
 import { useLoaded, useFresh } from "./load.ts";
@@ -10,13 +17,23 @@ import { Copy, Refusal } from "./parts.tsx";
 import { asciiJson, clip, shellQuoted, urlPart, visible } from "./text.ts";
 import { Tree } from "./tree.tsx";
 
-export function HistoryPanel({ history, selected, select }: { history: History; selected: Entry | undefined; select: (entry: Entry | undefined) => void }) {
+export function HistoryPanel({
+  history,
+  selected,
+  select,
+}: {
+  history: History;
+  selected: Entry | undefined;
+  select: (entry: Entry | undefined) => void;
+}) {
   const list = useRef<HTMLOListElement>(null);
   const newest = history.entries.at(-1)?.seq;
   useEffect(() => {
-    if (selected === undefined && list.current !== null) list.current.scrollTop = list.current.scrollHeight;
+    if (selected === undefined && list.current !== null)
+      list.current.scrollTop = list.current.scrollHeight;
   }, [newest, selected]);
-  if (history.problem !== undefined && history.entries.length === 0) return <Refusal problem={history.problem} again={history.again} what="history" />;
+  if (history.problem !== undefined && history.entries.length === 0)
+    return <Refusal problem={history.problem} again={history.again} what="history" />;
   return (
     <>
       <p className="quiet">A step shows the session as it was right after it.</p>
@@ -24,10 +41,19 @@ export function HistoryPanel({ history, selected, select }: { history: History; 
       <ol className="history" ref={list} onKeyDown={moveAlong}>
         {history.entries.map((entry) => (
           <li key={`${entry.seq}.${entry.attempt}`} className={entry.outcome}>
-            <button aria-pressed={isSame(selected, entry)} onClick={() => select(isSame(selected, entry) ? undefined : entry)}>
+            <button
+              aria-pressed={isSame(selected, entry)}
+              onClick={() => select(isSame(selected, entry) ? undefined : entry)}
+            >
               <span className="seq">{entry.seq}</span>
               <span className="what">{what(entry)}</span>
-              <span className="note">{entry.outcome === "rejected" ? entry.error?.code : entry.changed ? "" : "no change"}</span>
+              <span className="note">
+                {entry.outcome === "rejected"
+                  ? entry.error?.code
+                  : entry.changed
+                    ? ""
+                    : "no change"}
+              </span>
               <time dateTime={entry.at}>{new Date(entry.at).toLocaleTimeString()}</time>
             </button>
           </li>
@@ -36,8 +62,12 @@ export function HistoryPanel({ history, selected, select }: { history: History; 
       {selected && (
         <section aria-label="The step">
           <h2>{`${selected.outcome === "rejected" ? "Rejected at step" : "Step"} ${selected.seq}: ${what(selected)}`}</h2>
-          {selected.error && <p className="trouble">{visible(`${selected.error.code}: ${selected.error.detail}`)}</p>}
-          <div className="tree"><Tree value={about(selected)} before={undefined} /></div>
+          {selected.error && (
+            <p className="trouble">{visible(`${selected.error.code}: ${selected.error.detail}`)}</p>
+          )}
+          <div className="tree">
+            <Tree value={about(selected)} before={undefined} />
+          </div>
         </section>
       )}
     </>
@@ -46,25 +76,43 @@ export function HistoryPanel({ history, selected, select }: { history: History; 
 
 /** Up and down go from step to step; Enter looks at one. */
 function moveAlong(event: KeyboardEvent<HTMLOListElement>): void {
-  const way = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key] as "nextElementSibling" | "previousElementSibling" | undefined;
+  const way = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key] as
+    "nextElementSibling" | "previousElementSibling" | undefined;
   const next = way && (event.target as HTMLElement).closest("li")?.[way]?.querySelector("button");
   if (!next) return;
   event.preventDefault();
   next.focus();
 }
 
-const isSame = (one: Entry | undefined, other: Entry): boolean => one?.seq === other.seq && one.attempt === other.attempt;
+const isSame = (one: Entry | undefined, other: Entry): boolean =>
+  one?.seq === other.seq && one.attempt === other.attempt;
 
 /** What came in. */
 function about(entry: Entry): unknown {
-  return entry.kind === "start" ? { input: entry.input } : entry.kind === "timer" ? { timer: true, at: entry.at } : { event: entry.event, sender: entry.sender, at: entry.at };
+  return entry.kind === "start"
+    ? { input: entry.input }
+    : entry.kind === "timer"
+      ? { timer: true, at: entry.at }
+      : { event: entry.event, sender: entry.sender, at: entry.at };
 }
 
 function what(entry: Entry): string {
-  return entry.kind === "start" ? "start" : entry.kind === "timer" ? "timer" : clip(entry.event?.type ?? entry.kind, 60);
+  return entry.kind === "start"
+    ? "start"
+    : entry.kind === "timer"
+      ? "timer"
+      : clip(entry.event?.type ?? entry.kind, 60);
 }
 
-export function SessionsPanel({ machine, session, open }: { machine: string; session: string; open: (session: string) => void }) {
+export function SessionsPanel({
+  machine,
+  session,
+  open,
+}: {
+  machine: string;
+  session: string;
+  open: (session: string) => void;
+}) {
   const first = useLoaded(`${machine} ${session}`, () => readSessions(machine));
   useFresh(first.again);
   const [more, setMore] = useState<Page<SessionItem>>();
@@ -80,65 +128,142 @@ export function SessionsPanel({ machine, session, open }: { machine: string; ses
   return (
     <>
       <form className="line" onSubmit={submit} key={session}>
-        <input name="session" aria-label="Session" defaultValue={session} maxLength={128} required spellCheck={false} />
+        <input
+          name="session"
+          aria-label="Session"
+          defaultValue={session}
+          maxLength={128}
+          required
+          spellCheck={false}
+        />
         <button>Open</button>
-        <button type="button" onClick={() => open(newName())}>New session</button>
+        <button type="button" onClick={() => open(newName())}>
+          New session
+        </button>
       </form>
-      {first.problem && <Refusal problem={first.problem} again={first.again} what="list of sessions" />}
+      {first.problem && (
+        <Refusal problem={first.problem} again={first.again} what="list of sessions" />
+      )}
       <ul className="sessions">
-        {first.data && !listed.some(({ id }) => id === session) && <li><button aria-current={true}><span className="what">{visible(session)}</span><span className="note">this one</span></button></li>}
+        {first.data && !listed.some(({ id }) => id === session) && (
+          <li>
+            <button aria-current={true}>
+              <span className="what">{visible(session)}</span>
+              <span className="note">this one</span>
+            </button>
+          </li>
+        )}
         {listed.map((item) => (
           <li key={item.id}>
             <button aria-current={item.id === session} onClick={() => open(item.id)}>
               <span className="what">{visible(item.id)}</span>
-              <span className="note">{[`step ${item.seq}`, `v${item.version}`, item.finished ? "ended" : item.connections ? `${item.connections} here` : "", item.parent ? `from ${visible(item.parent.id)} at ${item.parent.at}` : ""].filter(Boolean).join(", ")}</span>
+              <span className="note">
+                {[
+                  `step ${item.seq}`,
+                  `v${item.version}`,
+                  item.finished ? "ended" : item.connections ? `${item.connections} here` : "",
+                  item.parent ? `from ${visible(item.parent.id)} at ${item.parent.at}` : "",
+                ]
+                  .filter(Boolean)
+                  .join(", ")}
+              </span>
             </button>
           </li>
         ))}
       </ul>
-      {next !== null && <button onClick={() => void onward(next).catch(first.again)}>More sessions</button>}
+      {next !== null && (
+        <button onClick={() => void onward(next).catch(first.again)}>More sessions</button>
+      )}
     </>
   );
 }
 
 /** The first page as it is now, and those behind it as they were. */
-function joined(first: Page<SessionItem> | undefined, more: Page<SessionItem> | undefined): Page<SessionItem> {
+function joined(
+  first: Page<SessionItem> | undefined,
+  more: Page<SessionItem> | undefined,
+): Page<SessionItem> {
   if (first === undefined || more === undefined) return first ?? { data: [], next: null };
   const fresh = new Set(first.data.map(({ id }) => id));
-  return { data: [...first.data, ...more.data.filter(({ id }) => !fresh.has(id))], next: more.next };
+  return {
+    data: [...first.data, ...more.data.filter(({ id }) => !fresh.has(id))],
+    next: more.next,
+  };
 }
 
-const newName = (): string => Array.from(crypto.getRandomValues(new Uint8Array(5)), (byte) => (byte % 36).toString(36)).join("");
+const newName = (): string =>
+  Array.from(crypto.getRandomValues(new Uint8Array(5)), (byte) => (byte % 36).toString(36)).join(
+    "",
+  );
 
-export function VersionsPanel({ machine, shown, show, compared, compareWith, differences, current }: {
-  machine: string; shown: number; show: (version: number | undefined) => void; compared: number | undefined; compareWith: (version: number | undefined) => void;
-  differences: readonly Difference[] | undefined; current: number;
+export function VersionsPanel({
+  machine,
+  shown,
+  show,
+  compared,
+  compareWith,
+  differences,
+  current,
+}: {
+  machine: string;
+  shown: number;
+  show: (version: number | undefined) => void;
+  compared: number | undefined;
+  compareWith: (version: number | undefined) => void;
+  differences: readonly Difference[] | undefined;
+  current: number;
 }) {
   const versions = useLoaded(`${machine} ${current}`, () => readVersions(machine));
   useFresh(versions.again);
-  if (versions.problem) return <Refusal problem={versions.problem} again={versions.again} what="list of versions" />;
+  if (versions.problem)
+    return <Refusal problem={versions.problem} again={versions.again} what="list of versions" />;
   const others = versions.data?.filter((version) => version.number !== shown) ?? [];
   return (
     <>
       <ul className="versions">
         {versions.data?.map((version) => (
           <li key={version.number}>
-            <button aria-pressed={version.number === shown} onClick={() => show(version.number === current ? undefined : version.number)}>
+            <button
+              aria-pressed={version.number === shown}
+              onClick={() => show(version.number === current ? undefined : version.number)}
+            >
               <span className="what">{`version ${version.number}`}</span>
               <span className="note">{notes(version, current)}</span>
             </button>
           </li>
         ))}
       </ul>
-      <label className="compare">What changed since{" "}
-        <select value={compared ?? ""} onChange={(event) => compareWith(event.target.value ? Number(event.target.value) : undefined)}>
+      <label className="compare">
+        What changed since{" "}
+        <select
+          value={compared ?? ""}
+          onChange={(event) =>
+            compareWith(event.target.value ? Number(event.target.value) : undefined)
+          }
+        >
           <option value="">…</option>
-          {others.map((version) => <option key={version.number} value={version.number}>{`version ${version.number}`}</option>)}
+          {others.map((version) => (
+            <option
+              key={version.number}
+              value={version.number}
+            >{`version ${version.number}`}</option>
+          ))}
         </select>
       </label>
       {differences && (
         <ul className="differences" aria-label="Differences">
-          {differences.map((difference, index) => <li key={index} className={difference.change}><b>{difference.change}</b>{` ${visible(difference.what)}`}{difference.before !== undefined && <small className="minus">{`− ${visible(difference.before)}`}</small>}{difference.after !== undefined && <small className="plus">{`+ ${visible(difference.after)}`}</small>}</li>)}
+          {differences.map((difference, index) => (
+            <li key={index} className={difference.change}>
+              <b>{difference.change}</b>
+              {` ${visible(difference.what)}`}
+              {difference.before !== undefined && (
+                <small className="minus">{`− ${visible(difference.before)}`}</small>
+              )}
+              {difference.after !== undefined && (
+                <small className="plus">{`+ ${visible(difference.after)}`}</small>
+              )}
+            </li>
+          ))}
           {differences.length === 0 && <li>The chart did not change.</li>}
         </ul>
       )}
@@ -147,10 +272,25 @@ export function VersionsPanel({ machine, shown, show, compared, compareWith, dif
 }
 
 function notes(version: Version, current: number): string {
-  return [version.number === current ? "this session" : "", version.active ? "new sessions" : "", version.message, new Date(version.created_at).toLocaleString()].filter(Boolean).join(" · ");
+  return [
+    version.number === current ? "this session" : "",
+    version.active ? "new sessions" : "",
+    version.message,
+    new Date(version.created_at).toLocaleString(),
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }
 
-export function SharePanel({ machine, session, type }: { machine: string; session: string; type: string }) {
+export function SharePanel({
+  machine,
+  session,
+  type,
+}: {
+  machine: string;
+  session: string;
+  type: string;
+}) {
   const url = `${location.origin}/${machine}/${urlPart(session)}`;
   const curl = `curl -X POST ${shellQuoted(url)} -d ${shellQuoted(asciiJson({ type }))}`;
   const react = `import { useMachine } from "@machinehub/client/react";
@@ -163,8 +303,19 @@ const [state, send] = useMachine({
 // send(${asciiJson({ type })})`;
   return (
     <>
-      {([["URL", url], ["curl", curl], ["React", react]] as const).map(([name, text]) => (
-        <section key={name} className="snippet"><h2>{name} <Copy text={text} label={name} /></h2><pre>{text}</pre></section>
+      {(
+        [
+          ["URL", url],
+          ["curl", curl],
+          ["React", react],
+        ] as const
+      ).map(([name, text]) => (
+        <section key={name} className="snippet">
+          <h2>
+            {name} <Copy text={text} label={name} />
+          </h2>
+          <pre>{text}</pre>
+        </section>
       ))}
     </>
   );
@@ -176,8 +327,13 @@ export function People({ presence }: { presence: Presence }) {
       <h2>{`${presence.count} here`}</h2>
       <ul className="people">
         {presence.members.slice(0, 50).map((member) => (
-          <li key={member.id} title={`since ${new Date(member.joined_at).toLocaleTimeString()}${member.metadata === undefined ? "" : `\n${JSON.stringify(member.metadata)}`}`} className={member.id === presence.self ? "self" : ""}>
-            {visible(nameOf(member.metadata) ?? member.user ?? member.id.slice(0, 6))}{member.id === presence.self ? " (you)" : ""}
+          <li
+            key={member.id}
+            title={`since ${new Date(member.joined_at).toLocaleTimeString()}${member.metadata === undefined ? "" : `\n${JSON.stringify(member.metadata)}`}`}
+            className={member.id === presence.self ? "self" : ""}
+          >
+            {visible(nameOf(member.metadata) ?? member.user ?? member.id.slice(0, 6))}
+            {member.id === presence.self ? " (you)" : ""}
           </li>
         ))}
         {presence.count > 50 && <li>{`and ${presence.count - 50} more`}</li>}
@@ -187,6 +343,9 @@ export function People({ presence }: { presence: Presence }) {
 }
 
 function nameOf(metadata: unknown): string | undefined {
-  const name = typeof metadata === "object" && metadata !== null ? (metadata as { name?: unknown }).name : undefined;
+  const name =
+    typeof metadata === "object" && metadata !== null
+      ? (metadata as { name?: unknown }).name
+      : undefined;
   return typeof name === "string" ? name.slice(0, 40) : undefined;
 }

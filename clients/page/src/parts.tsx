@@ -12,7 +12,11 @@ export function Copy({ text, label }: { text: string; label: string }) {
     setCopied(true);
     timer.current = setTimeout(() => setCopied(false), 1500);
   };
-  return <button className="copy" onClick={() => void copy()} aria-label={`Copy ${label}`}>{copied ? "copied" : "copy"}</button>;
+  return (
+    <button className="copy" onClick={() => void copy()} aria-label={`Copy ${label}`}>
+      {copied ? "copied" : "copy"}
+    </button>
+  );
 }
 
 /** For pages that are not served over https, where there is no clipboard. */
@@ -25,8 +29,22 @@ function selectAndCopy(text: string): void {
 }
 
 /** Why something is not shown; where a token would help, a place to give one. */
-export function Refusal({ problem, again, what }: { problem: Problem; again: () => void; what: string }) {
-  if (problem.status !== 401) return <p className="notice" role="alert">{`There is no ${what} to show: ${problem.message} (${problem.code}) `}<button onClick={again}>Try again</button></p>;
+export function Refusal({
+  problem,
+  again,
+  what,
+}: {
+  problem: Problem;
+  again: () => void;
+  what: string;
+}) {
+  if (problem.status !== 401)
+    return (
+      <p className="notice" role="alert">
+        {`There is no ${what} to show: ${problem.message} (${problem.code}) `}
+        <button onClick={again}>Try again</button>
+      </p>
+    );
   return <TokenForm again={again} what={what} />;
 }
 
@@ -34,20 +52,32 @@ function TokenForm({ again, what }: { again: () => void; what: string }) {
   const [trouble, setTrouble] = useState(token() ? "The token was refused." : "");
   const submit = (event: FormEvent<HTMLFormElement>): void => {
     event.preventDefault();
-    if (!keepToken(String(new FormData(event.currentTarget).get("token")))) return setTrouble("A token has letters, digits and signs only.");
+    if (!keepToken(String(new FormData(event.currentTarget).get("token"))))
+      return setTrouble("A token has letters, digits and signs only.");
     setTrouble("asking…");
     again();
   };
   return (
     <form className="token" onSubmit={submit}>
-      <label>{`This hub shows ${what} to those who have a token.`}<input name="token" type="password" autoComplete="off" required /></label>
+      <label>
+        {`This hub shows ${what} to those who have a token.`}
+        <input name="token" type="password" autoComplete="off" required />
+      </label>
       <button>Use token</button>
       <p role="status">{trouble}</p>
     </form>
   );
 }
 
-export function Tabs<Name extends string>({ names, chosen, choose }: { names: readonly Name[]; chosen: Name; choose: (name: Name) => void }) {
+export function Tabs<Name extends string>({
+  names,
+  chosen,
+  choose,
+}: {
+  names: readonly Name[];
+  chosen: Name;
+  choose: (name: Name) => void;
+}) {
   const step = (event: KeyboardEvent): void => {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (by === undefined) return;
@@ -57,7 +87,20 @@ export function Tabs<Name extends string>({ names, chosen, choose }: { names: re
   };
   return (
     <div className="tabs" role="tablist" onKeyDown={step}>
-      {names.map((name) => <button key={name} role="tab" data-tab={name} id={`tab-${name}`} aria-selected={name === chosen} aria-controls="panel" tabIndex={name === chosen ? 0 : -1} onClick={() => choose(name)}>{name}</button>)}
+      {names.map((name) => (
+        <button
+          key={name}
+          role="tab"
+          data-tab={name}
+          id={`tab-${name}`}
+          aria-selected={name === chosen}
+          aria-controls="panel"
+          tabIndex={name === chosen ? 0 : -1}
+          onClick={() => choose(name)}
+        >
+          {name}
+        </button>
+      ))}
     </div>
   );
 }

@@ -2,7 +2,11 @@
 
 import { useSyncExternalStore } from "react";
 
-export interface Route { readonly machine: string; readonly version: number | undefined; readonly session: string | undefined }
+export interface Route {
+  readonly machine: string;
+  readonly version: number | undefined;
+  readonly session: string | undefined;
+}
 
 export function readRoute(path: string): Route {
   const [, first = "", second] = path.split("/");
@@ -16,7 +20,8 @@ export function readRoute(path: string): Route {
   return { machine, version: version ? Number(version) : undefined, session };
 }
 
-export const pathOf = ({ machine, version, session }: Route): string => `/${machine}${version === undefined ? "" : `@${version}`}${session === undefined ? "" : `/${encodeURIComponent(session)}`}`;
+export const pathOf = ({ machine, version, session }: Route): string =>
+  `/${machine}${version === undefined ? "" : `@${version}`}${session === undefined ? "" : `/${encodeURIComponent(session)}`}`;
 
 /** The step that the address names: it can be sent to somebody. */
 export function stepInAddress(): number | undefined {
@@ -25,7 +30,12 @@ export function stepInAddress(): number | undefined {
 }
 
 export function nameStep(step: number | undefined): void {
-  if (step !== stepInAddress()) history.replaceState(null, "", `${location.pathname}${step === undefined ? "" : `?at=${step}`}`);
+  if (step !== stepInAddress())
+    history.replaceState(
+      null,
+      "",
+      `${location.pathname}${step === undefined ? "" : `?at=${step}`}`,
+    );
 }
 
 export function goTo(route: Route): void {

@@ -5,11 +5,23 @@ import { type Ack, type Definition, namedEvents, takes } from "@machinehub/clien
 import { type FormEvent, useRef, useState } from "react";
 import { clip, visible } from "./text.ts";
 
-interface Sent { readonly type: string; readonly ack?: Ack; readonly changed?: boolean }
+interface Sent {
+  readonly type: string;
+  readonly ack?: Ack;
+  readonly changed?: boolean;
+}
 
 /** `why` says why nothing can be sent now, where that is so. */
-export function Send({ definition, value, why, send }: {
-  definition: Definition; value: unknown; why: string | undefined; send: (event: { type: string }) => Promise<{ ack: Ack; changed: boolean }>;
+export function Send({
+  definition,
+  value,
+  why,
+  send,
+}: {
+  definition: Definition;
+  value: unknown;
+  why: string | undefined;
+  send: (event: { type: string }) => Promise<{ ack: Ack; changed: boolean }>;
 }) {
   const [sent, setSent] = useState<Sent>();
   const [problem, setProblem] = useState("");
@@ -27,7 +39,8 @@ export function Send({ definition, value, why, send }: {
     const { ack, changed } = await send(event);
     if (mine === number.current) setSent({ type: event.type, ack, changed });
   };
-  const field = (name: string): HTMLInputElement => form.current?.elements.namedItem(name) as HTMLInputElement;
+  const field = (name: string): HTMLInputElement =>
+    form.current?.elements.namedItem(name) as HTMLInputElement;
   const edit = (type: string): void => {
     field("type").value = type;
     exact.current = { shown: field("type").value, type };
@@ -42,7 +55,8 @@ export function Send({ definition, value, why, send }: {
     const text = field("payload").value.trim();
     try {
       const payload: unknown = text === "" ? {} : JSON.parse(text);
-      if (typeof payload !== "object" || payload === null || Array.isArray(payload)) throw new Error("a payload is a JSON object");
+      if (typeof payload !== "object" || payload === null || Array.isArray(payload))
+        throw new Error("a payload is a JSON object");
       payloads.current.set(type, text);
       void fire({ ...payload, type });
     } catch (error) {
@@ -58,20 +72,59 @@ export function Send({ definition, value, why, send }: {
           const possible = why === undefined && takes(definition, value, type);
           return (
             <span key={type} className="pair">
-              <button aria-disabled={!possible} onClick={() => possible && void fire({ type })} title={possible ? visible(type) : `${visible(type)}: ${why ?? "no active state takes it"}`}>{clip(type, 60)}</button>
-              <button className="edit" onClick={() => edit(type)} aria-label={`Write a payload for ${clip(type)}`} title="with a payload">…</button>
+              <button
+                aria-disabled={!possible}
+                onClick={() => possible && void fire({ type })}
+                title={
+                  possible
+                    ? visible(type)
+                    : `${visible(type)}: ${why ?? "no active state takes it"}`
+                }
+              >
+                {clip(type, 60)}
+              </button>
+              <button
+                className="edit"
+                onClick={() => edit(type)}
+                aria-label={`Write a payload for ${clip(type)}`}
+                title="with a payload"
+              >
+                …
+              </button>
             </span>
           );
         })}
         {types.length === 0 && <p className="quiet">The machine names no events.</p>}
       </div>
       <form ref={form} onSubmit={submit}>
-        <input name="type" aria-label="Event type" placeholder="type" required list="types" autoComplete="off" spellCheck={false} />
-        <datalist id="types">{types.map((type) => <option key={type} value={type} />)}</datalist>
-        <textarea name="payload" aria-label="Payload as JSON" placeholder='{ "payload": "JSON" }' rows={2} spellCheck={false} />
-        <button aria-disabled={why !== undefined} title={why ?? ""}>Send</button>
+        <input
+          name="type"
+          aria-label="Event type"
+          placeholder="type"
+          required
+          list="types"
+          autoComplete="off"
+          spellCheck={false}
+        />
+        <datalist id="types">
+          {types.map((type) => (
+            <option key={type} value={type} />
+          ))}
+        </datalist>
+        <textarea
+          name="payload"
+          aria-label="Payload as JSON"
+          placeholder='{ "payload": "JSON" }'
+          rows={2}
+          spellCheck={false}
+        />
+        <button aria-disabled={why !== undefined} title={why ?? ""}>
+          Send
+        </button>
       </form>
-      <p className="outcome" role="status" data-outcome={sent?.ack?.outcome}>{problem || (sent === undefined ? "" : outcome(sent))}</p>
+      <p className="outcome" role="status" data-outcome={sent?.ack?.outcome}>
+        {problem || (sent === undefined ? "" : outcome(sent))}
+      </p>
     </section>
   );
 }
@@ -79,6 +132,7 @@ export function Send({ definition, value, why, send }: {
 function outcome({ type, ack, changed }: Sent): string {
   const name = clip(type);
   if (ack === undefined) return `${name}: sent, waiting for the hub…`;
-  if (ack.outcome === "accepted") return `${name}: accepted, step ${ack.seq}${changed ? "" : ", nothing changed"}`;
+  if (ack.outcome === "accepted")
+    return `${name}: accepted, step ${ack.seq}${changed ? "" : ", nothing changed"}`;
   return visible(`${name}: rejected, ${ack.error.code}: ${ack.error.detail}`);
 }

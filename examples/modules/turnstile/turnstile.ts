@@ -29,7 +29,8 @@ export function start(_at: usize, _bytes: i32, _nowMs: i64): u64 {
 export function step(_at: usize, bytes: i32, nowMs: i64): u64 {
   const text = String.UTF8.decodeUnsafe(changetype<usize>(input), bytes);
   emitted = timersSet = timersCancelled = "";
-  if (text.startsWith("[2,")) lock(); // [2,seed,timer]: it came due
+  if (text.startsWith("[2,"))
+    lock(); // [2,seed,timer]: it came due
   else if (has(text, "COIN") && !unlocked) unlock(nowMs);
   else if (has(text, "PUSH") && unlocked) pass();
   else if (has(text, "KICK")) return answer('[0,{"message":"it does not move"}]'); // the event is refused, and nothing has happened
@@ -68,7 +69,9 @@ function has(text: string, type: string): bool {
 
 function outbox(): u64 {
   const value = unlocked ? "unlocked" : "locked";
-  return answer(`[1,0,{"value":"${value}","context":{"visitors":${visitors}},"status":"active","tags":[]},[${emitted}],[${timersSet}],[${timersCancelled}]]`);
+  return answer(
+    `[1,0,{"value":"${value}","context":{"visitors":${visitors}},"status":"active","tags":[]},[${emitted}],[${timersSet}],[${timersCancelled}]]`,
+  );
 }
 
 /** Where a text lies, and how long it is: what every call answers. */

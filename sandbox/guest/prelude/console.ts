@@ -18,21 +18,38 @@ function show(value: unknown): string {
   if (typeof value === "string") return value;
   try {
     if (safe.isError(value)) return `${value.name}: ${value.message}`;
-    if (typeof value === "object" && value !== null) return safe.stringify(value) ?? safe.toText(value);
+    if (typeof value === "object" && value !== null)
+      return safe.stringify(value) ?? safe.toText(value);
     return safe.toText(value);
   } catch {
     return "[unprintable]";
   }
 }
 
-const at = (level: string) => (...values: unknown[]) => {
-  let text = "";
-  for (let i = 0; i < values.length; i++) text += (i ? " " : "") + show(values[i]);
-  log(level, text);
-};
+const at =
+  (level: string) =>
+  (...values: unknown[]) => {
+    let text = "";
+    for (let i = 0; i < values.length; i++) text += (i ? " " : "") + show(values[i]);
+    log(level, text);
+  };
 const nothing = () => {};
 (globalThis as Record<string, unknown>).console = {
-  debug: at("debug"), log: at("info"), info: at("info"), warn: at("warn"), error: at("error"), trace: at("debug"),
-  dir: at("info"), table: at("info"), assert: (ok: unknown, ...rest: unknown[]) => { if (!ok) at("error")("Assertion failed:", ...rest); },
-  group: at("info"), groupCollapsed: at("info"), groupEnd: nothing, time: nothing, timeEnd: nothing, count: nothing,
+  debug: at("debug"),
+  log: at("info"),
+  info: at("info"),
+  warn: at("warn"),
+  error: at("error"),
+  trace: at("debug"),
+  dir: at("info"),
+  table: at("info"),
+  assert: (ok: unknown, ...rest: unknown[]) => {
+    if (!ok) at("error")("Assertion failed:", ...rest);
+  },
+  group: at("info"),
+  groupCollapsed: at("info"),
+  groupEnd: nothing,
+  time: nothing,
+  timeEnd: nothing,
+  count: nothing,
 };

@@ -5,7 +5,9 @@
 
 const { apply } = Reflect;
 /** Makes `method.call(self, ...args)` callable without looking anything up later. */
-function uncurry<Self, Args extends unknown[], Result>(method: (this: Self, ...args: Args) => Result) {
+function uncurry<Self, Args extends unknown[], Result>(
+  method: (this: Self, ...args: Args) => Result,
+) {
   return (self: Self, ...args: Args): Result => apply(method, self, args) as Result;
 }
 
@@ -19,19 +21,35 @@ export const now: () => number = Date.now;
 export const toText: (value: unknown) => string = String;
 export const keysOf = Object.keys;
 export const slice = uncurry(String.prototype.slice);
-export const mapGet = uncurry(Map.prototype.get as (this: Map<number, unknown>, key: number) => unknown);
-export const mapSet = uncurry(Map.prototype.set as (this: Map<number, unknown>, key: number, value: unknown) => unknown);
-export const mapDelete = uncurry(Map.prototype.delete as (this: Map<number, unknown>, key: number) => boolean);
-export const startsWith = uncurry(String.prototype.startsWith as (this: string, start: string) => boolean);
+export const mapGet = uncurry(
+  Map.prototype.get as (this: Map<number, unknown>, key: number) => unknown,
+);
+export const mapSet = uncurry(
+  Map.prototype.set as (this: Map<number, unknown>, key: number, value: unknown) => unknown,
+);
+export const mapDelete = uncurry(
+  Map.prototype.delete as (this: Map<number, unknown>, key: number) => boolean,
+);
+export const startsWith = uncurry(
+  String.prototype.startsWith as (this: string, start: string) => boolean,
+);
 export const exec = uncurry(RegExp.prototype.exec);
 const indexOf = uncurry(String.prototype.indexOf);
 const charAt = uncurry(String.prototype.charAt);
-export const setForEach = uncurry(Set.prototype.forEach as (this: Set<unknown>, each: (value: unknown) => void) => void);
+export const setForEach = uncurry(
+  Set.prototype.forEach as (this: Set<unknown>, each: (value: unknown) => void) => void,
+);
 export const isError = (value: unknown): value is Error => value instanceof ErrorClass;
 const ErrorClass = Error;
 /** Appends without consulting `Array.prototype`, which may carry a setter of the machine's making. */
 export function append<T>(list: T[], item: T): void {
-  defineProperty(list, list.length, { value: item, writable: true, enumerable: true, configurable: true, __proto__: null } as PropertyDescriptor);
+  defineProperty(list, list.length, {
+    value: item,
+    writable: true,
+    enumerable: true,
+    configurable: true,
+    __proto__: null,
+  } as PropertyDescriptor);
 }
 
 /**
@@ -44,7 +62,10 @@ export function wellFormed(json: string): string {
   let text = "";
   let from = 0;
   for (at = indexOf(json, "\\"); at >= 0; at = indexOf(json, "\\", at)) {
-    if (charAt(json, at + 1) !== "u") { at += 2; continue; }
+    if (charAt(json, at + 1) !== "u") {
+      at += 2;
+      continue;
+    }
     if (charAt(json, at + 2) === "d" && charAt(json, at + 3) >= "8") {
       text += slice(json, from, at) + "\\ufffd";
       from = at + 6;

@@ -10,13 +10,20 @@ type Json = null | boolean | number | string | Json[] | { [key: string]: Json | 
 
 const CONTEXT_CHARS_MAX = 16_384;
 
-export interface Loaded { machine: AnyStateMachine; report: string }
+export interface Loaded {
+  machine: AnyStateMachine;
+  report: string;
+}
 
 const isMachine = (value: unknown): value is AnyStateMachine => value instanceof StateMachine;
 
 /** The wrapper that the forge puts around the bundle. */
 export interface Bundle {
-  (module: { exports: Record<string, unknown> }, exports: unknown, require: (name: string) => unknown): void;
+  (
+    module: { exports: Record<string, unknown> },
+    exports: unknown,
+    require: (name: string) => unknown,
+  ): void;
   /** What an action that throws does: "stop" ends the session in an error, anything else undoes the turn. */
   onError?: string;
   /** Limits that are not the usual ones. */
@@ -34,33 +41,55 @@ export function loadBundle(bundle: Bundle): { machine: AnyStateMachine | null; r
   }
 }
 
-function findMachine(exports: Record<string, unknown>): { machine: AnyStateMachine | null; report: string } {
+function findMachine(exports: Record<string, unknown>): {
+  machine: AnyStateMachine | null;
+  report: string;
+} {
   const names = safe.keysOf(exports);
   const machines = names.filter((name) => isMachine(exports[name]));
-  const chosen = isMachine(exports["default"]) ? "default" : isMachine(exports["machine"]) ? "machine" : machines.length === 1 ? machines[0] : undefined;
+  const chosen = isMachine(exports["default"])
+    ? "default"
+    : isMachine(exports["machine"])
+      ? "machine"
+      : machines.length === 1
+        ? machines[0]
+        : undefined;
   if (chosen === undefined) {
     const found = names.length ? `exports found: ${names.join(", ")}` : "the file exports nothing";
     return {
       machine: null,
       report: machines.length
-        ? failure("several_machines", { message: `several machines are exported (${machines.join(", ")}); make one the default export or name it "machine"` })
+        ? failure("several_machines", {
+            message: `several machines are exported (${machines.join(", ")}); make one the default export or name it "machine"`,
+          })
         : failure("no_machine", { message: `no XState machine is exported; ${found}` }),
     };
   }
   const machine = exports[chosen] as AnyStateMachine;
   const dropped = dropTimers();
-  const warnings = dropped ? [`${dropped} timers that were set while the file was loaded never fire; set them in an action or an actor`] : [];
-  return { machine, report: safe.wellFormed(safe.stringify({ ok: true, definition: definitionOf(machine), warnings }) as string) };
+  const warnings = dropped
+    ? [
+        `${dropped} timers that were set while the file was loaded never fire; set them in an action or an actor`,
+      ]
+    : [];
+  return {
+    machine,
+    report: safe.wellFormed(
+      safe.stringify({ ok: true, definition: definitionOf(machine), warnings }) as string,
+    ),
+  };
 }
 
 function failure(code: string, error: { message: string; name?: string; at?: string }): string {
-  const message = error.name && error.name !== "Error" ? `${error.name}: ${error.message}` : error.message;
+  const message =
+    error.name && error.name !== "Error" ? `${error.name}: ${error.message}` : error.message;
   return `{"ok":false,"fault":${faultText(error.at === undefined ? { code, message } : { code, message, at: error.at })}}`;
 }
 
 function requireModule(name: string): unknown {
   const module = safe.hasOwn(modules, name) ? modules[name] : undefined;
-  if (!module) throw new Error(`Cannot import "${name}": only xstate and what is uploaded can be imported`);
+  if (!module)
+    throw new Error(`Cannot import "${name}": only xstate and what is uploaded can be imported`);
   return module;
 }
 
@@ -68,7 +97,13 @@ function requireModule(name: string): unknown {
 function definitionOf(machine: AnyStateMachine): Json {
   const events = new Set<string>();
   const root = nodeOf(machine.root, events);
-  return { id: machine.id, description: machine.root.description, events: [...events].sort(), context: initialContext(machine), root };
+  return {
+    id: machine.id,
+    description: machine.root.description,
+    events: [...events].sort(),
+    context: initialContext(machine),
+    root,
+  };
 }
 
 /** What every session begins with, where that depends on nothing. */
@@ -77,7 +112,9 @@ function initialContext(machine: AnyStateMachine): Json | undefined {
   if (typeof context !== "object") return undefined;
   try {
     const text = safe.stringify(context);
-    return text !== undefined && text.length <= CONTEXT_CHARS_MAX ? (safe.parse(text) as Json) : undefined;
+    return text !== undefined && text.length <= CONTEXT_CHARS_MAX
+      ? (safe.parse(text) as Json)
+      : undefined;
   } catch {
     return undefined; // no JSON: the first session will say so
   }
@@ -88,30 +125,55 @@ function nodeOf(node: AnyStateNode, events: Set<string>): { [key: string]: Json 
   for (const [descriptor, list] of node.transitions) {
     for (const transition of list) transitions.push(transitionOf(descriptor, transition, events));
   }
-  for (const transition of node.always ?? []) transitions.push({ ...transitionOf("", transition, events), kind: "always" });
+  for (const transition of node.always ?? [])
+    transitions.push({ ...transitionOf("", transition, events), kind: "always" });
   const states: { [key: string]: Json } = {};
-  for (const [key, child] of Object.entries(node.states)) states[key] = nodeOf(child as AnyStateNode, events);
+  for (const [key, child] of Object.entries(node.states))
+    states[key] = nodeOf(child as AnyStateNode, events);
   return prune({
-    id: node.id, key: node.key, type: node.type, description: node.description,
+    id: node.id,
+    key: node.key,
+    type: node.type,
+    description: node.description,
     initial: node.type === "compound" ? node.initial?.target?.[0]?.id : undefined,
     history: node.history ? String(node.history) : undefined,
-    tags: node.tags, meta: jsonOf(node.meta),
-    entry: node.entry.map(nameOf), exit: node.exit.map(nameOf),
-    invoke: node.invoke.map((invoke) => prune({ id: invoke.id, src: typeof invoke.src === "string" ? sourceOf(invoke.src) : nameOf(invoke.src), systemId: invoke.systemId })),
-    transitions, states,
+    tags: node.tags,
+    meta: jsonOf(node.meta),
+    entry: node.entry.map(nameOf),
+    exit: node.exit.map(nameOf),
+    invoke: node.invoke.map((invoke) =>
+      prune({
+        id: invoke.id,
+        src: typeof invoke.src === "string" ? sourceOf(invoke.src) : nameOf(invoke.src),
+        systemId: invoke.systemId,
+      }),
+    ),
+    transitions,
+    states,
   });
 }
 
-function transitionOf(descriptor: string, transition: AnyStateNode["always"] extends (infer T)[] | undefined ? T : never, events: Set<string>): { [key: string]: Json | undefined } {
+function transitionOf(
+  descriptor: string,
+  transition: AnyStateNode["always"] extends (infer T)[] | undefined ? T : never,
+  events: Set<string>,
+): { [key: string]: Json | undefined } {
   const after = /^xstate\.after\.(.*?)\.(?=[^.]|$)/.exec(descriptor);
   const internal = descriptor.startsWith("xstate.") && descriptor !== "xstate.route"; // which clients send
   if (!internal && descriptor) events.add(descriptor);
   return prune({
-    event: descriptor, kind: after ? "after" : internal ? descriptor.split(".").slice(1, -1).join(".") || descriptor : "event",
+    event: descriptor,
+    kind: after
+      ? "after"
+      : internal
+        ? descriptor.split(".").slice(1, -1).join(".") || descriptor
+        : "event",
     delay: after ? delayOf(after[1] as string) : undefined,
     targets: transition.target?.map((target) => target.id),
     guard: transition.guard === undefined ? undefined : nameOf(transition.guard),
-    actions: transition.actions.map(nameOf), reenter: transition.reenter || undefined, description: transition.description,
+    actions: transition.actions.map(nameOf),
+    reenter: transition.reenter || undefined,
+    description: transition.description,
   });
 }
 
@@ -122,7 +184,8 @@ const sourceOf = (name: string): string => (name.startsWith("xstate.invoke.") ? 
 function nameOf(part: unknown): string {
   if (typeof part === "string") return part;
   const named = part as { type?: unknown; name?: unknown; config?: { id?: unknown } } | null;
-  for (const name of [named?.type, named?.config?.id, named?.name]) if (typeof name === "string" && name) return name;
+  for (const name of [named?.type, named?.config?.id, named?.name])
+    if (typeof name === "string" && name) return name;
   return "inline";
 }
 
@@ -134,8 +197,14 @@ function jsonOf(value: unknown): Json | undefined {
 /** Drops what is absent or empty, so that a definition shows only what the machine says. */
 function prune(record: { [key: string]: Json | undefined }): { [key: string]: Json | undefined } {
   for (const [key, value] of Object.entries(record)) {
-    const empty = value === undefined || value === "" && key !== "event" || (Array.isArray(value) && !value.length && key !== "targets")
-      || (typeof value === "object" && value !== null && !Array.isArray(value) && !Object.keys(value).length);
+    const empty =
+      value === undefined ||
+      (value === "" && key !== "event") ||
+      (Array.isArray(value) && !value.length && key !== "targets") ||
+      (typeof value === "object" &&
+        value !== null &&
+        !Array.isArray(value) &&
+        !Object.keys(value).length);
     if (empty) delete record[key];
   }
   return record;

@@ -25,7 +25,11 @@ function load(bundle: Bundle): string {
 /** What evaluating the bundle threw, as JSON: a syntax error that esbuild let pass. */
 function explain(thrown: unknown): string {
   const { name, message, at } = describe(thrown);
-  return faultText(at === undefined ? { code: "syntax_error", message: `${name}: ${message}` } : { code: "syntax_error", message: `${name}: ${message}`, at });
+  return faultText(
+    at === undefined
+      ? { code: "syntax_error", message: `${name}: ${message}` }
+      : { code: "syntax_error", message: `${name}: ${message}`, at },
+  );
 }
 
 export { load, explain, step, collect };

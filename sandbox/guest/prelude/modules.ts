@@ -6,7 +6,8 @@ import * as actors from "xstate/actors";
 import * as graph from "xstate/graph";
 import * as guards from "xstate/guards";
 
-const module = (namespace: object): object => Object.defineProperty({ ...namespace }, "__esModule", { value: true });
+const module = (namespace: object): object =>
+  Object.defineProperty({ ...namespace }, "__esModule", { value: true });
 
 export const modules: Record<string, object> = {
   xstate: module(xstate),

@@ -16,14 +16,31 @@ function fetch(): Promise<never> {
   return Promise.reject(new TypeError("fetch is not allowed by this machine's egress rules"));
 }
 
-declare global { interface ErrorConstructor { stackTraceLimit: number } }
+declare global {
+  interface ErrorConstructor {
+    stackTraceLimit: number;
+  }
+}
 
 // Shared memory has no one to share with here, the polyfills' store is nobody else's business, and XState's own frames must
 // not crowd out the author's in a stack.
-for (const name of ["SharedArrayBuffer", "Atomics", "__core-js_shared__"]) Reflect.deleteProperty(globalThis, name);
+for (const name of ["SharedArrayBuffer", "Atomics", "__core-js_shared__"])
+  Reflect.deleteProperty(globalThis, name);
 Error.stackTraceLimit = 50;
 const startedAt = Date.now;
 const performance = { timeOrigin: 0, now: () => startedAt(), mark: () => {}, measure: () => {} };
-for (const [name, value] of Object.entries({ AbortController, AbortSignal, TextDecoder, TextEncoder, fetch, performance })) {
-  Object.defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: false });
+for (const [name, value] of Object.entries({
+  AbortController,
+  AbortSignal,
+  TextDecoder,
+  TextEncoder,
+  fetch,
+  performance,
+})) {
+  Object.defineProperty(globalThis, name, {
+    value,
+    writable: true,
+    configurable: true,
+    enumerable: false,
+  });
 }

@@ -3,7 +3,10 @@
 // sfc32 (Chris Doty-Humphrey's Small Fast Counter, from PractRand). A turn that draws mixes its seed into the state rather
 // than replacing it, so what a machine draws depends on all such turns so far. Not for secrets: 53 bits enter a turn.
 
-let a = 0x9e3779b9, b = 0x243f6a88, c = 0xb7e15162, counter = 1;
+let a = 0x9e3779b9,
+  b = 0x243f6a88,
+  c = 0xb7e15162,
+  counter = 1;
 
 function next(): number {
   const t = (((a + b) | 0) + counter) | 0;
@@ -18,7 +21,9 @@ function next(): number {
 let pending = 0;
 
 /** Takes a turn's seed (a whole number below 2^53); it is mixed in when the turn first draws a number. */
-export function seedTurn(seed: number): void { pending = seed; }
+export function seedTurn(seed: number): void {
+  pending = seed;
+}
 
 function draw(): number {
   if (pending) {
@@ -50,5 +55,9 @@ export function installRandom(): void {
       return text;
     },
   };
-  Object.defineProperty(globalThis, "crypto", { value: crypto, writable: true, configurable: true });
+  Object.defineProperty(globalThis, "crypto", {
+    value: crypto,
+    writable: true,
+    configurable: true,
+  });
 }

@@ -37,10 +37,14 @@ export function step(text: string): void {
   seedTurn(input[1]);
   try {
     switch (input[0]) {
-      case 0: return start(input[2]);
-      case 1: return send(input[2] as Record<string, unknown>, input[3]);
-      case 2: return fireTimer(input[2] as number);
-      default: reject("unknown_input", "the input is of a kind that this version's guest does not know");
+      case 0:
+        return start(input[2]);
+      case 1:
+        return send(input[2] as Record<string, unknown>, input[3]);
+      case 2:
+        return fireTimer(input[2] as number);
+      default:
+        reject("unknown_input", "the input is of a kind that this version's guest does not know");
     }
   } catch (error) {
     rejectThrown("machine_error", error);
@@ -56,7 +60,10 @@ function start(input: unknown): void {
 }
 
 function send(event: Record<string, unknown>, sender: unknown): void {
-  if (typeof event.type !== "string" || (safe.startsWith(event.type, "xstate.") && !isRoute(event.type))) {
+  if (
+    typeof event.type !== "string" ||
+    (safe.startsWith(event.type, "xstate.") && !isRoute(event.type))
+  ) {
     return reject("invalid_event", "an event needs a type of its own");
   }
   if (sender !== null) event.sender = sender;
@@ -64,7 +71,8 @@ function send(event: Record<string, unknown>, sender: unknown): void {
 }
 
 /** XState's public way to go to a state that has a `route`: the only types of its own that clients may send. */
-const isRoute = (type: string): boolean => type === "xstate.route" || safe.startsWith(type, "xstate.route.");
+const isRoute = (type: string): boolean =>
+  type === "xstate.route" || safe.startsWith(type, "xstate.route.");
 
 /** The actor ended in an error: by a thrown action, or by a child's error that nobody handled. */
 function failed(error: unknown): void {
@@ -75,7 +83,10 @@ function emitted(event: unknown): void {
   const text = safe.wellFormed(safe.stringify(event) ?? "null");
   turn.emittedChars += text.length;
   if (turn.emitted.length >= limits.emitted || turn.emittedChars > limits.emittedChars) {
-    return reject("emitted_exceeded", `a turn emits at most ${limits.emitted} events of ${limits.emittedChars} bytes together`);
+    return reject(
+      "emitted_exceeded",
+      `a turn emits at most ${limits.emitted} events of ${limits.emittedChars} bytes together`,
+    );
   }
   safe.append(turn.emitted, text);
 }
@@ -90,9 +101,11 @@ export function collect(): string {
       // Always spelled anew: children, and contexts that are changed in place, move without a new snapshot object.
       actors = 0;
       const text = safe.wellFormed(snapshotText(snapshot));
-      if (actors > limits.actors) reject("actors_exceeded", `a session has at most ${limits.actors} actors`);
+      if (actors > limits.actors)
+        reject("actors_exceeded", `a session has at most ${limits.actors} actors`);
       if (text !== published) changed = published = text;
-      if (text.length > limits.snapshotChars) reject("snapshot_too_large", `the snapshot has more than ${limits.snapshotChars} bytes`);
+      if (text.length > limits.snapshotChars)
+        reject("snapshot_too_large", `the snapshot has more than ${limits.snapshotChars} bytes`);
     }
   } catch (error) {
     rejectThrown("snapshot_not_json", error);
@@ -100,12 +113,29 @@ export function collect(): string {
   if (turn.fault) return "[0," + faultText(turn.fault) + "]";
   const { emitted, timersSet, timersCancelled, logs } = turn;
   const head = "[" + OUTBOX_FORMAT + "," + finished + "," + changed;
-  if (!(emitted.length | timersSet.length | timersCancelled.length | logs.length)) return head + "]";
-  return head + "," + safe.arrayText(emitted) + "," + safe.arrayText(timersSet) + "," + safe.arrayText(timersCancelled) + "," + safe.arrayText(logs) + "]";
+  if (!(emitted.length | timersSet.length | timersCancelled.length | logs.length))
+    return head + "]";
+  return (
+    head +
+    "," +
+    safe.arrayText(emitted) +
+    "," +
+    safe.arrayText(timersSet) +
+    "," +
+    safe.arrayText(timersCancelled) +
+    "," +
+    safe.arrayText(logs) +
+    "]"
+  );
 }
 
 interface Snapshotlike {
-  status: string; value?: unknown; context?: unknown; tags?: Set<unknown>; output?: unknown; error?: unknown;
+  status: string;
+  value?: unknown;
+  context?: unknown;
+  tags?: Set<unknown>;
+  output?: unknown;
+  error?: unknown;
   children?: Record<string, { getSnapshot(): Snapshotlike } | undefined>;
 }
 
@@ -131,7 +161,8 @@ function snapshotText(snapshot: Snapshotlike): string {
     for (const id in snapshot.children) {
       const child = safe.hasOwn(snapshot.children, id) ? snapshot.children[id] : undefined;
       if (child) actors++;
-      if (child) children += (children && ",") + stringify(id) + ":" + snapshotText(child.getSnapshot());
+      if (child)
+        children += (children && ",") + stringify(id) + ":" + snapshotText(child.getSnapshot());
     }
     if (children) text += ',"children":{' + children + "}";
   }
@@ -144,4 +175,5 @@ function tagsText(tags: Set<unknown>): string {
   return safe.arrayText(items);
 }
 
-const publicError = (error: unknown): unknown => (safe.isError(error) ? { name: error.name, message: error.message } : error);
+const publicError = (error: unknown): unknown =>
+  safe.isError(error) ? { name: error.name, message: error.message } : error;

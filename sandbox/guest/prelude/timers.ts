@@ -7,7 +7,11 @@ import * as safe from "./intrinsics.ts";
 import { describe, limits, reject, turn } from "./turn.ts";
 import { log } from "./console.ts";
 
-interface Timer { run: (...args: unknown[]) => unknown; args: unknown[]; interval: number | null }
+interface Timer {
+  run: (...args: unknown[]) => unknown;
+  args: unknown[];
+  interval: number | null;
+}
 
 const timers = new Map<number, Timer>();
 let lastId = 0;

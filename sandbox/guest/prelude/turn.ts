@@ -2,7 +2,11 @@
 
 import * as safe from "./intrinsics.ts";
 
-export interface Fault { code: string; message: string; at?: string }
+export interface Fault {
+  code: string;
+  message: string;
+  at?: string;
+}
 
 /**
  * Limits of one turn. They stand in machinehub/limits.py too, with their reasons. Those in bytes are only guarded against
@@ -49,7 +53,9 @@ const FRAME = /machine\.js:(\d+):(\d+)/;
 /** The fault as JSON, spelled by hand: no `toJSON` of anybody's has a say. */
 export function faultText({ code, message, at }: Fault): string {
   const place = at === undefined ? "" : `,"at":${safe.stringify(at)}`;
-  return safe.wellFormed(`{"code":${safe.stringify(code)},"message":${safe.stringify(message)}${place}}`);
+  return safe.wellFormed(
+    `{"code":${safe.stringify(code)},"message":${safe.stringify(message)}${place}}`,
+  );
 }
 
 /** Rejects the turn. The first fault wins: what follows is usually its consequence. */

@@ -5,14 +5,37 @@ import { memo, useEffect, useLayoutEffect, useRef, useState } from "react";
 import { activeNodes, type Definition } from "@machinehub/client";
 import type { Change } from "./compare.ts";
 import { clip, visible, visibleLines } from "../text.ts";
-import { type Box, type Font, graphOf, type Line, LINE, LINES_MAX, partsOf, roughly } from "./graph.ts";
+import {
+  type Box,
+  type Font,
+  graphOf,
+  type Line,
+  LINE,
+  LINES_MAX,
+  partsOf,
+  roughly,
+} from "./graph.ts";
 import { giveUp, type Layout, layOutInTime, type Place, type PlacedEdge } from "./layout.ts";
 import { type Area, Navigation } from "./view.ts";
 
-export interface Taken { readonly ids: readonly string[]; readonly sure: boolean; readonly seq: number }
+export interface Taken {
+  readonly ids: readonly string[];
+  readonly sure: boolean;
+  readonly seq: number;
+}
 
-export function Chart({ definition, value, taken, marks, name }: {
-  definition: Definition; value: unknown; taken: Taken | undefined; marks: ReadonlyMap<string, Change> | undefined; name: string;
+export function Chart({
+  definition,
+  value,
+  taken,
+  marks,
+  name,
+}: {
+  definition: Definition;
+  value: unknown;
+  taken: Taken | undefined;
+  marks: ReadonlyMap<string, Change> | undefined;
+  name: string;
 }) {
   const svg = useRef<SVGSVGElement>(null);
   const { layout, problem } = useLayout(definition, svg);
@@ -37,28 +60,51 @@ export function Chart({ definition, value, taken, marks, name }: {
 
   return (
     <div className="chart" data-ready={layout !== undefined}>
-      <svg ref={svg} tabIndex={0} role="img" aria-label={`Statechart of ${name}${value === undefined ? "" : `, in ${JSON.stringify(value)}`}. Arrow keys move it, plus and minus zoom, 0 fits it.`}>
+      <svg
+        ref={svg}
+        tabIndex={0}
+        role="img"
+        aria-label={`Statechart of ${name}${value === undefined ? "" : `, in ${JSON.stringify(value)}`}. Arrow keys move it, plus and minus zoom, 0 fits it.`}
+      >
         <Definitions />
         <g ref={content}>{layout && <Drawing layout={layout} />}</g>
       </svg>
-      {problem ? <p className="notice">The chart cannot be laid out: {problem}</p> : !layout && <p className="notice">drawing the chart…</p>}
+      {problem ? (
+        <p className="notice">The chart cannot be laid out: {problem}</p>
+      ) : (
+        !layout && <p className="notice">drawing the chart…</p>
+      )}
       <div className="zoom" role="group" aria-label="Zoom">
-        <button onClick={() => navigation?.zoom(1.25)} aria-label="Zoom in">+</button>
-        <button onClick={() => navigation?.zoom(0.8)} aria-label="Zoom out">−</button>
-        <button onClick={() => navigation?.fit()} aria-label="Fit">fit</button>
+        <button onClick={() => navigation?.zoom(1.25)} aria-label="Zoom in">
+          +
+        </button>
+        <button onClick={() => navigation?.zoom(0.8)} aria-label="Zoom out">
+          −
+        </button>
+        <button onClick={() => navigation?.fit()} aria-label="Fit">
+          fit
+        </button>
       </div>
     </div>
   );
 }
 
-function useLayout(definition: Definition, svg: { readonly current: SVGSVGElement | null }): { layout?: Layout; problem?: string } {
-  const [laid, setLaid] = useState<{ definition?: Definition; layout?: Layout; problem?: string }>({});
+function useLayout(
+  definition: Definition,
+  svg: { readonly current: SVGSVGElement | null },
+): { layout?: Layout; problem?: string } {
+  const [laid, setLaid] = useState<{ definition?: Definition; layout?: Layout; problem?: string }>(
+    {},
+  );
   useEffect(() => {
     let wanted = true;
     let done = false;
     const { width = 4, height = 3 } = svg.current?.getBoundingClientRect() ?? {};
     layOutInTime((arrows) => graphOf(definition, measure, arrows), width / Math.max(1, height))
-      .then((layout) => wanted && setLaid({ definition, layout }), (error: unknown) => wanted && setLaid({ definition, problem: String(error) }))
+      .then(
+        (layout) => wanted && setLaid({ definition, layout }),
+        (error: unknown) => wanted && setLaid({ definition, problem: String(error) }),
+      )
       .finally(() => (done = true));
     return () => {
       wanted = false;
@@ -68,7 +114,12 @@ function useLayout(definition: Definition, svg: { readonly current: SVGSVGElemen
   return laid.definition === definition ? laid : {};
 }
 
-const FONTS: { readonly [font in Font]: string } = { name: "600 13px", tag: "10.5px", strong: "600 12px", plain: "12px" };
+const FONTS: { readonly [font in Font]: string } = {
+  name: "600 13px",
+  tag: "10.5px",
+  strong: "600 12px",
+  plain: "12px",
+};
 let canvas: CanvasRenderingContext2D | null | undefined;
 
 /** As wide as the browser will draw it. */
@@ -80,21 +131,47 @@ function measure(text: string, font: Font): number {
 }
 
 type Content = { readonly current: SVGGElement | null };
-const query = (content: Content, attribute: string, id: string): Element[] => [...(content.current?.querySelectorAll(`[data-${attribute}="${CSS.escape(id)}"]`) ?? [])];
+const query = (content: Content, attribute: string, id: string): Element[] => [
+  ...(content.current?.querySelectorAll(`[data-${attribute}="${CSS.escape(id)}"]`) ?? []),
+];
 
 /** The arrow and the words of a transition. */
-function find(content: Content, layout: Layout | undefined, id: string): { arrows: Element[]; words: Element[] } {
-  const edges = layout?.graph.edges.filter(({ lines }) => lines.some((line) => line.id === id)) ?? [];
-  return { arrows: edges.flatMap((edge) => query(content, "edge", edge.id)), words: query(content, "transition", id) };
+function find(
+  content: Content,
+  layout: Layout | undefined,
+  id: string,
+): { arrows: Element[]; words: Element[] } {
+  const edges =
+    layout?.graph.edges.filter(({ lines }) => lines.some((line) => line.id === id)) ?? [];
+  return {
+    arrows: edges.flatMap((edge) => query(content, "edge", edge.id)),
+    words: query(content, "transition", id),
+  };
 }
 
-function useActive(content: Content, layout: Layout | undefined, definition: Definition, value: unknown, navigation: Navigation | undefined): void {
+function useActive(
+  content: Content,
+  layout: Layout | undefined,
+  definition: Definition,
+  value: unknown,
+  navigation: Navigation | undefined,
+): void {
   const key = JSON.stringify(value) ?? "";
   useLayoutEffect(() => {
     const nodes = value === undefined ? [] : activeNodes(definition.root, value);
     const active = new Set(nodes.map((node) => node.id));
-    for (const element of content.current?.querySelectorAll(".box") ?? []) element.classList.toggle("active", active.has((element as SVGElement).dataset["state"] ?? ""));
-    navigation?.follow(around(nodes.filter((node) => Object.keys(node.states ?? {}).length === 0).flatMap((node) => layout?.places.get(`s:${node.id}`) ?? [])));
+    for (const element of content.current?.querySelectorAll(".box") ?? [])
+      element.classList.toggle(
+        "active",
+        active.has((element as SVGElement).dataset["state"] ?? ""),
+      );
+    navigation?.follow(
+      around(
+        nodes
+          .filter((node) => Object.keys(node.states ?? {}).length === 0)
+          .flatMap((node) => layout?.places.get(`s:${node.id}`) ?? []),
+      ),
+    );
     // The value's text stands for it: every update is a new object.
   }, [key, layout, definition, navigation]);
 }
@@ -125,11 +202,18 @@ function useFlash(content: Content, layout: Layout | undefined, taken: Taken | u
   }, [taken, layout]);
 }
 
-function useMarks(content: Content, layout: Layout | undefined, marks: ReadonlyMap<string, Change> | undefined): void {
+function useMarks(
+  content: Content,
+  layout: Layout | undefined,
+  marks: ReadonlyMap<string, Change> | undefined,
+): void {
   useLayoutEffect(() => {
     const marked = [...(marks ?? [])].flatMap(([id, change]) => {
       const { arrows, words } = find(content, layout, id);
-      return [...arrows, ...words, ...query(content, "state", id)].map((element) => ({ element, change }));
+      return [...arrows, ...words, ...query(content, "state", id)].map((element) => ({
+        element,
+        change,
+      }));
     });
     for (const { element, change } of marked) element.classList.add(change);
     return () => {
@@ -141,7 +225,18 @@ function useMarks(content: Content, layout: Layout | undefined, marks: ReadonlyM
 function Definitions() {
   return (
     <defs>
-      <marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerUnits="userSpaceOnUse" markerWidth="9" markerHeight="9" orient="auto-start-reverse"><path d="M0 0L8 4L0 8z" className="arrow" /></marker>
+      <marker
+        id="arrow"
+        viewBox="0 0 8 8"
+        refX="7"
+        refY="4"
+        markerUnits="userSpaceOnUse"
+        markerWidth="9"
+        markerHeight="9"
+        orient="auto-start-reverse"
+      >
+        <path d="M0 0L8 4L0 8z" className="arrow" />
+      </marker>
     </defs>
   );
 }
@@ -150,8 +245,12 @@ const Drawing = memo(function Drawing({ layout }: { layout: Layout }) {
   return (
     <>
       <Node box={layout.graph.root} layout={layout} depth={0} />
-      {layout.edges.map((placed) => <Arrow key={placed.edge.id} placed={placed} />)}
-      {layout.edges.map((placed) => <Label key={placed.edge.id} placed={placed} />)}
+      {layout.edges.map((placed) => (
+        <Arrow key={placed.edge.id} placed={placed} />
+      ))}
+      {layout.edges.map((placed) => (
+        <Label key={placed.edge.id} placed={placed} />
+      ))}
     </>
   );
 });
@@ -159,20 +258,50 @@ const Drawing = memo(function Drawing({ layout }: { layout: Layout }) {
 function Node({ box, layout, depth }: { box: Box; layout: Layout; depth: number }) {
   const place = layout.places.get(box.key);
   if (place === undefined) return null;
-  if (box.kind === "initial") return <circle className="initial" cx={place.x + place.width / 2} cy={place.y + place.height / 2} r={5} />;
+  if (box.kind === "initial")
+    return (
+      <circle
+        className="initial"
+        cx={place.x + place.width / 2}
+        cy={place.y + place.height / 2}
+        r={5}
+      />
+    );
   if (box.kind === "history") {
     const [x, y] = [place.x + 12, place.y + 12];
-    return <g className="history"><title>{box.deep ? "deep history" : "history"}</title><circle cx={x} cy={y} r={11} /><text x={x} y={y + 4} textAnchor="middle">{box.deep ? "H*" : "H"}</text></g>;
+    return (
+      <g className="history">
+        <title>{box.deep ? "deep history" : "history"}</title>
+        <circle cx={x} cy={y} r={11} />
+        <text x={x} y={y + 4} textAnchor="middle">
+          {box.deep ? "H*" : "H"}
+        </text>
+      </g>
+    );
   }
   return (
     <>
-      <g className={`box ${box.kind} ${box.region ? "region" : ""} ${box.children.length ? "outer" : ""} ${depth % 2 ? "odd" : ""}`} data-state={box.id}>
+      <g
+        className={`box ${box.kind} ${box.region ? "region" : ""} ${box.children.length ? "outer" : ""} ${depth % 2 ? "odd" : ""}`}
+        data-state={box.id}
+      >
         <title>{visible(box.id) + (box.description && `\n${visibleLines(box.description)}`)}</title>
         <rect {...place} rx={8} className="face" />
-        {box.kind === "final" && <rect x={place.x + 3} y={place.y + 3} width={place.width - 6} height={place.height - 6} rx={6} className="within" />}
+        {box.kind === "final" && (
+          <rect
+            x={place.x + 3}
+            y={place.y + 3}
+            width={place.width - 6}
+            height={place.height - 6}
+            rx={6}
+            className="within"
+          />
+        )}
         <Header box={box} place={place} />
       </g>
-      {box.children.map((child) => <Node key={child.key} box={child} layout={layout} depth={depth + 1} />)}
+      {box.children.map((child) => (
+        <Node key={child.key} box={child} layout={layout} depth={depth + 1} />
+      ))}
     </>
   );
 }
@@ -185,20 +314,58 @@ function Header({ box, place }: { box: Box; place: Place }) {
   const lines = box.rows.length + box.inner.length;
   return (
     <>
-      <text x={x} y={y} className="name">{name}</text>
+      <text x={x} y={y} className="name">
+        {name}
+      </text>
       {box.tags.map((tag, index) => {
         const text = clip(tag, 16);
         const width = measure(text, "tag") + 10;
         const at = tagAt;
         tagAt += width + 4;
-        return <g key={index} className="tag"><title>{visible(tag)}</title><rect x={at} y={y - 11} width={width} height={15} rx={7} /><text x={at + 5} y={y}>{text}</text></g>;
+        return (
+          <g key={index} className="tag">
+            <title>{visible(tag)}</title>
+            <rect x={at} y={y - 11} width={width} height={15} rx={7} />
+            <text x={at + 5} y={y}>
+              {text}
+            </text>
+          </g>
+        );
       })}
-      {lines > 0 && <line x1={place.x} x2={place.x + place.width} y1={place.y + 26} y2={place.y + 26} className="rule" />}
+      {lines > 0 && (
+        <line
+          x1={place.x}
+          x2={place.x + place.width}
+          y1={place.y + 26}
+          y2={place.y + 26}
+          className="rule"
+        />
+      )}
       {box.rows.map((row, index) => {
         y = place.y + 41 + index * LINE;
-        return <text key={index} x={x} y={y} className={`row ${row.kind}`}><title>{visible(row.text)}</title>{row.kind === "description" ? clip(row.text) : <><tspan className="kind">{row.kind} </tspan>{clip(row.text)}</>}</text>;
+        return (
+          <text key={index} x={x} y={y} className={`row ${row.kind}`}>
+            <title>{visible(row.text)}</title>
+            {row.kind === "description" ? (
+              clip(row.text)
+            ) : (
+              <>
+                <tspan className="kind">{row.kind} </tspan>
+                {clip(row.text)}
+              </>
+            )}
+          </text>
+        );
       })}
-      {box.inner.map((line, index) => <Words key={line.id} line={line} x={x} y={place.y + 41 + (box.rows.length + index) * LINE} width={place.width - 8} />)}
+      {box.inner.map((line, index) => (
+        <Words
+          key={line.id}
+          line={line}
+          x={x}
+          y={place.y + 41 + (box.rows.length + index) * LINE}
+          width={place.width - 8}
+        />
+      ))}
     </>
   );
 }
@@ -210,13 +377,21 @@ function Words({ line, x, y, width }: { line: Line; x: number; y: number; width:
     <g className="words" data-transition={line.id}>
       <title>{visibleLines(line.title)}</title>
       <rect x={x - 6} y={y - 12} width={width} height={LINE} rx={4} className="hit" />
-      <text x={x} y={y}><tspan className="event">{event}</tspan>{guard && <tspan className="guard">{guard}</tspan>}{actions && <tspan className="actions">{actions}</tspan>}</text>
+      <text x={x} y={y}>
+        <tspan className="event">{event}</tspan>
+        {guard && <tspan className="guard">{guard}</tspan>}
+        {actions && <tspan className="actions">{actions}</tspan>}
+      </text>
     </g>
   );
 }
 
 function Arrow({ placed }: { placed: PlacedEdge }) {
-  return <g data-edge={placed.edge.id} className="carrier"><path d={placed.path} markerEnd="url(#arrow)" className="edge" /></g>;
+  return (
+    <g data-edge={placed.edge.id} className="carrier">
+      <path d={placed.path} markerEnd="url(#arrow)" className="edge" />
+    </g>
+  );
 }
 
 function Label({ placed: { edge, label } }: { placed: PlacedEdge }) {
@@ -224,8 +399,26 @@ function Label({ placed: { edge, label } }: { placed: PlacedEdge }) {
   return (
     <g className="label">
       <rect {...label} rx={5} className="paper" />
-      {edge.lines.slice(0, LINES_MAX).map((line, index) => <Words key={line.id} line={line} x={label.x + 6} y={label.y + 13 + index * LINE} width={label.width} />)}
-      {edge.lines.length > LINES_MAX && <text x={label.x + 6} y={label.y + 13 + LINES_MAX * LINE} className="row"><title>{edge.lines.slice(LINES_MAX).map((line) => visibleLines(line.title)).join("\n")}</title>{`and ${edge.lines.length - LINES_MAX} more`}</text>}
+      {edge.lines.slice(0, LINES_MAX).map((line, index) => (
+        <Words
+          key={line.id}
+          line={line}
+          x={label.x + 6}
+          y={label.y + 13 + index * LINE}
+          width={label.width}
+        />
+      ))}
+      {edge.lines.length > LINES_MAX && (
+        <text x={label.x + 6} y={label.y + 13 + LINES_MAX * LINE} className="row">
+          <title>
+            {edge.lines
+              .slice(LINES_MAX)
+              .map((line) => visibleLines(line.title))
+              .join("\n")}
+          </title>
+          {`and ${edge.lines.length - LINES_MAX} more`}
+        </text>
+      )}
     </g>
   );
 }

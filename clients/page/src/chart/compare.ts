@@ -4,7 +4,12 @@ import type { Definition, StateNode } from "@machinehub/client";
 import { eventText, transitionId } from "./graph.ts";
 
 export type Change = "added" | "removed" | "changed";
-export interface Difference { readonly change: Change; readonly what: string; readonly before?: string; readonly after?: string }
+export interface Difference {
+  readonly change: Change;
+  readonly what: string;
+  readonly before?: string;
+  readonly after?: string;
+}
 
 export interface Comparison {
   readonly list: readonly Difference[];
@@ -12,7 +17,11 @@ export interface Comparison {
   readonly marks: ReadonlyMap<string, Change>;
 }
 
-interface Part { readonly id: string; readonly what: string; readonly says: string }
+interface Part {
+  readonly id: string;
+  readonly what: string;
+  readonly says: string;
+}
 
 export function compare(older: Definition, newer: Definition): Comparison {
   const [before, after] = [partsOf(older), partsOf(newer)];
@@ -23,10 +32,22 @@ export function compare(older: Definition, newer: Definition): Comparison {
     const change = known === undefined ? "added" : known.says !== part.says ? "changed" : undefined;
     if (change === undefined) continue;
     marks.set(part.id, change);
-    list.push({ change, what: part.what, after: part.says, ...(known === undefined ? {} : { before: known.says }) });
+    list.push({
+      change,
+      what: part.what,
+      after: part.says,
+      ...(known === undefined ? {} : { before: known.says }),
+    });
   }
-  for (const [key, part] of before) if (!after.has(key)) list.push({ change: "removed", what: part.what, before: part.says });
-  if (JSON.stringify(older.context) !== JSON.stringify(newer.context)) list.push({ change: "changed", what: "initial context", before: JSON.stringify(older.context) ?? "computed", after: JSON.stringify(newer.context) ?? "computed" });
+  for (const [key, part] of before)
+    if (!after.has(key)) list.push({ change: "removed", what: part.what, before: part.says });
+  if (JSON.stringify(older.context) !== JSON.stringify(newer.context))
+    list.push({
+      change: "changed",
+      what: "initial context",
+      before: JSON.stringify(older.context) ?? "computed",
+      after: JSON.stringify(newer.context) ?? "computed",
+    });
   return { list, marks };
 }
 
@@ -36,16 +57,39 @@ function partsOf(definition: Definition): Map<string, Part> {
   const visit = (node: StateNode, path: readonly string[]): void => {
     const where = path.length ? path.join(".") : "the machine";
     const { transitions = [], states = {}, id: _, key: __, initial, ...says } = node;
-    const start = initial === undefined ? undefined : Object.values(states).find((child) => child.id === initial)?.key;
-    parts.set(JSON.stringify(["state", ...path]), { id: node.id, what: where, says: describeState({ ...says, ...(start === undefined ? {} : { initial: start }) }) });
+    const start =
+      initial === undefined
+        ? undefined
+        : Object.values(states).find((child) => child.id === initial)?.key;
+    parts.set(JSON.stringify(["state", ...path]), {
+      id: node.id,
+      what: where,
+      says: describeState({ ...says, ...(start === undefined ? {} : { initial: start }) }),
+    });
     const seen = new Map<string, number>();
     transitions.forEach((transition, index) => {
       const event = eventText(transition);
       const number = seen.get(event) ?? 0;
       seen.set(event, number + 1);
-      const targets = (transition.targets ?? []).map((target) => (target.startsWith(`${definition.root.id}.`) ? target.slice(definition.root.id.length + 1) : target));
-      const text = [event, transition.guard && `[${transition.guard}]`, targets.length && `→ ${targets.join(", ")}`, transition.actions?.length && `/ ${transition.actions.join(", ")}`, transition.reenter && "(reenter)"].filter(Boolean).join(" ");
-      parts.set(JSON.stringify(["transition", ...path, "", event, number]), { id: transitionId(node.id, index), what: `${where}: ${event}`, says: text });
+      const targets = (transition.targets ?? []).map((target) =>
+        target.startsWith(`${definition.root.id}.`)
+          ? target.slice(definition.root.id.length + 1)
+          : target,
+      );
+      const text = [
+        event,
+        transition.guard && `[${transition.guard}]`,
+        targets.length && `→ ${targets.join(", ")}`,
+        transition.actions?.length && `/ ${transition.actions.join(", ")}`,
+        transition.reenter && "(reenter)",
+      ]
+        .filter(Boolean)
+        .join(" ");
+      parts.set(JSON.stringify(["transition", ...path, "", event, number]), {
+        id: transitionId(node.id, index),
+        what: `${where}: ${event}`,
+        says: text,
+      });
     });
     for (const child of Object.values(states)) visit(child, [...path, child.key]);
   };
@@ -54,5 +98,12 @@ function partsOf(definition: Definition): Map<string, Part> {
 }
 
 function describeState(says: { readonly [part: string]: unknown }): string {
-  return Object.entries(says).filter(([, value]) => value !== undefined && !(Array.isArray(value) && value.length === 0)).map(([part, value]) => (part === "type" ? String(value) : `${part} ${typeof value === "string" ? value : JSON.stringify(value)}`)).join(", ");
+  return Object.entries(says)
+    .filter(([, value]) => value !== undefined && !(Array.isArray(value) && value.length === 0))
+    .map(([part, value]) =>
+      part === "type"
+        ? String(value)
+        : `${part} ${typeof value === "string" ? value : JSON.stringify(value)}`,
+    )
+    .join(", ");
 }

@@ -14,7 +14,10 @@ export interface Line {
   readonly title: string;
 }
 
-export interface Row { readonly kind: "entry" | "exit" | "invoke" | "description"; readonly text: string }
+export interface Row {
+  readonly kind: "entry" | "exit" | "invoke" | "description";
+  readonly text: string;
+}
 
 export interface Box {
   /** Names the box in the layout. An author chooses ids: they never stand alone. */
@@ -47,7 +50,10 @@ export interface Edge {
   readonly height: number;
 }
 
-export interface Graph { readonly root: Box; readonly edges: readonly Edge[] }
+export interface Graph {
+  readonly root: Box;
+  readonly edges: readonly Edge[];
+}
 
 export const LINE = 16;
 const HEADER = 26;
@@ -58,9 +64,15 @@ export type Font = "name" | "tag" | "strong" | "plain";
 export type Measure = (text: string, font: Font) => number;
 
 /** How wide text is, roughly, where nobody can measure it. */
-export const roughly: Measure = (text, font) => Array.from(text).reduce((sum, char) => sum + (char > "\u2e7f" ? 2 : 1), 0) * { name: 8, tag: 6.3, strong: 7.4, plain: 6.8 }[font];
+export const roughly: Measure = (text, font) =>
+  Array.from(text).reduce((sum, char) => sum + (char > "\u2e7f" ? 2 : 1), 0) *
+  { name: 8, tag: 6.3, strong: 7.4, plain: 6.8 }[font];
 
-interface Drawing { readonly measure: Measure; readonly arrows: boolean; readonly edges: Map<string, { source: string; target: string; lines: Line[] }> }
+interface Drawing {
+  readonly measure: Measure;
+  readonly arrows: boolean;
+  readonly edges: Map<string, { source: string; target: string; lines: Line[] }>;
+}
 
 /** So many lines of an arrow are written. */
 export const LINES_MAX = 8;
@@ -69,7 +81,16 @@ export const LINES_MAX = 8;
 export function graphOf(definition: Definition, measure: Measure = roughly, arrows = true): Graph {
   const drawing: Drawing = { measure, arrows, edges: new Map() };
   const root = boxOf(definition.root, false, drawing, definition.id);
-  return { root, edges: [...drawing.edges.values()].map(({ source, target, lines }, index) => ({ id: `e${index}`, source, target, lines, ...sizeOfLines(lines, measure) })) };
+  return {
+    root,
+    edges: [...drawing.edges.values()].map(({ source, target, lines }, index) => ({
+      id: `e${index}`,
+      source,
+      target,
+      lines,
+      ...sizeOfLines(lines, measure),
+    })),
+  };
 }
 
 function boxOf(node: StateNode, region: boolean, drawing: Drawing, name = node.key): Box {
@@ -79,7 +100,11 @@ function boxOf(node: StateNode, region: boolean, drawing: Drawing, name = node.k
   (node.transitions ?? []).forEach((transition, index) => {
     const line = lineOf(node, transition, index);
     const targets = transition.targets ?? [];
-    if (!arrows && targets.length > 0) return void inner.push({ ...line, actions: `→ ${targets.map((target) => target.split(".").at(-1)).join(", ")}${line.actions && ` / ${line.actions}`}` });
+    if (!arrows && targets.length > 0)
+      return void inner.push({
+        ...line,
+        actions: `→ ${targets.map((target) => target.split(".").at(-1)).join(", ")}${line.actions && ` / ${line.actions}`}`,
+      });
     if (targets.length === 0 || (targets.length === 1 && targets[0] === node.id)) inner.push(line);
     for (const target of targets) {
       if (target === node.id) continue;
@@ -89,19 +114,56 @@ function boxOf(node: StateNode, region: boolean, drawing: Drawing, name = node.k
       edges.set(key, edge);
     }
   });
-  const children = Object.values(node.states ?? {}).map((child) => boxOf(child, node.type === "parallel", drawing));
+  const children = Object.values(node.states ?? {}).map((child) =>
+    boxOf(child, node.type === "parallel", drawing),
+  );
   if (arrows && node.type === "compound" && node.initial !== undefined && children.length > 0) {
     const mark = `i:${node.id}`;
-    children.unshift({ key: mark, id: node.id, kind: "initial", name: "", description: "", tags: [], rows: [], inner: [], deep: false, children: [], region: false, width: MARK, height: MARK });
+    children.unshift({
+      key: mark,
+      id: node.id,
+      kind: "initial",
+      name: "",
+      description: "",
+      tags: [],
+      rows: [],
+      inner: [],
+      deep: false,
+      children: [],
+      region: false,
+      width: MARK,
+      height: MARK,
+    });
     edges.set(mark, { source: mark, target: `s:${node.initial}`, lines: [] });
   }
   const rows: Row[] = [
     ...folded(node.description ?? "").map((text) => ({ kind: "description" as const, text })),
-    ...written(node, node.entry, "xstate.raise").map((text) => ({ kind: "entry" as const, text: short(text) })),
-    ...written(node, node.exit, "xstate.cancel").map((text) => ({ kind: "exit" as const, text: short(text) })),
-    ...(node.invoke ?? []).map(({ src, id }) => ({ kind: "invoke" as const, text: src && src !== "inline" ? src : (id ?? "inline") })),
+    ...written(node, node.entry, "xstate.raise").map((text) => ({
+      kind: "entry" as const,
+      text: short(text),
+    })),
+    ...written(node, node.exit, "xstate.cancel").map((text) => ({
+      kind: "exit" as const,
+      text: short(text),
+    })),
+    ...(node.invoke ?? []).map(({ src, id }) => ({
+      kind: "invoke" as const,
+      text: src && src !== "inline" ? src : (id ?? "inline"),
+    })),
   ];
-  const box = { key: own, id: node.id, kind: node.type, name, description: node.description ?? "", tags: node.tags ?? [], rows, inner, deep: node.history === "deep", children, region };
+  const box = {
+    key: own,
+    id: node.id,
+    kind: node.type,
+    name,
+    description: node.description ?? "",
+    tags: node.tags ?? [],
+    rows,
+    inner,
+    deep: node.history === "deep",
+    children,
+    region,
+  };
   return { ...box, ...sizeOf(box, measure) };
 }
 
@@ -113,7 +175,8 @@ export function folded(description: string): string[] {
   const lines: string[] = [];
   for (const word of (description.split("\n")[0] as string).split(" ").filter(Boolean)) {
     const last = lines.at(-1);
-    if (last !== undefined && last.length + word.length < DESCRIPTION_CHARS) lines[lines.length - 1] = `${last} ${word}`;
+    if (last !== undefined && last.length + word.length < DESCRIPTION_CHARS)
+      lines[lines.length - 1] = `${last} ${word}`;
     else lines.push(word);
   }
   const shown = lines.slice(0, DESCRIPTION_LINES);
@@ -122,20 +185,45 @@ export function folded(description: string): string[] {
 }
 
 /** Actions without those that XState adds at the end for each delay of the state: the delays are drawn themselves. */
-function written(node: StateNode, actions: readonly string[] = [], added: string): readonly string[] {
-  let delays = new Set((node.transitions ?? []).filter(({ kind }) => kind === "after").map(({ event }) => event)).size;
-  return actions.toReversed().filter((action) => action !== added || delays-- <= 0).toReversed();
+function written(
+  node: StateNode,
+  actions: readonly string[] = [],
+  added: string,
+): readonly string[] {
+  let delays = new Set(
+    (node.transitions ?? []).filter(({ kind }) => kind === "after").map(({ event }) => event),
+  ).size;
+  return actions
+    .toReversed()
+    .filter((action) => action !== added || delays-- <= 0)
+    .toReversed();
 }
 
 /** XState's own actions and guards without their family name. */
 const short = (name: string): string => name.replace(/^xstate\./, "");
 
-function sizeOf(box: Omit<Box, "width" | "height">, measure: Measure): { width: number; height: number } {
+function sizeOf(
+  box: Omit<Box, "width" | "height">,
+  measure: Measure,
+): { width: number; height: number } {
   if (box.kind === "history") return { width: 24, height: 24 };
-  const head = measure(clip(box.name), "name") + box.tags.reduce((sum, tag) => sum + measure(clip(tag, 16), "tag") + 14, 8);
-  const widths = [head, ...box.rows.map((row) => measure(clip(row.text), "plain") + (row.kind === "description" ? 0 : measure(`${row.kind} `, "strong"))), ...box.inner.map((line) => widthOf(line, measure))];
+  const head =
+    measure(clip(box.name), "name") +
+    box.tags.reduce((sum, tag) => sum + measure(clip(tag, 16), "tag") + 14, 8);
+  const widths = [
+    head,
+    ...box.rows.map(
+      (row) =>
+        measure(clip(row.text), "plain") +
+        (row.kind === "description" ? 0 : measure(`${row.kind} `, "strong")),
+    ),
+    ...box.inner.map((line) => widthOf(line, measure)),
+  ];
   const lines = box.rows.length + box.inner.length;
-  return { width: Math.max(72, Math.ceil(Math.max(...widths) + 2 * PADDING)), height: HEADER + 6 + (lines ? lines * LINE + 6 : 6) };
+  return {
+    width: Math.max(72, Math.ceil(Math.max(...widths) + 2 * PADDING)),
+    height: HEADER + 6 + (lines ? lines * LINE + 6 : 6),
+  };
 }
 
 /** The event is set in bold, the rest is not. */
@@ -148,19 +236,33 @@ function widthOf(line: Line, measure: Measure): number {
 export function partsOf(line: Line): readonly [event: string, guard: string, actions: string] {
   const text = textOf(line);
   const event = Math.min(clip(line.event).length, text.length);
-  const guard = line.guard ? Math.min(clip(`${line.event} [${line.guard}]`).length, text.length) : event;
+  const guard = line.guard
+    ? Math.min(clip(`${line.event} [${line.guard}]`).length, text.length)
+    : event;
   return [text.slice(0, event), text.slice(event, guard), text.slice(guard)];
 }
 
-export function sizeOfLines(lines: readonly Line[], measure: Measure): { width: number; height: number } {
+export function sizeOfLines(
+  lines: readonly Line[],
+  measure: Measure,
+): { width: number; height: number } {
   const shown = lines.slice(0, LINES_MAX);
   const more = lines.length > shown.length ? 1 : 0;
-  return { width: lines.length ? Math.ceil(Math.max(...shown.map((line) => widthOf(line, measure))) + 14) : 0, height: (shown.length + more) * LINE + (lines.length ? 4 : 0) };
+  return {
+    width: lines.length
+      ? Math.ceil(Math.max(...shown.map((line) => widthOf(line, measure))) + 14)
+      : 0,
+    height: (shown.length + more) * LINE + (lines.length ? 4 : 0),
+  };
 }
 
 /** What an edge says, as long as there is room: event, guard, actions. */
 export function textOf(line: Line): string {
-  return clip([line.event, line.guard && `[${line.guard}]`, line.actions && `/ ${line.actions}`].filter(Boolean).join(" "));
+  return clip(
+    [line.event, line.guard && `[${line.guard}]`, line.actions && `/ ${line.actions}`]
+      .filter(Boolean)
+      .join(" "),
+  );
 }
 
 export const transitionId = (source: string, index: number): string => `${index}:${source}`;
@@ -168,9 +270,18 @@ export const transitionId = (source: string, index: number): string => `${index}
 function lineOf(node: StateNode, transition: Transition, index: number): Line {
   const event = eventText(transition, node);
   const guard = short(transition.guard ?? "");
-  const actions = [...(transition.actions ?? []).map(short), ...(transition.reenter ? ["reenter"] : [])].join(", ");
+  const actions = [
+    ...(transition.actions ?? []).map(short),
+    ...(transition.reenter ? ["reenter"] : []),
+  ].join(", ");
   const full = [event, guard && `[${guard}]`, actions && `/ ${actions}`].filter(Boolean).join(" ");
-  return { id: transitionId(node.id, index), event, guard, actions, title: transition.description ? `${full}\n${transition.description}` : full };
+  return {
+    id: transitionId(node.id, index),
+    event,
+    guard,
+    actions,
+    title: transition.description ? `${full}\n${transition.description}` : full,
+  };
 }
 
 /** How a transition's cause is called in a statechart. */
@@ -181,7 +292,8 @@ export function eventText({ event, kind, delay }: Transition, node?: StateNode):
   const [, what = "", how = "", actor = ""] = /^xstate\.(\w+)\.(\w+)\.?(.*)$/s.exec(event) ?? [];
   if (how === "state") return what;
   const invoke = node?.invoke?.find(({ id }) => id === actor);
-  const name = invoke?.src && invoke.src !== "inline" ? invoke.src : /^\d+\./.test(actor) ? "" : actor;
+  const name =
+    invoke?.src && invoke.src !== "inline" ? invoke.src : /^\d+\./.test(actor) ? "" : actor;
   return name ? `${what || kind}(${name})` : what || kind;
 }
 

@@ -7,8 +7,17 @@ import ELK, { type ElkExtendedEdge, type ElkNode } from "elkjs/lib/elk-api";
 import workerUrl from "elkjs/lib/elk-worker.min.js?url";
 import { type Box, type Edge, type Graph, LINE } from "./graph.ts";
 
-export interface Place { readonly x: number; readonly y: number; readonly width: number; readonly height: number }
-export interface PlacedEdge { readonly edge: Edge; readonly path: string; readonly label: Place | undefined }
+export interface Place {
+  readonly x: number;
+  readonly y: number;
+  readonly width: number;
+  readonly height: number;
+}
+export interface PlacedEdge {
+  readonly edge: Edge;
+  readonly path: string;
+  readonly label: Place | undefined;
+}
 export interface Layout {
   readonly graph: Graph;
   readonly width: number;
@@ -33,9 +42,14 @@ const PATIENCE_MS = 7_000;
  * Lays a machine out, as `draw` draws it. What cannot be laid out in some seconds (hundreds of states, all of them connected) is drawn
  * without arrows: every transition as a row of its source.
  */
-export async function layOutInTime(draw: (arrows: boolean) => Graph, shape: number): Promise<Layout> {
+export async function layOutInTime(
+  draw: (arrows: boolean) => Graph,
+  shape: number,
+): Promise<Layout> {
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<undefined>((resolve) => (timer = setTimeout(() => resolve(undefined), PATIENCE_MS)));
+  const late = new Promise<undefined>(
+    (resolve) => (timer = setTimeout(() => resolve(undefined), PATIENCE_MS)),
+  );
   const laid = await Promise.race([layOut(draw(true), shape).catch(() => undefined), late]);
   clearTimeout(timer);
   if (laid !== undefined) return laid;
@@ -60,12 +74,20 @@ const ARROWS_FOR_BOTH = 120;
 const ARROWS_FOR_CARE = 80;
 
 /** `layOut` on any elk. */
-export async function arrange(graph: Graph, shape: number, elk: Pick<InstanceType<typeof ELK>, "layout">): Promise<Layout> {
+export async function arrange(
+  graph: Graph,
+  shape: number,
+  elk: Pick<InstanceType<typeof ELK>, "layout">,
+): Promise<Layout> {
   const tree = treeOf(graph);
   const tries: Layout[] = [];
   let problem: unknown;
   const both = graph.edges.length <= ARROWS_FOR_BOTH;
-  for (const page of [pageOf(graph, tree, "DOWN"), ...(both ? [pageOf(graph, tree, "RIGHT")] : []), pageOf(graph, together(tree), "DOWN")]) {
+  for (const page of [
+    pageOf(graph, tree, "DOWN"),
+    ...(both ? [pageOf(graph, tree, "RIGHT")] : []),
+    pageOf(graph, together(tree), "DOWN"),
+  ]) {
     if (tries.length === (both ? 2 : 1)) break; // the last is for charts that elk cannot do piece by piece
     try {
       tries.push(read(graph, await elk.layout(page)));
@@ -104,12 +126,14 @@ export function treeOf(graph: Graph): Tree {
     const [from, to] = [paths.get(edge.source), paths.get(edge.target)];
     if (from === undefined || to === undefined) continue; // a target that is not drawn
     let depth = 0;
-    while (depth < from.length - 1 && depth < to.length - 1 && from[depth + 1] === to[depth + 1]) depth++;
+    while (depth < from.length - 1 && depth < to.length - 1 && from[depth + 1] === to[depth + 1])
+      depth++;
     // An arrow between a state and one inside of it belongs to what contains both.
     const owner = from[depth] === edge.source || from[depth] === edge.target ? depth - 1 : depth;
     const container = from[Math.max(0, owner)] as string;
     edges.set(container, [...(edges.get(container) ?? []), edge]);
-    for (const path of [from, to]) for (const id of path.slice(Math.max(0, owner) + 1, -1)) crossed.add(id);
+    for (const path of [from, to])
+      for (const id of path.slice(Math.max(0, owner) + 1, -1)) crossed.add(id);
     if (owner !== depth) crossed.add(from[depth] as string);
   }
   return { paths, edges, crossed, care: graph.edges.length <= ARROWS_FOR_CARE };
@@ -120,24 +144,46 @@ const together = (tree: Tree): Tree => ({ ...tree, crossed: new Set(tree.paths.k
 
 function pageOf(graph: Graph, tree: Tree, direction: Direction): ElkNode {
   return {
-    id: PAGE, children: [nodeOf(graph.root, tree, direction)], edges: edgesOf(PAGE, tree),
-    layoutOptions: { ...options(direction, tree.care), "elk.json.shapeCoords": "ROOT", "elk.json.edgeCoords": "ROOT", "elk.padding": "[top=8,left=8,bottom=8,right=8]" },
+    id: PAGE,
+    children: [nodeOf(graph.root, tree, direction)],
+    edges: edgesOf(PAGE, tree),
+    layoutOptions: {
+      ...options(direction, tree.care),
+      "elk.json.shapeCoords": "ROOT",
+      "elk.json.edgeCoords": "ROOT",
+      "elk.padding": "[top=8,left=8,bottom=8,right=8]",
+    },
   };
 }
 
 function options(direction: Direction, care: boolean): { [name: string]: string } {
   return {
-    "elk.algorithm": "layered", "elk.direction": direction, "elk.hierarchyHandling": "INCLUDE_CHILDREN", "elk.edgeRouting": "ORTHOGONAL",
-    "elk.edgeLabels.inline": "true", "elk.layered.edgeLabels.sideSelection": "ALWAYS_DOWN",
-    "elk.spacing.nodeNode": "24", "elk.spacing.edgeNode": "14", "elk.spacing.edgeEdge": "12", "elk.spacing.edgeLabel": "2",
-    "elk.layered.spacing.nodeNodeBetweenLayers": "26", "elk.layered.spacing.edgeNodeBetweenLayers": "12", "elk.layered.spacing.edgeEdgeBetweenLayers": "10",
-    "elk.layered.nodePlacement.strategy": care ? "NETWORK_SIMPLEX" : "BRANDES_KOEPF", "elk.layered.thoroughness": care ? "10" : "2",
+    "elk.algorithm": "layered",
+    "elk.direction": direction,
+    "elk.hierarchyHandling": "INCLUDE_CHILDREN",
+    "elk.edgeRouting": "ORTHOGONAL",
+    "elk.edgeLabels.inline": "true",
+    "elk.layered.edgeLabels.sideSelection": "ALWAYS_DOWN",
+    "elk.spacing.nodeNode": "24",
+    "elk.spacing.edgeNode": "14",
+    "elk.spacing.edgeEdge": "12",
+    "elk.spacing.edgeLabel": "2",
+    "elk.layered.spacing.nodeNodeBetweenLayers": "26",
+    "elk.layered.spacing.edgeNodeBetweenLayers": "12",
+    "elk.layered.spacing.edgeEdgeBetweenLayers": "10",
+    "elk.layered.nodePlacement.strategy": care ? "NETWORK_SIMPLEX" : "BRANDES_KOEPF",
+    "elk.layered.thoroughness": care ? "10" : "2",
   };
 }
 
 function edgesOf(container: string, tree: Tree): ElkExtendedEdge[] {
   return (tree.edges.get(container) ?? []).map((edge) => ({
-    id: edge.id, sources: [edge.source], targets: [edge.target], labels: edge.lines.length ? [{ id: `${edge.id}l`, text: " ", width: edge.width, height: edge.height }] : [],
+    id: edge.id,
+    sources: [edge.source],
+    targets: [edge.target],
+    labels: edge.lines.length
+      ? [{ id: `${edge.id}l`, text: " ", width: edge.width, height: edge.height }]
+      : [],
   }));
 }
 
@@ -148,16 +194,29 @@ function nodeOf(box: Box, tree: Tree, direction: Direction): ElkNode {
   const innermost = box.children.every((child) => child.children.length === 0);
   const inside = closed && innermost ? across(direction) : direction;
   return {
-    id: box.key, children: box.children.map((child) => nodeOf(child, tree, inside)), edges: edgesOf(box.key, tree),
+    id: box.key,
+    children: box.children.map((child) => nodeOf(child, tree, inside)),
+    edges: edgesOf(box.key, tree),
     layoutOptions: {
-      ...(closed ? { ...options(inside, tree.care), "elk.hierarchyHandling": "SEPARATE_CHILDREN" } : {}),
-      ...(closed && box.children.some((child) => tree.crossed.has(child.key)) ? { "elk.hierarchyHandling": "INCLUDE_CHILDREN" } : {}),
-      "elk.padding": `[top=${top},left=14,bottom=14,right=14]`, "elk.nodeSize.constraints": "MINIMUM_SIZE", "elk.nodeSize.minimum": `(${box.width},${box.height + LINE})`,
+      ...(closed
+        ? { ...options(inside, tree.care), "elk.hierarchyHandling": "SEPARATE_CHILDREN" }
+        : {}),
+      ...(closed && box.children.some((child) => tree.crossed.has(child.key))
+        ? { "elk.hierarchyHandling": "INCLUDE_CHILDREN" }
+        : {}),
+      "elk.padding": `[top=${top},left=14,bottom=14,right=14]`,
+      "elk.nodeSize.constraints": "MINIMUM_SIZE",
+      "elk.nodeSize.minimum": `(${box.width},${box.height + LINE})`,
     },
   };
 }
 
-const placeOf = ({ x = 0, y = 0, width = 0, height = 0 }: Partial<Place>): Place => ({ x, y, width, height });
+const placeOf = ({ x = 0, y = 0, width = 0, height = 0 }: Partial<Place>): Place => ({
+  x,
+  y,
+  width,
+  height,
+});
 
 function read(graph: Graph, laid: ElkNode): Layout {
   const places = new Map<string, Place>();
@@ -174,14 +233,22 @@ function read(graph: Graph, laid: ElkNode): Layout {
     const placed = drawn.get(edge.id);
     const [label] = placed?.labels ?? [];
     return {
-      edge, path: (placed?.sections ?? []).map((section) => rounded([section.startPoint, ...(section.bendPoints ?? []), section.endPoint])).join(" "),
+      edge,
+      path: (placed?.sections ?? [])
+        .map((section) =>
+          rounded([section.startPoint, ...(section.bendPoints ?? []), section.endPoint]),
+        )
+        .join(" "),
       label: label && placeOf(label),
     };
   });
   return { graph, places, edges, width: laid.width ?? 1, height: laid.height ?? 1 };
 }
 
-interface Point { readonly x: number; readonly y: number }
+interface Point {
+  readonly x: number;
+  readonly y: number;
+}
 const RADIUS = 6;
 
 /** A line through points, its corners rounded. */

@@ -5,14 +5,26 @@ import { useMachine } from "@machinehub/client/react";
 import { machine, url } from "./counter.hub";
 
 function Counter() {
-  const [state, send, { status, presence, error }] = useMachine({ url, sessionId: "shared-counter" }, { machine });
+  const [state, send, { status, presence, error }] = useMachine(
+    { url, sessionId: "shared-counter" },
+    { machine },
+  );
   return (
     <main>
       <h1>{state.context.count}</h1>
-      <button onClick={() => send({ type: "decrement" })}>−</button> <button onClick={() => send({ type: "increment" })}>+</button>
-      <p>{status === "open" ? `${presence.count} here` : `${status}${error ? ` (${error.code})` : ""}`}</p>
+      <button onClick={() => send({ type: "decrement" })}>−</button>{" "}
+      <button onClick={() => send({ type: "increment" })}>+</button>
+      <p>
+        {status === "open"
+          ? `${presence.count} here`
+          : `${status}${error ? ` (${error.code})` : ""}`}
+      </p>
     </main>
   );
 }
 
-createRoot(document.getElementById("root")!).render(<StrictMode><Counter /></StrictMode>);
+createRoot(document.getElementById("root")!).render(
+  <StrictMode>
+    <Counter />
+  </StrictMode>,
+);
