@@ -11,7 +11,7 @@ PAGE := clients/page
 PAGE_SOURCES := $(wildcard $(PAGE)/src/*.ts* $(PAGE)/src/*.css $(PAGE)/src/chart/*.ts* $(PAGE)/public/*) $(PAGE)/index.html $(PAGE)/vite.config.ts $(PAGE)/package.json
 FORGE_SOURCES := sandbox/forge.py sandbox/image.py sandbox/leb128.py $(wildcard sandbox/protocol/*.py) $(GUEST)/__main__.py
 
-.PHONY: setup guest client page screenshots run test browser core check sim chaos fuzz test262 bench bench-peer lock clean
+.PHONY: setup guest client page screenshots run test browser core check format wheel sim chaos fuzz test262 bench bench-peer lock clean
 
 setup: $(VENV)/.installed guest client page
 
@@ -67,6 +67,18 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	npm run --silent check
+
+# Brings all sources into the form that `check` asks for.
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --quiet .
+	npm run --silent format
+
+# A wheel that needs no Node where it is installed, in build/wheel.
+wheel: setup
+	rm -rf build/wheel
+	MACHINEHUB_BUILT=1 $(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 
 # One seed of the simulation, or COUNT of them from there on.
 sim: setup

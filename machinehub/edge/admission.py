@@ -29,6 +29,8 @@ PROXIES: Final = frozenset({"127.0.0.1", "::1"})
 """From where `X-Forwarded-For` is believed, as uvicorn does."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 ASSETS: Final = "/assets/"
+TOKEN_PROTOCOL: Final = "machinehub.token."  # noqa: S105 - not one
+"""A subprotocol that carries a token: pages cannot give a WebSocket headers, and a URL is written into logs."""
 PRINCIPAL: Final = "machinehub.principal"
 """Where the ASGI scope carries the `Principal`."""
 _HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@]+))(?::[0-9]*)?")
@@ -37,10 +39,10 @@ _HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@]+))(?::[0-9]*)?")
 class _Headers:
     """What admission looks at of a request's head."""
 
-    __slots__ = ("authorization", "forwarded", "host", "mode", "origin", "site")
+    __slots__ = ("forwarded", "host", "mode", "origin", "site", "token")
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
-        self.host = self.origin = self.authorization = self.site = self.mode = ""
+        self.host = self.origin = self.token = self.site = self.mode = ""
         self.forwarded = False
         for name, value in headers:
             match name:
@@ -49,7 +51,12 @@ class _Headers:
                 case b"origin":
                     self.origin = value.decode("latin-1")
                 case b"authorization":
-                    self.authorization = value.decode("latin-1")
+                    scheme, _, token = value.decode("latin-1").partition(" ")
+                    self.token = token if scheme.lower() == "bearer" else self.token
+                case b"sec-websocket-protocol":
+                    for offered in value.decode("latin-1").split(","):
+                        if (protocol := offered.strip()).startswith(TOKEN_PROTOCOL):
+                            self.token = protocol.removeprefix(TOKEN_PROTOCOL)
                 case b"sec-fetch-site":
                     self.site = value.decode("latin-1")
                 case b"sec-fetch-mode":
@@ -178,10 +185,9 @@ class Admission:
         if self.is_open:
             own_page = not head.origin or site_of(head.origin) == head.host
             return Principal(Standing.LOCAL if own_page else Standing.FOREIGN_PAGE)
-        scheme, _, token = head.authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        if not head.token:
             return Principal(Standing.ANONYMOUS)
-        is_valid = await self._tokens.is_valid(token)
+        is_valid = await self._tokens.is_valid(head.token)
         return Principal(Standing.TOKEN if is_valid else Standing.WRONG_TOKEN)
 
 

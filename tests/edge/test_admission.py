@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
+from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Subprotocol
 
+from machinehub.edge.admission import principal_of
+from machinehub.principal import Standing
 from tests.support import COUNTER, Client, problem, running_hub
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 FORWARDED = [
@@ -33,12 +39,18 @@ async def test_an_open_hub_is_not_for_a_proxys_clients(
     assert refused.value.response.status_code == 403
 
 
-async def test_a_hub_with_a_token_is(tmp_path: Path) -> None:
-    async with running_hub(tmp_path, token="mh_t") as client:
-        machine = await client.deploy(COUNTER)
-        for headers in FORWARDED:
-            answer = await client.http.get(f"/{machine}/s", headers=headers)
-            assert answer.status_code == 200
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+    """A hub with a token."""
+    async with running_hub(tmp_path_factory.mktemp("guarded"), token="mh_t") as client:
+        yield client
+
+
+async def test_a_hub_with_a_token_is(guarded: Client) -> None:
+    machine = await guarded.deploy(COUNTER)
+    for headers in FORWARDED:
+        answer = await guarded.http.get(f"/{machine}/s", headers=headers)
+        assert answer.status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -85,3 +97,31 @@ async def test_a_setting_names_the_sites_whose_pages_may(tmp_path: Path) -> None
         assert ours.status_code == 200
         other = await client.http.get(f"/{machine}/s", headers={"Origin": "https://other.example"})
         problem(other, 403, "foreign_origin")
+
+
+@pytest.mark.parametrize(
+    ("header", "standing"),
+    [
+        ((b"authorization", b"Bearer mh_t"), Standing.TOKEN),
+        ((b"authorization", b"bearer mh_other"), Standing.WRONG_TOKEN),
+        ((b"authorization", b"Basic mh_t"), Standing.ANONYMOUS),
+        ((b"sec-websocket-protocol", b"machinehub.v1, machinehub.token.mh_t"), Standing.TOKEN),
+        ((b"sec-websocket-protocol", b"machinehub.token.x"), Standing.WRONG_TOKEN),
+        ((b"sec-websocket-protocol", b"machinehub.v1"), Standing.ANONYMOUS),
+    ],
+)
+async def test_a_token_says_who_asks(
+    guarded: Client, header: tuple[bytes, bytes], standing: Standing
+) -> None:
+    scope = {"headers": [(b"host", b"hub.example"), header], "path": "/", "client": ("1.2.3.4", 5)}
+    leave = await guarded.hub.admission.enter(scope)
+    assert principal_of(scope).standing == standing
+    leave()
+
+
+async def test_a_socket_that_brings_a_token_speaks_the_protocol(guarded: Client) -> None:
+    machine = await guarded.deploy(COUNTER)
+    url = f"{guarded.url.replace('http', 'ws', 1)}/{machine}/s"
+    protocols = [Subprotocol("machinehub.token.mh_t"), Subprotocol("machinehub.v1")]
+    async with connect(url, subprotocols=protocols) as socket:
+        assert socket.subprotocol == "machinehub.v1"

@@ -85,7 +85,7 @@ export function useStore<const M = unknown>(
     }
     return entry.hold();
   }, [entry]);
-  return entry.store as unknown as Store<TypesOf<M>>;
+  return entry.store;
 }
 
 /** `[state, send, { status, presence, error, store }]`. What `config` says counts for the first component that connects. */

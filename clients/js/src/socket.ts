@@ -28,6 +28,7 @@ const ANSWER_MS = 8_000;
 const SAID_MS = 2_000;
 /** Servers and proxies take addresses of some kilobytes; a longer input goes ahead by itself. */
 const INPUT_CHARS_MAX = 2_000;
+const TOKEN_PROTOCOL = "machinehub.token.";
 
 /** What a network does to a connection is noticed by asking, when it was quiet for long. */
 class Heartbeat {
@@ -73,7 +74,8 @@ export function socketTransport(
   const input = inputText(address);
   const ahead = input !== undefined && encodeURIComponent(input).length > INPUT_CHARS_MAX;
 
-  const nextUrl = async (): Promise<string> => {
+  /** Where the next connection goes, and the subprotocols that it offers: a token is one, since a URL is written into logs. */
+  const prepare = async (): Promise<{ url: string; protocols: string[] }> => {
     await nap.sleep(backoffMs(attempts.next()));
     try {
       const token = await tokenOf(address).catch((error: unknown) => {
@@ -81,10 +83,12 @@ export function socketTransport(
       });
       if (ahead && !created) await create(address, fetcher ?? globalThis.fetch, over.signal);
       created = true;
-      return (
-        sessionUrl(address.url, address.sessionId).replace(/^http/i, "ws") +
-        query({ client: address.key, input: ahead ? undefined : input, token })
-      );
+      return {
+        url:
+          sessionUrl(address.url, address.sessionId).replace(/^http/i, "ws") +
+          query({ client: address.key, input: ahead ? undefined : input }),
+        protocols: ["machinehub.v1", ...(token === undefined ? [] : [TOKEN_PROTOCOL + token])],
+      };
     } catch (error) {
       const [problem, final] = lossOf(error);
       listener.lost(problem, final);
@@ -116,7 +120,6 @@ export function socketTransport(
     heartbeat.stop();
     if (over.signal.aborted) return;
     attempts.lost();
-    if (code === 4010) attempts.moved();
     const name = FINAL_CODES.get(code);
     const why = said !== undefined && Date.now() - said.at < SAID_MS ? said.problem : undefined;
     said = undefined;
@@ -144,7 +147,12 @@ export function socketTransport(
 
   return {
     open() {
-      socket = new ReconnectingWebSocket(nextUrl, ["machinehub.v1"], {
+      // partysocket asks for both at once.
+      let next: ReturnType<typeof prepare> | undefined;
+      const prepared = () => (next ??= prepare().finally(() => (next = undefined)));
+      const url = async (): Promise<string> => (await prepared()).url;
+      const protocols = async (): Promise<string[]> => (await prepared()).protocols;
+      socket = new ReconnectingWebSocket(url, protocols, {
         WebSocket: implementation,
         minReconnectionDelay: 1,
         maxReconnectionDelay: 1,

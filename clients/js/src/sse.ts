@@ -72,11 +72,13 @@ export function sseTransport(
     }
   };
 
+  const isOver = (): boolean => over.signal.aborted; // which may change while something is awaited
+
   const run = async (): Promise<void> => {
     let created = address.input === undefined;
-    while (!over.signal.aborted) {
+    while (!isOver()) {
       await nap.sleep(backoffMs(attempts.next()));
-      if (over.signal.aborted) return;
+      if (isOver()) return;
       try {
         if (!created) await create(address, fetcher, over.signal);
         created = true;
@@ -85,7 +87,7 @@ export function sseTransport(
         listener.lost({ code: "disconnected", detail: "the hub ended the stream" }, false);
       } catch (error) {
         attempts.lost();
-        if (over.signal.aborted) return;
+        if (isOver()) return;
         const [problem, final] = lossOf(error);
         if (final) over.abort();
         listener.lost(problem, final);

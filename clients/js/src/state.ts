@@ -35,11 +35,11 @@ export class State<T extends MachineTypes = Untyped> {
     version: number,
     definition: () => Definition | undefined,
   ) {
-    this.value = snapshot.value as T["value"];
-    this.context = snapshot.context as T["context"];
+    this.value = snapshot.value;
+    this.context = snapshot.context;
     this.status = snapshot.status as this["status"];
-    this.tags = (snapshot.tags ?? []) as T["tag"][];
-    this.output = snapshot.output as T["output"];
+    this.tags = snapshot.tags ?? [];
+    this.output = snapshot.output;
     this.error = snapshot.error;
     this.children = snapshot.children;
     this.seq = seq;

@@ -2,8 +2,8 @@
 // how that stays true over connections that break.
 
 import type { Definition } from "./definition.ts";
-import { clientKey, randomKey } from "./key.ts";
-import { bytesOf, isForLater, Outbox } from "./outbox.ts";
+import { clientKey, host, randomKey } from "./key.ts";
+import { bytesOf, isForLater, jsonText, Outbox } from "./outbox.ts";
 import { socketTransport } from "./socket.ts";
 import { sseTransport } from "./sse.ts";
 import { type PublicSnapshot, State } from "./state.ts";
@@ -60,11 +60,11 @@ export interface ConnectOptions<M = unknown> {
 
 export interface Store<T extends MachineTypes = Untyped> {
   /** Sends an event. It is kept until the hub answers, over however many connections that takes; the promise always resolves. */
-  send(event: T["event"]): Promise<Ack>;
+  send(this: void, event: T["event"]): Promise<Ack>;
   /** Calls `listener` whenever state, status, presence or error changed; returns what ends that. */
-  subscribe(listener: (state: State<T>) => void): () => void;
+  subscribe(this: void, listener: (state: State<T>) => void): () => void;
   /** The session, as far as it is known. The same object as long as nothing changed. */
-  getSnapshot(): State<T>;
+  getSnapshot(this: void): State<T>;
   /** Resolves with the first state of which `predicate` holds; rejects when the store is closed, or `signal` aborts. */
   waitFor(
     predicate: (state: State<T>) => boolean,
@@ -88,7 +88,7 @@ type Emitted<T extends MachineTypes, E> = string extends T["emitted"]["type"]
 
 /** Connects to a session of a machine. */
 export function connect<const M = unknown>(options: ConnectOptions<M>): Store<TypesOf<M>> {
-  const store = new SessionStore<TypesOf<M>>(options as ConnectOptions);
+  const store = new SessionStore<TypesOf<M>>(options);
   store.open();
   return store;
 }
@@ -130,7 +130,7 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
       input: options.input,
       token: options.token,
     });
-    const socket = options.WebSocket ?? globalThis.WebSocket;
+    const socket = options.WebSocket ?? host.WebSocket;
     const problem =
       wrong(address) ?? (options.transport === "websocket" && !socket ? NO_WEBSOCKET : undefined);
     if (problem !== undefined) {
@@ -155,7 +155,7 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
 
   open(): void {
     this.#transport.open();
-    if (this.status !== "closed" && typeof globalThis.addEventListener === "function") {
+    if (this.status !== "closed" && host.addEventListener !== undefined) {
       const hurry = (): void => this.#transport.hurry();
       globalThis.addEventListener("online", hurry);
       this.#cleanUp = () => globalThis.removeEventListener("online", hurry);
@@ -205,7 +205,7 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
             );
           else return;
         } catch (error) {
-          reject(error as Error);
+          reject(error instanceof Error ? error : new Error(String(error)));
         }
         stop();
       };
@@ -224,7 +224,7 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
   }
 
   setMetadata(metadata: unknown): void {
-    const text = JSON.stringify(metadata) ?? "null";
+    const text = jsonText(metadata) ?? "null";
     if (bytesOf(text) > METADATA_BYTES_MAX)
       throw new RangeError(`metadata has at most ${METADATA_BYTES_MAX} bytes`);
     this.#metadata = text;

@@ -1,5 +1,6 @@
 // What a store asks of the way to its hub, and what both ways have in common.
 
+import { host } from "./key.ts";
 import type { Outgoing } from "./outbox.ts";
 import type { Problem } from "./types.ts";
 
@@ -43,7 +44,7 @@ export const FINAL_CODES: ReadonlyMap<number, string> = new Map([
 /** The machine's URL, http(s). Relative ones are the page's; what comes behind `?` or `#` is not the machine's. */
 export function machineUrl(url: string): string {
   const [path = ""] = url.split(/[?#]/);
-  const origin = path.startsWith("/") ? (globalThis.location?.origin ?? "") : "";
+  const origin = path.startsWith("/") ? (host.location?.origin ?? "") : "";
   return `${origin}${path.replace(/\/+$/, "")}`.replace(/^ws/i, "http");
 }
 
@@ -56,10 +57,11 @@ export function wrong(address: Address): Problem | undefined {
   if (typeof address.url !== "string" || !/^https?:\/\/[^/]+\/./i.test(machineUrl(address.url)))
     return { code: "invalid_url", detail: `${JSON.stringify(address.url)} is not a machine's URL` };
   const { sessionId } = address;
-  if (typeof sessionId !== "string" || sessionId === "" || sessionId === "." || sessionId === "..")
+  if (typeof sessionId !== "string" || /^(|\.|\.\.|-.*)$/s.test(sessionId))
     return {
       code: "invalid_session_id",
-      detail: "a session id is 1 to 128 characters, and neither . nor ..",
+      detail:
+        "a session id is 1 to 128 characters, does not begin with a dash, and is neither . nor ..",
     };
   try {
     encodeURIComponent(sessionId);
@@ -74,6 +76,8 @@ export function wrong(address: Address): Problem | undefined {
   } catch (error) {
     return { code: "invalid_input", detail: `the input is not JSON: ${String(error)}` };
   }
+  if (typeof address.token === "string" && !TOKEN.test(address.token))
+    return { code: "invalid_token", detail: NO_TOKEN };
   return undefined;
 }
 
@@ -93,14 +97,16 @@ export const inputText = (address: Address): string | undefined =>
 
 /** The token for one connection. Whatever goes wrong in a `token` function, or takes for ever, is an error of its own, and is tried again. */
 export async function tokenOf(address: Address): Promise<string | undefined> {
-  if (typeof address.token !== "function") return address.token;
+  if (typeof address.token !== "function") return address.token; // `wrong` has looked at it
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>(
     (_, reject) =>
       (timer = setTimeout(() => reject(new Error("the token function does not answer")), TOKEN_MS)),
   );
   try {
-    return await Promise.race([address.token(), late]);
+    const token = await Promise.race([address.token(), late]);
+    if (!TOKEN.test(token)) throw new Error(NO_TOKEN);
+    return token;
   } finally {
     clearTimeout(timer);
   }
@@ -142,9 +148,10 @@ export async function refusal(response: Response): Promise<Refused> {
 }
 
 export function problemOf(response: Response, body: { [field: string]: unknown }): Problem {
+  const { code, detail } = body;
   return {
-    code: String(body["code"] ?? (response.status >= 500 ? "unavailable" : "refused")),
-    detail: String(body["detail"] ?? `the hub answered ${response.status}`),
+    code: typeof code === "string" ? code : response.status >= 500 ? "unavailable" : "refused",
+    detail: typeof detail === "string" ? detail : `the hub answered ${response.status}`,
   };
 }
 
@@ -167,7 +174,6 @@ export async function create(
 /** Tries in a row that failed. A connection that breaks soon after it was there is one of them. */
 export class Attempts {
   #count = 0;
-  #moved = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   next(): number {
@@ -176,10 +182,7 @@ export class Attempts {
 
   opened(): void {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      this.#count = 0;
-      this.#moved = false;
-    }, STABLE_MS);
+    this.#timer = setTimeout(() => (this.#count = 0), STABLE_MS);
     (this.#timer as { unref?: () => void }).unref?.();
   }
 
@@ -188,16 +191,13 @@ export class Attempts {
     clearTimeout(this.#timer);
     if (this.#count === 0) this.#count = 1;
   }
-
-  /** The hub asks to come back at once. If it goes on asking, it has to wait. */
-  moved(): void {
-    if (!this.#moved) this.#count = 0;
-    this.#moved = true;
-  }
 }
 
 const STABLE_MS = 3_000;
 const TOKEN_MS = 10_000;
+/** What can be a subprotocol's name (RFC 9110, section 5.6.2) as well as a bearer token (RFC 6750, section 2.1). */
+const TOKEN = /^[\w.~+-]+$/;
+const NO_TOKEN = "a token is letters, digits and any of - . _ ~ +";
 
 /** A sleep that can be cut short. */
 export class Nap {

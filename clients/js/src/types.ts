@@ -19,12 +19,13 @@ export interface MachineTypes {
 /** Before anything is known: everything is allowed. */
 export interface Untyped extends MachineTypes {
   event: { readonly type: string; readonly [key: string]: unknown };
-  // eslint-disable-next-line @typescript-eslint/no-explicit-any
+  /* eslint-disable @typescript-eslint/no-explicit-any -- people who give no types reach in freely */
   context: any;
   value: any;
   output: any;
   emitted: { readonly type: string; readonly [key: string]: any };
   input: any;
+  /* eslint-enable @typescript-eslint/no-explicit-any */
 }
 
 /** A machine as `machinehub types` writes it: what is needed before the hub was heard, and its types. */
@@ -67,7 +68,7 @@ export type ClientEvent<E> = E extends { readonly type: infer Type extends strin
 
 /** Without `K`; and an enum's member may be said as the text that it is. */
 type DistributiveOmit<E, K extends PropertyKey> = E extends unknown
-  ? { [P in keyof E as P extends K ? never : P]: P extends "type" ? `${E[P] & string}` : E[P] }
+  ? { [P in keyof E as P extends K ? never : P]: P extends "type" ? E[P] & string : E[P] }
   : never;
 
 type JsonValue =

@@ -19,16 +19,21 @@ async function against(
   { stream, post, other }: Handlers,
   options: Partial<ConnectOptions> = {},
 ): Promise<Store> {
-  const server = createServer(async (request, response) => {
+  const answer = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     if (request.method === "GET") {
       response.writeHead(200, { "Content-Type": "text/event-stream" });
-      return (stream ?? greet)(response);
+      (stream ?? greet)(response);
+      return;
     }
-    if (request.method !== "POST") return other?.(request, response);
+    if (request.method !== "POST") {
+      other?.(request, response);
+      return;
+    }
     let body = "";
     for await (const chunk of request) body += String(chunk);
     post?.(JSON.parse(body) as { type: string; n: number }, response);
-  });
+  };
+  const server = createServer((request, response) => void answer(request, response));
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const store = connect({
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/Wu5gAj`,
@@ -142,10 +147,10 @@ test("input that is refused is the end, a proxy's error page is not", async () =
   let tries = 0;
   const proxied = await against(
     {
-      other: (_, response) =>
-        void (++tries < 2
-          ? response.writeHead(404).end("<h1>nginx</h1>")
-          : response.writeHead(409).end("{}")),
+      other: (_, response) => {
+        if (++tries < 2) response.writeHead(404).end("<h1>nginx</h1>");
+        else response.writeHead(409).end("{}");
+      },
     },
     { input: { a: 1 } },
   );

@@ -1,37 +1,30 @@
 // A machine's page: the chart in the middle, alive; beside it what can be done and what happened.
 
-import { useCallback, useEffect, useMemo, useRef, useState } from "react";
+import { useCallback, useEffect, useMemo, useState } from "react";
 import { useMachine } from "@machinehub/client/react";
 import {
   type Ack,
   type Definition,
-  type Presence,
   type Problem as Trouble,
   type State,
-  type Status,
   namedEvents,
   takes,
 } from "@machinehub/client";
-import {
-  type Entry,
-  fork,
-  Problem,
-  readAt,
-  readJournal,
-  readMachine,
-  type Snapshot,
-} from "./api.ts";
-import { Chart, type Taken } from "./chart/chart.tsx";
+import { type Entry, fork, readMachine, type Snapshot } from "./api.ts";
+import { Chart } from "./chart/chart.tsx";
 import { compare } from "./chart/compare.ts";
-import { type Cause, taken } from "./chart/taken.ts";
-import { type History, useHistory } from "./history.ts";
+import { taken } from "./chart/taken.ts";
+import { useTaken } from "./flash.ts";
+import { Header } from "./header.tsx";
+import { useHistory } from "./history.ts";
 import { useLoaded } from "./load.ts";
 import { HistoryPanel, People, SessionsPanel, SharePanel, VersionsPanel } from "./panels.tsx";
 import { Tabs } from "./parts.tsx";
+import { causeOf, entryAt, MomentBanner, pastOf } from "./past.tsx";
 import { goTo, nameStep, type Route, stepInAddress } from "./route.ts";
 import { Send } from "./send.tsx";
+import { SnapshotPanel } from "./snapshot.tsx";
 import { visible } from "./text.ts";
-import { Tree } from "./tree.tsx";
 
 const LOBBY = "lobby";
 const TABS = ["live", "history", "sessions", "versions", "share"] as const;
@@ -165,7 +158,7 @@ export function MachinePage({ route }: { route: Route }) {
             </p>
           )}
           {step !== undefined && (
-            <Moment
+            <MomentBanner
               key={step}
               seq={step}
               loading={moment === undefined}
@@ -203,7 +196,10 @@ export function MachinePage({ route }: { route: Route }) {
             {tab === "live" && (
               <>
                 {known && (
-                  <Snap snapshot={known} before={moment ? moment.before?.context : live.before} />
+                  <SnapshotPanel
+                    snapshot={known}
+                    before={(moment ? moment.before?.context : live.before)}
+                  />
                 )}
                 <People presence={presence} />
               </>
@@ -211,7 +207,9 @@ export function MachinePage({ route }: { route: Route }) {
             {tab === "history" && (
               <>
                 <HistoryPanel history={history} selected={selected} select={setSelected} />
-                {moment && <Snap snapshot={moment.snapshot} before={moment.before?.context} />}
+                {moment && (
+                  <SnapshotPanel snapshot={moment.snapshot} before={moment.before?.context} />
+                )}
               </>
             )}
             {tab === "sessions" && (
@@ -248,137 +246,6 @@ function typeToShow(definition: Definition, state: State): string {
   return types.find((type) => takes(definition, state.value, type)) ?? types[0] ?? "event";
 }
 
-function Header({
-  name,
-  session,
-  value,
-  step,
-  status,
-  trouble,
-  presence,
-  version,
-}: {
-  name: string;
-  session: string;
-  value: unknown;
-  step: string;
-  status: Status;
-  trouble: Trouble | null;
-  presence: Presence;
-  version: number | undefined;
-}) {
-  return (
-    <header>
-      <h1>{name}</h1>
-      <span className="session" title="session">
-        {visible(session)}
-      </span>
-      <span className="quiet">{version === undefined ? "" : `version ${version}`}</span>
-      <span className="value" aria-live="polite" title="state">
-        {visible(valueText(value))}
-      </span>
-      <span className="grow" />
-      <span className="quiet step">{step}</span>
-      <span className="quiet">{`${presence.count} here`}</span>
-      <span
-        className="status"
-        role="status"
-        data-status={status}
-        title={trouble ? `${trouble.code}: ${trouble.detail}` : ""}
-      >
-        {status}
-      </span>
-    </header>
-  );
-}
-
-function valueText(value: unknown): string {
-  if (typeof value === "string") return value;
-  if (typeof value !== "object" || value === null) return "";
-  return Object.entries(value)
-    .map(([key, inner]) =>
-      valueText(inner)
-        ? `${key}: ${typeof inner === "object" ? `(${valueText(inner)})` : valueText(inner)}`
-        : key,
-    )
-    .join(", ");
-}
-
-function Snap({ snapshot, before }: { snapshot: Snapshot; before: unknown }) {
-  return (
-    <section aria-label="Snapshot">
-      <h2>Context</h2>
-      <div className="tree" data-testid="context">
-        <Tree value={snapshot.context} before={before} />
-      </div>
-      <dl>
-        <dt>status</dt>
-        <dd>{snapshot.status}</dd>
-        {snapshot.tags && snapshot.tags.length > 0 && (
-          <>
-            <dt>tags</dt>
-            <dd>
-              {snapshot.tags.map((tag) => (
-                <span className="chip" key={tag}>
-                  {visible(tag)}
-                </span>
-              ))}
-            </dd>
-          </>
-        )}
-        {snapshot.output !== undefined && (
-          <>
-            <dt>output</dt>
-            <dd className="tree">
-              <Tree value={snapshot.output} before={undefined} />
-            </dd>
-          </>
-        )}
-        {snapshot.error !== undefined && (
-          <>
-            <dt>error</dt>
-            <dd className="tree">
-              <Tree value={snapshot.error} before={undefined} />
-            </dd>
-          </>
-        )}
-      </dl>
-    </section>
-  );
-}
-
-function Moment({
-  seq,
-  loading,
-  problem,
-  back,
-  fork: forkIt,
-}: {
-  seq: number;
-  loading: boolean;
-  problem: Problem | undefined;
-  back: () => void;
-  fork: () => Promise<void>;
-}) {
-  const [trouble, setTrouble] = useState("");
-  const start = (): void =>
-    void forkIt().catch((error: unknown) =>
-      setTrouble(error instanceof Problem ? `${error.message} (${error.code})` : String(error)),
-    );
-  return (
-    <p className="banner" role="status">
-      {problem
-        ? `Step ${seq} cannot be shown: ${problem.message} `
-        : loading
-          ? `Looking up step ${seq}… `
-          : `As it was after step ${seq}. `}
-      <button onClick={back}>Back to live</button>{" "}
-      {!problem && <button onClick={start}>Fork from here</button>}{" "}
-      {trouble && `Not forked: ${trouble}`}
-    </p>
-  );
-}
-
 function Ended({
   machine,
   trouble,
@@ -400,82 +267,4 @@ function Ended({
       </p>
     </div>
   );
-}
-
-interface Moment {
-  readonly seq: number;
-  readonly snapshot: Snapshot;
-  readonly before: Snapshot | undefined;
-}
-
-async function pastOf(machine: string, session: string, seq: number): Promise<Moment> {
-  const [at, before] = await Promise.all([
-    readAt(machine, session, seq),
-    seq > 1 ? readAt(machine, session, seq - 1).catch(() => undefined) : undefined,
-  ]);
-  return { seq, snapshot: at.snapshot, before: before?.snapshot };
-}
-
-/** A step of the journal; who may not read that sees the state all the same. */
-async function entryAt(machine: string, session: string, seq: number): Promise<Entry> {
-  const found = await readJournal(machine, session, { from: seq }, 1).catch(() => []);
-  return (
-    found.find((entry) => entry.seq === seq && entry.outcome === "accepted") ?? {
-      seq,
-      attempt: 0,
-      kind: "event",
-      at: "",
-      outcome: "accepted",
-      changed: true,
-    }
-  );
-}
-
-function causeOf(entry: Entry | undefined): Cause {
-  return entry === undefined
-    ? {}
-    : { event: entry.event?.type, kind: entry.kind, changed: entry.changed };
-}
-
-const REMEMBERED = 64;
-const RECENT_MS = 10_000;
-
-/** What to flash. The journal says which event it was; who may not read it sees what the states alone give away. */
-function useTaken(definition: Definition | undefined, state: State, history: History) {
-  const states = useRef<State[]>([]);
-  const flashed = useRef(0);
-  const [flash, setFlash] = useState<Taken>();
-  if (state.seq > 0 && states.current.at(-1)?.seq !== state.seq)
-    states.current = [...states.current, state].slice(-REMEMBERED);
-
-  const explain = useCallback(
-    (seq: number, cause: Cause) => {
-      const before = states.current.findLast((one) => one.seq < seq);
-      const after = states.current.find((one) => one.seq === seq);
-      if (
-        definition === undefined ||
-        before === undefined ||
-        after === undefined ||
-        seq <= flashed.current
-      )
-        return;
-      flashed.current = seq;
-      setFlash({ ...taken(definition, before.value, after.value, cause), seq });
-    },
-    [definition],
-  );
-  const blind = history.problem !== undefined;
-  useEffect(() => {
-    if (blind) explain(state.seq, {});
-  }, [state.seq, explain, blind]);
-  const last = history.entries.findLast((entry) => entry.outcome === "accepted" && entry.changed);
-  useEffect(() => {
-    if (last !== undefined && last.kind !== "start" && Date.now() - Date.parse(last.at) < RECENT_MS)
-      explain(last.seq, causeOf(last));
-  }, [last, explain]);
-  return {
-    flash,
-    before: states.current.at(-2)?.context,
-    changedAt: (seq: number): boolean => states.current.some((one) => one.seq === seq),
-  };
 }

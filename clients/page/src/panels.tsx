@@ -1,6 +1,6 @@
 // The panels beside the chart: history, sessions, versions, and how to get at the session from elsewhere.
 
-import { type FormEvent, type KeyboardEvent, useEffect, useRef, useState } from "react";
+import { type SubmitEvent, type KeyboardEvent, useEffect, useRef, useState } from "react";
 import type { Presence } from "@machinehub/client";
 import {
   type Entry,
@@ -13,7 +13,7 @@ import {
 import type { Difference } from "./chart/compare.ts";
 import type { History } from "./history.ts";
 import { useLoaded, useFresh } from "./load.ts";
-import { Copy, Refusal } from "./parts.tsx";
+import { Copy, fieldOf, Refusal } from "./parts.tsx";
 import { asciiJson, clip, shellQuoted, urlPart, visible } from "./text.ts";
 import { Tree } from "./tree.tsx";
 
@@ -121,9 +121,9 @@ export function SessionsPanel({
     const page = await readSessions(machine, cursor);
     setMore((before) => ({ data: [...(before?.data ?? []), ...page.data], next: page.next }));
   };
-  const submit = (event: FormEvent<HTMLFormElement>): void => {
+  const submit = (event: SubmitEvent<HTMLFormElement>): void => {
     event.preventDefault();
-    open(String(new FormData(event.currentTarget).get("session")));
+    open(fieldOf(event, "session"));
   };
   return (
     <>

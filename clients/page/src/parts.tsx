@@ -1,6 +1,6 @@
 // Small things that several panels use.
 
-import { type FormEvent, type KeyboardEvent, useEffect, useRef, useState } from "react";
+import { type SubmitEvent, type KeyboardEvent, useEffect, useRef, useState } from "react";
 import { keepToken, type Problem, token } from "./api.ts";
 
 export function Copy({ text, label }: { text: string; label: string }) {
@@ -24,8 +24,15 @@ function selectAndCopy(text: string): void {
   const area = Object.assign(document.createElement("textarea"), { value: text });
   document.body.append(area);
   area.select();
+  // eslint-disable-next-line @typescript-eslint/no-deprecated -- there is nothing else on such pages
   document.execCommand("copy");
   area.remove();
+}
+
+/** What a field holds of the form that is submitted. */
+export function fieldOf(event: SubmitEvent<HTMLFormElement>, name: string): string {
+  const value = new FormData(event.currentTarget).get(name);
+  return typeof value === "string" ? value : "";
 }
 
 /** Why something is not shown; where a token would help, a place to give one. */
@@ -50,9 +57,9 @@ export function Refusal({
 
 function TokenForm({ again, what }: { again: () => void; what: string }) {
   const [trouble, setTrouble] = useState(token() ? "The token was refused." : "");
-  const submit = (event: FormEvent<HTMLFormElement>): void => {
+  const submit = (event: SubmitEvent<HTMLFormElement>): void => {
     event.preventDefault();
-    if (!keepToken(String(new FormData(event.currentTarget).get("token"))))
+    if (!keepToken(fieldOf(event, "token")))
       return setTrouble("A token has letters, digits and signs only.");
     setTrouble("asking…");
     again();
@@ -83,7 +90,7 @@ export function Tabs<Name extends string>({
     if (by === undefined) return;
     const next = names[(names.indexOf(chosen) + by + names.length) % names.length] as Name;
     choose(next);
-    (event.currentTarget.querySelector(`[data-tab="${next}"]`) as HTMLElement | null)?.focus();
+    event.currentTarget.querySelector<HTMLElement>(`[data-tab="${next}"]`)?.focus();
   };
   return (
     <div className="tabs" role="tablist" onKeyDown={step}>

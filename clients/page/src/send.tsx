@@ -2,7 +2,7 @@
 // is greyed keeps the focus, so that a keyboard does not lose its place when an event changes what is possible.
 
 import { type Ack, type Definition, namedEvents, takes } from "@machinehub/client";
-import { type FormEvent, useRef, useState } from "react";
+import { type SubmitEvent, useRef, useState } from "react";
 import { clip, visible } from "./text.ts";
 
 interface Sent {
@@ -47,7 +47,7 @@ export function Send({
     field("payload").value = payloads.current.get(type) ?? "{ }";
     field("payload").focus();
   };
-  const submit = (event: FormEvent): void => {
+  const submit = (event: SubmitEvent): void => {
     event.preventDefault();
     if (why !== undefined) return setProblem(`Not sent: ${why}`);
     const typed = field("type").value;

@@ -2,6 +2,7 @@
 
 // Controls, and what changes the direction or the place of other text, or takes none.
 const UNSEEN =
+  // eslint-disable-next-line no-control-regex -- controls are what it looks for
   /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
 
 /** With everything that cannot be seen, or moves what can, written out. */
@@ -20,9 +21,12 @@ export function clip(text: string, max = 44): string {
   return chars.length > max ? `${chars.slice(0, max - 1).join("")}…` : chars.join("");
 }
 
+/** JSON; undefined for what has none, as `undefined` itself. (TypeScript's own type forgets that.) */
+export const jsonText: (value: unknown) => string | undefined = JSON.stringify;
+
 /** JSON in printable ASCII alone: whatever it is pasted into takes it for what it is. */
 export const asciiJson = (value: unknown): string =>
-  (JSON.stringify(value) ?? "null").replace(
+  (jsonText(value) ?? "null").replace(
     /[^\x20-\x7e]/g,
     (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
   );

@@ -1,7 +1,7 @@
 // JSON as a tree that folds, with what changed marked. An author's data: only ever text.
 
 import { memo, useState } from "react";
-import { clip, visible } from "./text.ts";
+import { clip, jsonText, visible } from "./text.ts";
 
 const SHOWN = 100;
 /** Larger branches are closed at first. */
@@ -48,7 +48,7 @@ function Branch({
   changed: boolean;
 }) {
   const [shown, setShown] = useState(SHOWN);
-  const entries = Object.entries(value);
+  const entries = Object.entries(value as { [key: string]: unknown });
   const was =
     typeof before === "object" && before !== null
       ? (before as { [key: string]: unknown })
@@ -92,7 +92,7 @@ function Branch({
 const NOTHING = Symbol("nothing");
 
 function leaf(value: unknown): string {
-  const text = visible(JSON.stringify(value) ?? "undefined");
+  const text = visible(jsonText(value) ?? "undefined");
   return text.length > TEXT ? `${text.slice(0, TEXT)}… (${text.length} characters)` : text;
 }
 

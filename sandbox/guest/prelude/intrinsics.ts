@@ -8,7 +8,7 @@ const { apply } = Reflect;
 function uncurry<Self, Args extends unknown[], Result>(
   method: (this: Self, ...args: Args) => Result,
 ) {
-  return (self: Self, ...args: Args): Result => apply(method, self, args) as Result;
+  return (self: Self, ...args: Args): Result => apply(method, self, args);
 }
 
 export const ceil = Math.ceil;
@@ -30,9 +30,7 @@ export const mapSet = uncurry(
 export const mapDelete = uncurry(
   Map.prototype.delete as (this: Map<number, unknown>, key: number) => boolean,
 );
-export const startsWith = uncurry(
-  String.prototype.startsWith as (this: string, start: string) => boolean,
-);
+export const startsWith = uncurry(String.prototype.startsWith);
 export const exec = uncurry(RegExp.prototype.exec);
 const indexOf = uncurry(String.prototype.indexOf);
 const charAt = uncurry(String.prototype.charAt);

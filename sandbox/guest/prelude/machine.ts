@@ -120,6 +120,9 @@ function initialContext(machine: AnyStateMachine): Json | undefined {
   }
 }
 
+/** What XState's types call always there, and is not in a machine of one state. */
+type Initial = { readonly target?: readonly ({ readonly id: string } | undefined)[] } | undefined;
+
 function nodeOf(node: AnyStateNode, events: Set<string>): { [key: string]: Json | undefined } {
   const transitions: Json[] = [];
   for (const [descriptor, list] of node.transitions) {
@@ -135,7 +138,8 @@ function nodeOf(node: AnyStateNode, events: Set<string>): { [key: string]: Json 
     key: node.key,
     type: node.type,
     description: node.description,
-    initial: node.type === "compound" ? node.initial?.target?.[0]?.id : undefined,
+    initial: node.type === "compound" ? (node.initial as Initial)?.target?.[0]?.id : undefined,
+    // eslint-disable-next-line @typescript-eslint/no-unnecessary-type-conversion -- what XState's types say is not what a machine may give
     history: node.history ? String(node.history) : undefined,
     tags: node.tags,
     meta: jsonOf(node.meta),
@@ -205,6 +209,7 @@ function prune(record: { [key: string]: Json | undefined }): { [key: string]: Js
         value !== null &&
         !Array.isArray(value) &&
         !Object.keys(value).length);
+    // eslint-disable-next-line @typescript-eslint/no-dynamic-delete -- a plain record of our own
     if (empty) delete record[key];
   }
   return record;

@@ -67,7 +67,7 @@ function send(event: Record<string, unknown>, sender: unknown): void {
     return reject("invalid_event", "an event needs a type of its own");
   }
   if (sender !== null) event.sender = sender;
-  (actor as AnyActorRef).send(event as { type: string });
+  (actor as AnyActorRef).send(event);
 }
 
 /** XState's public way to go to a state that has a `route`: the only types of its own that clients may send. */
@@ -96,7 +96,7 @@ export function collect(): string {
   let finished = "0";
   try {
     if (!turn.fault && actor) {
-      const snapshot = actor.getSnapshot();
+      const snapshot = actor.getSnapshot() as Snapshotlike;
       if (snapshot.status !== "active") finished = "1";
       // Always spelled anew: children, and contexts that are changed in place, move without a new snapshot object.
       actors = 0;

@@ -66,6 +66,7 @@ export function reject(code: string, message: string, at?: string): void {
 /** What was thrown, as text of bounded size; `at` is "line:column" of the first frame in the user's bundle. */
 export function describe(thrown: unknown): { name: string; message: string; at?: string } {
   let name = "Error";
+  // eslint-disable-next-line no-useless-assignment -- without it the base image would be another one
   let message = "";
   let at: string | undefined;
   try {

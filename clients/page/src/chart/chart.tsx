@@ -4,7 +4,7 @@
 import { memo, useEffect, useLayoutEffect, useRef, useState } from "react";
 import { activeNodes, type Definition } from "@machinehub/client";
 import type { Change } from "./compare.ts";
-import { clip, visible, visibleLines } from "../text.ts";
+import { clip, jsonText, visible, visibleLines } from "../text.ts";
 import {
   type Box,
   type Font,
@@ -156,7 +156,7 @@ function useActive(
   value: unknown,
   navigation: Navigation | undefined,
 ): void {
-  const key = JSON.stringify(value) ?? "";
+  const key = jsonText(value) ?? "";
   useLayoutEffect(() => {
     const nodes = value === undefined ? [] : activeNodes(definition.root, value);
     const active = new Set(nodes.map((node) => node.id));

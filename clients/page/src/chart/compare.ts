@@ -2,6 +2,7 @@
 
 import type { Definition, StateNode } from "@machinehub/client";
 import { eventText, transitionId } from "./graph.ts";
+import { jsonText } from "../text.ts";
 
 export type Change = "added" | "removed" | "changed";
 export interface Difference {
@@ -45,8 +46,8 @@ export function compare(older: Definition, newer: Definition): Comparison {
     list.push({
       change: "changed",
       what: "initial context",
-      before: JSON.stringify(older.context) ?? "computed",
-      after: JSON.stringify(newer.context) ?? "computed",
+      before: jsonText(older.context) ?? "computed",
+      after: jsonText(newer.context) ?? "computed",
     });
   return { list, marks };
 }

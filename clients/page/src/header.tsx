@@ -1,0 +1,60 @@
+// What stands above the chart: which machine, which session, where it is, and who is there.
+
+import type { Presence, Problem as Trouble, Status } from "@machinehub/client";
+import { visible } from "./text.ts";
+
+export function Header({
+  name,
+  session,
+  value,
+  step,
+  status,
+  trouble,
+  presence,
+  version,
+}: {
+  name: string;
+  session: string;
+  value: unknown;
+  step: string;
+  status: Status;
+  trouble: Trouble | null;
+  presence: Presence;
+  version: number | undefined;
+}) {
+  return (
+    <header>
+      <h1>{name}</h1>
+      <span className="session" title="session">
+        {visible(session)}
+      </span>
+      <span className="quiet">{version === undefined ? "" : `version ${version}`}</span>
+      <span className="value" aria-live="polite" title="state">
+        {visible(valueText(value))}
+      </span>
+      <span className="grow" />
+      <span className="quiet step">{step}</span>
+      <span className="quiet">{`${presence.count} here`}</span>
+      <span
+        className="status"
+        role="status"
+        data-status={status}
+        title={trouble ? `${trouble.code}: ${trouble.detail}` : ""}
+      >
+        {status}
+      </span>
+    </header>
+  );
+}
+
+function valueText(value: unknown): string {
+  if (typeof value === "string") return value;
+  if (typeof value !== "object" || value === null) return "";
+  return Object.entries(value)
+    .map(([key, inner]) =>
+      valueText(inner)
+        ? `${key}: ${typeof inner === "object" ? `(${valueText(inner)})` : valueText(inner)}`
+        : key,
+    )
+    .join(", ");
+}

@@ -1,0 +1,79 @@
+"""The wheel, as somebody installs it who has Python and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import venv
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.support import COUNTER, ROOT, free_port
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from pathlib import Path
+
+
+async def run(*command: str, cwd: Path, **environment: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=cwd,
+        env=os.environ | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+async def first_url(process: Process) -> str:
+    assert process.stdout is not None
+    while not (line := (await process.stdout.readline()).decode().strip()).startswith("http"):
+        assert process.returncode is None, line
+    return line
+
+
+@pytest.mark.xdist_group("wheel")
+async def test_dev_from_an_installed_wheel(tmp_path: Path) -> None:
+    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    await run(
+        *(*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)),
+        cwd=tmp_path,
+        MACHINEHUB_BUILT="1",
+    )
+    (wheel,) = tmp_path.glob("machinehub-*.whl")
+    place = tmp_path / "installed"
+    await asyncio.to_thread(venv.create, place)
+    await run(*pip, "--python", str(place), "install", str(wheel), cwd=tmp_path)
+
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "counter.ts").write_text(COUNTER.replace("count: 0", "count: start"))
+    text = (project / "counter.ts").read_text()
+    (project / "counter.ts").write_text(f'import {{ start }} from "./start";\n{text}')
+    (project / "start.ts").write_text("export const start: number = 40;")
+    process = await asyncio.create_subprocess_exec(
+        *(str(place / "bin" / "machinehub"), "dev", "counter.ts", "--port", str(free_port())),
+        cwd=project,
+        # No Node, no checkout, no caches of earlier runs.
+        env={"PATH": str(place / "bin"), "HOME": str(tmp_path), "LANG": "C.UTF-8"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        url = await first_url(process)
+        async with httpx.AsyncClient() as http:
+            await http.post(f"{url}/s", json={"type": "increment"})
+            answer = await http.post(f"{url}/s", json={"type": "increment"})
+            assert answer.json()["snapshot"]["context"] == {"count": 42}
+            page = await http.get(url, headers={"Accept": "text/html"})
+            assert "/assets/" in page.text
+    finally:
+        process.terminate()
+        await process.communicate()
+    assert process.returncode == 0
