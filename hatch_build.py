@@ -1,5 +1,5 @@
-"""The wheel's build hook: builds the guest and the page with Node, so that whoever installs the wheel needs
-none. `make wheel` has built them before, and says so with MACHINEHUB_BUILT=1.
+"""The wheel's build hook: builds the guest and the page with Node, so that whoever installs the
+wheel needs none. `make wheel` has built them before, and says so with MACHINEHUB_BUILT=1.
 """
 
 from __future__ import annotations

@@ -34,7 +34,9 @@ class Tally:
 
 
 class Client(asyncio.Protocol):
-    """One connection. `again` makes it send the next event as soon as the last one is acknowledged."""
+    """One connection. `again` makes it send the next event as soon as the last one is
+    acknowledged.
+    """
 
     def __init__(self, path: str, tally: Tally, event: bytes) -> None:
         self.path = path

@@ -1,4 +1,5 @@
-"""The composition root: the only place that knows concrete classes. Read this to see how the parts hang together.
+"""The composition root: the only place that knows concrete classes. Read this to see how the parts
+hang together.
 
 client -> uvicorn (edge/) -> admission -> protocols -> session port -> placement -> sandbox workers
                                        -> control   -> catalog, store, forge
@@ -130,7 +131,8 @@ class Hub:
         )
 
     async def start(self) -> None:
-        """Claims and migrates the database, starts the workers. A start that fails leaves nothing open.
+        """Claims and migrates the database, starts the workers. A start that fails leaves nothing
+        open.
 
         Raises `BadSettings` when the hub must not listen like this, and `Unavailable`.
         """
@@ -158,7 +160,9 @@ class Hub:
         await self.store.close()
 
     def say_goodbye(self) -> None:
-        """The hub is about to stop: it is not ready any more, and everybody is told to come back."""
+        """The hub is about to stop: it is not ready any more, and everybody is told to come
+        back.
+        """
         self.operations.draining = True
         self.sessions.say_goodbye("the hub is going away")
 

@@ -35,15 +35,17 @@ class Clock(Protocol):
 
 
 CATCHING_UP: Final = 20
-"""While the computer's clock is behind what sessions have seen, theirs is slower by one part in so many."""
+"""While the computer's clock is behind what sessions have seen, theirs is slower by one part in so
+many.
+"""
 
 
 class SystemClock:
     """The computer's clock, made fit for sessions: it never runs backwards, and never stands still.
 
-    When the computer's clock is put forward, sessions see that at once. When it is put back, by an hour
-    say, their time goes on from where it was, a little slower, until the computer's has caught up: a
-    timer of a minute fires after a minute. (NTP slews a clock for the same reason.)
+    When the computer's clock is put forward, sessions see that at once. When it is put back, by an
+    hour say, their time goes on from where it was, a little slower, until the computer's has caught
+    up: a timer of a minute fires after a minute. (NTP slews a clock for the same reason.)
     """
 
     ticks = True

@@ -1,4 +1,6 @@
-"""WebSocket close codes: what a hub means by them. The one table; docs/protocol.md shows it to clients."""
+"""WebSocket close codes: what a hub means by them. The one table; docs/protocol.md shows it to
+clients.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ from enum import IntEnum
 
 
 class CloseCode(IntEnum):
-    """Below 4000 as RFC 6455 (section 7.4) and its registry define them, above as this protocol does."""
+    """Below 4000 as RFC 6455 (section 7.4) and its registry define them, above as this protocol
+    does.
+    """
 
     GOING_AWAY = 1001
     """The hub stops: connect again, a little later."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import NewType
 
 MachineId = NewType("MachineId", str)
-"""6 or more base62 characters: the first part of a machine's URLs, and the secret that lets people in."""
+"""6 or more base62 characters: the first part of a machine's URLs, and the secret that lets people
+in.
+"""
 SessionId = NewType("SessionId", str)
 """1 to 128 characters of any text, chosen by whoever opened the session first."""
 SessionKey = NewType("SessionKey", int)

@@ -105,9 +105,9 @@ class Fault(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """A line of a session's journal: one input, and what became of it.
 
-    `seq` counts the inputs that were applied. One that was undone has the seq it was tried at, and in
-    `attempt` how many were tried there (from 1); an applied one has attempt 0. (seq, attempt) orders a
-    journal, and nothing is ever written twice there.
+    `seq` counts the inputs that were applied. One that was undone has the seq it was tried at, and
+    in `attempt` how many were tried there (from 1); an applied one has attempt 0. (seq, attempt)
+    orders a journal, and nothing is ever written twice there.
     """
 
     seq: Seq
@@ -135,14 +135,17 @@ class Armed(msgspec.Struct, frozen=True, gc=False):
 
 
 class MemberChange(msgspec.Struct, frozen=True, gc=False):
-    """Somebody of whose coming (with their `sender` as JSON) or leaving (None) a machine was told."""
+    """Somebody of whose coming (with their `sender` as JSON) or leaving (None) a machine was
+    told.
+    """
 
     member: MemberId
     sender: bytes | None
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one turn changes of a session besides its memory: whatever must be known while it sleeps.
+    """What one turn changes of a session besides its memory: whatever must be known while it
+    sleeps.
 
     Folded by `apply_to` wherever it is folded: in memory, in replays, in the database.
     """

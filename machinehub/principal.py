@@ -36,7 +36,9 @@ class Principal:
         return self.standing not in (Standing.LOCAL, Standing.FOREIGN_PAGE)
 
     def must_operate(self) -> None:
-        """Raises `Unauthorised` or `Forbidden` unless they may deploy machines and look after them."""
+        """Raises `Unauthorised` or `Forbidden` unless they may deploy machines and look after
+        them.
+        """
         match self.standing:
             case Standing.ANONYMOUS:
                 raise Unauthorised(

@@ -44,7 +44,9 @@ class Rates(Generic[Name]):
         self._rates: OrderedDict[Name, Rate] = OrderedDict()
 
     def take(self, name: Name, per_s: float, now_s: float) -> bool:
-        """Whether one more unit of `name` may pass now. `per_s` counts when it is met for the first time."""
+        """Whether one more unit of `name` may pass now. `per_s` counts when it is met for the first
+        time.
+        """
         rate = self._rates.get(name)
         if rate is None:
             rate = self._rates[name] = Rate(per_s)

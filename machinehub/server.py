@@ -25,8 +25,8 @@ PING_INTERVAL_S: Final = 15.0
 """A dead peer is noticed within this and `PING_TIMEOUT_S`, 30 s together."""
 PING_TIMEOUT_S: Final = 15.0
 UNACKNOWLEDGED_MS: Final = 15_000
-"""How long the kernel waits for what it sent to be acknowledged: this is how a reader of SSE whose network
-is gone is noticed.
+"""How long the kernel waits for what it sent to be acknowledged: this is how a reader of SSE whose
+network is gone is noticed.
 """
 GC_OBJECTS: Final = 50_000
 FRAME_SLACK_BYTES: Final = 4096
@@ -61,8 +61,8 @@ class HubServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """A hub that was asked to stop and did has succeeded; uvicorn would let the signal kill it in the
-        end.
+        """A hub that was asked to stop and did has succeeded; uvicorn would let the signal kill it
+        in the end.
         """
         with super().capture_signals():
             yield
@@ -92,8 +92,8 @@ def _notice_dead_readers(listening: socket.socket) -> None:
 async def serve(hub: Hub, *, on_ready: Callable[[], Awaitable[None]] | None = None) -> None:
     """Runs a hub until it is told to stop (SIGTERM, SIGINT). `on_ready` runs once it listens."""
     await hub.start()
-    # What is here now stays, and what comes is freed by its reference counts: cycles need not be looked for
-    # after every 700 objects.
+    # What is here now stays, and what comes is freed by its reference counts: cycles need not be
+    # looked for after every 700 objects.
     gc.freeze()
     gc.set_threshold(GC_OBJECTS, 10, 50)
     server = HubServer(hub)

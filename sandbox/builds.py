@@ -1,6 +1,7 @@
 """Builds: uploads become images, and projects say which files they are made of.
 
-Decides: how a build is answered, and how much of a stranger's words about its failure are passed on.
+Decides: how a build is answered, and how much of a stranger's words about its failure are passed
+on.
 """
 
 from __future__ import annotations

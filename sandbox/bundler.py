@@ -194,7 +194,9 @@ def _bundle_config(entry: str, text: str) -> Bundle:
 
 
 def _errors(messages: str) -> list[BuildMessage]:
-    """esbuild's printed errors. A message's place, when it has one, is the indented line behind it."""
+    """esbuild's printed errors. A message's place, when it has one, is the indented line behind
+    it.
+    """
     errors: list[BuildMessage] = []
     for line in messages.splitlines():
         if found := _MESSAGE.match(line):

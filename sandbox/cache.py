@@ -65,7 +65,9 @@ class CodeCache:
         return missing
 
     def stay_open(self) -> None:
-        """From now on files are read by a descriptor of the folder: opening paths may be forbidden soon."""
+        """From now on files are read by a descriptor of the folder: opening paths may be forbidden
+        soon.
+        """
         if self._folder.is_dir():
             self._descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 

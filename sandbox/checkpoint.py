@@ -1,7 +1,7 @@
 """Checkpoints: what one session has that its image has not, as bytes, and back.
 
-The pages that differ, XOR'd with the image's (most bytes of a changed page are the same, so zeros) and
-compressed. The digest of all that is checked when a checkpoint is thawed.
+The pages that differ, XOR'd with the image's (most bytes of a changed page are the same, so zeros)
+and compressed. The digest of all that is checked when a checkpoint is thawed.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def apply_checkpoint(
     """The size of the memory that was frozen, its changed pages as (address, content), and what was
     kept with it.
 
-    Raises `DamagedCheckpoint` when what comes out is not what was written, is of a newer format, or more than a memory of
-    `bytes_max` can have.
+    Raises `DamagedCheckpoint` when what comes out is not what was written, is of a newer format, or
+    more than a memory of `bytes_max` can have.
     """
     try:
         kept = without_header(checkpoint)

@@ -168,7 +168,8 @@ class Engine:
         memory_bytes_max: int,
         output: Path | None = None,
     ) -> tuple[int, bytes, bytes]:
-        """Runs a WASI command that may read `directory`, as "/", and write to `output`, as "/.output".
+        """Runs a WASI command that may read `directory`, as "/", and write to `output`, as
+        "/.output".
 
         Returns exit code, stdout and stderr. Raises `Trap` when it runs out of CPU or memory.
         """
@@ -426,7 +427,9 @@ class Instance:
         mprotect(self._base, self._bytes_max, 0)
 
     def grow_to(self, size: int) -> None:
-        """Makes the memory `size` bytes large (a multiple of 64 KiB), for restoring a checkpoint."""
+        """Makes the memory `size` bytes large (a multiple of 64 KiB), for restoring a
+        checkpoint.
+        """
         pages = (size - self.memory_bytes) // WASM_PAGE_BYTES
         if pages <= 0:
             return

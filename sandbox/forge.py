@@ -75,7 +75,9 @@ class BuildError(Exception):
 
 
 class Thrown(msgspec.Struct, frozen=True):
-    """What the prelude says of something that went wrong. Its text comes out of a stranger's realm."""
+    """What the prelude says of something that went wrong. Its text comes out of a stranger's
+    realm.
+    """
 
     code: str
     message: str

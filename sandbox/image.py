@@ -1,8 +1,9 @@
 """Images: freezing a memory into a WASM module, of which every session begins as a copy.
 
-An *image* is a WASM module that has a memory and no code: a custom section with what the host must know
-to call into it, one exported memory, and a data segment for each run of pages that are not zero. The
-runtime maps it copy-on-write. What one session has that its image has not is in `checkpoint.py`.
+An *image* is a WASM module that has a memory and no code: a custom section with what the host must
+know to call into it, one exported memory, and a data segment for each run of pages that are not
+zero. The runtime maps it copy-on-write. What one session has that its image has not is in
+`checkpoint.py`.
 """
 
 from __future__ import annotations

@@ -85,7 +85,9 @@ def _zero(body: Reader) -> None:
 
 
 def read_constant(reader: Reader, kind: int) -> int:
-    """The bits of a constant expression of one constant, a number of this kind. Raises `BadModule`."""
+    """The bits of a constant expression of one constant, a number of this kind. Raises
+    `BadModule`.
+    """
     opcode = reader.byte()
     if opcode != {I32: 0x41, I64: 0x42, F32: 0x43, F64: 0x44}[kind]:
         raise BadModule("an initial value is not a constant of its type")

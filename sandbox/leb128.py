@@ -1,4 +1,6 @@
-"""LEB128: how WebAssembly's binary format writes integers (core specification 2.0, section 5.2.2)."""
+"""LEB128: how WebAssembly's binary format writes integers (core specification 2.0, section
+5.2.2).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def encode_signed(value: int) -> bytes:
 
 
 def decode_unsigned(data: bytes, at: int) -> tuple[int, int]:
-    """The integer at `at`, and the position behind it. For modules of our own: nothing is checked."""
+    """The integer at `at`, and the position behind it. For modules of our own: nothing is
+    checked.
+    """
     value = shift = 0
     while True:
         byte = data[at]

@@ -200,7 +200,9 @@ def call_json(instance: Instance, name: str, data: bytes | None, now_ms: int = 0
 
 
 def _rejection(answer: bytes) -> bytes:
-    """The module refuses the event: its words, under a code that no client mistakes for the hub's."""
+    """The module refuses the event: its words, under a code that no client mistakes for the
+    hub's.
+    """
     message = "the machine refused the event"
     try:
         fault = _decode_any(answer)[1]

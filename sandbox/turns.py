@@ -1,7 +1,7 @@
 """The sessions of one worker process: thawing them, running their turns, replaying, freezing.
 
-Decides: what of a message becomes of a `LiveMachine`, and in which words the hub hears of it. Does not
-know: sockets, or in which order messages come.
+Decides: what of a message becomes of a `LiveMachine`, and in which words the hub hears of it. Does
+not know: sockets, or in which order messages come.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Turns:
     """The sessions of one process, by the slots that the hub gave them."""
 
     def __init__(self, engine: Engine, guest: Guest | None, *, memory_bytes_max: int = 0) -> None:
-        """`guest` is None where modules run, which need none; `memory_bytes_max` is the process's, 0 for none."""
+        """`guest` is None where modules run, which need none; `memory_bytes_max` is the process's,
+        0 for none.
+        """
         self._memory_bytes_max = memory_bytes_max
         self._engine = engine
         self._runs_modules = guest is None
@@ -157,7 +159,7 @@ class Turns:
                 timers.append((position, outbox.timers_set, outbox.timers_cancelled))
         return Replayed(request.session, request.ticket, snapshot, finished, timers, len(outboxes))
 
-    # --- images and engines -------------------------------------------------------------------------
+    # --- images and engines -----------------------------------------------------------------------
 
     def load_image(self, request: LoadImage, _answers: list[ToHub]) -> None:
         """A damaged image is noticed by the first `Open` that asks for it."""

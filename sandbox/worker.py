@@ -68,7 +68,9 @@ class Worker:
         *,
         memory_bytes_max: int = 0,
     ) -> None:
-        """`guest` is None where modules run; `esbuild` is a forge's; `memory_bytes_max` is the process's."""
+        """`guest` is None where modules run; `esbuild` is a forge's; `memory_bytes_max` is the
+        process's.
+        """
         self._turns = turns = Turns(engine, guest, memory_bytes_max=memory_bytes_max)
         builds = Builds(engine, guest, esbuild)
         self._does: dict[type, Callable[[Any, list[ToHub]], None]] = {

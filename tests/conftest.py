@@ -1,4 +1,6 @@
-"""Fixtures: one hub for the tests that only talk to one; tests that break things start their own."""
+"""Fixtures: one hub for the tests that only talk to one; tests that break things start their
+own.
+"""
 
 from __future__ import annotations
 

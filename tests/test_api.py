@@ -319,7 +319,9 @@ async def test_other_sites_may_use_machines_but_not_the_api(client: Client) -> N
 async def test_pages_of_other_sites_use_the_machines_of_hubs_with_tokens_alone(
     client: Client, tmp_path: Path
 ) -> None:
-    """An open hub is a developer's own: no page that they happen to look at drives their machines."""
+    """An open hub is a developer's own: no page that they happen to look at drives their
+    machines.
+    """
     preflight = {
         "Origin": "https://elsewhere.example",
         "Access-Control-Request-Method": "POST",

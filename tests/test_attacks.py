@@ -378,7 +378,9 @@ async def test_a_conditional_event_wakes_a_session_that_falls_asleep(client: Cli
 async def test_a_session_that_cannot_be_thawed_says_so_and_can_be_tried_again(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The refusal was kept under the event's id, so that trying again gave the same 503 for ever."""
+    """The refusal was kept under the event's id, so that trying again gave the same 503 for
+    ever.
+    """
     from machinehub.errors import Unavailable
 
     machine_id = await client.deploy(COUNTER, name="thaw")

@@ -1,4 +1,6 @@
-"""The documents, held against the code: what exists is written down, what is written down exists."""
+"""The documents, held against the code: what exists is written down, what is written down
+exists.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What sessions stay on while they last, and how they end: errors, versions, deletion, expiry. On real databases."""
+"""What sessions stay on while they last, and how they end: errors, versions, deletion, expiry. On
+real databases.
+"""
 
 from __future__ import annotations
 

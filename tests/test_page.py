@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 @contextlib.asynccontextmanager
 async def opened(browser: Browser, url: str, **options: Any) -> AsyncIterator[Page]:
-    """A page in a window of its own. It asks nobody but its hub for anything, and reports no error."""
+    """A page in a window of its own. It asks nobody but its hub for anything, and reports no
+    error.
+    """
     context = await browser.new_context(**options)
     page = await context.new_page()
     complaints: list[str] = []

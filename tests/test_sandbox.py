@@ -304,7 +304,8 @@ def test_a_checkpoint_is_small_and_damage_is_noticed(sandbox: Sandbox) -> None:
     assert as_it_was is not None
     for at in (0, 17, len(checkpoint) - 1):
         assert restored(flipped(at)) is None
-    # Compressed data has a few bits that mean nothing: a change there, and only there, harms nobody.
+    # Compressed data has a few bits that mean nothing: a change there, and only there, harms
+    # nobody.
     results = [restored(flipped(at)) for at in range(0, len(checkpoint), 61)]
     assert all(result in (None, as_it_was) for result in results)
     assert results.count(None) > 0.9 * len(results)

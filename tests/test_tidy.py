@@ -1,4 +1,6 @@
-"""Our own source: which way imports go, what stands in one place only, how large things may grow."""
+"""Our own source: which way imports go, what stands in one place only, how large things may
+grow.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,8 @@ LAYERS = [
         "tasks",
     },
 ]
-"""The folders and files of machinehub, from the top: each imports from its own layer and those below, and
-never sideways in a circle. docs/architecture.md draws them.
+"""The folders and files of machinehub, from the top: each imports from its own layer and those
+below, and never sideways in a circle. docs/architecture.md draws them.
 """
 FILE_LINES_MAX = 490
 FUNCTION_LINES_MAX = 60

@@ -1,4 +1,5 @@
-"""Databases that earlier code wrote are read, replayed and carried on with; what a newer hub wrote is refused.
+"""Databases that earlier code wrote are read, replayed and carried on with; what a newer hub wrote
+is refused.
 
 The recordings, and how they were made, are in `tests/recorded`.
 """

@@ -123,7 +123,9 @@ def print_json(value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """A line of data. Control characters that a machine put into a name do nothing to the terminal."""
+    """A line of data. Control characters that a machine put into a name do nothing to the
+    terminal.
+    """
     sys.stdout.write(
         "".join(
             char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"

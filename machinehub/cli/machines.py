@@ -1,4 +1,6 @@
-"""`machinehub list, info, versions, activate, rollback, delete, open`: machines and their versions."""
+"""`machinehub list, info, versions, activate, rollback, delete, open`: machines and their
+versions.
+"""
 
 from __future__ import annotations
 

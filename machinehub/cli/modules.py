@@ -113,7 +113,9 @@ class Modules:
         return None
 
     def value(self, source: Source, name: str) -> tuple[Source, Node] | None:
-        """What a name stands for: a constant's initial value, here or where it was imported from."""
+        """What a name stands for: a constant's initial value, here or where it was imported
+        from.
+        """
         for _ in range(STEPS_MAX):
             if name in source.values:
                 return source, source.values[name]

@@ -67,11 +67,11 @@ def register(app: typer.Typer) -> None:
 def _with_store(
     data: Path | None, work: Callable[[Store], Awaitable[T]], *, otherwise: T | None = None
 ) -> T:
-    """Hands `work` the store of the hub's database, whose schema stays as it is: a hub that runs may be older
-    than this command.
+    """Hands `work` the store of the hub's database, whose schema stays as it is: a hub that runs
+    may be older than this command.
 
-    A database that is empty gets the schema, unless there is an answer for that case, `otherwise`. Raises
-    `Unavailable` for a database of a newer machinehub.
+    A database that is empty gets the schema, unless there is an answer for that case, `otherwise`.
+    Raises `Unavailable` for a database of a newer machinehub.
     """
     from machinehub.store.engine import opened
     from machinehub.store.schema import check_is_known, current_revision, migrate

@@ -48,7 +48,9 @@ class Project:
 
 
 def find_project(file: Path | None, name: str | None) -> Project:
-    """The project of `file`, or of the `machinehub.toml` here. Ends the command when there is none."""
+    """The project of `file`, or of the `machinehub.toml` here. Ends the command when there is
+    none.
+    """
     config = read_config(Path.cwd() if file is None else file.resolve().parent)
     if file is None:
         main = config.get("main")

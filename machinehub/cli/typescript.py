@@ -334,7 +334,9 @@ class _Reader:
         return ""
 
     def _is_known(self, source: Source, node: Node, bound: frozenset[str]) -> bool:
-        """Whether a type can leave its file: by its name, and for a generic one by its arguments."""
+        """Whether a type can leave its file: by its name, and for a generic one by its
+        arguments.
+        """
         if node.type == "type_identifier":
             return self._where(source, source.of(node), bound) != _UNKNOWN
         if node.type == "nested_type_identifier":

@@ -77,7 +77,9 @@ class DeployApi:
         self._base_url = base_url
 
     def routes(self) -> list[BaseRoute]:
-        """All calls, by path. Those below the prefix are for principals that may look after machines."""
+        """All calls, by path. Those below the prefix are for principals that may look after
+        machines.
+        """
         guarded = (
             ("POST", "/deployments", self.deploy),
             ("GET", "/machines", self.machine_list),
@@ -89,8 +91,8 @@ class DeployApi:
             ("GET", _VERSION + "/files", self.version_files),
             ("POST", _VERSION + "/activate", self.version_activate),
             ("GET", _MACHINE + "/sessions", self._session_api.list),
-            # One call for all of these: what is the session's id, which may hold slashes, is seen in the
-            # raw path only.
+            # One call for all of these: what is the session's id, which may hold slashes, is seen
+            # in the raw path only.
             ("GET", _SESSION + "/journal", self._session_api.any),
             ("POST", _SESSION + "/fork", self._session_api.any),
             ("POST", _SESSION + "/replay", self._session_api.any),
@@ -118,7 +120,7 @@ class DeployApi:
     async def openapi(self, _request: Request) -> Response:
         return Json(openapi_document(self._base_url, self._limits))
 
-    # --- machines and versions ----------------------------------------------------------------------
+    # --- machines and versions --------------------------------------------------------------------
 
     async def deploy(self, request: Request) -> Response:
         body = await read_body(
@@ -208,7 +210,7 @@ class DeployApi:
         self._catalog.forget(machine.id)
         return Json(self._machine(activated))
 
-    # --- logs ---------------------------------------------------------------------------------------
+    # --- logs -------------------------------------------------------------------------------------
 
     async def logs(self, request: Request) -> Response:
         machine = await self._find(request)
@@ -246,7 +248,7 @@ class DeployApi:
         finally:
             stop()
 
-    # --- how things are shown -----------------------------------------------------------------------
+    # --- how things are shown ---------------------------------------------------------------------
 
     async def _find(self, request: Request) -> Machine:
         return await self._store.machine(request.path_params["machine"])

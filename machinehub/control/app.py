@@ -43,8 +43,8 @@ class ControlApp:
         return scope["type"] == "http" and (path in PATHS or path.startswith(PREFIXES))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Patterns of routes end at a line feed, which a session's id may hold; that is read from the raw
-        # path.
+        # Patterns of routes end at a line feed, which a session's id may hold; that is read from
+        # the raw path.
         path = scope["path"].replace("\n", " ")
         await self._app({**scope, "path": path}, receive, send)
 

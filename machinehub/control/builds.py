@@ -1,4 +1,6 @@
-"""Builds: an upload goes to a forge or a compiler, and what comes back is checked before it is believed."""
+"""Builds: an upload goes to a forge or a compiler, and what comes back is checked before it is
+believed.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class Build:
 
 
 async def build(pool: WorkerPool, source: Source, limits: Limits) -> Build:
-    """Bundles and freezes, or checks and compiles a module, storing nothing. `limits` are the hub's.
+    """Bundles and freezes, or checks and compiles a module, storing nothing. `limits` are the
+    hub's.
 
     Raises `BuildFailed`, `Unavailable`.
     """
@@ -74,8 +77,8 @@ async def build(pool: WorkerPool, source: Source, limits: Limits) -> Build:
 
 
 def _checked(definition: bytes, own: MachineLimits) -> bytes:
-    """A definition as a forge gave it, which has seen strangers' code: JSON, or the build is refused. With
-    the version's own limits.
+    """A definition as a forge gave it, which has seen strangers' code: JSON, or the build is
+    refused. With the version's own limits.
     """
     try:
         too_deep = is_deeper_than(definition, DEFINITION_DEPTH_MAX)

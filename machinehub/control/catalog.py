@@ -1,7 +1,7 @@
 """The catalog: machines and versions, as the deploy API and the protocols ask for them.
 
-Decides: when a build is needed (content is named by its digest), what a machine reference in a URL means,
-and how long a lookup may be remembered. Does not know: HTTP, sessions, how images are built.
+Decides: when a build is needed (content is named by its digest), what a machine reference in a URL
+means, and how long a lookup may be remembered. Does not know: HTTP, sessions, how images are built.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 LOOKUP_S: Final = 2.0
-"""How long a lookup may be remembered: this long after another node's activation, new sessions may get the
-old version.
+"""How long a lookup may be remembered: this long after another node's activation, new sessions may
+get the old version.
 """
 TARGETS_REMEMBERED: Final = 10_000
 VERSIONS_REMEMBERED: Final = 10_000
 """Whose limits are in memory: a version never changes."""
 IMAGES_REMEMBERED: Final = 64
-"""Compressed images in memory, about 400 KiB each; the rest are read from the database when a session needs
-them.
+"""Compressed images in memory, about 400 KiB each; the rest are read from the database when a
+session needs them.
 """
 HEARS_PRESENCE: Final = frozenset({"presence.joined", "presence.left", "presence.*"})
 
@@ -96,7 +96,7 @@ class Catalog:
         self._limits_of: OrderedDict[tuple[MachineId, int], Limits] = OrderedDict()
         self._deploying: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    # --- deploying ----------------------------------------------------------------------------------
+    # --- deploying --------------------------------------------------------------------------------
 
     async def deploy(self, upload: Upload) -> Deployed:
         """Builds the upload, unless its content was built before, and stores it.
@@ -107,8 +107,8 @@ class Catalog:
         source = check_upload(upload, self._limits)
         digest = source.digest(*self._pool.engine_and_base)
         built = None if await self._store.has_image(digest) else await self._build(source, digest)
-        # Deployments of one name take turns: two at once would only find out from the database that they
-        # must.
+        # Deployments of one name take turns: two at once would only find out from the database that
+        # they must.
         async with self._deploying.setdefault(upload.name, asyncio.Lock()):
             stored = await self._store_version(upload, digest, built)
             if stored is None:  # the last machine with this content was deleted meanwhile
@@ -150,10 +150,11 @@ class Catalog:
             definition=built.definition if built else None,
         )
 
-    # --- looking up ---------------------------------------------------------------------------------
+    # --- looking up -------------------------------------------------------------------------------
 
     async def target(self, machine_id: MachineId, number: int | None) -> Target:
-        """The version that a session on `machine_id` gets: `number`, or the active one. Raises `NotFound`.
+        """The version that a session on `machine_id` gets: `number`, or the active one. Raises
+        `NotFound`.
 
         Only ids count here, not names: an id is the secret that lets people in.
         """
@@ -204,8 +205,8 @@ class Catalog:
         return image
 
     async def keep_engine(self) -> None:
-        """Stores the engine that new images are frozen under: sessions stay on theirs when the hub gets
-        another.
+        """Stores the engine that new images are frozen under: sessions stay on theirs when the hub
+        gets another.
         """
         digest, _ = self._pool.engine_and_base
         if not await self._store.has_engine(digest):

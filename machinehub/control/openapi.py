@@ -1,4 +1,6 @@
-"""The API's description, OpenAPI 3.1. Written by hand; a test holds its paths against the routes."""
+"""The API's description, OpenAPI 3.1. Written by hand; a test holds its paths against the
+routes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The shapes of the API's requests and answers, as JSON Schema, and how a call is described (OpenAPI 3.1)."""
+"""The shapes of the API's requests and answers, as JSON Schema, and how a call is described
+(OpenAPI 3.1).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The deploy API's part for sessions: list, read, delete, and their history.
 
-A session's id may hold slashes, percent-encoded: what comes behind it is told apart in the raw path.
+A session's id may hold slashes, percent-encoded: what comes behind it is told apart in the raw
+path.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ _PATH_PARTS: Final = 6
 
 
 class ForkBody(msgspec.Struct):
-    """The body of `POST .../sessions/{s}/fork`. Without `at` the fork begins where the session is."""
+    """The body of `POST .../sessions/{s}/fork`. Without `at` the fork begins where the session
+    is.
+    """
 
     at: int | None = None
     session: str | None = None
@@ -86,7 +89,7 @@ class SessionApi:
             raise NotFound("no_such_session", "the machine has no session of this name")
         return SessionId(session_id), decode_part(parts[1]) if len(parts) == 2 else None
 
-    # --- reading ------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     async def _read(self, request: Request, address: Address) -> Response:
         looking = self._sessions.inspect(address, seq_of(request, "at"))
@@ -111,7 +114,7 @@ class SessionApi:
         shown = [show_entry(entry) for entry in entries]
         return Json(page(shown, limit=limit, key="seq", then="attempt"))
 
-    # --- history ------------------------------------------------------------------------------------
+    # --- history ----------------------------------------------------------------------------------
 
     async def _fork(self, request: Request, address: Address) -> Response:
         body = await read_body(request, bytes_max=FORK_BYTES_MAX)

@@ -1,4 +1,5 @@
-"""Uploads: what a deployment must look like before anything is built, and what its content is called.
+"""Uploads: what a deployment must look like before anything is built, and what its content is
+called.
 
 Decides without I/O.
 """
@@ -66,8 +67,8 @@ class Source:
         )
 
     def digest(self, engine: str, base: str) -> Digest:
-        """The name of the content: what was uploaded, what a script is built with, and the limits that are
-        frozen into it. `engine` and `base` are digests.
+        """The name of the content: what was uploaded, what a script is built with, and the limits
+        that are frozen into it. `engine` and `base` are digests.
         """
         upload = self.upload
         built_with = ("", MODULE_ABI) if self.module is not None else (engine, base)
@@ -84,8 +85,8 @@ class Source:
 
 
 def check_upload(upload: Upload, limits: Limits) -> Source:
-    """Raises `BadRequest` or `TooLarge` for an upload that is wrongly named or too large; `limits` are the
-    hub's.
+    """Raises `BadRequest` or `TooLarge` for an upload that is wrongly named or too large; `limits`
+    are the hub's.
     """
     check_name(upload.name)
     if len(upload.message) > MESSAGE_CHARS_MAX or "\0" in upload.message:
@@ -122,7 +123,9 @@ def check_name(name: str) -> None:
 
 
 def upload_bytes_max(limits: Limits) -> int:
-    """Of the body of a deployment: text may be escaped to twice its size, and base64 takes a third more."""
+    """Of the body of a deployment: text may be escaped to twice its size, and base64 takes a third
+    more.
+    """
     return 2 * max(limits.source_bytes, limits.module_bytes) + 65536
 
 

@@ -1,7 +1,8 @@
-"""What a per-machine URL means: `/{machine}[@version][/{session}[/{action}]]`, and `/{machine}/-/...`.
+"""What a per-machine URL means: `/{machine}[@version][/{session}[/{action}]]`, and
+`/{machine}/-/...`.
 
-Read from the raw path, since a session's id may hold an encoded slash. What stands below `/-/` belongs to
-the machine: no session's id begins with a dash.
+Read from the raw path, since a session's id may hold an encoded slash. What stands below `/-/`
+belongs to the machine: no session's id begins with a dash.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class MachineUrl:
 
 
 def read_url(raw_path: bytes, *, session_chars_max: int) -> MachineUrl:
-    """Raises `NotFound` for a path that names no machine, `BadRequest` for a session id that cannot be."""
+    """Raises `NotFound` for a path that names no machine, `BadRequest` for a session id that cannot
+    be.
+    """
     before, *parts = raw_path.split(b"/")
     found = None if before or not parts else _MACHINE.fullmatch(decode_part(parts[0]))
     if found is None:

@@ -1,9 +1,10 @@
 """Admission: every request and every socket passes here, and comes out as a `Principal`.
 
-In one order: names (`Host`, proxies), origins, how many and how often, identity. How large a body may be
-depends on what is asked, and is refused where it is read (`requests.read_body`). Counts are kept by address (of the proxy's client, where a proxy on this computer names one; an IPv6 network of 64 bits
-counts as one). On an open hub, which only this computer reaches, nothing is counted: a developer's own load
-test is no abuse.
+In one order: names (`Host`, proxies), origins, how many and how often, identity. How large a body
+may be depends on what is asked, and is refused where it is read (`requests.read_body`). Counts are
+kept by address (of the proxy's client, where a proxy on this computer names one; an IPv6 network of
+64 bits counts as one). On an open hub, which only this computer reaches, nothing is counted: a
+developer's own load test is no abuse.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ PROXIES: Final = frozenset({"127.0.0.1", "::1"})
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 ASSETS: Final = "/assets/"
 TOKEN_PROTOCOL: Final = "machinehub.token."  # noqa: S105 - not one
-"""A subprotocol that carries a token: pages cannot give a WebSocket headers, and a URL is written into logs."""
+"""A subprotocol that carries a token: pages cannot give a WebSocket headers, and a URL is written
+into logs.
+"""
 PRINCIPAL: Final = "machinehub.principal"
 """Where the ASGI scope carries the `Principal`."""
 _HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@]+))(?::[0-9]*)?")
@@ -101,8 +104,8 @@ class Admission:
         return lambda: self._uncount(self._connected, address)
 
     async def enter(self, scope: MutableMapping[str, Any]) -> Callable[[], None]:
-        """A request or a socket begins: `scope` carries its principal from now on. What to call when it
-        ends. Raises `Forbidden`, `RateLimited`.
+        """A request or a socket begins: `scope` carries its principal from now on. What to call
+        when it ends. Raises `Forbidden`, `RateLimited`.
         """
         head = _Headers(scope["headers"])
         self._check_names(head)
@@ -116,11 +119,11 @@ class Admission:
         self._count(self._inside, address, "connections and requests")
         return lambda: self._uncount(self._inside, address)
 
-    # --- names and origins --------------------------------------------------------------------------
+    # --- names and origins ------------------------------------------------------------------------
 
     def _check_names(self, head: _Headers) -> None:
-        """An open hub is for this computer alone: neither a page whose server points a name of its own here
-        (DNS rebinding) nor whoever comes through a proxy is let in.
+        """An open hub is for this computer alone: neither a page whose server points a name of its
+        own here (DNS rebinding) nor whoever comes through a proxy is let in.
         """
         if not self.is_open:
             return
@@ -137,8 +140,8 @@ class Admission:
             )
 
     def _check_origin(self, head: _Headers, path: str) -> None:
-        """Machines of a hub with tokens are for pages of any site, unless its settings name those that may
-        use them; those of an open hub for pages of this computer, unless they do.
+        """Machines of a hub with tokens are for pages of any site, unless its settings name those
+        that may use them; those of an open hub for pages of this computer, unless they do.
         """
         if path.startswith(ASSETS):
             return
@@ -159,7 +162,7 @@ class Admission:
                 "an open hub is for pages of this computer; name the site in MACHINEHUB_ORIGINS",
             )
 
-    # --- how many, how often -------------------------------------------------------------
+    # --- how many, how often ----------------------------------------------------------------------
 
     def _check_rate(self, address: str) -> None:
         per_s = self._limits.requests_per_s
@@ -179,7 +182,7 @@ class Admission:
         if not counter[address]:
             del counter[address]
 
-    # --- identity -----------------------------------------------------------------------------------
+    # --- identity ---------------------------------------------------------------------------------
 
     async def _identify(self, head: _Headers) -> Principal:
         if self.is_open:

@@ -142,7 +142,7 @@ class HubHttp(HttpToolsProtocol):
         else:
             self._refuse(400, "bad_request", "this is no HTTP request")
 
-    # --- our own -------------------------------------------------------------------------
+    # --- our own ----------------------------------------------------------------------------------
 
     @property
     def _is_answering(self) -> bool:

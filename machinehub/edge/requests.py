@@ -74,7 +74,8 @@ def page(
 ) -> dict[str, Any]:
     """A list as the API answers it: `{"data": [...], "next": cursor or null}`.
 
-    `items` has one more than `limit` when there is a next page, which begins behind `key` (and `then`).
+    `items` has one more than `limit` when there is a next page, which begins behind `key` (and
+    `then`).
     """
     shown = items[:limit]
     if len(items) <= limit:

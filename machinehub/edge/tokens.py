@@ -1,7 +1,8 @@
 """The hub's tokens: which are valid, and whether the hub is open.
 
 A hub is *open* when it listens on loopback and never had a token: everybody on this computer may do
-everything. That is decided once, at the start: revoking the last token closes a hub, it does not open it.
+everything. That is decided once, at the start: revoking the last token closes a hub, it does not
+open it.
 """
 
 from __future__ import annotations

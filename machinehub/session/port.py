@@ -1,11 +1,11 @@
 """The session port: what anything outside may ask of sessions, and the messages that it hears.
 
-Whoever speaks with clients (`machinehub/protocols`) and whoever looks after machines (`machinehub/control`)
-knows sessions by this file alone. `LocalSessions` (`run/local.py`) is the implementation for the sessions
-of this hub; another may ask a hub elsewhere.
+Whoever speaks with clients (`machinehub/protocols`) and whoever looks after machines
+(`machinehub/control`) knows sessions by this file alone. `LocalSessions` (`run/local.py`) is the
+implementation for the sessions of this hub; another may ask a hub elsewhere.
 
-Messages say what happened, not how it is spelled: each protocol encodes them, once for all its listeners
-(`Message.encoded`).
+Messages say what happened, not how it is spelled: each protocol encodes them, once for all its
+listeners (`Message.encoded`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-# --- messages ------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, eq=False)
@@ -146,7 +146,7 @@ class Listener(Protocol):
     def receive(self, message: Message) -> None: ...
 
 
-# --- what is asked -------------------------------------------------------------------------------------
+# --- what is asked --------------------------------------------------------------------------------
 
 
 class Address(NamedTuple):
@@ -162,11 +162,15 @@ class Visitor(NamedTuple):
 
     principal: Principal
     key: str | None = None
-    """A secret that the client made up, by which it is known again; None for a client that has none."""
+    """A secret that the client made up, by which it is known again; None for a client that has
+    none.
+    """
 
 
 class Answered(NamedTuple):
-    """What became of an event, and the session right after it (as it is by now, for a second copy)."""
+    """What became of an event, and the session right after it (as it is by now, for a second
+    copy).
+    """
 
     settled: Settled
     snapshot: Snapshot
@@ -240,10 +244,11 @@ class Subscription(Protocol):
         ...
 
     def send(self, event: bytes, event_id: EventId | None) -> None:
-        """Hands an event over. With an id, the listener hears a `Settled`, at once if the id is known.
+        """Hands an event over. With an id, the listener hears a `Settled`, at once if the id is
+        known.
 
-        Raises `CallerError` for an event that cannot be one, `RateLimited`, `Conflict` when the session
-        has ended, `NotFound` when it was deleted, `Unavailable` when too much waits.
+        Raises `CallerError` for an event that cannot be one, `RateLimited`, `Conflict` when the
+        session has ended, `NotFound` when it was deleted, `Unavailable` when too much waits.
         """
 
     def describe(self, metadata: bytes) -> None:
@@ -254,8 +259,8 @@ class Subscription(Protocol):
 
 
 class Sessions(Protocol):
-    """All that may be asked of sessions. Every call may raise `Unavailable`, and `NotFound` for machines
-    and versions that are not there.
+    """All that may be asked of sessions. Every call may raise `Unavailable`, and `NotFound` for
+    machines and versions that are not there.
     """
 
     async def read(self, address: Address) -> Snapshot:
@@ -263,7 +268,9 @@ class Sessions(Protocol):
         ...
 
     async def create(self, address: Address, given: bytes | None) -> Snapshot:
-        """Begins a session with XState's `input` as JSON. Raises `Conflict` when it exists, `CallerError`."""
+        """Begins a session with XState's `input` as JSON. Raises `Conflict` when it exists,
+        `CallerError`.
+        """
         ...
 
     async def subscribe(
@@ -277,8 +284,9 @@ class Sessions(Protocol):
     ) -> Subscription:
         """From now on `listener` hears of the session, which begins with `given` if it is new.
 
-        Before this returns it has heard a `Snapshot`, then what was emitted behind `emitted_after`, as far as
-        that is remembered. Raises `CallerError`, `RateLimited`, and `Unavailable` when it is full.
+        Before this returns it has heard a `Snapshot`, then what was emitted behind `emitted_after`,
+        as far as that is remembered. Raises `CallerError`, `RateLimited`, and `Unavailable` when it
+        is full.
         """
         ...
 
@@ -308,12 +316,14 @@ class Sessions(Protocol):
         ...
 
     async def describe(self, address: Address, visitor: Visitor, metadata: bytes) -> Presence:
-        """Sets what a member says of itself. Raises `Conflict` when it is not there, `CallerError`."""
+        """Sets what a member says of itself. Raises `Conflict` when it is not there,
+        `CallerError`.
+        """
         ...
 
     async def inspect(self, address: Address, at: Seq | None = None) -> tuple[Summary, Snapshot]:
-        """The session as it is, or as it was after `at` inputs. Raises `NotFound`: a session that does not
-        exist does not begin; and for a step that is not, or not any more, to be had.
+        """The session as it is, or as it was after `at` inputs. Raises `NotFound`: a session that
+        does not exist does not begin; and for a step that is not, or not any more, to be had.
         """
         ...
 
@@ -330,13 +340,15 @@ class Sessions(Protocol):
         ...
 
     async def fork(self, address: Address, at: Seq | None, session_id: SessionId) -> Summary:
-        """A new session that goes on from input `at` of another, or from its last. Raises `NotFound`,
-        `Conflict` when there is one of that name.
+        """A new session that goes on from input `at` of another, or from its last. Raises
+        `NotFound`, `Conflict` when there is one of that name.
         """
         ...
 
     async def replay(self, address: Address, seq: Seq | None) -> Recomputed:
-        """Computes a session again from its journal, up to `seq` or its last input. Raises `NotFound`."""
+        """Computes a session again from its journal, up to `seq` or its last input. Raises
+        `NotFound`.
+        """
         ...
 
     async def delete(self, address: Address) -> None:

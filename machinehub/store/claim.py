@@ -1,8 +1,8 @@
 """A database is one hub's: who has claimed it, and what happens when the claim is lost.
 
-Two hubs on one database would each serve what they remember of a session. SQLite is claimed by a lock on a
-file, Postgres by an advisory lock that one connection holds. When that connection breaks (Postgres was
-restarted, say) nothing is written until the lock is held again.
+Two hubs on one database would each serve what they remember of a session. SQLite is claimed by a
+lock on a file, Postgres by an advisory lock that one connection holds. When that connection breaks
+(Postgres was restarted, say) nothing is written until the lock is held again.
 """
 
 from __future__ import annotations

@@ -180,8 +180,8 @@ class Database:
         return await self._run(work, self._reader, self._snapshots)
 
     async def claim(self) -> None:
-        """From now on the database is this hub's alone, until `close`. Raises `Unavailable` while another
-        has it.
+        """From now on the database is this hub's alone, until `close`. Raises `Unavailable` while
+        another has it.
         """
         self._claim = FileClaim(self._path) if self._path else PostgresClaim(self._engine.url)
         await self._claim.take()

@@ -1,4 +1,6 @@
-"""Opening a database: URLs become engines, SQLite with the right pragmas, Postgres with all that libpq's URLs say."""
+"""Opening a database: URLs become engines, SQLite with the right pragmas, Postgres with all that
+libpq's URLs say.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def open_engine(url: str) -> AsyncEngine:
 
 @contextlib.asynccontextmanager
 async def opened(url: str) -> AsyncIterator[AsyncEngine]:
-    """The same for as long as the block lasts, for commands that look once. Raises `BadSettings`."""
+    """The same for as long as the block lasts, for commands that look once. Raises
+    `BadSettings`.
+    """
     engine = open_engine(url)
     try:
         yield engine
@@ -69,8 +73,9 @@ def set_up_sqlite(connection: Any, _record: Any = None) -> None:
 
 
 async def connect_postgres(url: URL, **settings: str) -> asyncpg.Connection[Any]:
-    """One connection, with what the URL's query says as libpq understands it (`sslmode`, `sslrootcert`,
-    `host` for a socket's folder, `application_name`, ...). `settings` are the server's own, by name.
+    """One connection, with what the URL's query says as libpq understands it (`sslmode`,
+    `sslrootcert`, `host` for a socket's folder, `application_name`, ...). `settings` are the
+    server's own, by name.
 
     Raises `BadSettings` for what cannot be understood, and as `asyncpg.connect` does.
     Source: PostgreSQL's documentation, section 34.1.1 (connection strings).

@@ -1,4 +1,6 @@
-"""Rows of the session tables, and what they mean. Values are in the order of the tables' columns."""
+"""Rows of the session tables, and what they mean. Values are in the order of the tables'
+columns.
+"""
 
 from __future__ import annotations
 

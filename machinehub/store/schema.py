@@ -1,7 +1,7 @@
 """The schema: migrations under a lock, and a refusal of what a newer hub has written.
 
-Two hubs that start at once must not migrate at once: Postgres takes an advisory lock, SQLite a lock on a
-file beside it.
+Two hubs that start at once must not migrate at once: Postgres takes an advisory lock, SQLite a lock
+on a file beside it.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ async def migrate(engine: AsyncEngine) -> str | None:
 
 
 async def current_revision(engine: AsyncEngine) -> str | None:
-    """The revision of the schema as it is; None for an empty database. Nothing is changed, and no file
-    is made. Raises `Unavailable` for what is no database, or does not answer.
+    """The revision of the schema as it is; None for an empty database. Nothing is changed, and no
+    file is made. Raises `Unavailable` for what is no database, or does not answer.
     """
     path = engine.url.database
     if engine.dialect.name == "sqlite" and path and not Path(path).exists():
@@ -104,8 +104,8 @@ def _upgrade(connection: Connection) -> str | None:
 
 
 def _note_formats(connection: Connection) -> None:
-    """Notes which versions of what is kept this hub writes. Raises `Unavailable` where there are newer
-    ones.
+    """Notes which versions of what is kept this hub writes. Raises `Unavailable` where there are
+    newer ones.
     """
     noted = connection.execute(sa.select(formats_table.c.name, formats_table.c.version))
     there = {row.name: row.version for row in noted}

@@ -301,9 +301,9 @@ class SessionStore:
     async def whose(
         self, items: Iterable[TurnWrite | CheckpointWrite]
     ) -> tuple[dict[SessionKey, list[Entry]], bool]:
-        """After `AlreadyWritten`: the keys of the sessions of which something else stands where `items`
-        should, with the entries that have their event ids already; and whether all of `items`
-        were in fact committed (by an attempt whose answer was lost).
+        """After `AlreadyWritten`: the keys of the sessions of which something else stands where
+        `items` should, with the entries that have their event ids already; and whether all of
+        `items` were in fact committed (by an attempt whose answer was lost).
         """
 
         def work(connection: Connection) -> tuple[dict[SessionKey, list[Entry]], bool]:

@@ -132,11 +132,11 @@ class Store:
         engine: str,
         definition: bytes | None,
     ) -> Deployment | None:
-        """Adds a version to the machine of this name (created when new, with `new_id`) and makes it the
-        active one.
+        """Adds a version to the machine of this name (created when new, with `new_id`) and makes it
+        the active one.
 
-        `image` and `definition` are stored too when they are given. None when no image is stored and none
-        is given: its last machine was deleted meanwhile. Raises `Conflict`.
+        `image` and `definition` are stored too when they are given. None when no image is stored
+        and none is given: its last machine was deleted meanwhile. Raises `Conflict`.
         """
         stored = None
         if image is not None:
@@ -331,8 +331,8 @@ async def _machine_named(
 
 
 async def _numbered(connection: AsyncConnection, row: dict[str, Any]) -> tuple[int, bool]:
-    """The number of a version with this content, and whether it is new: the same content again is the
-    version that it was.
+    """The number of a version with this content, and whether it is new: the same content again is
+    the version that it was.
     """
     mine = versions.c.machine_id == row["machine_id"]
     same = sa.select(versions.c.number).where(mine, versions.c.digest == row["digest"])

@@ -1,4 +1,6 @@
-"""Builds, as the hub asks for them: of the forge, one at a time, and of a compiler for each module."""
+"""Builds, as the hub asks for them: of the forge, one at a time, and of a compiler for each
+module.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ BUILDS_WAITING_MAX: Final = 64
 
 
 class Builds:
-    """`forge` is the process that builds scripts, while there is one; the pool replaces it when it dies."""
+    """`forge` is the process that builds scripts, while there is one; the pool replaces it when it
+    dies.
+    """
 
     def __init__(self, compiler: Compiler, forge: Callable[[], WorkerProcess | None]) -> None:
         self._compiler = compiler

@@ -26,7 +26,9 @@ _ABOUT: Final = Slot(1)
 
 
 class Compiler:
-    """Starts a process for each question. One at a time: the rest of the computer is the sessions'."""
+    """Starts a process for each question. One at a time: the rest of the computer is the
+    sessions'.
+    """
 
     def __init__(self, how: Start) -> None:
         self._how = how

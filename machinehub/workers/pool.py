@@ -4,8 +4,8 @@ Decides: how many there are, which one a session goes to, when one is given up f
 know: what a session is; messages carry numbers. Everything a worker says is checked by type here
 and by meaning in `session/decide/session.py`.
 
-Workers stand in groups. Scripts share one, modules another; on a hub that isolates machines, each machine
-has a group with a worker of its own, which ends some time after its last session.
+Workers stand in groups. Scripts share one, modules another; on a hub that isolates machines, each
+machine has a group with a worker of its own, which ends some time after its last session.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ class WorkerPool:
     def _loop_time(self) -> float:
         return asyncio.get_running_loop().time()
 
-    # --- processes -----------------------------------------------------------------------------------
+    # --- processes --------------------------------------------------------------------------------
 
     def _new_worker(self) -> WorkerProcess:
         self._numbers += 1

@@ -203,11 +203,13 @@ class WorkerProcess(asyncio.Protocol):
             self._on_lost(self)
 
     def _tidy(self) -> None:
-        """What a forge left behind may be more, and deeper, than can be removed while others wait."""
+        """What a forge left behind may be more, and deeper, than can be removed while others
+        wait.
+        """
         if self._scratch is not None:
             threading.Thread(target=_remove, args=(self._scratch,), name="tidying").start()
 
-    # --- our own -------------------------------------------------------------------------
+    # --- our own ----------------------------------------------------------------------------------
 
     @property
     def session_count(self) -> int:
@@ -306,6 +308,8 @@ class WorkerProcess(asyncio.Protocol):
 
 
 def _remove(folder: Path) -> None:
-    """Removed by `rm`: a folder may be deeper than Python recurses, and so large that the hub would wait."""
+    """Removed by `rm`: a folder may be deeper than Python recurses, and so large that the hub would
+    wait.
+    """
     with contextlib.suppress(OSError):
         subprocess.run(["rm", "-rf", "--", str(folder)], check=False, stderr=subprocess.DEVNULL)

@@ -1,7 +1,8 @@
-"""Versions of what is kept: the journal's inputs say theirs, and the database says which there may be.
+"""Versions of what is kept: the journal's inputs say theirs, and the database says which there may
+be.
 
-Kinds of inputs may have longer names. SQLite keeps texts of any length in any text column, and changing
-one there would copy the whole journal.
+Kinds of inputs may have longer names. SQLite keeps texts of any length in any text column, and
+changing one there would copy the whole journal.
 """
 
 import sqlalchemy as sa

@@ -1,7 +1,8 @@
 """Versions of what is kept for ever, and of what is sent between programs that may differ in age.
 
-A number goes up when the meaning of what is already written changes, or when something is written that
-earlier code would misread. What carries no number was written before there were any, and is version 1.
+A number goes up when the meaning of what is already written changes, or when something is written
+that earlier code would misread. What carries no number was written before there were any, and is
+version 1.
 
 | format | where the number stands |
 | --- | --- |
@@ -11,7 +12,8 @@ earlier code would misread. What carries no number was written before there were
 | outbox | the first element of the list |
 | frames | `Ready.frames` |
 
-A hub notes in its database which formats it writes (`store/schema.py`), and does not start on newer ones.
+A hub notes in its database which formats it writes (`store/schema.py`), and does not start on newer
+ones.
 """
 
 from __future__ import annotations

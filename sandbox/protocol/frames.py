@@ -1,4 +1,5 @@
-"""The bytes of messages: a frame is a four-byte little-endian length and a MessagePack list of messages.
+"""The bytes of messages: a frame is a four-byte little-endian length and a MessagePack list of
+messages.
 
 Batches in both directions, so that one system call carries the turns of many sessions.
 """

@@ -1,4 +1,6 @@
-"""Limits that both sides keep: those that are frozen into an image hold for as long as its version lives."""
+"""Limits that both sides keep: those that are frozen into an image hold for as long as its version
+lives.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from typing import Final
 import msgspec
 
 HEAVY_US: Final = 1_000
-"""From so much CPU on a turn is heavy, fifteen times what a counter's takes: the hub sends one at a time
-of a worker's sessions, and the worker sends what it has answered before it begins one.
+"""From so much CPU on a turn is heavy, fifteen times what a counter's takes: the hub sends one at a
+time of a worker's sessions, and the worker sends what it has answered before it begins one.
 """
 
 

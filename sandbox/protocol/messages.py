@@ -1,7 +1,7 @@
 """The messages between the hub and a sandbox worker.
 
-The hub numbers slots and tickets; a worker answers every message that has a ticket exactly once. Both
-sides check sizes and types: the hub must assume that a worker has been taken over.
+The hub numbers slots and tickets; a worker answers every message that has a ticket exactly once.
+Both sides check sizes and types: the hub must assume that a worker has been taken over.
 """
 
 from __future__ import annotations
@@ -217,7 +217,9 @@ class Failed(Message, tag=35, frozen=True):
 
 
 class Frozen(Message, tag=39, frozen=True):
-    """A checkpoint that the worker took by itself, of the session as it was after its last `Done`."""
+    """A checkpoint that the worker took by itself, of the session as it was after its last
+    `Done`.
+    """
 
     session: Slot
     checkpoint: bytes

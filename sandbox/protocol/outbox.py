@@ -8,8 +8,8 @@ from sandbox.protocol.ids import TimerId
 
 
 class Outbox(msgspec.Struct, array_like=True, gc=False):
-    """`[format, finished, snapshot, emitted, timers_set, timers_cancelled, logs]`, cut after the last
-    part that says something. `[0, fault]` is not one: it says that the turn must be undone.
+    """`[format, finished, snapshot, emitted, timers_set, timers_cancelled, logs]`, cut after the
+    last part that says something. `[0, fault]` is not one: it says that the turn must be undone.
     """
 
     format: int

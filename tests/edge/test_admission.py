@@ -30,7 +30,7 @@ FORWARDED = [
 async def test_an_open_hub_is_not_for_a_proxys_clients(
     client: Client, headers: dict[str, str]
 ) -> None:
-    machine = await client.deploy(COUNTER, name="proxied")
+    machine = await client.deploy(COUNTER, name="admission-proxied")
     for path in ("/", "/api/v1/machines", f"/{machine}", f"/{machine}/s"):
         problem(await client.http.get(path, headers=headers), 403, "foreign_host")
     with pytest.raises(InvalidStatus) as refused:
@@ -69,7 +69,7 @@ async def test_a_hub_with_a_token_is(guarded: Client) -> None:
 async def test_an_open_hub_is_for_pages_of_this_computer(
     client: Client, origin: str, is_let_in: bool
 ) -> None:
-    machine = await client.deploy(COUNTER, name="pages")
+    machine = await client.deploy(COUNTER, name="admission-pages")
     headers = {"Origin": origin}
     asked = [
         await client.http.get(f"/{machine}/s", headers=headers),

@@ -1,7 +1,8 @@
 """Records databases as this code writes them: `python -m tests.recorded NAME`.
 
-They are kept, so that every later hub can be held to reading, replaying and upgrading them. A recording is
-`NAME.sqlite.xz`, `NAME.postgres.sql.xz`, and `NAME.json`, which says what was told to clients at the time.
+They are kept, so that every later hub can be held to reading, replaying and upgrading them. A
+recording is `NAME.sqlite.xz`, `NAME.postgres.sql.xz`, and `NAME.json`, which says what was told to
+clients at the time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Versions of what is kept: old checkpoints are read, newer ones refused, unknown inputs refused by the guest."""
+"""Versions of what is kept: old checkpoints are read, newer ones refused, unknown inputs refused by
+the guest.
+"""
 
 from __future__ import annotations
 

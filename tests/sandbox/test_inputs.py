@@ -1,4 +1,6 @@
-"""The codec of the guest's inputs: what is written is read back, by the slow reading and by the fast."""
+"""The codec of the guest's inputs: what is written is read back, by the slow reading and by the
+fast.
+"""
 
 from __future__ import annotations
 

@@ -58,7 +58,9 @@ def address(session_id: str) -> Address:
 
 @dataclass(eq=False)
 class Watcher:
-    """A listener: what it is told must be in the database, and must be what the journal comes to."""
+    """A listener: what it is told must be in the database, and must be what the journal comes
+    to.
+    """
 
     world: World
     session_id: str
@@ -83,7 +85,9 @@ class Watcher:
 
 @dataclass
 class Client:
-    """Sends its events one after the other, each until it is settled, and some of them again later."""
+    """Sends its events one after the other, each until it is settled, and some of them again
+    later.
+    """
 
     world: World
     session_id: str

@@ -1,4 +1,6 @@
-"""Too much of everything: how many connections an address has, how often it and a machine may ask."""
+"""Too much of everything: how many connections an address has, how often it and a machine may
+ask.
+"""
 
 from __future__ import annotations
 

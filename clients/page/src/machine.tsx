@@ -198,7 +198,7 @@ export function MachinePage({ route }: { route: Route }) {
                 {known && (
                   <SnapshotPanel
                     snapshot={known}
-                    before={(moment ? moment.before?.context : live.before)}
+                    before={moment ? moment.before?.context : live.before}
                   />
                 )}
                 <People presence={presence} />

@@ -1,8 +1,9 @@
-"""The hub's own protocol as bytes: messages of the session port, encoded as the JSON of docs/protocol.md.
+"""The hub's own protocol as bytes: messages of the session port, encoded as the JSON of
+docs/protocol.md.
 
-WebSockets and server-sent events carry the same JSON. `to_frame` adds the WebSocket header of an unmasked,
-unfragmented text message (RFC 6455, section 5.2), which is the same for every client, so that a broadcast is
-encoded once whoever hears it (`Message.encoded`).
+WebSockets and server-sent events carry the same JSON. `to_frame` adds the WebSocket header of an
+unmasked, unfragmented text message (RFC 6455, section 5.2), which is the same for every client, so
+that a broadcast is encoded once whoever hears it (`Message.encoded`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 SUBPROTOCOL: Final = "machinehub.v1"
 WHOLE_BYTES_MAX: Final = 2048
-"""As long as the whole list of members is this short it goes along with what changed, for a client that
-keeps no list.
+"""As long as the whole list of members is this short it goes along with what changed, for a client
+that keeps no list.
 """
 
 quote: Final = msgspec.json.Encoder().encode

@@ -1,6 +1,8 @@
-"""Per-machine URLs over HTTP: pages, definitions, snapshots, events, waiting, presence, streams of events.
+"""Per-machine URLs over HTTP: pages, definitions, snapshots, events, waiting, presence, streams of
+events.
 
-One function a call; what they decide is behind the session port. `CALLS` says which call answers what.
+One function a call; what they decide is behind the session port. `CALLS` says which call answers
+what.
 """
 
 from __future__ import annotations
@@ -52,8 +54,8 @@ BODY_SLACK_BYTES: Final = 4096
 """What a body may have around the event or value that it carries."""
 _SEQ: Final = re.compile("[0-9]{1,18}")
 _ETAG: Final = re.compile(r'(?:W/)?"(\d{1,18})"')
-# Machines are for front ends on any site: their URLs are as open as their ids are secret. The deploy API is
-# not.
+# Machines are for front ends on any site: their URLs are as open as their ids are secret. The
+# deploy API is not.
 _CORS: Final = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": "ETag",
@@ -172,7 +174,7 @@ class HttpProtocol:
             raise NotFound("not_found", "there is nothing at this URL")
         return await call(request, address)
 
-    # --- reading ------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     async def _machine(self, request: Request, url: MachineUrl) -> Response:
         target = await self._machines.target(url.machine, url.version)
@@ -233,7 +235,7 @@ class HttpProtocol:
         finally:
             self._metrics.connections.dec()
 
-    # --- changing -----------------------------------------------------------------------------------
+    # --- changing ---------------------------------------------------------------------------------
 
     async def _send(self, request: Request, address: Address) -> Response:
         event = await read_body(request, bytes_max=self._limits.event_bytes, code="event_too_large")
@@ -306,7 +308,7 @@ class HttpProtocol:
                 "wait_timeout", f"the condition did not hold within {wanted.timeout_ms} ms"
             ) from None
 
-    # --- presence -----------------------------------------------------------------------------------
+    # --- presence ---------------------------------------------------------------------------------
 
     async def _members(self, _request: Request, address: Address) -> Response:
         return _json(members_json(await self._sessions.members(address)))

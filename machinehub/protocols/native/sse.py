@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from machinehub.session.port import Subscription
 
 KEEPALIVE_S: Final = 10.0
-"""With `TCP_USER_TIMEOUT` of the listening socket, a reader whose network is gone is noticed within 30 s."""
+"""With `TCP_USER_TIMEOUT` of the listening socket, a reader whose network is gone is noticed within
+30 s.
+"""
 CLOSE_TIMEOUT_S: Final = 2.0
 
 
@@ -26,7 +28,8 @@ class SseListener:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._queue: deque[tuple[bytes, bool]] = deque()
-        """Events as they are written, and whether each is an update, which a newer one may replace."""
+        """Events as they are written, and whether each is an update, which a newer one may replace.
+        """
         self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._closed = False

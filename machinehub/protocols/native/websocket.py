@@ -1,8 +1,8 @@
 """WebSockets: frames of docs/protocol.md, between a client and its session.
 
-`SocketListener` is one client. `WebSocketProtocol` is the raw ASGI callable that finds the session first; it
-closes with the codes of `closecodes.py` rather than refusing the handshake, since browsers show scripts
-nothing of a refused one.
+`SocketListener` is one client. `WebSocketProtocol` is the raw ASGI callable that finds the session
+first; it closes with the codes of `closecodes.py` rather than refusing the handshake, since
+browsers show scripts nothing of a refused one.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class Pace:
 
 
 class Hold:
-    """Keeps the order of a client that sends again what could not be taken: what was on its way behind a
-    refused event is refused too.
+    """Keeps the order of a client that sends again what could not be taken: what was on its way
+    behind a refused event is refused too.
 
     Until the client pauses, but not for long: one that does not send again must not be locked out.
     """
@@ -145,7 +145,7 @@ class SocketListener:
         if is_counted:
             self._pace = Pace(self._limits, subscription.limits)
 
-    # --- to the client ------------------------------------------------------------------------------
+    # --- to the client ----------------------------------------------------------------------------
 
     def receive(self, message: Message) -> None:
         if isinstance(message, Closed):
@@ -179,7 +179,7 @@ class SocketListener:
         if skipped is not None:
             self._socket.write_frame(skipped.encoded(to_frame))
 
-    # --- from the client ----------------------------------------------------------------------------
+    # --- from the client --------------------------------------------------------------------------
 
     def receive_binary(self) -> None:
         self.close(CloseCode.UNSUPPORTED_DATA, "frames are JSON text")
@@ -239,8 +239,8 @@ class SocketListener:
         self._write(text_frame(error_json(error.code, error.detail)))
 
     def _too_many(self) -> bool:
-        """Frames that are no events, wrong ones among them, have a rate of their own: who exceeds it wants
-        nothing of a session.
+        """Frames that are no events, wrong ones among them, have a rate of their own: who exceeds
+        it wants nothing of a session.
         """
         if self._pace is None or self._pace.may_send_other(self._clock.monotonic_s()):
             return False

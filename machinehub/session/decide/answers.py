@@ -1,7 +1,8 @@
-"""What a worker may say of a session: everything it answers is hostile, since it may have been taken over.
+"""What a worker may say of a session: everything it answers is hostile, since it may have been
+taken over.
 
-Decides by form and size, without knowing the session: whose answer it is, and to what question, is settled
-before (`workers/process.py`) and after (`session.py`).
+Decides by form and size, without knowing the session: whose answer it is, and to what question, is
+settled before (`workers/process.py`) and after (`session.py`).
 """
 
 from __future__ import annotations

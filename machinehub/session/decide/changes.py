@@ -28,8 +28,8 @@ def changes_of(
     """The changes of a turn that was applied.
 
     `fired` is the timer that came due with it, which is gone unless the turn sets it again, as an
-    interval does. `finished`: the machine ended with this turn. `over`: it has ended, now or before, and
-    no timer of it counts. Cancelling comes after setting: ids are never used twice.
+    interval does. `finished`: the machine ended with this turn. `over`: it has ended, now or
+    before, and no timer of it counts. Cancelling comes after setting: ids are never used twice.
     """
     timers: dict[TimerId, Armed | None] = {}
     if not over:

@@ -1,7 +1,7 @@
 """What clients send: which bytes may be an event, a session's `input`, or a member's metadata.
 
-Decides without I/O. An event reaches the machine as it was sent; only what the hub must know of it is
-decoded here.
+Decides without I/O. An event reaches the machine as it was sent; only what the hub must know of it
+is decoded here.
 """
 
 from __future__ import annotations

@@ -122,7 +122,9 @@ class HeavyLane(Generic[Waiter]):
         self._waiting: OrderedDict[Waiter, None] = OrderedDict()
 
     def enter(self, who: Waiter) -> bool:
-        """Whether `who` may send a heavy turn now; if not, `leave` of somebody else will name them."""
+        """Whether `who` may send a heavy turn now; if not, `leave` of somebody else will name
+        them.
+        """
         if self._inside is None:
             self._waiting.pop(who, None)
             self._inside = who

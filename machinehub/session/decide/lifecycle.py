@@ -1,11 +1,12 @@
-"""The life of a session in this hub's memory, as two tables: what is known of it, and where it runs.
+"""The life of a session in this hub's memory, as two tables: what is known of it, and where it
+runs.
 
 The code moves through these tables and nowhere else; `docs/architecture.md` draws them, and
 `tests/session/decide/test_lifecycle.py` tries every step in every phase.
 
-`Phase` is about knowledge: whether memory has what the database has, and whether the public snapshot can
-be read. `Stage` is about place: whether a worker has the session. A session that sleeps has neither, and
-costs nothing but its rows; one that is live may be on a worker or not.
+`Phase` is about knowledge: whether memory has what the database has, and whether the public
+snapshot can be read. `Stage` is about place: whether a worker has the session. A session that
+sleeps has neither, and costs nothing but its rows; one that is live may be on a worker or not.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ class Phase(Enum):
     NEW = "new", False, False
     """Somebody asked for it: it may be in the database, or about to begin."""
     LOADING = "loading", False, False
-    """The database is being asked. What was known before, if anything, may be older than what is there."""
+    """The database is being asked. What was known before, if anything, may be older than what is
+    there.
+    """
     STARTING = "starting", True, False
     """The database has no such session: its first input is on its way."""
     REPLAYING = "replaying", True, False

@@ -1,8 +1,9 @@
 """Members: who is in a session, and what of that is news to those who watch.
 
-Decides without I/O: that all connections of one member are one, that somebody who may come back is waited
-for, and how a crowd is told: whole to a newcomer, afterwards what changed. Does not know: sockets, clocks
-(the caller says when somebody was waited for long enough), or what a machine is told (`run/presence.py`).
+Decides without I/O: that all connections of one member are one, that somebody who may come back is
+waited for, and how a crowd is told: whole to a newcomer, afterwards what changed. Does not know:
+sockets, clocks (the caller says when somebody was waited for long enough), or what a machine is
+told (`run/presence.py`).
 
 A member's life:
 

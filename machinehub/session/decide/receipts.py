@@ -1,4 +1,5 @@
-"""The receipts of a session: what its last events came to, by their ids, so that a second copy counts for nothing.
+"""The receipts of a session: what its last events came to, by their ids, so that a second copy
+counts for nothing.
 
 Decides: which ids are remembered. What is forgotten here is found in the journal, more slowly.
 """
@@ -33,7 +34,9 @@ class Receipts:
         return event_id in self._receipts
 
     def of(self, event_id: EventId | None) -> tuple[Receipt, bool]:
-        """The receipt for an event with this id, and whether the event is new as far as is known here."""
+        """The receipt for an event with this id, and whether the event is new as far as is known
+        here.
+        """
         if event_id is None:
             return Receipt(Seq(0)), True
         known = self._receipts.get(event_id)
@@ -61,8 +64,8 @@ class Receipts:
     def recall(self, entries: list[Entry], pending: Iterable[Pending]) -> list[Receipt]:
         """Takes up what the journal says of events, oldest first.
 
-        Returns the receipts that this settles: of events that wait here, and had been committed after
-        all. One of them may have been forgotten here while its event waited.
+        Returns the receipts that this settles: of events that wait here, and had been committed
+        after all. One of them may have been forgotten here while its event waited.
         """
         waiting = {each.event_id: each.receipt for each in pending}
         recalled: OrderedDict[EventId, Receipt] = OrderedDict()

@@ -1,13 +1,14 @@
-"""One session, without I/O: inputs are offered, results come back in order, and each says what changed.
+"""One session, without I/O: inputs are offered, results come back in order, and each says what
+changed.
 
 Decides: the order of inputs, `seq`, that an event id counts once, which timers are pending, when a
-finished session refuses, when a timer is tried again, and that nothing of a result can be read before it
-was committed. Does not know: sockets, workers, databases, clocks or tasks.
+finished session refuses, when a timer is tried again, and that nothing of a result can be read
+before it was committed. Does not know: sockets, workers, databases, clocks or tasks.
 
-A result is *decided* when it comes back (`done`, `failed`), and *committed* when the database has it
-(`committed`). What others may read (`seq`, `snapshot`, `finished`, receipts) is what was committed; the
-next input is numbered by what was decided. What is known of a session at all is its `phase`, which moves
-as `lifecycle.py` says.
+A result is *decided* when it comes back (`done`, `failed`), and *committed* when the database has
+it (`committed`). What others may read (`seq`, `snapshot`, `finished`, receipts) is what was
+committed; the next input is numbered by what was decided. What is known of a session at all is its
+`phase`, which moves as `lifecycle.py` says.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ if TYPE_CHECKING:
 
 TIMER_TRIES: Final = 6
 TIMER_RETRY_MS: Final = 1000
-"""A timer whose turn was undone is still pending in the machine: it is tried again after 1, 2, 4 ...
-seconds, then given up.
+"""A timer whose turn was undone is still pending in the machine: it is tried again after 1, 2, 4
+... seconds, then given up.
 """
 CRASHES_BEFORE_QUARANTINE: Final = 3
 """An input whose worker died this often while it was the next to be answered is refused, so that it
@@ -83,7 +84,8 @@ class Session:
         self._decided: deque[Turn] = deque()
         self.timers: dict[TimerId, Armed] = {}
         self._firing: dict[TimerId, Armed] = {}
-        """Timers that were taken off `timers` and wait for their turn: the machine still has them."""
+        """Timers that were taken off `timers` and wait for their turn: the machine still has them.
+        """
         self.checkpoint: bytes | None = None
         self.tail: list[tuple[bytes, int]] = []
         """(input, now_ms) of what was applied since `checkpoint`."""
@@ -95,7 +97,8 @@ class Session:
         self._recalled: list[Entry] = []
         self._limits = limits
         self.allowed = limits
-        """What its version allows: the hub's limits, with the version's own where those are lower."""
+        """What its version allows: the hub's limits, with the version's own where those are lower.
+        """
         self.used_at_ms = 0
         """When it was last opened or sent something."""
 
@@ -136,7 +139,7 @@ class Session:
         assert following is not None, f"{step} of a session that is {self.phase.label}"
         self.phase = following
 
-    # --- what goes in -------------------------------------------------------------------------------
+    # --- what goes in -----------------------------------------------------------------------------
 
     def offer(
         self,
@@ -170,7 +173,7 @@ class Session:
             self._firing[timer] = armed
         return not self._finished
 
-    # --- what comes back ----------------------------------------------------------------------------
+    # --- what comes back --------------------------------------------------------------------------
 
     def done(self, ticket: Ticket, result: bytes, cost: Cost | None = None) -> Turn:
         """The result of the oldest pending input, decided.
@@ -224,7 +227,9 @@ class Session:
         return self._refuse(pending, Fault(known, f"{message} ({at})" if at else message), cost)
 
     def refuse_late(self) -> list[Turn]:
-        """The session has ended: what was on its way behind the end is refused, as a later event is."""
+        """The session has ended: what was on its way behind the end is refused, as a later event
+        is.
+        """
         late, self.pending, self.pending_bytes = self.pending, deque(), 0
         return [
             self._refuse(pending, SESSION_FINISHED)
@@ -240,8 +245,8 @@ class Session:
         self._keep_pending(list(self.pending)[:keep])
 
     def crashed(self) -> Turn | None:
-        """The worker died. The turn of the input at the head of the queue, if that is to blame once too
-        often.
+        """The worker died. The turn of the input at the head of the queue, if that is to blame once
+        too often.
         """
         if not self.pending:
             return None
@@ -255,8 +260,8 @@ class Session:
         )
 
     def frozen(self, checkpoint: bytes, at_ms: int) -> SavedCheckpoint | None:
-        """The session as it was decided so far was frozen: what came before need not be replayed any
-        more. None when that was so already. Raises `BrokenWorker`.
+        """The session as it was decided so far was frozen: what came before need not be replayed
+        any more. None when that was so already. Raises `BrokenWorker`.
         """
         check_checkpoint(checkpoint, memory_bytes_max=self._limits.memory_bytes)
         if not self.tail:
@@ -273,10 +278,11 @@ class Session:
             at_ms=at_ms,
         )
 
-    # --- what the database says ---------------------------------------------------------------------
+    # --- what the database says -------------------------------------------------------------------
 
     def committed(self, turn: Turn) -> None:
-        """The turn is in the database, or leaves nothing there: from now on everybody may read of it.
+        """The turn is in the database, or leaves nothing there: from now on everybody may read of
+        it.
 
         Called in the order of deciding.
         """
@@ -309,8 +315,8 @@ class Session:
     def restore(self, stored: StoredSession) -> list[Receipt]:
         """Takes up what the database knows.
 
-        Returns receipts that it settles: of events that had been committed after all. Timers that waited
-        for their turn are among the stored ones again.
+        Returns receipts that it settles: of events that had been committed after all. Timers that
+        waited for their turn are among the stored ones again.
         """
         checkpoint = stored.checkpoint
         self.record = stored.record
@@ -356,8 +362,8 @@ class Session:
         self._forget_loaded()
 
     def rewind(self, known: list[Entry]) -> None:
-        """What was decided will not be committed as it stands: all of it waits again, and the session has
-        to be restored first. `known` are entries of old whose event ids came again.
+        """What was decided will not be committed as it stands: all of it waits again, and the
+        session has to be restored first. `known` are entries of old whose event ids came again.
         """
         self._recalled += known
         again = self._take_all()
@@ -380,11 +386,11 @@ class Session:
         self.timers, self._firing = {}, {}
         self.receipts.keep_only(self.pending)
 
-    # --- refusing -----------------------------------------------------------------------------------
+    # --- refusing ---------------------------------------------------------------------------------
 
     def refuse_pending(self, fault: Fault) -> list[Turn]:
-        """What waits to be decided is refused, through no fault of its own; what was decided may still be
-        committed. Timers are tried again a little later.
+        """What waits to be decided is refused, through no fault of its own; what was decided may
+        still be committed. Timers are tried again a little later.
         """
         pending, self.pending, self.pending_bytes = self.pending, deque(), 0
         turns: list[Turn] = []
@@ -403,8 +409,8 @@ class Session:
         return turns
 
     def refuse_all(self, fault: Fault) -> list[Turn]:
-        """Everything that is not committed is refused, through no fault of its own: the same ids may be
-        tried again.
+        """Everything that is not committed is refused, through no fault of its own: the same ids
+        may be tried again.
 
         A session of which something had been decided has to be restored afterwards.
         """
@@ -454,7 +460,7 @@ class Session:
         self._decided.append(turn)
         return turn
 
-    # --- the queue and its timers -------------------------------------------------------------------
+    # --- the queue and its timers -----------------------------------------------------------------
 
     def _next(self, ticket: Ticket) -> Pending:
         if not self.pending or self.pending[0].ticket != ticket:

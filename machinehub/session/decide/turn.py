@@ -67,7 +67,8 @@ class Pending:
 
 @dataclass(slots=True)
 class Turn:
-    """One input that was decided: everything that may be told of it, once `write` is in the database.
+    """One input that was decided: everything that may be told of it, once `write` is in the
+    database.
 
     Without a `write` there is nothing to wait for.
     """

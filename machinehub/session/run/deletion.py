@@ -1,6 +1,8 @@
-"""Deletion: sessions, and all of a machine's, go out of memory at once and out of the database in order.
+"""Deletion: sessions, and all of a machine's, go out of memory at once and out of the database in
+order.
 
-Decides: that a session which begins under the name of one that is being deleted waits for the end of that.
+Decides: that a session which begins under the name of one that is being deleted waits for the end
+of that.
 """
 
 from __future__ import annotations

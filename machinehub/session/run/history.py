@@ -1,8 +1,9 @@
-"""A session's history: how it was after each of its inputs, computed again from checkpoints and the journal.
+"""A session's history: how it was after each of its inputs, computed again from checkpoints and the
+journal.
 
-Decides: from which checkpoint to start, how much of a worker's time a replay may take at once, what a fork
-inherits, and how a damaged checkpoint is made again. The session itself, if it is awake, notices nothing: a
-replica of it is thawed beside it.
+Decides: from which checkpoint to start, how much of a worker's time a replay may take at once, what
+a fork inherits, and how a damaged checkpoint is made again. The session itself, if it is awake,
+notices nothing: a replica of it is thawed beside it.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class Replica:
     """What was replayed last."""
 
     async def replay(self, entries: list[Entry]) -> None:
-        """Goes on through `entries`, a slice of CPU at a time, so that the worker's other sessions have
-        their turns in between.
+        """Goes on through `entries`, a slice of CPU at a time, so that the worker's other sessions
+        have their turns in between.
         """
         at = 0
         while at < len(entries):
@@ -144,11 +145,11 @@ class History:
         self._running = asyncio.Semaphore(REPLAYS_AT_ONCE)
         self._wanted: Counter[MachineId] = Counter()
 
-    # --- what can be asked --------------------------------------------------------------------------
+    # --- what can be asked ------------------------------------------------------------------------
 
     async def snapshot_at(self, record: SessionRecord, seq: Seq) -> bytes:
-        """The public snapshot after `seq` inputs. Raises `NotFound` for a step that is not, or not any
-        more, to be had.
+        """The public snapshot after `seq` inputs. Raises `NotFound` for a step that is not, or not
+        any more, to be had.
         """
         checkpoint = await self._start_for(record, seq)
         if checkpoint is not None and checkpoint.seq == seq:
@@ -160,7 +161,8 @@ class History:
     async def fork(
         self, record: SessionRecord, seq: Seq | None, session_id: SessionId
     ) -> SessionRecord:
-        """A new session that goes on from `seq`. What is left of each timer's time then is left of it now.
+        """A new session that goes on from `seq`. What is left of each timer's time then is left of
+        it now.
 
         Raises `NotFound` as `snapshot_at`, and `Conflict` when there is a session of that name.
         """
@@ -193,8 +195,8 @@ class History:
         return child
 
     async def _members_at(self, record: SessionRecord, seq: Seq) -> dict[MemberId, bytes]:
-        """Whom the machine was told of after `seq` inputs: member and `sender`, as far as the journal
-        reaches back.
+        """Whom the machine was told of after `seq` inputs: member and `sender`, as far as the
+        journal reaches back.
         """
         members: dict[MemberId, bytes] = {}
         if record.hears_presence:
@@ -207,7 +209,9 @@ class History:
         return members
 
     async def recompute(self, record: SessionRecord, seq: Seq | None) -> Recomputed:
-        """Replays the journal from its beginning to `seq`, comparing with every checkpoint on the way."""
+        """Replays the journal from its beginning to `seq`, comparing with every checkpoint on the
+        way.
+        """
         seq = (await self._store.span(record.key))[1] if seq is None else seq
         first = await self._start_for(record, seq, earliest=True)
         compared: list[tuple[Seq, str, str]] = []
@@ -230,11 +234,12 @@ class History:
                 verified=all(stored == found for _, stored, found in compared),
             )
 
-    # --- damage -------------------------------------------------------------------------------------
+    # --- damage -----------------------------------------------------------------------------------
 
     async def mend_newest(self, record: SessionRecord) -> None:
-        """The newest checkpoint of a session cannot be read: it is made again from the one before it, or
-        from the session's beginning, and the journal. Raises `Unavailable` when those are not there.
+        """The newest checkpoint of a session cannot be read: it is made again from the one before
+        it, or from the session's beginning, and the journal. Raises `Unavailable` when those are
+        not there.
         """
         seqs = await self._store.checkpoint_seqs(record.key)
         if seqs:
@@ -267,7 +272,7 @@ class History:
             "as it was" if was == now else f"not {was}",
         )
 
-    # --- replicas -----------------------------------------------------------------------------------
+    # --- replicas ---------------------------------------------------------------------------------
 
     async def _start_for(
         self, record: SessionRecord, seq: Seq, *, earliest: bool = False
@@ -370,7 +375,7 @@ class History:
             record.key, after=(after, 0), until=until, limit=ENTRIES_AT_ONCE, applied_only=True
         )
 
-    # --- workers ------------------------------------------------------------------------------------
+    # --- workers ----------------------------------------------------------------------------------
 
     async def ask(self, worker: SandboxWorker, slot: Slot, message: Question) -> ToHub:
         """Raises `Unavailable` when it cannot be done, now or at all."""

@@ -40,7 +40,8 @@ FRESH_MS: Final = 1_000
 SWEEP_S: Final = 1.0
 EXPIRE_S: Final = 30.0
 FREEZE_ALL_S: Final = 10.0
-"""How long a hub that stops waits for its sessions to be frozen. What is not is replayed after the start.
+"""How long a hub that stops waits for its sessions to be frozen. What is not is replayed after the
+start.
 """
 FREEZE_ONE_S: Final = 2.0
 
@@ -88,7 +89,7 @@ class Housekeeper:
     def stop(self) -> None:
         self._tasks.stop()
 
-    # --- sleep --------------------------------------------------------------------------------------
+    # --- sleep ------------------------------------------------------------------------------------
 
     def at_rest(self, session: Session) -> bool:
         """Whether nothing about it is under way."""
@@ -117,8 +118,8 @@ class Housekeeper:
         return self._publisher.is_watched(session) or self._crowds.has_members(session)
 
     async def freeze(self, session: Session) -> None:
-        """Puts a session that has nothing to do to sleep, so that the database has a checkpoint of what it
-        is now. Returns after a while all the same.
+        """Puts a session that has nothing to do to sleep, so that the database has a checkpoint of
+        what it is now. Returns after a while all the same.
         """
         if not self.at_rest(session) or self._placement.stage(session) is not Stage.ON:
             return
@@ -134,8 +135,8 @@ class Housekeeper:
             self.sweep()
 
     def sweep(self) -> None:
-        """Puts to sleep what is idle, and the longest idle of what is too many, or in the way of those
-        that must wake.
+        """Puts to sleep what is idle, and the longest idle of what is too many, or in the way of
+        those that must wake.
         """
         now_ms = self._clock.now_ms()
         for session in self._registry.all:
@@ -154,7 +155,8 @@ class Housekeeper:
             self.let_go(session)
 
     async def freeze_all(self) -> None:
-        """Before the hub stops: what is on a worker is frozen, so that the next start finds it at once.
+        """Before the hub stops: what is on a worker is frozen, so that the next start finds it at
+        once.
 
         What no worker has begun is not waited for.
         """
@@ -172,7 +174,7 @@ class Housekeeper:
     def _is_busy(self, session: Session) -> bool:
         return bool(session.pending) or self._placement.stage(session) is Stage.FREEZING
 
-    # --- expiry -------------------------------------------------------------------------------------
+    # --- expiry -----------------------------------------------------------------------------------
 
     async def _expire_on(self) -> None:
         while True:

@@ -1,8 +1,8 @@
 """What may become an input of a session, and what becomes of it for whoever sent it.
 
-Decides: when an event is refused, that a second copy of one gets the first one's answer, how many events of
-a machine may come in a second, what `If-Match` means. Does not know: where sessions live, or what is
-committed.
+Decides: when an event is refused, that a second copy of one gets the first one's answer, how many
+events of a machine may come in a second, what `If-Match` means. Does not know: where sessions live,
+or what is committed.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Intake:
     def stop(self) -> None:
         self._lookups.stop()
 
-    # --- events of clients --------------------------------------------------------------------------
+    # --- events of clients ------------------------------------------------------------------------
 
     def check(self, session: Session, event: bytes, principal: Principal) -> None:
         """Whether a client may send this event now. Raises `CallerError`, `RateLimited`.
@@ -110,11 +110,11 @@ class Intake:
         kind: Kind = Kind.EVENT,
         member: MemberChange | None = None,
     ) -> None:
-        """Hands a checked event to the session; `then` hears what became of it, at once when the id is
-        known.
+        """Hands a checked event to the session; `then` hears what became of it, at once when the id
+        is known.
 
-        Raises `Conflict` when the session is finished, `NotFound` when it was deleted, and `Unavailable`
-        when too much waits.
+        Raises `Conflict` when the session is finished, `NotFound` when it was deleted, and
+        `Unavailable` when too much waits.
         """
         receipt, is_new = session.receipts.of(event_id)
         if not is_new:
@@ -139,8 +139,8 @@ class Intake:
         receipt: Receipt,
         then: Callable[[Receipt], None] | None,
     ) -> bool:
-        """The session has ended, but this may be a second copy of an event from before; whether that is
-        looked for in the journal.
+        """The session has ended, but this may be a second copy of an event from before; whether
+        that is looked for in the journal.
         """
         if event_id is None or then is None or len(self._lookups) >= LOOKUPS_MAX:
             return False
@@ -192,8 +192,8 @@ class Intake:
     async def _match(
         self, session: Session, event_id: EventId | None, if_match: Seq
     ) -> Receipt | None:
-        """Waits until the seq cannot move by itself and compares it. Returns the receipt of a second copy
-        of an event from so long ago that memory has forgotten it.
+        """Waits until the seq cannot move by itself and compares it. Returns the receipt of a
+        second copy of an event from so long ago that memory has forgotten it.
         """
         while session.waiting or session.phase is Phase.REPLAYING:
             await self._waits.next_turn(session)
@@ -222,7 +222,7 @@ class Intake:
             return Unavailable("unavailable", "too many events of this session wait for their turn")
         return self._journal.refusal()
 
-    # --- inputs of the hub's own --------------------------------------------------------------------
+    # --- inputs of the hub's own ------------------------------------------------------------------
 
     def start(self, session: Session, given: bytes | None) -> None:
         """The session's first input."""

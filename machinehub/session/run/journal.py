@@ -1,8 +1,8 @@
 """The journal's writer: what sessions decided goes into the database, and only then may be told.
 
-Decides: group commit (whatever is decided while a commit runs shares the next one), how long a database may
-be slow before events are refused, and what a commit means that was refused. Does not know: SQL, or who is
-told.
+Decides: group commit (whatever is decided while a commit runs shares the next one), how long a
+database may be slow before events are refused, and what a commit means that was refused. Does not
+know: SQL, or who is told.
 
     decided --commit--> committed
                |--cannot be reached--> tried again, then refused: clients try again by id
@@ -59,8 +59,8 @@ class CommitOutcomes(Protocol):
         """
 
     def refused(self, session: Session, error: Unavailable) -> None:
-        """The database cannot be reached: nothing that was decided of the session was committed, as far
-        as is known.
+        """The database cannot be reached: nothing that was decided of the session was committed, as
+        far as is known.
         """
 
     def recovered(self) -> None:

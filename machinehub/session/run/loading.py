@@ -101,13 +101,13 @@ class Loader:
         """Of all sessions in memory."""
         return [opening.opened for opening in self._openings.values()]
 
-    # --- opening ------------------------------------------------------------------------------------
+    # --- opening ----------------------------------------------------------------------------------
 
     async def open(self, address: Address, given: bytes | None = None) -> Session:
         """The session at `address`; it begins, with `given` as XState's input, when it is new.
 
-        A version that is named must exist, whether or not the session does. Raises `NotFound` and what
-        the machine's start raises.
+        A version that is named must exist, whether or not the session does. Raises `NotFound` and
+        what the machine's start raises.
         """
         machine_id, session_id, version = address
         session = self._registry.find(machine_id, session_id)
@@ -195,7 +195,9 @@ class Loader:
             raise Unavailable("unavailable", "the session cannot be restored just now; try again")
 
     async def opened(self, session: Session) -> None:
-        """Returns when the session could be read for the first time. Raises what stands against it."""
+        """Returns when the session could be read for the first time. Raises what stands against
+        it.
+        """
         opening = self._openings.get(session)
         if opening is not None and not opening.opened.done():
             await asyncio.shield(opening.opened)
@@ -218,7 +220,7 @@ class Loader:
         if session.phase is Phase.STARTING:
             self._intake.start(session, given)
 
-    # --- loading ------------------------------------------------------------------------------------
+    # --- loading ----------------------------------------------------------------------------------
 
     def is_loading(self, session: Session) -> bool:
         opening = self._openings.get(session)
@@ -230,7 +232,9 @@ class Loader:
         return opening is None or opening.opened.done()
 
     async def load(self, session: Session) -> None:
-        """Loads what the database knows, unless that is known already. Raises `NotFound`, `Unavailable`."""
+        """Loads what the database knows, unless that is known already. Raises `NotFound`,
+        `Unavailable`.
+        """
         opening = self._openings.get(session)
         if session.gone or opening is None:
             raise NotFound("no_such_session", "the session was deleted")
@@ -349,7 +353,7 @@ class Loader:
         for receipt in receipts:
             answer(receipt)
 
-    # --- forgetting ---------------------------------------------------------------------------------
+    # --- forgetting -------------------------------------------------------------------------------
 
     def drop(self, session: Session) -> None:
         """The session leaves memory."""
@@ -360,7 +364,9 @@ class Loader:
         self._publisher.drop(session)
 
     def forget(self, session: Session, error: HubError, why: Ending) -> None:
-        """The session is no more, or never was: whoever is connected is told, and hears nothing more."""
+        """The session is no more, or never was: whoever is connected is told, and hears nothing
+        more.
+        """
         if session.gone:
             return
         opening = self._openings.get(session)

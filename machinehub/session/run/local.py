@@ -1,6 +1,7 @@
 """The session port for this hub's own sessions: puts the parts together, and answers what is asked.
 
-Decides nothing that a part could decide. Read `__init__` and the two that it calls to see who needs whom.
+Decides nothing that a part could decide. Read `__init__` and the two that it calls to see who needs
+whom.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ class LocalSessions:
         self.journal = Journal(store, metrics)
         self.placement = Placement(pool, images, clock, limits)
         self.history = History(store, pool, images, self.placement, clock, entropy)
-        # Some parts need each other. Those that are made first get functions that look for the others
-        # later.
+        # Some parts need each other. Those that are made first get functions that look for the
+        # others later.
         self._make_inputs()
         self._make_lives(versions)
         self.journal.report_to(self.outcomes)
@@ -187,7 +188,7 @@ class LocalSessions:
             deletions=self.deletions,
         )
 
-    # --- the hub's life -----------------------------------------------------------------------------
+    # --- the hub's life ---------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Takes up the timers and the members that the database has. Raises `Unavailable`."""
@@ -237,7 +238,7 @@ class LocalSessions:
         self.history.worker_lost(worker)
         self.placement.worker_lost(worker)
 
-    # --- using a session ----------------------------------------------------------------------------
+    # --- using a session --------------------------------------------------------------------------
 
     async def read(self, address: Address) -> Snapshot:
         return snapshot_of(await self.loader.open(address))
@@ -313,7 +314,7 @@ class LocalSessions:
     async def _record(self, address: Address) -> SessionRecord:
         return await self._store.record(address.machine_id, address.session_id)
 
-    # --- looking after sessions ---------------------------------------------------------------------
+    # --- looking after sessions -------------------------------------------------------------------
 
     async def inspect(self, address: Address, at: Seq | None = None) -> tuple[Summary, Snapshot]:
         if at is None:

@@ -1,4 +1,5 @@
-"""What becomes of turns: from decided, over committed, to told; and what happens when that line breaks.
+"""What becomes of turns: from decided, over committed, to told; and what happens when that line
+breaks.
 
 placement --decided--> journal --committed--> publisher
                           |--superseded, refused--> the session is restored from the database
@@ -69,7 +70,7 @@ class Outcomes:
     def stop(self) -> None:
         self._tasks.stop()
 
-    # --- what placement reports ---------------------------------------------------------------------
+    # --- what placement reports -------------------------------------------------------------------
 
     async def load(self, session: Session) -> None:
         await self._loader.load(session)
@@ -139,7 +140,7 @@ class Outcomes:
         if session.pending or session.phase is Phase.REPLAYING:
             self._placement.place(session)
 
-    # --- what the journal reports -------------------------------------------------------------------
+    # --- what the journal reports -----------------------------------------------------------------
 
     def committed(self, session: Session, turn: Turn | None) -> None:
         if turn is None or session.gone:
@@ -177,8 +178,8 @@ class Outcomes:
         self._loader.not_restored(session, error)
 
     def recovered(self) -> None:
-        """The database answers again: what came due meanwhile, and what somebody watches, is looked for
-        there.
+        """The database answers again: what came due meanwhile, and what somebody watches, is looked
+        for there.
         """
         self._tasks.spawn(self._scheduler.reload())
         for session in self._registry.all:

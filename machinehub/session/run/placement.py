@@ -1,8 +1,9 @@
-"""Where sessions live: which worker has one, what is sent to it, when it is thawed and put to sleep.
+"""Where sessions live: which worker has one, what is sent to it, when it is thawed and put to
+sleep.
 
-Decides: how a session moves when its worker dies, and in which order workers get inputs. Does not know: the
-database, or who listens. What it knows of a session is its `Place`, which moves as `decide/lifecycle.py`
-says; what comes back from workers goes to `TurnOutcomes`.
+Decides: how a session moves when its worker dies, and in which order workers get inputs. Does not
+know: the database, or who listens. What it knows of a session is its `Place`, which moves as
+`decide/lifecycle.py` says; what comes back from workers goes to `TurnOutcomes`.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Placement:
     def stop(self) -> None:
         self._tasks.stop()
 
-    # --- who is where -------------------------------------------------------------------------------
+    # --- who is where -----------------------------------------------------------------------------
 
     @property
     def live(self) -> list[Session]:
@@ -147,7 +148,7 @@ class Placement:
             place = self._places[session] = Place(session, self.new_slot())
         return place
 
-    # --- inputs -------------------------------------------------------------------------------------
+    # --- inputs -----------------------------------------------------------------------------------
 
     def offered(self, session: Session) -> None:
         """Something was added to the session's queue."""
@@ -192,7 +193,9 @@ class Placement:
             self._send_steps(place)
 
     def _make_way(self, place: Place) -> None:
-        """Whatever the session had on the worker's lane for heavy turns is done: the next one's turn."""
+        """Whatever the session had on the worker's lane for heavy turns is done: the next one's
+        turn.
+        """
         lane = self._lanes.get(place.worker) if place.worker is not None else None
         following = lane.leave(place.slot) if lane is not None else None
         while lane is not None and following is not None:
@@ -208,7 +211,7 @@ class Placement:
         place.window.resume()
         self._send_steps(place)
 
-    # --- coming and going ---------------------------------------------------------------------------
+    # --- coming and going -------------------------------------------------------------------------
 
     def place(self, session: Session) -> None:
         """Sees to it that the session is on a worker, now or soon; what waits is sent there."""
@@ -300,7 +303,8 @@ class Placement:
             worker.leave(place.session.record.digest)
 
     def worker_lost(self, worker: SandboxWorker) -> None:
-        """Every session that lived there is thawed elsewhere, from its checkpoint and the inputs since.
+        """Every session that lived there is thawed elsewhere, from its checkpoint and the inputs
+        since.
 
         The one whose answer was due next is held to blame: a worker does its work in order.
         """
@@ -319,10 +323,12 @@ class Placement:
         if session.pending or session.phase is Phase.REPLAYING:
             self.place(session)
 
-    # --- sleep --------------------------------------------------------------------------------------
+    # --- sleep ------------------------------------------------------------------------------------
 
     def freeze(self, session: Session) -> None:
-        """Puts a session that has nothing to do to sleep: it leaves its worker once it is frozen."""
+        """Puts a session that has nothing to do to sleep: it leaves its worker once it is
+        frozen.
+        """
         place = self._places[session]
         assert place.worker is not None
         if session.tail:
@@ -331,7 +337,7 @@ class Placement:
         else:  # it is as its last checkpoint has it
             self._leave(place)
 
-    # --- what workers answer ------------------------------------------------------------------------
+    # --- what workers answer ----------------------------------------------------------------------
 
     def worker_answered(self, worker: SandboxWorker, messages: list[ToHub]) -> None:
         for message in messages:
@@ -342,8 +348,8 @@ class Placement:
                 return
             place = self._by_slot.get(message.session)
             if place is None or place.worker is not worker:
-                # Of a replay, or deleted or moved meanwhile: a worker may not speak for what it does not
-                # hold.
+                # Of a replay, or deleted or moved meanwhile: a worker may not speak for what it
+                # does not hold.
                 if not isinstance(message, Frozen):
                     self._outcomes.not_a_session(worker, message)
                 continue

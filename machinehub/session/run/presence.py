@@ -1,7 +1,8 @@
 """Presence: connections come and go, and the others hear of it.
 
-Decides: when that is told (not too often), and how long somebody is waited for who may come back. Who counts
-as one member is decided in `decide/members.py`; what machines are told of it in `presence_events.py`.
+Decides: when that is told (not too often), and how long somebody is waited for who may come back.
+Who counts as one member is decided in `decide/members.py`; what machines are told of it in
+`presence_events.py`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 DELAY_S: Final = 0.05
 DELAY_PER_CONNECTION_S: Final = 0.002
-"""Joins and leaves that come together are told together, in a large crowd less often: n arrivals would
-cost n^2 frames.
+"""Joins and leaves that come together are told together, in a large crowd less often: n arrivals
+would cost n^2 frames.
 """
 
 
@@ -97,7 +98,8 @@ class Crowds:
         return (crowd.members if crowd is not None else Members()).listing()
 
     def identify(self, machine_id: MachineId, session_id: SessionId, visitor: Visitor) -> Identity:
-        """Who a connection or a request is: whoever has the client key, or somebody never seen before.
+        """Who a connection or a request is: whoever has the client key, or somebody never seen
+        before.
 
         Raises `BadRequest`.
         """
@@ -106,12 +108,13 @@ class Crowds:
         known = id_of_key(visitor.key, machine_id, session_id)
         return Identity(known, visitor.principal.user, returns=True)
 
-    # --- coming and going ---------------------------------------------------------------------------
+    # --- coming and going -------------------------------------------------------------------------
 
     def attach(self, session: Session, listener: Listener, who: Identity) -> None:
         """Adds a listener: it hears the snapshot first, then everything that follows.
 
-        Raises `NotFound` when the session was deleted, `Unavailable` when it is full, `RateLimited`.
+        Raises `NotFound` when the session was deleted, `Unavailable` when it is full,
+        `RateLimited`.
         """
         if session.gone:
             raise NotFound("no_such_session", "the session was deleted")
@@ -151,8 +154,8 @@ class Crowds:
         self._changed(session, crowd)
 
     def describe(self, session: Session, who: Identity, metadata: bytes) -> None:
-        """Sets a member's metadata, a JSON value. Raises `Conflict` when the member has no connection,
-        `CallerError` for what is no such value.
+        """Sets a member's metadata, a JSON value. Raises `Conflict` when the member has no
+        connection, `CallerError` for what is no such value.
         """
         bytes_max = session.allowed.presence_metadata_bytes
         if len(metadata) > bytes_max:
@@ -196,7 +199,7 @@ class Crowds:
         there = crowd.connections.values() if crowd is not None else ()
         self._events.inform(session, members, there)
 
-    # --- telling the others -------------------------------------------------------------------------
+    # --- telling the others -----------------------------------------------------------------------
 
     def _tell_soon(self, crowd: Crowd) -> None:
         if crowd.due is None:

@@ -1,8 +1,10 @@
-"""Presence events: machines that handle `presence.joined` and `presence.left` hear of every member once.
+"""Presence events: machines that handle `presence.joined` and `presence.left` hear of every member
+once.
 
-Decides: what a machine is told, and that it is told durably. Whom it was told of is in the database beside
-its journal, so that after a crash it hears of those who did not come back. Every notice has an id: one that
-the database may or may not have is sent again under its id, and the journal refuses the second copy.
+Decides: what a machine is told, and that it is told durably. Whom it was told of is in the database
+beside its journal, so that after a crash it hears of those who did not come back. Every notice has
+an id: one that the database may or may not have is sent again under its id, and the journal refuses
+the second copy.
 """
 
 from __future__ import annotations
@@ -31,11 +33,13 @@ if TYPE_CHECKING:
 
 RETRY_S: Final = 1.0
 LOOKS_MAX: Final = 30
-"""How often commits are looked for that were under way when the hub before this one was killed. A session
-that is loaded later brings what the database knows of its members along.
+"""How often commits are looked for that were under way when the hub before this one was killed. A
+session that is loaded later brings what the database knows of its members along.
 """
 _REFUSED: Final = b""
-"""In place of a sender: the machine refused to hear that they came, and so does not hear that they left."""
+"""In place of a sender: the machine refused to hear that they came, and so does not hear that they
+left.
+"""
 _OVER: Final = ("session_finished", "session_deleted", "no_such_session")
 
 
@@ -57,7 +61,9 @@ class SendsEvents(Protocol):
 
 @dataclass(slots=True)
 class Notice:
-    """Something that a machine is told: somebody came, or left. It keeps its id until it is settled."""
+    """Something that a machine is told: somebody came, or left. It keeps its id until it is
+    settled.
+    """
 
     id: EventId
     event: bytes
@@ -75,8 +81,8 @@ class Told:
     """Member and `sender`."""
     notices: list[Notice] = field(default_factory=list)
     stuck: bool = False
-    """Whether a notice was refused through no fault of the machine's: nothing more is sent until that one
-    can be.
+    """Whether a notice was refused through no fault of the machine's: nothing more is sent until
+    that one can be.
     """
     awaited: bool = False
     """Whether those who were there before the hub started may still come back."""
@@ -123,8 +129,8 @@ class PresenceEvents:
         self._told.pop(key, None)
 
     def restored(self, key: SessionKey, members: dict[MemberId, bytes]) -> None:
-        """A session was loaded whose machine takes these to be there: a fork's, or one whose deletion
-        failed. What is in memory is newer.
+        """A session was loaded whose machine takes these to be there: a fork's, or one whose
+        deletion failed. What is in memory is newer.
         """
         if members and key not in self._told:
             self._told[key] = Told(there=dict(members))
@@ -132,13 +138,13 @@ class PresenceEvents:
     def _inherit(self, key: SessionKey, member: MemberId, sender: bytes) -> None:
         self._told.setdefault(key, Told()).there[member] = sender
 
-    # --- telling ------------------------------------------------------------------------------------
+    # --- telling ----------------------------------------------------------------------------------
 
     def inform(
         self, session: Session, members: Container[object], connected: Iterable[Identity]
     ) -> None:
-        """Tells the machine that those it knows and who are not among `members` have left, and that those
-        of `connected` it does not know have come.
+        """Tells the machine that those it knows and who are not among `members` have left, and that
+        those of `connected` it does not know have come.
         """
         if not session.record.hears_presence or session.gone:
             return
@@ -204,7 +210,7 @@ class PresenceEvents:
             if not told.there and not told.notices and self._told.get(key) is told:
                 del self._told[key]
 
-    # --- after a start, and after refusals ----------------------------------------------------------
+    # --- after a start, and after refusals --------------------------------------------------------
 
     def _try_again_soon(self, key: SessionKey) -> None:
         loop = asyncio.get_running_loop()
@@ -223,8 +229,8 @@ class PresenceEvents:
             await asyncio.sleep(RETRY_S)
 
     async def _look_again(self) -> bool:
-        """A commit that was under way when the hub before this one was killed may have been done after
-        `start` looked; whether nothing moved meanwhile.
+        """A commit that was under way when the hub before this one was killed may have been done
+        after `start` looked; whether nothing moved meanwhile.
         """
         self._moved.clear()
         try:

@@ -66,7 +66,7 @@ class Publisher:
         self._emitted_kept_bytes = emitted_kept_bytes
         self._audiences: dict[Session, Audience] = {}
 
-    # --- who listens --------------------------------------------------------------------------------
+    # --- who listens ------------------------------------------------------------------------------
 
     def audience(self, session: Session) -> Audience:
         """The session's audience, made when it is first needed."""
@@ -94,7 +94,7 @@ class Publisher:
         """The session leaves memory."""
         self._audiences.pop(session, None)
 
-    # --- telling ------------------------------------------------------------------------------------
+    # --- telling ----------------------------------------------------------------------------------
 
     def tell(self, session: Session, turn: Turn) -> None:
         """Everybody hears of a turn that was committed, or that there was nothing to commit of."""

@@ -1,4 +1,6 @@
-"""The sessions that are in this hub's memory: by name, by key. Nothing is loaded or decided here."""
+"""The sessions that are in this hub's memory: by name, by key. Nothing is loaded or decided
+here.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Registry:
         return self._by_key.get(key)
 
     def add(self, record: SessionRecord, now_ms: int) -> Session:
-        """A session of which nothing is known yet. Raises `NotFound` when its machine was deleted."""
+        """A session of which nothing is known yet. Raises `NotFound` when its machine was
+        deleted.
+        """
         if record.machine_id in self._deleted:
             raise NotFound("no_such_machine", f"there is no machine {record.machine_id!r}")
         session = Session(record, limits=self._limits)
@@ -56,10 +60,12 @@ class Registry:
         if self._by_key.get(session.record.key) is session:
             del self._by_key[session.record.key]
 
-    # --- machines -----------------------------------------------------------------------------------
+    # --- machines ---------------------------------------------------------------------------------
 
     def close_machine(self, machine_id: MachineId) -> list[Session]:
-        """The machine is being deleted: no session of it is added any more. Returns those there are."""
+        """The machine is being deleted: no session of it is added any more. Returns those there
+        are.
+        """
         self._deleted.add(machine_id)
         return [session for session in self.all if session.machine_id == machine_id]
 

@@ -45,8 +45,8 @@ class SandboxWorker(Protocol):
 
 class SandboxWorkers(Protocol):
     def choose(self, *, modules: bool = False, machine: str = "") -> SandboxWorker | None:
-        """One that is ready, if there is, of those where this machine's sessions live; modules live apart
-        from scripts.
+        """One that is ready, if there is, of those where this machine's sessions live; modules live
+        apart from scripts.
         """
 
     async def wait_for_worker(self, *, modules: bool = False, machine: str = "") -> SandboxWorker:

@@ -1,8 +1,9 @@
-"""The timer scheduler: fires timers when they come due, whether their sessions are in memory or not.
+"""The timer scheduler: fires timers when they come due, whether their sessions are in memory or
+not.
 
-Timers are rows of the database; here are those that come due soon, in the order that `decide/timers.py`
-says. One entry of the event loop stands for the earliest. A clock that does not tick by itself is fired by
-whoever moves it.
+Timers are rows of the database; here are those that come due soon, in the order that
+`decide/timers.py` says. One entry of the event loop stands for the earliest. A clock that does not
+tick by itself is fired by whoever moves it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Requests that wait for something of a session: its next turn, a condition. They end when the hub stops."""
+"""Requests that wait for something of a session: its next turn, a condition. They end when the hub
+stops.
+"""
 
 from __future__ import annotations
 

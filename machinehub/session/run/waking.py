@@ -1,7 +1,7 @@
 """Waking: sessions that sleep are loaded when their timers come due.
 
-Decides: how many may be woken at once. After hours of being down, thousands of timers are due: they wake as
-many sessions as may be live, and the rest as those sleep again.
+Decides: how many may be woken at once. After hours of being down, thousands of timers are due: they
+wake as many sessions as may be live, and the rest as those sleep again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 ROOM_WAIT_S: Final = 0.1
 ROOM_WAITS: Final = 50
-"""After so many waits a session is woken although there is no room: its timer must not wait for ever."""
+"""After so many waits a session is woken although there is no room: its timer must not wait for
+ever.
+"""
 
 
 class Waking:
@@ -107,7 +109,9 @@ class Waking:
         return session
 
     async def _wake(self, key: SessionKey) -> None:
-        """A timer came due while its session was not loaded: the scheduler fires again once it is."""
+        """A timer came due while its session was not loaded: the scheduler fires again once it
+        is.
+        """
         try:
             if await self.awaken(key) is not None:
                 # What is due is on its way to a worker before the next one is woken.
