@@ -18,7 +18,7 @@ BUILT = ("sandbox/guest/dist/base.wasm", "machinehub/web/static/index.html")
 class GuestHook(BuildHookInterface):  # type: ignore[type-arg]
     PLUGIN_NAME = "custom"
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's
         if version == "editable":
             return  # `make setup` builds them in the checkout
         root = Path(self.root)

@@ -161,7 +161,8 @@ def durability(data: str, sized: str, many: str) -> list[tuple[str, str, str]]:
 def main() -> None:
     wanted = sys.argv[1:] or ["sqlite", "postgres", "durability", "page", "walls", "neighbours"]
     print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}"
     )
     with tempfile.TemporaryDirectory() as folder:
         for number in range(7):

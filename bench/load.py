@@ -55,7 +55,11 @@ class Client(asyncio.Protocol):
         self.transport = transport
         key = base64.b64encode(os.urandom(16)).decode()
         transport.write(
-            f"GET {self.path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+            (
+                f"GET {self.path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: "
+                "websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: "
+                f"13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+            ).encode()
         )
 
     def data_received(self, data: bytes) -> None:

@@ -29,8 +29,12 @@ SECONDS = 10
 PER_SECOND = 50
 OBSERVE = """
 window.clicks = []; window.frames = 0;
-new PerformanceObserver((list) => { for (const entry of list.getEntries()) if (entry.name === "pointerdown" || entry.name === "click") clicks.push(entry.duration); }).observe({ type: "event", durationThreshold: 16, buffered: true });
-const frame = () => { frames++; requestAnimationFrame(frame); }; requestAnimationFrame(frame);
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries())
+    if (["pointerdown", "click"].includes(entry.name)) clicks.push(entry.duration);
+}).observe({ type: "event", durationThreshold: 16, buffered: true });
+const frame = () => { frames++; requestAnimationFrame(frame); };
+requestAnimationFrame(frame);
 """
 
 

@@ -70,7 +70,8 @@ def main() -> None:
     print(f"| 100 sessions x 1 client: events per CPU-second | {many['events_per_cpu_s']:,.0f} |")
     print(f"| ping-pong of one client, p50 | {ping['p50_ms']:.2f} ms |")
     print(
-        f"| 1 session x 100 clients: deliveries per CPU-second | {fan['deliveries_per_cpu_s']:,.0f} |"
+        "| 1 session x 100 clients: deliveries per CPU-second | "
+        f"{fan['deliveries_per_cpu_s']:,.0f} |"
     )
     print(f"| open a new session, server CPU | {opening['cpu_ms']:.2f} ms |")
     print(f"| private memory per session | {memory['kb_per_session']:.0f} KB |")

@@ -21,13 +21,17 @@ WITHOUT_WALLS = (
     "-c",
     (
         "import sys, machinehub.workers.process\n"
-        "machinehub.workers.process.COMMAND = ('-c', 'from sandbox import walls, worker; walls.raise_first = walls.raise_rest = lambda **_: []; worker.main()')\n"
+        "machinehub.workers.process.COMMAND = ('-c', 'from sandbox import walls, worker; "
+        "walls.raise_first = walls.raise_rest = lambda **_: []; worker.main()')\n"
         "from machinehub.cli.main import main; sys.argv[0] = 'machinehub'; main()"
     ),
 )
 """A hub whose workers put up no walls. There is no such setting: this is for the comparison alone.
 """
-MACHINE = 'import { assign, createMachine, emit, spawnChild, fromCallback } from "xstate"; export default createMachine({ context: { n: 0 }, on: { X: { actions: %s } } });'
+MACHINE = (
+    'import { assign, createMachine, emit, spawnChild, fromCallback } from "xstate"; export '
+    "default createMachine({ context: { n: 0 }, on: { X: { actions: %s } } });"
+)
 HOSTILE = {
     "loop": "() => { for (;;); }",
     "regular expression": "() => { /^(a+)+$/.test('a'.repeat(60) + 'b'); }",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import random
 import secrets
 import string
@@ -109,9 +109,9 @@ class Entropy:
     """Seeds and ids. `seed` makes it repeatable, for tests; without it ids cannot be guessed."""
 
     def __init__(self, seed: int | None = None) -> None:
-        self._random = random.SystemRandom() if seed is None else random.Random(seed)
+        self._random = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311
         # Turn seeds are drawn for every event; the operating system would cost a system call each.
-        self._turns = random.Random(self._random.getrandbits(128))
+        self._turns = random.Random(self._random.getrandbits(128))  # noqa: S311 - replayable
         self._last_key = 0
 
     def turn_seed(self) -> int:
@@ -144,10 +144,22 @@ def new_token() -> str:
     return "mh_" + secrets.token_urlsafe(32)
 
 
+def pause_about(seconds: float) -> None:
+    """Sleeps for half to one and a half times so long, so that clients of one hub do not all come
+    back at once.
+    """
+    time.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311 - a spread, no secret
+
+
+def time_of_day(ms: int) -> str:
+    """Hours, minutes and seconds, where the user is."""
+    return time.strftime("%H:%M:%S", time.localtime(ms / 1000))
+
+
 def timestamp(ms: int) -> str:
     """RFC 3339, in UTC, to the millisecond."""
     return (
-        datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC)
+        dt.datetime.fromtimestamp(ms / 1000, dt.UTC)
         .isoformat(timespec="milliseconds")
         .replace("+00:00", "Z")
     )

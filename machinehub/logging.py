@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from datetime import UTC, datetime
 
 import msgspec
+
+from machinehub.clock import timestamp
 
 
 class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "at": timestamp(int(record.created * 1000)),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

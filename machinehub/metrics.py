@@ -19,7 +19,10 @@ class Metrics:
         )
         self.refused = Counter(
             "machinehub_refused",
-            "Requests, connections and frames that were refused before they became an event, by code",
+            (
+                "Requests, connections and frames that were refused before they became an event, "
+                "by code"
+            ),
             ["code"],
             registry=self.registry,
         )

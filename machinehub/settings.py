@@ -181,7 +181,8 @@ def normalise_database_url(url: str) -> str:
             return driver + url.removeprefix(plain)
     if not url.startswith(("postgresql+asyncpg://", "sqlite+aiosqlite://")):
         raise BadSettings(
-            f"{PREFIX}DATABASE_URL: {url.split(':', maxsplit=1)[0]!r} is not a database this hub knows (sqlite, postgresql)"
+            f"{PREFIX}DATABASE_URL: {url.split(':', maxsplit=1)[0]!r} is not a database this hub "
+            "knows (sqlite, postgresql)"
         )
     return url
 

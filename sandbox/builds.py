@@ -75,7 +75,7 @@ class Builds:
             )
         except BuildError as error:
             return _build_failed(build.ticket, error)
-        except Exception as error:  # a stranger's file must not end the forge, whatever we forgot
+        except Exception as error:  # noqa: BLE001 - a stranger's file must not end the forge
             return BuildFailed(
                 build.ticket,
                 "machine_throws",

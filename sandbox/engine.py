@@ -88,7 +88,7 @@ class Engine:
             # A NaN's bits must not depend on the processor.
             ffi.wasmtime_config_cranelift_nan_canonicalization_set(config.ptr(), True)
         self._engine = wasmtime.Engine(config)
-        self._on_compile = on_compile or (lambda name: None)
+        self._on_compile = on_compile or (lambda _name: None)
         made_for = f"{_VERSION} {kind}{'-fuel' if fuel else ''} {processor()}"
         self._cache = None if cache is None else CodeCache(cache, made_for)
         self.watchdog = Watchdog(
@@ -427,9 +427,7 @@ class Instance:
         mprotect(self._base, self._bytes_max, 0)
 
     def grow_to(self, size: int) -> None:
-        """Makes the memory `size` bytes large (a multiple of 64 KiB), for restoring a
-        checkpoint.
-        """
+        """Makes the memory `size` bytes large, a multiple of 64 KiB, to restore a checkpoint."""
         pages = (size - self.memory_bytes) // WASM_PAGE_BYTES
         if pages <= 0:
             return
@@ -448,9 +446,7 @@ class Instance:
     # --- plumbing ---------------------------------------------------------------------------------
 
     def _set_deadline(self) -> None:
-        """The watchdog interrupts by moving the epoch; every instance must then be told the new
-        one.
-        """
+        """The watchdog interrupts by moving the epoch, of which each instance is told anew."""
         ffi.wasmtime_context_set_epoch_deadline(self._context, 1)
         self._epoch = self._watchdog.epoch
 

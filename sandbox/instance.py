@@ -354,7 +354,10 @@ class LiveMachine:
         except (msgspec.MsgspecError, RecursionError):
             return Fault(
                 "snapshot_not_json",
-                "the snapshot, or what the turn emitted or logged, is not JSON that others can read",
+                (
+                    "the snapshot, or what the turn emitted or logged, is not JSON that others can "
+                    "read"
+                ),
             )
         sizes = self._sizes
         if len(bytes(said.snapshot)) > sizes.snapshot_bytes_max:

@@ -97,11 +97,13 @@ def read_module(wasm: bytes, *, pages_max: int, bytes_max: int) -> Module:
         raise BadModule(f"it has more than {bytes_max} bytes")
     if not wasm.startswith(_MAGIC):
         raise BadModule(
-            "it is no WebAssembly module; compiled files of a runtime, programs and text are not taken"
+            "it is no WebAssembly module; compiled files of a runtime, programs and text are not "
+            "taken"
         )
     if wasm[4:8] != b"\1\0\0\0":
         raise BadModule(
-            "it is a component, or of another version of WebAssembly: a core module of version 1 is wanted"
+            "it is a component, or of another version of WebAssembly: a core module of version 1 "
+            "is wanted"
         )
     module = Module(_sections(wasm))
     for number, read in _READERS:

@@ -69,7 +69,10 @@ def raise_first(
             (
                 "walls",
                 False,
-                f"not built for {sys.platform}: only wasmtime stands between a machine and this user",
+                (
+                    f"not built for {sys.platform}: only wasmtime stands between a machine and "
+                    "this user"
+                ),
             )
         ]
     if os.getppid() != parent:
@@ -192,7 +195,8 @@ def _landlock(readable: list[Path], writable: list[Path]) -> str:
     abi = landlock.restrict(
         readable=[folder for folder in readable if folder.is_dir()], writable=writable
     )
-    return f"Landlock {abi}: {'changes one folder, no more' if writable else 'reads the cache, no more' if readable else 'none'}"
+    may = "changes one folder, no more" if writable else "reads the cache, no more"
+    return f"Landlock {abi}: {may if readable or writable else 'none'}"
 
 
 def _become_nobody(*, own_user: bool) -> str:

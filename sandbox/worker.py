@@ -131,7 +131,10 @@ def main() -> int:
     arguments.add_argument(
         "--root",
         type=Path,
-        help="the user's own folder, of whose files bundles are made: for the command line, never for a hub",
+        help=(
+            "the user's own folder, of whose files bundles are made: for the command line, never "
+            "for a hub"
+        ),
     )
     arguments.add_argument("--fuel", action="store_true", help="count wasmtime's fuel")
     arguments.add_argument("--memory-bytes-max", type=int, default=0, help="of the whole process")

@@ -11,6 +11,7 @@ guides it are the samples, which are real frames, modules, checkpoints and event
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import random
@@ -163,10 +164,8 @@ def be_a_worker(rng: Random) -> None:
         messages.Close(Slot(1)),
         messages.BuildModule(Ticket(1), b"m", "n", 1, 1),
     ]
-    try:
+    with contextlib.suppress(frames.BadFrame):
         frames.to_worker_reader().feed(mutate(rng, frames.encode(rng.sample(sent, 3))))
-    except frames.BadFrame:
-        pass
 
 
 def answer_a_session(rng: Random) -> None:
@@ -317,21 +316,17 @@ def restore_a_checkpoint(rng: Random) -> None:
 def read_an_image(rng: Random) -> None:
     """An image's header, from a database that somebody changed."""
     image = images.build_image(bytes(65536), images.Handles(engine="e"), pages_max=256)
-    try:
+    with contextlib.suppress(ValueError, IndexError):
         images.read_handles(mutate(rng, image[:300]))
-    except (ValueError, IndexError):
-        pass
 
 
 def unpack(rng: Random) -> None:
     """What is compressed grows to its bound and no further, whatever size it announces."""
-    try:
+    with contextlib.suppress(ValueError):
         assert (
             len(compression.unpack(mutate(rng, compression.pack(b"x" * 10_000)), bytes_max=20_000))
             <= 20_000
         )
-    except ValueError:
-        pass
 
 
 # --- clients --------------------------------------------------------------------------------------
@@ -397,10 +392,8 @@ def ask(rng: Random) -> None:
         lambda: check_input(mutate(rng, b'{"a":[1,{"b":null}]}'), bytes_max=4096, depth_max=64),
         lambda: read_condition(msgspec.json.decode(mutate(rng, b'{"matches":{"a":{"b":"c"}}}'))),
     ):
-        try:
+        with contextlib.suppress(CallerError, msgspec.MsgspecError, UnicodeDecodeError):
             work()
-        except (CallerError, msgspec.MsgspecError, UnicodeDecodeError):
-            pass
 
 
 TARGETS: Final[dict[str, Callable[[Random], None]]] = {

@@ -61,7 +61,10 @@ _FEATURES_WITHOUT: Final = {
     "tail-call-optimization",
 }
 _SAID: Final = "globalThis.said"
-_PRINT: Final = f"var $262 = {{ global: globalThis }}; {_SAID} = ''; var print = (text) => {{ {_SAID} += text; }};\n"
+_PRINT: Final = (
+    f"var $262 = {{ global: globalThis }}; {_SAID} = ''; var print = (text) => {{ {_SAID} += "
+    f"text; }};\n"
+)
 
 
 class Suite:

@@ -71,7 +71,10 @@ async def test_build_errors_name_the_place(
         ("throw new Error('x')", "machine_throws"),
         ("for (;;);", "build_cpu_exceeded"),
         (
-            "import { createMachine } from 'xstate'; export const a = createMachine({}); export const b = createMachine({});",
+            (
+                "import { createMachine } from 'xstate'; export const a = createMachine({}); "
+                "export const b = createMachine({});"
+            ),
             "several_machines",
         ),
         ("import fs from 'node:fs'; export default fs;", "bundle_failed"),
@@ -95,12 +98,18 @@ async def test_no_machine_names_the_exports_found(client: Client) -> None:
 @pytest.mark.parametrize("suffix", [".ts", ".tsx", ".mts", ".js", ".mjs", ".cjs", ".json"])
 async def test_all_kinds_of_files(client: Client, suffix: str) -> None:
     sources = {
-        ".cjs": 'module.exports = require("xstate").createMachine({ initial: "a", states: { a: {} } });\nmodule.exports = { machine: module.exports }',
+        ".cjs": (
+            'module.exports = require("xstate").createMachine({ initial: "a", states: { a: {} } '
+            "});\nmodule.exports = { machine: module.exports }"
+        ),
         ".json": json.dumps({"initial": "a", "states": {"a": {"on": {"__proto__": "a"}}}}),
     }
     source = sources.get(
         suffix,
-        'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: {} } });',
+        (
+            'import { createMachine } from "xstate"; export default createMachine({ initial: "a", '
+            "states: { a: {} } });"
+        ),
     )
     machine = await client.deploy(source, name=f"kind-{suffix[1:]}", entry=f"m{suffix}")
     assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["value"] == "a"
@@ -108,7 +117,11 @@ async def test_all_kinds_of_files(client: Client, suffix: str) -> None:
 
 async def test_several_files_and_json_and_which_export_counts(client: Client) -> None:
     files = {
-        "src/m.ts": 'import { createMachine } from "xstate"; import { start } from "./lib/util"; import data from "../data.json"; export const other = createMachine({}); export default createMachine({ initial: start, context: data, states: { a: {}, b: {} } });',
+        "src/m.ts": (
+            'import { createMachine } from "xstate"; import { start } from "./lib/util"; import '
+            'data from "../data.json"; export const other = createMachine({}); export default '
+            "createMachine({ initial: start, context: data, states: { a: {}, b: {} } });"
+        ),
         "src/lib/util.ts": 'export const start: string = "b";',
         "data.json": '{"n": 7}',
     }
@@ -282,7 +295,11 @@ async def test_bad_pages(client: Client, query: str) -> None:
 
 async def test_sessions_and_logs(client: Client) -> None:
     machine = await client.deploy(
-        'import { createMachine } from "xstate"; export default createMachine({ on: { SAY: { actions: () => console.log("said", { a: 1 }) }, BOOM: { actions: () => { throw new Error("boom"); } } } });',
+        (
+            'import { createMachine } from "xstate"; export default createMachine({ on: { SAY: { '
+            'actions: () => console.log("said", { a: 1 }) }, BOOM: { actions: () => { throw new '
+            'Error("boom"); } } } });'
+        ),
         name="logs",
     )
     await client.http.post(f"/{machine}/s%2F1", json={"type": "SAY"})

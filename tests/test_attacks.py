@@ -29,7 +29,10 @@ def machine(actions: str, *, context: str = "{ n: 0 }", top: str = "") -> str:
         ('assign({ c: "\\ud800" })', 200),
         ('emit({ type: "\\udc00" })', 200),
         (
-            "assign({ c: () => { let c = {}; for (let i = 0; i < 2000; i++) c = { c }; return c; } })",
+            (
+                "assign({ c: () => { let c = {}; for (let i = 0; i < 2000; i++) c = { c }; return "
+                "c; } })"
+            ),
             422,
         ),
         ('() => { Array.prototype.toJSON = () => "x"; console.log(1); }', 200),
@@ -65,7 +68,10 @@ async def test_no_outbox_kills_a_worker(client: Client, actions: str, status: in
         "Array.prototype.filter = () => null",
         'RegExp.prototype.exec = () => ["", "x", "y"]; throw new Error("q")',
         'throw new Error("\\ud800")',
-        "for (const k of Object.getOwnPropertyNames(globalThis)) try { delete globalThis[k] } catch {}",
+        (
+            "for (const k of Object.getOwnPropertyNames(globalThis)) try { delete globalThis[k] } "
+            "catch {}"
+        ),
     ],
 )
 async def test_no_file_kills_the_forge(client: Client, top: str) -> None:
@@ -105,7 +111,11 @@ async def test_a_long_source_map_costs_no_worker(client: Client) -> None:
 
 async def test_a_timer_that_failed_is_tried_again(client: Client) -> None:
     """A timer whose turn was undone was lost: the machine waited for it for ever."""
-    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { after: { 20: { target: "b", actions: () => { if (Math.random() < 2) console.log("tried"); throw new Error("no"); } } } }, b: {} } });'
+    source = (
+        'import { createMachine } from "xstate"; export default createMachine({ initial: "a", '
+        'states: { a: { after: { 20: { target: "b", actions: () => { if (Math.random() < 2) '
+        'console.log("tried"); throw new Error("no"); } } } }, b: {} } });'
+    )
     machine_id = await client.deploy(source, name="retry")
     await client.http.get(f"/{machine_id}/s")
     await asyncio.sleep(1.4)
@@ -199,7 +209,10 @@ async def test_pings_do_not_fill_the_memory(client: Client) -> None:
 
 async def test_waiting_sees_states_that_pass_quickly(client: Client) -> None:
     """The condition was looked at only when a task woke up, several turns later."""
-    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "cold", states: { cold: { on: { T: "hot" } }, hot: { tags: "hot", on: { T: "cold" } } } });'
+    source = (
+        'import { createMachine } from "xstate"; export default createMachine({ initial: "cold", '
+        'states: { cold: { on: { T: "hot" } }, hot: { tags: "hot", on: { T: "cold" } } } });'
+    )
     machine_id = await client.deploy(source, name="passing")
     waiting = asyncio.create_task(
         client.http.post(
@@ -230,7 +243,10 @@ async def test_a_retry_of_a_conditional_event_gets_the_first_answer(client: Clie
 
 
 async def test_events_behind_the_last_one_are_told_that_it_is_over(client: Client) -> None:
-    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { on: { END: "f" } }, f: { type: "final" } } });'
+    source = (
+        'import { createMachine } from "xstate"; export default createMachine({ initial: "a", '
+        'states: { a: { on: { END: "f" } }, f: { type: "final" } } });'
+    )
     machine_id = await client.deploy(source, name="over")
     async with client.socket(f"{machine_id}/s") as peer:
         for name in ("END", "a", "b"):
@@ -408,7 +424,10 @@ async def test_a_session_that_cannot_be_thawed_says_so_and_can_be_tried_again(
 
 async def test_waiting_with_an_event_sees_what_the_event_did(client: Client) -> None:
     """Another client's event could undo it before the wait began."""
-    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "cold", states: { cold: { on: { T: "hot" } }, hot: { tags: "hot", after: { 0: "cold" } } } });'
+    source = (
+        'import { createMachine } from "xstate"; export default createMachine({ initial: "cold", '
+        'states: { cold: { on: { T: "hot" } }, hot: { tags: "hot", after: { 0: "cold" } } } });'
+    )
     machine_id = await client.deploy(source, name="brief")
     for _ in range(10):
         answer = await client.http.post(

@@ -215,7 +215,8 @@ async def chaos(folder: Path, postgres: Postgres | None) -> None:
         await until_alive(world)
         await check(url, clients)
         print(
-            f"\n{world.killed}, {sum(len(client.sent) for client in clients)} events, {sum(client.reconnects for client in clients)} reconnects"
+            f"\n{world.killed}, {sum(len(client.sent) for client in clients)} events, "
+            f"{sum(client.reconnects for client in clients)} reconnects"
         )
     finally:
         await world.kill_hub()

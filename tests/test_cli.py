@@ -116,7 +116,8 @@ async def test_imports_and_npm_packages_are_uploaded(client: Client, tmp_path: P
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "util.ts").write_text("export const own: string = 'own';")
     (tmp_path / "src" / "m.ts").write_text(
-        'import { createMachine } from "xstate"; import { word } from "@acme/words"; import { own } from "./util"; export default createMachine({ context: { word, own } });'
+        'import { createMachine } from "xstate"; import { word } from "@acme/words"; import { own '
+        '} from "./util"; export default createMachine({ context: { word, own } });'
     )
     deployed = await run("deploy", "src/m.ts", "--name", "npm", client=client, cwd=tmp_path)
     assert deployed.returncode == 0, deployed.stderr
@@ -139,7 +140,8 @@ async def test_check_builds_without_a_hub(tmp_path: Path) -> None:
     assert "green (initial)" in checked.stdout
     assert "events: FAULT, REPAIRED" in checked.stdout
     (tmp_path / "bad.ts").write_text(
-        "import { createMachine } from 'xstate';\nexport default createMachine({ initial: 'a', states: { a: { };"
+        "import { createMachine } from 'xstate';\nexport default createMachine({ initial: 'a', "
+        "states: { a: { };"
     )
     bad = await run("check", "bad.ts", cwd=tmp_path)
     assert bad.returncode == 6
@@ -150,7 +152,8 @@ async def test_check_builds_without_a_hub(tmp_path: Path) -> None:
 async def test_exit_codes(client: Client, tmp_path: Path) -> None:
     (tmp_path / "bad.ts").write_text("export const nothing = 1;")
     (tmp_path / "loop.ts").write_text(
-        "import { createMachine } from 'xstate'; export default createMachine({ on: { LOOP: { actions: () => { for (;;); } } } });"
+        "import { createMachine } from 'xstate'; export default createMachine({ on: { LOOP: { "
+        "actions: () => { for (;;); } } } });"
     )
     assert (await run("deploy", "bad.ts", client=client, cwd=tmp_path)).returncode == 6
     assert (await run("deploy", "none.ts", client=client, cwd=tmp_path)).returncode == 2
@@ -386,7 +389,9 @@ async def test_what_strangers_wrote_does_nothing_to_a_terminal(
     client: Client, tmp_path: Path
 ) -> None:
     (tmp_path / "m.ts").write_text(
-        'import { createMachine } from "xstate"; export default createMachine({ id: "\\u001b[2J", on: { X: { actions: () => { console.log("\\u001b]0;owned\\u0007\\u202eno\\r\\nyes [red]x[/red]"); throw new Error("\\u001b[31m"); } } } });'
+        'import { createMachine } from "xstate"; export default createMachine({ id: "\\u001b[2J", '
+        'on: { X: { actions: () => { console.log("\\u001b]0;owned\\u0007\\u202eno\\r\\nyes '
+        '[red]x[/red]"); throw new Error("\\u001b[31m"); } } } });'
     )
     deployed = await run("deploy", "m.ts", "--name", "terminal", client=client, cwd=tmp_path)
     assert deployed.returncode == 0, deployed.stderr
@@ -426,7 +431,8 @@ async def test_what_an_error_does_is_in_the_config_file(client: Client, tmp_path
         'name = "stopper"\nmain = "m.ts"\n[machine]\non_error = "stop"\n'
     )
     (tmp_path / "m.ts").write_text(
-        'import { createMachine } from "xstate"; export default createMachine({ on: { BOOM: { actions: () => { throw new Error("boom"); } } } });'
+        'import { createMachine } from "xstate"; export default createMachine({ on: { BOOM: { '
+        'actions: () => { throw new Error("boom"); } } } });'
     )
     assert (await run("deploy", client=client, cwd=tmp_path)).returncode == 0
     assert (

@@ -91,7 +91,8 @@ async def test_fuel_is_the_same_for_the_same_work(tmp_path: Path) -> None:
 async def test_a_budget_of_examples(tmp_path: Path) -> None:
     (tmp_path / "machine.ts").write_text(acting("for (;;);"))
     (tmp_path / "machinehub.toml").write_text(
-        'main = "machine.ts"\n[limits]\nevent_cpu_ms = 7\n[[examples]]\ntype = "OK"\n[[examples]]\ntype = "NOBODY"\nvalue = 5\n'
+        'main = "machine.ts"\n[limits]\nevent_cpu_ms = 7\n[[examples]]\ntype = '
+        '"OK"\n[[examples]]\ntype = "NOBODY"\nvalue = 5\n'
     )
     measured = await run("check", "--budget", cwd=tmp_path)
     assert measured.returncode == 0, measured.stderr
@@ -118,7 +119,8 @@ async def test_a_budget_of_examples(tmp_path: Path) -> None:
         await run("check", "--budget", "--events", "nowhere.json", cwd=tmp_path)
     ).returncode == 2
     (tmp_path / "machinehub.toml").write_text(
-        'main = "machine.ts"\n[limits]\nevent_bytes = 20\n[[examples]]\ntype = "OK"\nvalue = "longer than twenty bytes"\n[[examples]]\nvalue = 1\n'
+        'main = "machine.ts"\n[limits]\nevent_bytes = 20\n[[examples]]\ntype = "OK"\nvalue = '
+        '"longer than twenty bytes"\n[[examples]]\nvalue = 1\n'
     )
     refused = await run("check", "--budget", cwd=tmp_path)
     assert "OK: an event has at most 20 bytes" in refused.stdout
@@ -170,7 +172,8 @@ LOWERED: dict[str, tuple[dict[str, int], str, dict[str, Any], str]] = {
     "actors": (
         {"actors": 2},
         handling(
-            "on: { X: { actions: [1, 2, 3].map((n) => spawnChild(fromCallback(() => {}), { id: 'c' + n })) } }"
+            "on: { X: { actions: [1, 2, 3].map((n) => spawnChild(fromCallback(() => {}), { id: "
+            "'c' + n })) } }"
         ),
         {"type": "X"},
         "actors_exceeded",

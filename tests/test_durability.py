@@ -118,7 +118,10 @@ async def test_rejections_are_remembered_too(database_url: str, tmp_path: Path) 
 
 
 async def test_a_finished_session_still_knows_its_events(database_url: str, tmp_path: Path) -> None:
-    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { on: { END: "b" } }, b: { type: "final" } } });'
+    source = (
+        'import { createMachine } from "xstate"; export default createMachine({ initial: "a", '
+        'states: { a: { on: { END: "b" } }, b: { type: "final" } } });'
+    )
     async with hub_on(database_url, tmp_path, limits=Limits(ids_remembered=1)) as client:
         machine = await client.deploy(source)
         for number in range(3):

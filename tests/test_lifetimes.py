@@ -27,7 +27,10 @@ async def test_nothing_of_a_deleted_machine_goes_on(tmp_path: Path) -> None:
     """Sessions that woke, or were forked, while their machine was deleted ran on where nobody saw
     them.
     """
-    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { after: { 50: "b" } }, b: { after: { 50: "a" } } } });'
+    source = (
+        'import { createMachine } from "xstate"; export default createMachine({ initial: "a", '
+        'states: { a: { after: { 50: "b" } }, b: { after: { 50: "a" } } } });'
+    )
     async with running_hub(tmp_path, workers=1) as client:
         machine = await client.deploy(source)
         for number in range(20):
@@ -53,7 +56,10 @@ async def test_nothing_of_a_deleted_machine_goes_on(tmp_path: Path) -> None:
 
 
 async def test_events_behind_the_end_do_not_move_the_seq(client: Client) -> None:
-    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { on: { END: "b" } }, b: { type: "final" } } });'
+    source = (
+        'import { createMachine } from "xstate"; export default createMachine({ initial: "a", '
+        'states: { a: { on: { END: "b" } }, b: { type: "final" } } });'
+    )
     machine = await client.deploy(source, name="ends")
     async with client.socket(f"{machine}/s") as socket:
         for number, event in enumerate(["NOP", "END", "NOP", "NOP", "NOP"]):
@@ -197,7 +203,10 @@ async def test_deleting_a_session_deletes_all_of_it(database_url: str, tmp_path:
 
 async def test_finished_sessions_expire(database_url: str, tmp_path: Path) -> None:
     clock = ManualClock()
-    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { on: { END: "b" } }, b: { type: "final" } } });'
+    source = (
+        'import { createMachine } from "xstate"; export default createMachine({ initial: "a", '
+        'states: { a: { on: { END: "b" } }, b: { type: "final" } } });'
+    )
     async with hub_on(database_url, tmp_path, clock=clock, expire_finished_s=60) as client:
         machine = await client.deploy(source)
         await send(client, f"{machine}/over", "END")

@@ -204,8 +204,8 @@ def raw(*sections: tuple[int, bytes], base: bytes | None = None) -> bytes:
 def bomb() -> bytes:
     """As much to compile as fits: functions that are one long chain of loops within blocks."""
     body = (
-        "(block (loop (br_if 0 (i32.eqz (local.get 0))) (local.set 0 (i32.add (local.get 0) (i32.const 1)))))"
-        * 60
+        "(block (loop (br_if 0 (i32.eqz (local.get 0))) (local.set 0 (i32.add (local.get 0) "
+        "(i32.const 1)))))" * 60
     )
     return wat(
         fields="".join(f"(func (param i32) (result i32) {body} (local.get 0))" for _ in range(700))
@@ -221,7 +221,8 @@ HOSTILE: dict[str, bytes] = {
     "a cut-off module": wat()[:-3],
     "a start function": wat(fields="(func $s) (start $s)"),
     "an import": wasmtime.wat2wasm(
-        '(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32))) (memory (export "memory") 1))'
+        '(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32))) (memory (export '
+        '"memory") 1))'
     ),
     "an imported memory": wasmtime.wat2wasm('(module (import "image" "memory" (memory 1)))'),
     "a giant memory": wat(memory="65536"),
@@ -331,7 +332,10 @@ async def test_who_uploads_one_is_told(client: Client, name: str) -> None:
         ),
         (
             wat(
-                fields='(data (i32.const 9000) "{\\"id\\":1}") (func (export "describe") (result i64) (i64.const 38654705664008))'
+                fields=(
+                    '(data (i32.const 9000) "{\\"id\\":1}") (func (export "describe") (result '
+                    "i64) (i64.const 38654705664008))"
+                )
             ),
             {},
             "invalid_definition",
@@ -448,13 +452,19 @@ STEPS: dict[str, tuple[dict[str, str], str]] = {
     ),
     "input outside the memory": (
         {
-            "alloc": "(if (global.get $n) (then (return (i32.const -8)))) (global.set $n (i32.const 1)) (i32.const 4096)"
+            "alloc": (
+                "(if (global.get $n) (then (return (i32.const -8)))) (global.set $n (i32.const "
+                "1)) (i32.const 4096)"
+            )
         },
         "machine_error",
     ),
     "endless allocation": (
         {
-            "alloc": "(if (global.get $n) (then (loop (br 0)))) (global.set $n (i32.const 1)) (i32.const 4096)"
+            "alloc": (
+                "(if (global.get $n) (then (loop (br 0)))) (global.set $n (i32.const 1)) "
+                "(i32.const 4096)"
+            )
         },
         "cpu_exceeded",
     ),
@@ -525,7 +535,10 @@ async def test_growing_stops_at_the_limit(client: Client) -> None:
     """`memory.grow` says no; that is the module's business, and the same when it is replayed."""
     module = wat(
         memory="2",
-        step="(if (i32.ne (memory.grow (i32.const 300)) (i32.const -1)) (then unreachable)) (drop (memory.grow (i32.const 200)))",
+        step=(
+            "(if (i32.ne (memory.grow (i32.const 300)) (i32.const -1)) (then unreachable)) (drop "
+            "(memory.grow (i32.const 200)))"
+        ),
     )
     machine = await machine_of(client, module, "growing")
     costs = [
@@ -560,7 +573,10 @@ async def test_old_timers_are_not_early(tmp_path: Path) -> None:
 
 async def test_a_modules_own_limits_are_lower(client: Client) -> None:
     spin = wat(
-        step="(loop (global.set $n (i32.add (global.get $n) (i32.const 1))) (br_if 0 (i32.lt_u (global.get $n) (i32.const 300000000))))"
+        step=(
+            "(loop (global.set $n (i32.add (global.get $n) (i32.const 1))) (br_if 0 (i32.lt_u "
+            "(global.get $n) (i32.const 300000000))))"
+        )
     )
     machine = await machine_of(client, spin, "spinning", limits={"event_cpu_ms": 5})
     assert (await client.http.post(f"/{machine}/s", json={"type": "X"})).json()[

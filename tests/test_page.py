@@ -173,7 +173,11 @@ async def test_the_past_can_be_seen_and_gone_on_from(client: Client, browser: Br
 async def test_history_goes_on_through_rejections_and_gaps(
     client: Client, browser: Browser
 ) -> None:
-    source = 'import { assign, createMachine } from "xstate"; export default createMachine({ context: { n: 0 }, on: { ADD: { actions: assign({ n: ({ context }) => context.n + 1 }) }, BAD: { actions: () => { throw new Error("bad"); } } } });'
+    source = (
+        'import { assign, createMachine } from "xstate"; export default createMachine({ context: '
+        "{ n: 0 }, on: { ADD: { actions: assign({ n: ({ context }) => context.n + 1 }) }, BAD: { "
+        'actions: () => { throw new Error("bad"); } } } });'
+    )
     machine = await client.deploy(source, name="page-history")
     async with (
         opened(browser, f"{client.url}/{machine}/s") as page,
@@ -239,11 +243,15 @@ async def test_a_chart_that_nobody_can_lay_out_is_shown_without_arrows(
     client: Client, browser: Browser
 ) -> None:
     states = ", ".join(
-        f's{n}: {{ on: {{ A: "s{(n + 1) % 150}", B: "s{(n * 37) % 150}", C: "s{(n * 71) % 150}" }} }}'
+        f's{n}: {{ on: {{ A: "s{(n + 1) % 150}", B: "s{(n * 37) % 150}", C: "s{(n * 71) % 150}" '
+        f"}} }}"
         for n in range(150)
     )
     machine = await client.deploy(
-        f'import {{ createMachine }} from "xstate"; export default createMachine({{ id: "web", initial: "s0", states: {{ {states} }} }});',
+        (
+            f'import {{ createMachine }} from "xstate"; export default createMachine({{ id: "web", '
+            f'initial: "s0", states: {{ {states} }} }});'
+        ),
         name="page-web",
     )
     async with opened(browser, f"{client.url}/{machine}/s") as page:
@@ -281,7 +289,10 @@ async def test_versions_are_compared(client: Client, browser: Browser) -> None:
 
 
 async def test_what_an_author_wrote_is_text(client: Client, browser: Browser) -> None:
-    evil = "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>\"'`&lt;\u202e"
+    evil = (
+        "<img src=x "
+        "onerror=document.title='owned'><script>document.title='owned'</script>\"'`&lt;\u202e"
+    )
     quoted = json.dumps(evil)
     source = f"""import {{ createMachine, assign }} from "xstate"; export default createMachine({{ id: {quoted}, description: {quoted}, context: {{ {quoted}: {quoted}, "__proto__x": {{ constructor: 1 }} }}, initial: {quoted},
       states: {{ {quoted}: {{ tags: {quoted}, description: {quoted}, entry: {{ type: {quoted} }}, on: {{ {quoted}: {{ guard: {{ type: {quoted} }}, target: "end" }}, toString: {{}}, "xstate": {{}} }} }}, end: {{ type: "final" }}, constructor: {{}} }} }}, {{ guards: {{ {quoted}: () => true }}, actions: {{ {quoted}: () => {{}} }} }});"""

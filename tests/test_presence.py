@@ -341,7 +341,11 @@ async def test_a_connection_that_answers_no_ping_is_no_ghost(
         machine = await client.deploy(COUNTER)
         reader, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
         writer.write(
-            f"GET /{machine}/s?client={ANN} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+            (
+                f"GET /{machine}/s?client={ANN} HTTP/1.1\r\nHost: localhost\r\nUpgrade: "
+                "websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: "
+                "13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            ).encode()
         )
         assert b"101" in await reader.readline()
         async with client.socket(f"{machine}/s") as watching:
@@ -361,7 +365,9 @@ async def test_a_large_crowd_arrives_and_leaves(
         tmp_path, limits=Limits(presence_grace_ms=300, pending_per_session=10)
     ) as client:
         machine = await client.deploy(
-            'import { assign, createMachine } from "xstate"; export default createMachine({ context: { log: [] }, on: { "presence.*": { actions: assign({ log: ({ event }) => [event.count] }) } } });'
+            'import { assign, createMachine } from "xstate"; export default createMachine({ '
+            'context: { log: [] }, on: { "presence.*": { actions: assign({ log: ({ event }) => '
+            "[event.count] }) } } });"
         )
         sockets = [client.socket(f"{machine}/s") for _ in range(60)]
         opened = await asyncio.gather(*(socket.__aenter__() for socket in sockets))

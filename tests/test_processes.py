@@ -19,7 +19,10 @@ from tests.support import CACHE, COUNTER, running_hub
 if TYPE_CHECKING:
     from pathlib import Path
 
-POISON = 'import { assign, createMachine } from "xstate"; export default createMachine({ context: { n: 0 }, on: { INC: { actions: assign({ n: ({ context }) => context.n + 1 }) } } });'
+POISON = (
+    'import { assign, createMachine } from "xstate"; export default createMachine({ context: { '
+    "n: 0 }, on: { INC: { actions: assign({ n: ({ context }) => context.n + 1 }) } } });"
+)
 
 
 async def test_killing_workers_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
@@ -56,7 +59,10 @@ async def test_killing_workers_loses_nothing_that_was_acknowledged(tmp_path: Pat
 async def test_timers_and_promises_survive_a_worker(tmp_path: Path) -> None:
     async with running_hub(tmp_path, workers=1) as client:
         machine = await client.deploy(
-            'import { createMachine, fromPromise } from "xstate"; export default createMachine({ initial: "a", states: { a: { invoke: { src: fromPromise(async () => { await new Promise((done) => setTimeout(done, 800)); return 1; }), onDone: "b" } }, b: { after: { 100: "c" } }, c: {} } });'
+            'import { createMachine, fromPromise } from "xstate"; export default createMachine({ '
+            'initial: "a", states: { a: { invoke: { src: fromPromise(async () => { await new '
+            'Promise((done) => setTimeout(done, 800)); return 1; }), onDone: "b" } }, b: { after: '
+            '{ 100: "c" } }, c: {} } });'
         )
         async with client.socket(f"{machine}/s") as socket:
             await socket.until("snapshot")

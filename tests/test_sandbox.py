@@ -187,7 +187,10 @@ def test_an_image_runs_under_the_engine_that_it_was_frozen_under(sandbox: Sandbo
     )
     guest = load_guest(sandbox.engine, older, base)
     assert guest.engine_digest != sandbox.guest.engine_digest
-    script = f'const {{assign,createMachine}}=require("xstate");module.exports={{default:{COUNTER % ""}}};'
+    script = (
+        f"const "
+        f'{{assign,createMachine}}=require("xstate");module.exports={{default:{COUNTER % ""}}};'
+    )
     wasm, _, _ = forge_image(
         sandbox.engine, guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY
     )
@@ -399,7 +402,10 @@ def test_logs_are_cut_with_a_mark(sandbox: Sandbox) -> None:
             "several_machines",
         ),
         (
-            "module.exports = { machine: require('xstate').createMachine({ initial: 'nowhere', states: { a: {} } }) }",
+            (
+                "module.exports = { machine: require('xstate').createMachine({ initial: 'nowhere', "
+                "states: { a: {} } }) }"
+            ),
             "machine_throws",
         ),
         ("module.exports = new Proxy({}, { ownKeys() { for (;;); } })", "build_cpu_exceeded"),

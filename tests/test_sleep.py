@@ -155,7 +155,10 @@ async def test_thousands_of_overdue_timers_do_not_wake_everybody_at_once(
     """After the hub was down: each session is woken, but only so many are live at a time."""
     monkeypatch.setattr("machinehub.session.run.housekeeping.FRESH_MS", 0)
     monkeypatch.setattr("machinehub.session.run.housekeeping.SWEEP_S", 0.02)
-    source = 'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { after: { 1000: "b" } }, b: {} } });'
+    source = (
+        'import { createMachine } from "xstate"; export default createMachine({ initial: "a", '
+        'states: { a: { after: { 1000: "b" } }, b: {} } });'
+    )
     async with running_hub(tmp_path, workers=1) as client:
         machine = await client.deploy(source)
         for number in range(60):

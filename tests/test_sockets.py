@@ -99,7 +99,10 @@ async def test_the_same_id_on_any_connection_counts_once(client: Client) -> None
 async def test_rejections_name_the_place_and_leave_the_state(client: Client) -> None:
     source = COUNTER.replace(
         "decrement: { actions:",
-        "loop: { actions: () => { for (;;); } },\n        boom: { actions: () => { throw new Error('boom') } },\n        decrement: { actions:",
+        (
+            "loop: { actions: () => { for (;;); } },\n        boom: { actions: () => { throw new "
+            "Error('boom') } },\n        decrement: { actions:"
+        ),
     )
     machine = await client.deploy(source, name="rejects", entry="counter.ts")
     async with client.socket(f"{machine}/s") as socket:
@@ -113,7 +116,13 @@ async def test_rejections_name_the_place_and_leave_the_state(client: Client) -> 
 
 
 async def test_emitted_events_and_presence(client: Client) -> None:
-    source = 'import { assign, createMachine, emit } from "xstate"; export default createMachine({ context: { here: [] }, on: { PING: { actions: emit(({ event }) => ({ type: "pong", n: event.n })) }, "presence.joined": { actions: assign({ here: ({ context, event }) => [...context.here, event.count] }) }, "presence.left": { actions: assign({ here: ({ context, event }) => [...context.here, -event.count] }) } } });'
+    source = (
+        'import { assign, createMachine, emit } from "xstate"; export default createMachine({ '
+        'context: { here: [] }, on: { PING: { actions: emit(({ event }) => ({ type: "pong", n: '
+        'event.n })) }, "presence.joined": { actions: assign({ here: ({ context, event }) => '
+        '[...context.here, event.count] }) }, "presence.left": { actions: assign({ here: ({ '
+        "context, event }) => [...context.here, -event.count] }) } } });"
+    )
     machine = await client.deploy(source, name="emits")
     async with client.socket(f"{machine}/s") as one:
         async with client.socket(f"{machine}/s") as two:
@@ -134,7 +143,10 @@ async def test_emitted_events_and_presence(client: Client) -> None:
 
 async def test_a_new_session_takes_its_input_from_the_query(client: Client) -> None:
     machine = await client.deploy(
-        'import { createMachine } from "xstate"; export default createMachine({ context: ({ input }) => ({ got: input }) });',
+        (
+            'import { createMachine } from "xstate"; export default createMachine({ context: ({ '
+            "input }) => ({ got: input }) });"
+        ),
         name="query",
     )
     async with client.socket(f"{machine}/s?input=%7B%22a%22%3A1%7D") as socket:
@@ -146,7 +158,10 @@ async def test_a_new_session_takes_its_input_from_the_query(client: Client) -> N
 
 async def test_timers_fire_by_themselves(client: Client) -> None:
     machine = await client.deploy(
-        'import { createMachine } from "xstate"; export default createMachine({ initial: "a", states: { a: { after: { 50: "b" } }, b: { after: { 50: "a" } } } });',
+        (
+            'import { createMachine } from "xstate"; export default createMachine({ initial: "a", '
+            'states: { a: { after: { 50: "b" } }, b: { after: { 50: "a" } } } });'
+        ),
         name="ticks",
     )
     async with client.socket(f"{machine}/s") as socket:
@@ -213,7 +228,10 @@ async def raw_socket(
     reader, writer = await asyncio.open_connection(sock=plain)
     key = base64.b64encode(os.urandom(16)).decode()
     writer.write(
-        f"GET /{path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        (
+            f"GET /{path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: "
+            f"Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        ).encode()
     )
     await reader.readuntil(b"\r\n\r\n")
     return reader, writer
@@ -233,7 +251,12 @@ async def test_half_a_frame_holds_up_nobody(client: Client) -> None:
 
 
 async def test_a_client_that_never_reads_gets_the_newest_then_4008(client: Client) -> None:
-    source = 'import { assign, createMachine, emit } from "xstate"; export default createMachine({ context: { n: 0, fat: "" }, on: { FAT: { actions: assign({ n: ({ context }) => context.n + 1, fat: ({ context }) => "x".repeat(100000) + context.n }) }, EMIT: { actions: emit(() => ({ type: "e", fat: "x".repeat(100000) })) } } });'
+    source = (
+        'import { assign, createMachine, emit } from "xstate"; export default createMachine({ '
+        'context: { n: 0, fat: "" }, on: { FAT: { actions: assign({ n: ({ context }) => '
+        'context.n + 1, fat: ({ context }) => "x".repeat(100000) + context.n }) }, EMIT: { '
+        'actions: emit(() => ({ type: "e", fat: "x".repeat(100000) })) } } });'
+    )
     machine = await client.deploy(source, name="slow")
     reader, writer = await raw_socket(client, f"{machine}/s", receive_buffer=8192)
     await reader.readuntil(b"}")

@@ -76,7 +76,9 @@ async def test_every_example_compiles(client: Client, tmp_path: Path, example: s
     )
     await generate(client, name, tmp_path)
     (tmp_path / "app.ts").write_text(
-        'import { connect } from "@machinehub/client";\nimport hub from "./m.hub";\nconst store = connect({ ...hub, sessionId: "s" });\nstore.getSnapshot().value;\n// @ts-expect-error no machine takes this\nvoid store.send({ type: "no such event" });\n'
+        'import { connect } from "@machinehub/client";\nimport hub from "./m.hub";\nconst store = '
+        'connect({ ...hub, sessionId: "s" });\nstore.getSnapshot().value;\n// @ts-expect-error no '
+        'machine takes this\nvoid store.send({ type: "no such event" });\n'
     )
     assert await tsc(tmp_path) == ""
 
@@ -193,8 +195,8 @@ export default createMachine({
     assert "written" in await generate(client, name, tmp_path)
     first = (tmp_path / "m.hub.ts").read_text()
     assert (
-        "context: Json<{ at: number; flag: boolean; list: (number | string)[]; user: null | { name: string } }>;"
-        in first
+        "context: Json<{ at: number; flag: boolean; list: (number | string)[]; user: null | { "
+        "name: string } }>;" in first
     )
     assert "unchanged" in await generate(client, name, tmp_path)
     assert (tmp_path / "m.hub.ts").read_text() == first
@@ -215,10 +217,17 @@ export { name };
 
 async def test_hostile_names_stay_text(client: Client, tmp_path: Path) -> None:
     evil = '*/ process.exit(1); /* ${x} ` \\ "\n\u2028 </script>'
-    source = f'import {{ createMachine }} from "xstate"; export default createMachine({{ id: {json.dumps(evil)}, context: {{ {json.dumps(evil)}: {json.dumps(evil)} }}, initial: {json.dumps(evil)}, states: {{ {json.dumps(evil)}: {{ tags: {json.dumps(evil)}, on: {{ {json.dumps(evil)}: {{}}, {json.dumps(evil + ".*")}: {{}}, __proto__: {{}} }} }}, __proto__: {{}} }} }});'
+    source = (
+        f'import {{ createMachine }} from "xstate"; export default createMachine({{ id: '
+        f"{json.dumps(evil)}, context: {{ {json.dumps(evil)}: {json.dumps(evil)} }}, initial: "
+        f"{json.dumps(evil)}, states: {{ {json.dumps(evil)}: {{ tags: {json.dumps(evil)}, on: {{ "
+        f"{json.dumps(evil)}: {{}}, {json.dumps(evil + '.*')}: {{}}, __proto__: {{}} }} }}, "
+        f"__proto__: {{}} }} }});"
+    )
     await generate(client, await deploy(client, "types-evil", {"m.js": source}, "m.js"), tmp_path)
     (tmp_path / "app.ts").write_text(
-        f'import hub from "./m.hub";\nimport {{ connect }} from "@machinehub/client";\nvoid connect({{ ...hub, sessionId: "s" }}).send({{ type: {json.dumps(evil)} }});\n'
+        f'import hub from "./m.hub";\nimport {{ connect }} from "@machinehub/client";\nvoid '
+        f'connect({{ ...hub, sessionId: "s" }}).send({{ type: {json.dumps(evil)} }});\n'
     )
     assert await tsc(tmp_path) == ""
 
@@ -275,7 +284,11 @@ def test_any_source_can_be_read(source: str) -> None:
 
 DEFINITION = {"id": "m", "events": ["GO"], "root": {"id": "m", "key": "m", "type": "atomic"}}
 OTHER = {
-    "other.ts": "export interface Base { b: number } export type Ev = { type: 'GO' }; export * from './more'; export { Deep as Renamed } from './more'; export default interface Main { m: 1 }",
+    "other.ts": (
+        "export interface Base { b: number } export type Ev = { type: 'GO' }; export * from "
+        "'./more'; export { Deep as Renamed } from './more'; export default interface Main { m: "
+        "1 }"
+    ),
     "more.ts": "export interface Deep { d: 'deep' }",
 }
 STYLES = [
@@ -287,7 +300,10 @@ STYLES = [
         "ctx.a.toFixed() + ctx.b.length",
     ),
     (
-        "interface Own<T extends string = string> { v: T; f: { [K in T]?: K } } type K = 1; interface Ctx { o: Own<'x'>; k: K }",
+        (
+            "interface Own<T extends string = string> { v: T; f: { [K in T]?: K } } type K = 1; "
+            "interface Ctx { o: Own<'x'>; k: K }"
+        ),
         "Ctx",
         "ctx.o.f.x?.length ?? ctx.k",
     ),
@@ -297,7 +313,10 @@ STYLES = [
         "ctx.b + ctx.a.length",
     ),
     (
-        'import type { EventObject } from "xstate"; interface Ctx extends EventObject { a: string }',
+        (
+            'import type { EventObject } from "xstate"; interface Ctx extends EventObject { a: '
+            "string }"
+        ),
         "Ctx",
         "ctx.a.length",
     ),
@@ -345,7 +364,10 @@ STYLES = [
         "ctx.i.deep + ctx.s.length",
     ),
     (
-        "type Cond<T> = T extends (infer U)[] ? U : never; type M = { readonly [P in 'a' | 'b']-?: P };",
+        (
+            "type Cond<T> = T extends (infer U)[] ? U : never; type M = { readonly [P in 'a' | "
+            "'b']-?: P };"
+        ),
         "{ c: Cond<string[]>; m: M }",
         "ctx.c.length + ctx.m.a.length",
     ),
@@ -359,12 +381,18 @@ STYLES = [
     ("", 'import("./other").Base & { s: string }', "1"),
     (
         "",
-        "{ d: Date; t: [a: string, b?: number]; s: Set<string>; u: string | undefined; tpl: `a-${number}` }",
+        (
+            "{ d: Date; t: [a: string, b?: number]; s: Set<string>; u: string | undefined; tpl: "
+            "`a-${number}` }"
+        ),
         "ctx.d.length + ctx.t[0].length + ctx.tpl.length",
     ),
     ("interface Tree { kids: Tree[]; up?: Tree }", "Tree", "ctx.kids[0]?.up?.kids.length"),
     (
-        "type Types = 1; type Said = 2; type Or = 3; type Machine = 4; type Json = 5; type url = 6;",
+        (
+            "type Types = 1; type Said = 2; type Or = 3; type Machine = 4; type Json = 5; type "
+            "url = 6;"
+        ),
         "{ a: Types; b: Said; c: Or; d: Machine; e: Json; f: url }",
         "ctx.a + ctx.b + ctx.f",
     ),
@@ -385,14 +413,22 @@ STYLES = [
 async def test_what_people_write_compiles(tmp_path: Path) -> None:
     """Whatever the source says, the file compiles, and what it could say is there."""
     for number, (before, context, use) in enumerate(STYLES):
-        source = f"{before}\nimport {{ setup }} from 'xstate'; import type {{ Ev }} from './other'; import type {{ AnyEventObject }} from 'xstate';\nexport const machine = setup({{ types: {{ context: {{}} as {context}, events: {{}} as Ev | AnyEventObject }} }}).createMachine({{}});"
+        source = (
+            f"{before}\nimport {{ setup }} from 'xstate'; import type {{ Ev }} from './other'; "
+            f"import type {{ AnyEventObject }} from 'xstate';\nexport const machine = setup({{ "
+            f"types: {{ context: {{}} as {context}, events: {{}} as Ev | AnyEventObject }} "
+            f"}}).createMachine({{}});"
+        )
         said = types_said({"m.ts": source, **OTHER}, "m.ts")
         assert said is not None, before
         (tmp_path / f"m{number}.hub.ts").write_text(
             typescript({"name": "m", "url": "http://h/m"}, 1, DEFINITION, said, list)
         )
         (tmp_path / f"app{number}.ts").write_text(
-            f'import {{ connect }} from "@machinehub/client";\nimport hub from "./m{number}.hub";\nconst store = connect({{ ...hub, sessionId: "s" }});\nconst ctx = store.getSnapshot().context;\nexport const used = {use};\nvoid store.send({{ type: "GO" }});\n// @ts-expect-error\nvoid store.send({{ type: "NO" }});\n'
+            f'import {{ connect }} from "@machinehub/client";\nimport hub from '
+            f'"./m{number}.hub";\nconst store = connect({{ ...hub, sessionId: "s" }});\nconst ctx '
+            f"= store.getSnapshot().context;\nexport const used = {use};\nvoid store.send({{ "
+            f'type: "GO" }});\n// @ts-expect-error\nvoid store.send({{ type: "NO" }});\n'
         )
     assert await tsc(tmp_path) == ""
 
@@ -409,7 +445,10 @@ async def test_what_people_write_compiles(tmp_path: Path) -> None:
 def test_another_machines_types_are_not_taken(machine: str) -> None:
     said = types_said(
         {
-            "m.ts": f"const T = 1; const other = setup({{ types: {{ context: {{}} as {{ wrong: 1 }} }} }}).createMachine({{}}); export default {machine};"
+            "m.ts": (
+                f"const T = 1; const other = setup({{ types: {{ context: {{}} as {{ wrong: 1 }} "
+                f"}} }}).createMachine({{}}); export default {machine};"
+            )
         },
         "m.ts",
     )
@@ -420,11 +459,26 @@ def test_another_machines_types_are_not_taken(machine: str) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "import { setup as mk } from 'xstate'; export default mk({ types: {} as { context: { right: 1 } } }).createMachine({})",
-        "const types = { context: {} as { right: 1 } }; export default setup({ types }).createMachine({})",
-        "const impl = { types: { context: {} as { right: 1 } } } satisfies object; const s = setup(impl); const m = s.createMachine({}); export { m as default }",
-        "export var machine = createMachine({ types: ({} as { context: { right: 1 } }) }).provide({})",
-        "const m = (createMachine({ types: <{ context: { right: 1 } }>{} }) as any)!; export default m;",
+        (
+            "import { setup as mk } from 'xstate'; export default mk({ types: {} as { context: { "
+            "right: 1 } } }).createMachine({})"
+        ),
+        (
+            "const types = { context: {} as { right: 1 } }; export default setup({ types "
+            "}).createMachine({})"
+        ),
+        (
+            "const impl = { types: { context: {} as { right: 1 } } } satisfies object; const s = "
+            "setup(impl); const m = s.createMachine({}); export { m as default }"
+        ),
+        (
+            "export var machine = createMachine({ types: ({} as { context: { right: 1 } }) "
+            "}).provide({})"
+        ),
+        (
+            "const m = (createMachine({ types: <{ context: { right: 1 } }>{} }) as any)!; export "
+            "default m;"
+        ),
         "export { door as default } from './door'",
         "export * from './door'",
         "import * as d from './door'; import { door } from './door'; export default door",
@@ -455,7 +509,8 @@ def test_constants_that_name_each_other_are_no_maze() -> None:
 async def test_types_alone_are_uploaded_too(client: Client, tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "m.ts").write_text(
-        'import { setup } from "xstate"; import type { Ctx } from "./types"; export default setup({ types: { context: {} as Ctx } }).createMachine({ context: { n: { v: 1 } } });'
+        'import { setup } from "xstate"; import type { Ctx } from "./types"; export default '
+        "setup({ types: { context: {} as Ctx } }).createMachine({ context: { n: { v: 1 } } });"
     )
     (tmp_path / "src" / "types.d.ts").write_text(
         'export * from "./more/deep"; import { Hidden } from "../../outside";'

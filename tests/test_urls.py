@@ -10,7 +10,11 @@ import pytest
 
 from tests.support import COUNTER, Client, problem
 
-DONE = 'import { createMachine } from "xstate"; export const machine = createMachine({ initial: "a", states: { a: { on: { END: "f", TAG: "t" } }, t: { tags: "tagged", on: { END: "f" } }, f: { type: "final" } }, output: { ok: true } });'
+DONE = (
+    'import { createMachine } from "xstate"; export const machine = createMachine({ initial: '
+    '"a", states: { a: { on: { END: "f", TAG: "t" } }, t: { tags: "tagged", on: { END: "f" } }, '
+    'f: { type: "final" } }, output: { ok: true } });'
+)
 
 
 # --- per-machine URLs
@@ -98,7 +102,10 @@ async def test_an_idempotency_key_counts_once(client: Client) -> None:
 
 async def test_creating_with_input(client: Client) -> None:
     machine = await client.deploy(
-        'import { createMachine } from "xstate"; export default createMachine({ context: ({ input }) => ({ got: input ?? null }) });',
+        (
+            'import { createMachine } from "xstate"; export default createMachine({ context: ({ '
+            "input }) => ({ got: input ?? null }) });"
+        ),
         name="input",
     )
     created = await client.http.put(f"/{machine}/s", json={"input": {"n": [1]}})
@@ -186,7 +193,11 @@ async def test_bad_events(client: Client, event: bytes, status: int, code: str) 
 
 async def test_keys_that_mean_something_elsewhere_are_data(client: Client) -> None:
     machine = await client.deploy(
-        'import { assign, createMachine } from "xstate"; export default createMachine({ context: { got: null, n: 0 }, on: { E: { actions: assign({ got: ({ event }) => JSON.stringify(event), n: ({ context }) => context.n + 1 }) } } });',
+        (
+            'import { assign, createMachine } from "xstate"; export default createMachine({ '
+            "context: { got: null, n: 0 }, on: { E: { actions: assign({ got: ({ event }) => "
+            "JSON.stringify(event), n: ({ context }) => context.n + 1 }) } } });"
+        ),
         name="keys",
     )
     event = b'{"type":"E","__proto__":{"polluted":1},"constructor":2,"then":3,"toJSON":4,"xstate$$type":5,"":6}'
@@ -274,7 +285,11 @@ async def test_server_sent_events(client: Client) -> None:
 
 async def test_a_stream_goes_on_where_it_was(client: Client) -> None:
     machine = await client.deploy(
-        'import { createMachine, emit } from "xstate"; export default createMachine({ on: { SAY: { actions: emit(({ event }) => ({ type: "said", n: event.n })) } } });',
+        (
+            'import { createMachine, emit } from "xstate"; export default createMachine({ on: { '
+            "SAY: "
+            '{ actions: emit(({ event }) => ({ type: "said", n: event.n })) } } });'
+        ),
         name="resume",
     )
     for number in range(4):

@@ -187,7 +187,8 @@ async def test_a_kernel_that_refuses_is_named(
 ) -> None:
     """What stands in for a wall that the kernel has not."""
     broken = "".join(
-        f"import errno; from sandbox import {name}\ndef refuse(**_): raise OSError(errno.ENOSYS, 'not in this kernel')\n{name}.{function} = refuse\n"
+        f"import errno; from sandbox import {name}\ndef refuse(**_): raise OSError(errno.ENOSYS, "
+        f"'not in this kernel')\n{name}.{function} = refuse\n"
         for name, function in (("landlock", "restrict"), ("seccomp", "install"))
         if missing in (name, "both")
     )

@@ -34,6 +34,24 @@ File = Annotated[
     typer.Argument(help="The machine file; else `main` of machinehub.toml.", show_default=False),
 ]
 
+BudgetOption = Annotated[
+    bool,
+    typer.Option(
+        "--budget", help="Send the machine its example events, and print what each costs."
+    ),
+]
+EventsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--events",
+        help=(
+            "Those events: a file with a JSON list. Else `[[examples]]` of machinehub.toml, "
+            "else one of each type."
+        ),
+        show_default=False,
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     app.command("deploy")(deploy)
@@ -76,7 +94,10 @@ def deploy(
         return
     what = "" if answer["created"] else ", unchanged"
     progress.print(
-        f"{answer['machine']['name']}: version {answer['version']['number']}{what} in {answer['timings_ms']['total']:.0f} ms",
+        (
+            f"{answer['machine']['name']}: version {answer['version']['number']}{what} in "
+            f"{answer['timings_ms']['total']:.0f} ms"
+        ),
         markup=False,
     )
     say(answer["machine"]["url"])
@@ -84,20 +105,8 @@ def deploy(
 
 def check(
     file: File = None,
-    budget: Annotated[
-        bool,
-        typer.Option(
-            "--budget", help="Send the machine its example events, and print what each costs."
-        ),
-    ] = False,
-    events: Annotated[
-        Path | None,
-        typer.Option(
-            "--events",
-            help="Those events: a file with a JSON list. Else `[[examples]]` of machinehub.toml, else one of each type.",
-            show_default=False,
-        ),
-    ] = None,
+    budget: BudgetOption = False,
+    events: EventsOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Build FILE here, without deploying it; print its states and events.

@@ -164,7 +164,7 @@ class Hub:
         sent = dict(headers or {})
         if self.token:
             sent["Authorization"] = f"Bearer {self.token}"
-        import httpx  # here, since half of the commands never talk to a hub and starting fast matters
+        import httpx  # here: half of the commands never talk to a hub, and should start fast
 
         try:
             response = httpx.request(
@@ -174,7 +174,8 @@ class Hub:
             fail(f"{self.server!r} is not a URL", USAGE)
         except httpx.ConnectError:
             fail(
-                f"no hub answers at {self.server}. Start one with `machinehub serve`, or name another with --server."
+                f"no hub answers at {self.server}. Start one with `machinehub serve`, or name "
+                "another with --server."
             )
         except httpx.HTTPError as error:
             fail(f"{self.server}: {error or type(error).__name__}")
@@ -239,7 +240,9 @@ class Refused(Exception):
         except ValueError:
             problem = {
                 "code": "unexpected",
-                "detail": f"{response.request.url} answered {response.status_code}, and not as a hub does",
+                "detail": (
+                    f"{response.request.url} answered {response.status_code}, and not as a hub does"
+                ),
             }
         return cls(response.status_code, problem)
 
@@ -285,5 +288,6 @@ class Refused(Exception):
             )
         if not errors:
             progress.print(
-                f"[red]error:[/red] {plain(str(self.problem.get('detail', '')))} [dim]({plain(str(self.problem.get('code', '')))})[/dim]"
+                f"[red]error:[/red] {plain(str(self.problem.get('detail', '')))} "
+                f"[dim]({plain(str(self.problem.get('code', '')))})[/dim]"
             )

@@ -101,13 +101,19 @@ def replay(
     else:
         rate = found["inputs"] / max(found["ms"], 0.001) * 1000
         progress.print(
-            f"{found['inputs']} inputs replayed in {found['ms']:.0f} ms ({rate:,.0f}/s); memory {found['digest']} at {found['seq']}",
+            (
+                f"{found['inputs']} inputs replayed in {found['ms']:.0f} ms ({rate:,.0f}/s); "
+                f"memory {found['digest']} at {found['seq']}"
+            ),
             markup=False,
         )
         for checkpoint in found["checkpoints"] if verify else ():
             agrees = checkpoint["stored"] == checkpoint["recomputed"]
             progress.print(
-                f"checkpoint at {checkpoint['seq']}: {checkpoint['stored']} {'agrees' if agrees else 'is not ' + checkpoint['recomputed']}",
+                (
+                    f"checkpoint at {checkpoint['seq']}: {checkpoint['stored']} "
+                    f"{'agrees' if agrees else 'is not ' + checkpoint['recomputed']}"
+                ),
                 markup=False,
             )
         print_json(found["snapshot"])

@@ -78,7 +78,10 @@ def find_project(file: Path | None, name: str | None) -> Project:
         "_folder",
     }:
         fail(
-            f"{CONFIG} has {', '.join(sorted(unknown))}, which means nothing; there are name, main, [machine], [limits] and [[examples]]",
+            (
+                f"{CONFIG} has {', '.join(sorted(unknown))}, which means nothing; there are name, "
+                "main, [machine], [limits] and [[examples]]"
+            ),
             USAGE,
         )
     if "egress" in config:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,6 +28,7 @@ from machinehub.cli.common import (
     say,
     table,
 )
+from machinehub.clock import pause_about, time_of_day
 
 if TYPE_CHECKING:
     from websockets.exceptions import ConnectionClosed
@@ -124,7 +123,7 @@ def watch(
             raise  # whoever read our output has gone
         except (OSError, InvalidHandshake) as error:
             progress.print(f"not connected ({error}); trying again", markup=False)
-        time.sleep(delay_s * random.uniform(0.5, 1.5))
+        pause_about(delay_s)
         delay_s = min(delay_s * 2, 10)
 
 
@@ -149,7 +148,8 @@ def _show(frame: dict[str, Any], *, as_json: bool) -> None:
             snapshot = frame["snapshot"]
             value, context = snapshot.get("value"), snapshot.get("context")
             say(
-                f"{frame['seq']:>6}  {value if isinstance(value, str) else json.dumps(value)}  {json.dumps(context, ensure_ascii=False)}"
+                f"{frame['seq']:>6}  {value if isinstance(value, str) else json.dumps(value)}  "
+                f"{json.dumps(context, ensure_ascii=False)}"
             )
         case "emitted":
             say(f"{frame['seq']:>6}  emitted {json.dumps(frame['event'], ensure_ascii=False)}")
@@ -180,7 +180,8 @@ def logs(
     headers = {"Accept": "text/event-stream"} | (
         {"Authorization": f"Bearer {token}"} if token else {}
     )
-    with httpx.stream("GET", server.rstrip("/") + path, headers=headers, timeout=None) as response:
+    url = server.rstrip("/") + path
+    with httpx.stream("GET", url, headers=headers, timeout=None) as response:  # noqa: S113 - for ever
         if not response.is_success:
             response.read()
             raise Refused.of(response)
@@ -193,5 +194,5 @@ def _show_line(line: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(line)
     else:
-        at = time.strftime("%H:%M:%S", time.localtime(line["at_ms"] / 1000))
+        at = time_of_day(line["at_ms"])
         say(f"{at}  {line['level']:<5}  {line['session']}  {line['text']}")

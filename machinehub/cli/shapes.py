@@ -144,7 +144,8 @@ def _object(objects: list[dict[str, Any]]) -> str:
     return (
         "{ "
         + "; ".join(
-            f"{key(name)}{'' if all(name in value for value in objects) else '?'}: {observed([value[name] for value in objects if name in value])}"
+            f"{key(name)}{'' if all(name in value for value in objects) else '?'}: "
+            f"{observed([value[name] for value in objects if name in value])}"
             for name in names
         )
         + " }"

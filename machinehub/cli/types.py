@@ -57,15 +57,16 @@ def types_command(
     number = version["number"]
     definition = hub.read(f"{path}/versions/{number}")["definition"]
     files = hub.read(f"{path}/versions/{number}/files")
-    from machinehub.cli.typescript import (
-        types_said,
-    )  # here, since only this command needs the parser
+    from machinehub.cli.typescript import types_said
 
     said = types_said(files["files"], files["entry"])
     text = typescript(about, number, definition, said, lambda: contexts(hub, path, number))
     for unknown in dict.fromkeys(said.unknown) if said else ():
         progress.print(
-            f"[yellow]note:[/yellow] {plain(unknown)} is only known to a compiler, or to another package: it is left out",
+            (
+                f"[yellow]note:[/yellow] {plain(unknown)} is only known to a compiler, or to "
+                "another package: it is left out"
+            ),
             soft_wrap=True,
         )
     if output is None:
@@ -105,7 +106,6 @@ def typescript(
     about: dict[str, Any], number: int, definition: dict[str, Any], said: Said | None, seen: Any
 ) -> str:
     """The file. What the machine says of its types comes first, then what can be told without."""
-    name = about["name"]
     known = definition.get("context")
     context = (
         "unknown"
@@ -127,8 +127,23 @@ def typescript(
     initial: dict[str, Any] = {"value": shapes.initial_value(definition)}
     if known is not None and len(json.dumps(known)) <= INITIAL_BYTES_MAX:
         initial["context"] = known
-    lines = [
-        f"// Written by `machinehub types {_comment(name)}` for version {number}. Do not edit: write it again when the machine changes.",
+    return "\n".join(_lines(about, number, definition, said, types, initial))
+
+
+def _lines(
+    about: dict[str, Any],
+    number: int,
+    definition: dict[str, Any],
+    said: Said | None,
+    types: dict[str, str],
+    initial: dict[str, Any],
+) -> list[str]:
+    """The file, line by line. `types` are TypeScript by key of `Types`."""
+    return [
+        (
+            f"// Written by `machinehub types {_comment(about['name'])}` for version {number}. "
+            "Do not edit: write it again when the machine changes."
+        ),
         "",
         'import type { ClientEvent, Json, Machine } from "@machinehub/client";',
         "",
@@ -136,7 +151,10 @@ def typescript(
         *(
             [
                 f"type Said = {said.type};",
-                "type Or<T, K extends string, Else> = K extends keyof T ? (unknown extends T[K] ? Else : T[K]) : Else;",
+                (
+                    "type Or<T, K extends string, Else> = K extends keyof T ? (unknown extends "
+                    "T[K] ? Else : T[K]) : Else;"
+                ),
                 "",
             ]
             if said
@@ -153,11 +171,13 @@ def typescript(
         "}",
         "",
         f"export const url = {shapes.quoted(about['url'])};",
-        f"export const machine: Machine<Types> = {{ id: {shapes.quoted(definition['id'])}, initial: {json.dumps(initial, sort_keys=True)} as never }};",
+        (
+            f"export const machine: Machine<Types> = {{ id: {shapes.quoted(definition['id'])}, "
+            f"initial: {json.dumps(initial, sort_keys=True)} as never }};"
+        ),
         "export default { url, machine };",
         "",
     ]
-    return "\n".join(lines)
 
 
 def _comment(text: str) -> str:

@@ -85,7 +85,8 @@ def _checked(definition: bytes, own: MachineLimits) -> bytes:
         if len(definition) > DEFINITION_BYTES_MAX or too_deep:
             raise BuildFailed(
                 "definition_too_large",
-                f"the machine's states and transitions take more than {DEFINITION_BYTES_MAX} bytes, or"
+                f"the machine's states and transitions take more than {DEFINITION_BYTES_MAX} "
+                "bytes, or"
                 " nest too deeply",
             )
         read = msgspec.json.decode(definition, type=dict[str, Any])

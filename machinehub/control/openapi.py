@@ -33,7 +33,10 @@ def openapi_document(base_url: str, limits: Limits) -> dict[str, Any]:
         "info": {
             "title": "machinehub",
             "version": "1",
-            "description": "Deploy XState machines; talk to their sessions. WebSocket frames are described in docs/protocol.md.",
+            "description": (
+                "Deploy XState machines; talk to their sessions. WebSocket frames are described "
+                "in docs/protocol.md."
+            ),
         },
         "servers": [{"url": base_url}],
         "security": [{"token": []}, {}],

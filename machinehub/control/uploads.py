@@ -117,7 +117,8 @@ def check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise BadRequest(
             "invalid_name",
-            "a machine's name is 1 to 64 letters, digits, dots, dashes or underscores, and begins with"
+            "a machine's name is 1 to 64 letters, digits, dots, dashes or underscores, and begins "
+            "with"
             " a letter or digit",
         )
 

@@ -130,12 +130,16 @@ class Admission:
         if head.forwarded:
             raise Forbidden(
                 "foreign_host",
-                "an open hub is not for a proxy's clients; configure a token (`machinehub tokens create`)",
+                (
+                    "an open hub is not for a proxy's clients; configure a token (`machinehub "
+                    "tokens create`)"
+                ),
             )
         if _hostname(head.host) not in self._names:
             raise Forbidden(
                 "foreign_host",
-                "an open hub answers to localhost only; configure a token (`machinehub tokens create`)"
+                "an open hub answers to localhost only; configure a token (`machinehub tokens "
+                "create`)"
                 " to use other names",
             )
 

@@ -87,7 +87,7 @@ class HubHttp(HttpToolsProtocol):
                 return
         super().data_received(data)
 
-    # --- what the parser calls; an exception is passed on as an error of its own, and refused as no HTTP
+    # --- what the parser calls; it passes an exception on as an error of its own
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= WAITING_MAX:
@@ -108,7 +108,8 @@ class HubHttp(HttpToolsProtocol):
             )
             if self._is_answering or self.parser.get_method() != b"GET" or has_body:
                 raise ValueError(
-                    "a WebSocket begins with a GET without a body, on a connection that waits for nothing"
+                    "a WebSocket begins with a GET without a body, on a connection that waits for "
+                    "nothing"
                 )
         super().on_headers_complete()
 
@@ -136,7 +137,7 @@ class HubHttp(HttpToolsProtocol):
         elif leave is not None:
             leave()
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's
         if len(self.headers or ()) > HEADERS_MAX:
             self._refuse(431, "headers_too_large", f"a request has at most {HEADERS_MAX} headers")
         else:

@@ -87,8 +87,10 @@ def check_is_known(revision: str | None) -> None:
     if revision is not None and revision not in known:
         raise Unavailable(
             "unavailable",
-            f"the database has schema {revision}, which this machinehub ({version('machinehub')}) does"
-            f" not know ({newest_revision()} is its newest): a newer one has used it. Start that one,"
+            f"the database has schema {revision}, which this machinehub ({version('machinehub')}) "
+            "does"
+            f" not know ({newest_revision()} is its newest): a newer one has used it. Start that "
+            "one,"
             " or restore a backup from before",
         )
 
@@ -113,7 +115,8 @@ def _note_formats(connection: Connection) -> None:
         found = ", ".join(f"{name} {number}" for name, number in sorted(newer.items()))
         raise Unavailable(
             "unavailable",
-            f"the database holds formats that this machinehub ({version('machinehub')}) does not know"
+            f"the database holds formats that this machinehub ({version('machinehub')}) does not "
+            "know"
             f" ({found}): a newer one has used it. Start that one, or restore a backup from before",
         )
     for name, number in KNOWN_FORMATS.items():

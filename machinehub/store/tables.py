@@ -160,7 +160,8 @@ timers = Table(
     sqlite_with_rowid=False,
 )
 
-formats = Table(  # which versions of what is kept for ever there may be here (sandbox/protocol/formats.py)
+# Which versions of what is kept for ever there may be here (sandbox/protocol/formats.py).
+formats = Table(
     "formats",
     metadata,
     Column("name", String(32), primary_key=True),

@@ -107,7 +107,7 @@ class WorkerPool:
             )
         )
         self.builds = Builds(compiler, lambda: self._forge)
-        self._on_progress = on_progress or (lambda what: None)
+        self._on_progress = on_progress or (lambda _what: None)
         self._numbers = 0
         self._crashes = 0
         self.restarts = 0
@@ -136,7 +136,10 @@ class WorkerPool:
             if self.restarts > START_TRIES:
                 raise Unavailable(
                     "unavailable",
-                    "the sandbox workers end as soon as they start; see the log, and `machinehub doctor`",
+                    (
+                        "the sandbox workers end as soon as they start; see the log, and "
+                        "`machinehub doctor`"
+                    ),
                 )
             await asyncio.sleep(0.01)
         self._tasks.spawn(self._watch())
@@ -275,7 +278,8 @@ class WorkerPool:
                     self._on_progress(message.what)
                 case Ready() if message.frames != FRAMES:
                     worker.kill(
-                        "it is of another version of machinehub: was that installed while the hub ran?"
+                        "it is of another version of machinehub: was that installed while the hub "
+                        "ran?"
                     )
                     return
                 case Ready():

@@ -194,7 +194,7 @@ class WorkerProcess(asyncio.Protocol):
                 self._owed.popleft()
                 self._may_freeze = True
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         self._tidy()
         if not self.lost:
             self.lost = True
@@ -312,4 +312,5 @@ def _remove(folder: Path) -> None:
     wait.
     """
     with contextlib.suppress(OSError):
-        subprocess.run(["rm", "-rf", "--", str(folder)], check=False, stderr=subprocess.DEVNULL)
+        command = ["rm", "-rf", "--", str(folder)]
+        subprocess.run(command, check=False, stderr=subprocess.DEVNULL)  # noqa: S603 - our own

@@ -1,9 +1,9 @@
 """Inputs of a guest: the JSON text of one thing that happens to a session. The only place that
 spells or reads it.
 
-    [0, seed]  or  [0, seed, input]      the session starts, with XState's `input` if it was given one
-    [1, seed, event, sender]             somebody's event; presence is an event too
-    [2, seed, timer]                     a timer has come due
+    [0, seed]  or  [0, seed, input]   the session starts, with XState's `input` if there is one
+    [1, seed, event, sender]          somebody's event; presence is an event too
+    [2, seed, timer]                  a timer has come due
 
 `seed` is what the turn's randomness is drawn from. The text is journaled as it is and is never
 spelled anew: a replay must give the guest the same bytes. `guest/prelude/session.ts` reads the same

@@ -20,13 +20,14 @@ def main() -> int:
         world = World(seed)
         try:
             world.play()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it is, it has a seed
             traceback.print_exc()
             print(f"seed {seed} fails: make sim SEED={seed}")
             return 1
         commits, kills = commits + world.store.commits, kills + world.kills
     print(
-        f"{options.count} seeds hold: {commits} commits, {kills} hubs killed, {time.perf_counter() - began_s:.1f} s"
+        f"{options.count} seeds hold: {commits} commits, {kills} hubs killed, "
+        f"{time.perf_counter() - began_s:.1f} s"
     )
     return 0
 

@@ -8,6 +8,7 @@ machine is a list of tokens: whoever knows the journal knows what the state must
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -387,10 +388,8 @@ class SimStore(MemorySessionStore):
         items = list(items)
 
         def land() -> None:
-            try:
+            with contextlib.suppress(AlreadyWritten):
                 self.apply(items)
-            except AlreadyWritten:
-                pass
 
         self.loop.call_later(self.chance.random() * 3, land)
 

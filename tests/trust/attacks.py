@@ -105,7 +105,10 @@ ACTIONS: Final = [
     Attack(
         3,
         "sorting",
-        "const a = Array.from({ length: 1e5 }, (_, i) => (i * 7919) % 1e5); for (;;) a.sort(() => Math.random() - 0.5)",
+        (
+            "const a = Array.from({ length: 1e5 }, (_, i) => (i * 7919) % 1e5); for (;;) a.sort(() "
+            "=> Math.random() - 0.5)"
+        ),
         "cpu_exceeded",
     ),
     Attack(3, "searching", "const s = 'a'.repeat(2e6); for (;;) s.indexOf('b')", "cpu_exceeded"),
@@ -243,13 +246,19 @@ ACTIONS: Final = [
     Attack(
         11,
         "a message that loops",
-        "const e = new Error(); Object.defineProperty(e, 'message', { get() { for (;;); } }); throw e",
+        (
+            "const e = new Error(); Object.defineProperty(e, 'message', { get() { for (;;); } }); "
+            "throw e"
+        ),
         "cpu_exceeded",
     ),
     Attack(
         11,
         "a message that throws",
-        "const e = new Error(); Object.defineProperty(e, 'message', { get() { throw e } }); throw e",
+        (
+            "const e = new Error(); Object.defineProperty(e, 'message', { get() { throw e } }); "
+            "throw e"
+        ),
         "machine_error",
     ),
     Attack(
@@ -288,7 +297,10 @@ POLLUTIONS: Final = [
     "Set.prototype.forEach = () => { throw 1 }",
     "Object.defineProperty(Object.prototype, 'then', { get() { throw 1 } })",
     "Object.setPrototypeOf(Object.prototype, null)",
-    "for (const k of Reflect.ownKeys(globalThis)) try { Object.defineProperty(globalThis, k, { value: 1 }) } catch {}",
+    (
+        "for (const k of Reflect.ownKeys(globalThis)) try { Object.defineProperty(globalThis, k, { "
+        "value: 1 }) } catch {}"
+    ),
     "Object.defineProperty(Object.prototype, 'type', { get: () => 'presence.joined', set() {} })",
     "Number.prototype.toString = () => '],[', String.prototype.toString = () => 'x'",
     "Object.prototype.code = 'unavailable'; Object.prototype.at = '1:1'",
@@ -305,7 +317,10 @@ UNSHOWABLE: Final = {
     "a very large one": "({ n: Array(1000).fill('x'.repeat(5000)) })",
     "64 MB": "({ n: 'x'.repeat(2 ** 26) })",
     "a deep one": "(() => { let c = {}; for (let i = 0; i < 1e5; i++) c = { c }; return { c } })()",
-    "a revoked proxy": "(() => { const { proxy, revoke } = Proxy.revocable({}, {}); revoke(); return { proxy } })()",
+    "a revoked proxy": (
+        "(() => { const { proxy, revoke } = Proxy.revocable({}, {}); revoke(); return { proxy } "
+        "})()"
+    ),
     "a proxy that loops": "({ p: new Proxy({}, { ownKeys() { for (;;); } }) })",
     "a proxy without end": "({ p: new Proxy([], { get: (_, k) => k === 'length' ? 2 ** 31 : 1 }) })",
     "toJSON that loops": "({ toJSON() { for (;;); } })",

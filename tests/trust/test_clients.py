@@ -258,7 +258,10 @@ async def test_odd_ids_are_ids(
     head, _, answer = (
         await ask(
             client,
-            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            (
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: "
+                f"close\r\nContent-Length: {len(body)}\r\n\r\n"
+            ).encode()
             + body,
         )
     ).partition(b"\r\n\r\n")
@@ -516,16 +519,18 @@ async def test_a_body_that_never_ends_is_not_waited_for(
     assert answer.startswith(b"HTTP/1.1 408")
 
 
-UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+UPGRADE = (
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: "
+    b"AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+)
 
 
 @pytest.mark.parametrize(
     ("request_bytes", "answers"),
     [
         (
-            b"GET /{m} HTTP/1.1\r\nHost: localhost\r\n\r\nGET /{m}/s HTTP/1.1\r\nHost: localhost\r\n"
-            + UPGRADE
-            + b"\r\n",
+            b"GET /{m} HTTP/1.1\r\nHost: localhost\r\n\r\nGET /{m}/s HTTP/1.1\r\nHost: "
+            b"localhost\r\n" + UPGRADE + b"\r\n",
             1,
         ),
         (
@@ -572,7 +577,9 @@ async def test_nothing_stands_within_an_answer(
     machine = await client.deploy(COUNTER, name="within")
     reader, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
     writer.write(
-        f"GET /{machine}/s HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
+        (
+            f"GET /{machine}/s HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+        ).encode()
         + b"\r\nG"
     )
     await reader.readuntil(b"snapshot")
@@ -583,7 +590,10 @@ async def test_nothing_stands_within_an_answer(
     body = b'{"condition":{"tag":"never"},"timeout_ms":600}'
     answer = await ask(
         client,
-        f"POST /{machine}/s/wait HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        (
+            f"POST /{machine}/s/wait HTTP/1.1\r\nHost: localhost\r\nConnection: "
+            f"close\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode()
         + body
         + b"\r\n",
     )
@@ -597,7 +607,10 @@ async def test_who_stops_waiting_gives_up_the_place(tmp_path: Path) -> None:
         for _ in range(3):
             _, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
             writer.write(
-                f"POST /{machine}/s/wait HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                (
+                    f"POST /{machine}/s/wait HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+                    f"{len(body)}\r\n\r\n"
+                ).encode()
                 + body
             )
             await asyncio.sleep(0.1)
@@ -668,12 +681,29 @@ async def test_an_open_hub_has_no_other_name(client: Client, host: str) -> None:
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        b"POST /{machine}/s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"POST /{machine}/s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n{}{}",
-        b"POST /{machine}/s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-        b"POST /{machine}/s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        (
+            b"POST /{machine}/s HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+            b"4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: "
+            b"localhost\r\n\r\n"
+        ),
+        (
+            b"POST /{machine}/s HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+            b"4\r\nContent-Length: "
+            b"5\r\n\r\n{}{}"
+        ),
+        (
+            b"POST /{machine}/s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: "
+            b"xchunked\r\n\r\n0\r\n\r\n"
+        ),
+        (
+            b"POST /{machine}/s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : "
+            b"chunked\r\n\r\n0\r\n\r\n"
+        ),
         b"POST /{machine}/s HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
-        b"POST /{machine}/s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+        (
+            b"POST /{machine}/s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: "
+            b"chunked\r\n\r\nfffffffffffffffff\r\n"
+        ),
         b"GET /{machine}/s HTTP/1.1\r\nHost: localhost\r\n folded: x\r\n\r\n",
         b"GET /{machine}/s HTTP/9.9\r\nHost: localhost\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-IMPORTS = 'import { assign, createActor, createMachine, emit, fromCallback, fromPromise, raise, sendParent, sendTo, setup, spawnChild, stopChild } from "xstate";\n'
+IMPORTS = (
+    "import { assign, createActor, createMachine, emit, fromCallback, fromPromise, raise, "
+    'sendParent, sendTo, setup, spawnChild, stopChild } from "xstate";\n'
+)
 _numbers = itertools.count()
 OK = "OK: { actions: assign({ n: ({ context }) => context.n + 1 }) }"
 
@@ -128,13 +131,19 @@ ELSEWHERE = [
     Attack(
         1,
         "actor ping-pong",
-        'invoke: { id: "p", src: fromCallback(({ sendBack, receive }) => receive(() => sendBack({ type: "X" }))) }, on: { X: { actions: sendTo("p", { type: "X" }) } }',
+        (
+            'invoke: { id: "p", src: fromCallback(({ sendBack, receive }) => receive(() => '
+            'sendBack({ type: "X" }))) }, on: { X: { actions: sendTo("p", { type: "X" }) } }'
+        ),
         "cpu_exceeded memory_exceeded",
     ),
     Attack(
         5,
         "a promise actor for each answer",
-        'on: { X: { actions: spawnChild(fromPromise(async () => 1)) }, "xstate.done.actor.*": { actions: spawnChild(fromPromise(async () => 1)) } }',
+        (
+            'on: { X: { actions: spawnChild(fromPromise(async () => 1)) }, "xstate.done.actor.*": '
+            "{ actions: spawnChild(fromPromise(async () => 1)) } }"
+        ),
         "jobs_exceeded cpu_exceeded memory_exceeded",
     ),
     Attack(
@@ -152,19 +161,29 @@ ELSEWHERE = [
     Attack(
         8,
         "a large output",
-        'initial: "a", states: { a: { on: { X: "b" } }, b: { type: "final" } }, output: () => "x".repeat(300000)',
+        (
+            'initial: "a", states: { a: { on: { X: "b" } }, b: { type: "final" } }, output: () => '
+            '"x".repeat(300000)'
+        ),
         "snapshot_too_large",
     ),
     Attack(
         8,
         "large tags",
-        'initial: "a", states: { a: { on: { X: "b" } }, b: { tags: Array.from({ length: 3000 }, (_, i) => "t".repeat(100) + i) } }',
+        (
+            'initial: "a", states: { a: { on: { X: "b" } }, b: { tags: Array.from({ length: 3000 '
+            "}, "
+            '(_, i) => "t".repeat(100) + i) } }'
+        ),
         "snapshot_too_large",
     ),
     Attack(
         8,
         "a flood of actors",
-        "on: { X: { actions: Array.from({ length: 1001 }, (_, n) => spawnChild(fromCallback(() => {}), { id: 'c' + n })) } }",
+        (
+            "on: { X: { actions: Array.from({ length: 1001 }, (_, n) => spawnChild(fromCallback(() "
+            "=> {}), { id: 'c' + n })) } }"
+        ),
         "actors_exceeded cpu_exceeded memory_exceeded",
     ),
     Attack(
@@ -281,12 +300,19 @@ BUILDS: dict[str, tuple[int, str, list[str]]] = {
     ),
     "300 000 states": (
         8,
-        'import { createMachine } from "xstate"; const states = {}; for (let i = 0; i < 300000; i++) states["s" + i] = {}; export default createMachine({ states });',
+        (
+            'import { createMachine } from "xstate"; const states = {}; for (let i = 0; i < '
+            "300000; "
+            'i++) states["s" + i] = {}; export default createMachine({ states });'
+        ),
         ["build_cpu_exceeded", "build_memory_exceeded"],
     ),
     "many transitions": (
         8,
-        'import { createMachine } from "xstate"; const on = {}; for (let i = 0; i < 8000; i++) on["e".repeat(600) + i] = {}; export default createMachine({ on });',
+        (
+            'import { createMachine } from "xstate"; const on = {}; for (let i = 0; i < 8000; i++) '
+            'on["e".repeat(600) + i] = {}; export default createMachine({ on });'
+        ),
         [
             "build_cpu_exceeded",
             "build_memory_exceeded",
@@ -415,7 +441,8 @@ async def test_the_place_of_an_error_is_cut(client: Client) -> None:
 
 async def test_a_promise_that_never_settles_costs_nothing(client: Client) -> None:
     source = handling(
-        'initial: "a", states: { a: { on: { X: "b" } }, b: { invoke: { src: fromPromise(() => new Promise(() => {})) } } }'
+        'initial: "a", states: { a: { on: { X: "b" } }, b: { invoke: { src: fromPromise(() => new '
+        "Promise(() => {})) } } }"
     )
     machine = await client.deploy(source, name="never-settles")
     await client.http.post(f"/{machine}/s", json={"type": "X"})
@@ -493,7 +520,8 @@ async def test_timers_that_never_rest_are_slowed_down(tmp_path: Path, timers: st
     ) as client:
         machine = await client.deploy(
             handling(
-                f'initial: "a", states: {{ a: {{ on: {{ X: "a" }}, {timers.replace("0: ", "1: ")} }} }}'
+                f'initial: "a", states: {{ a: {{ on: {{ X: "a" }}, {timers.replace("0: ", "1: ")} '
+                f"}} }}"
             )
         )
         await client.http.get(f"/{machine}/s")
@@ -587,7 +615,10 @@ async def test_pollution_at_top_level_builds_or_does_not(client: Client, polluti
 async def test_the_globals_are_those_of_the_docs(client: Client) -> None:
     """A machine sees what docs/guest.md lists and nothing else, in its image and alive."""
     names = "Reflect.ownKeys(globalThis).map(String).sort()"
-    source = f"{IMPORTS}const built = {names};\nexport default createMachine({{ context: () => ({{ built, alive: {names} }}) }});"
+    source = (
+        f"{IMPORTS}const built = {names};\nexport default createMachine({{ context: () => ({{ "
+        f"built, alive: {names} }}) }});"
+    )
     machine = await client.deploy(source, name="globals")
     context = (await client.http.get(f"/{machine}/{fresh()}")).json()["snapshot"]["context"]
     text = (ROOT / "docs" / "guest.md").read_text()
@@ -668,7 +699,10 @@ async def test_the_clock_stands_still_during_a_turn(client: Client) -> None:
     """Nobody can measure a neighbour by it."""
     source = acting(
         "",
-        context="(() => { const t = () => [Date.now(), performance.now(), new Date().getTime()]; const a = t(); for (let i = 0; i < 1e5; i++); return { n: 0, a, b: t() } })()",
+        context=(
+            "(() => { const t = () => [Date.now(), performance.now(), new Date().getTime()]; "
+            "const a = t(); for (let i = 0; i < 1e5; i++); return { n: 0, a, b: t() } })()"
+        ),
     )
     machine = await client.deploy(source, name="clock")
     context = (await client.http.get(f"/{machine}/{fresh()}")).json()["snapshot"]["context"]

@@ -154,7 +154,7 @@ class HttpProtocol:
             if not isinstance(error, MachineError):  # that was counted when it was undone
                 self._metrics.refused.labels(code=error.code).inc()
             response = _shown(request, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a client gets an answer, whatever happened
             response = await on_unexpected(request, error)
         response.headers.update(_CORS)
         await response(scope, receive, send)

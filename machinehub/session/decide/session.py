@@ -84,8 +84,7 @@ class Session:
         self._decided: deque[Turn] = deque()
         self.timers: dict[TimerId, Armed] = {}
         self._firing: dict[TimerId, Armed] = {}
-        """Timers that were taken off `timers` and wait for their turn: the machine still has them.
-        """
+        """Taken off `timers`, and waiting for their turn: the machine still has them."""
         self.checkpoint: bytes | None = None
         self.tail: list[tuple[bytes, int]] = []
         """(input, now_ms) of what was applied since `checkpoint`."""
@@ -97,8 +96,7 @@ class Session:
         self._recalled: list[Entry] = []
         self._limits = limits
         self.allowed = limits
-        """What its version allows: the hub's limits, with the version's own where those are lower.
-        """
+        """What its version allows: the lower of the hub's limits and the version's own."""
         self.used_at_ms = 0
         """When it was last opened or sent something."""
 

@@ -6,8 +6,8 @@ know: SQL, or who is told.
 
     decided --commit--> committed
                |--cannot be reached--> tried again, then refused: clients try again by id
-               \\--something stands there already--> the same entries: committed. Others: those sessions are
-                                                   rewound, the rest is committed
+               |--the same entries stand there--> committed
+               \\--others stand there--> those sessions are rewound, the rest is committed
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ class Placement:
         self._placing -= 1
         if session.phase.loaded and (session.pending or session.phase is Phase.REPLAYING):
             self._thaw(place, image, worker)
-        else:  # deleted or refused meanwhile, or all that waited was settled by what the database knew
+        else:  # deleted or refused meanwhile, or all that waited was settled by the database
             place.move(Move.GIVE_UP)
 
     def _thaw(self, place: Place, image: Image, worker: SandboxWorker) -> None:
