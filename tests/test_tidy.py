@@ -5,6 +5,7 @@ grow.
 from __future__ import annotations
 
 import ast
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -60,10 +61,16 @@ ONLY_IN = {
 }
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """The modules that a file imports, those for type checkers only among them."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -99,13 +106,13 @@ def test_a_file(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert len(lines) <= FILE_LINES_MAX, "is it one room or two?"
     assert lines or path.name == "__init__.py"
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES_MAX, (
                 f"{node.name} has outgrown its page"
             )
     if path.name != "__init__.py":
-        assert ast.get_docstring(ast.parse(path.read_text())), "a file opens with what it decides"
+        assert ast.get_docstring(tree(path)), "a file opens with what it decides"
 
 
 def room(module: str) -> str:

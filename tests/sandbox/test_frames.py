@@ -13,7 +13,7 @@ pytestmark = pytest.mark.core
 
 def test_large_batches_go_out_in_several_frames() -> None:
     messages = [
-        Open(Slot(number), Ticket(0), "d", 1, 1, 1, bytes(6 * 1024 * 1024)) for number in range(12)
+        Open(Slot(number), Ticket(0), "d", 1, 1, 1, bytes(3 * 1024 * 1024)) for number in range(6)
     ]
     wire = encode(messages)
     reader = to_worker_reader()

@@ -8,7 +8,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.protocol.ids import TimerId
@@ -33,6 +33,7 @@ JSON = st.recursive(
 ).map(lambda value: json.dumps(value).encode())
 
 
+@settings(max_examples=40)
 @given(SEEDS, st.none() | JSON)
 def test_starts(seed: int, given_: bytes | None) -> None:
     data = start_input(seed, given_)
@@ -46,6 +47,7 @@ def test_starts(seed: int, given_: bytes | None) -> None:
     assert bytes(read.subject) == (b"null" if given_ is None else given_)
 
 
+@settings(max_examples=40)
 @given(SEEDS, JSON, JSON)
 def test_events(seed: int, event: bytes, sender: bytes) -> None:
     data = event_input(seed, event, sender)
@@ -59,6 +61,7 @@ def test_events(seed: int, event: bytes, sender: bytes) -> None:
     assert (bytes(read.subject), bytes(read.sender)) == (event, sender)
 
 
+@settings(max_examples=40)
 @given(SEEDS, st.integers(0, 2**31))
 def test_timers(seed: int, timer: int) -> None:
     data = timer_input(seed, TimerId(timer))
