@@ -94,7 +94,7 @@ chaos: setup
 
 # Hostile bytes for everything that reads some, SECONDS for each target.
 fuzz: setup
-	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
+	$(BIN)/python -m tests.attacks.fuzz --seconds $(or $(SECONDS),60)
 
 # The ECMAScript conformance suite, from a checkout of it: make test262 FROM=../test262
 test262: setup

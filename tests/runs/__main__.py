@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from tests.runs import FOLDER, record
+from tests.sandbox.test_instance import Sandbox
 from tests.support import EXAMPLES
-from tests.test_sandbox import Sandbox
 
 sandbox = Sandbox()
 for path in sorted(EXAMPLES.glob("*.ts")):

@@ -1,4 +1,4 @@
-// Against a real hub, over both transports. tests/test_client.py starts the hub, deploys the machines and runs this.
+// Against a real hub, over both transports. tests/clients/test_client.py starts the hub, deploys the machines and runs this.
 
 import { WebSocket } from "ws";
 import { afterEach, describe, expect, test } from "vitest";
@@ -15,7 +15,7 @@ afterEach(() => {
 
 if (!process.env["HUB_MACHINES"])
   throw new Error(
-    "these tests need a hub: python -m pytest tests/test_client.py starts one and runs them; `npm test` runs the others",
+    "these tests need a hub: python -m pytest tests/clients/test_client.py starts one and runs them; `npm test` runs the others",
   );
 
 describe.each(["websocket", "sse"] as const)("over %s", (transport) => {

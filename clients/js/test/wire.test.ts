@@ -1,4 +1,4 @@
-// The frames that Python makes, read as the client reads them: tests/wire/frames.json is written and checked by tests/test_wire.py.
+// The frames that Python makes, read as the client reads them: tests/protocols/frames.json is written and checked by tests/protocols/test_wire.py.
 
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
@@ -12,7 +12,7 @@ interface Fixture {
   sent: { [name: string]: unknown };
 }
 const wire = JSON.parse(
-  readFileSync(new URL("../../../tests/wire/frames.json", import.meta.url), "utf8"),
+  readFileSync(new URL("../../../tests/protocols/frames.json", import.meta.url), "utf8"),
 ) as Fixture;
 
 test("every frame is understood", async () => {

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests import fuzz
+from tests.attacks import fuzz
 
 pytestmark = pytest.mark.core
 
@@ -19,4 +19,4 @@ def test_hostile_bytes_are_read_or_refused(target: str) -> None:
         try:
             fuzz.run(target, seed)
         except BaseException as error:
-            raise AssertionError(f"python -m tests.fuzz {target} --seed {seed}") from error
+            raise AssertionError(f"python -m tests.attacks.fuzz {target} --seed {seed}") from error

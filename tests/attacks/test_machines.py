@@ -15,8 +15,8 @@ import pytest_asyncio
 
 from machinehub.clock import ManualClock
 from machinehub.limits import Limits
+from tests.attacks.actions import ACTIONS, POLLUTIONS, UNSHOWABLE, UNSHOWABLE_CODES, Attack
 from tests.support import COUNTER, ROOT, Client, running_hub
-from tests.trust.attacks import ACTIONS, POLLUTIONS, UNSHOWABLE, UNSHOWABLE_CODES, Attack
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -1,7 +1,7 @@
 """A fuzzer for everything that reads bytes of somebody who may be hostile: `make fuzz` for minutes,
 `test_fuzz.py` for seconds.
 
-    python -m tests.fuzz [--seconds 60] [--seed 1] [TARGET ...]
+    python -m tests.attacks.fuzz [--seconds 60] [--seed 1] [TARGET ...]
 
 A target takes well-formed data, changed here and there, and must answer as its own errors say;
 anything else ends the run with the target and the seed that show it again. Mutation is blind: what
@@ -420,7 +420,7 @@ def run(target: str, seed: int) -> None:
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(prog="tests.fuzz")
+    arguments = argparse.ArgumentParser(prog="tests.attacks.fuzz")
     arguments.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     arguments.add_argument("--seconds", type=float, default=60, help="for each target")
     arguments.add_argument("--seed", type=int, help="this one try only")
@@ -437,7 +437,7 @@ def main() -> int:
             try:
                 run(target, seed + tries)
             except BaseException:
-                print(f"python -m tests.fuzz {target} --seed {seed + tries}")
+                print(f"python -m tests.attacks.fuzz {target} --seed {seed + tries}")
                 raise
             tries += 1
         print(f"{target}: {tries} tries")

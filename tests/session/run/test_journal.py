@@ -12,7 +12,6 @@ import pytest
 from machinehub.errors import Unavailable
 from machinehub.limits import Limits
 from machinehub.session.run import journal as journal_module
-from tests.databases import new_database
 from tests.durable import THROWS, hub_on, send
 from tests.support import COUNTER, Client, running_hub
 
@@ -264,31 +263,6 @@ async def test_a_full_disk_and_a_read_only_database(
             "count": 4
         }
         assert (await send(client, f"{machine}/s", event_id="a")).json()["seq"] == 2
-
-
-async def test_a_second_hub_on_one_postgres_is_refused(postgres: str, tmp_path: Path) -> None:
-    database_url = await new_database(postgres)
-    async with hub_on(database_url, tmp_path / "a") as first:
-        machine = await first.deploy(COUNTER)
-        with pytest.raises(Unavailable, match="another hub uses this database"):
-            async with hub_on(database_url, tmp_path / "b"):
-                pass
-        assert (await send(first, f"{machine}/s")).status_code == 200
-    async with hub_on(database_url, tmp_path / "b") as second:
-        assert (await send(second, f"{machine}/s")).json()["seq"] == 3
-
-
-async def test_sqlite_is_one_hubs(tmp_path: Path) -> None:
-    async with running_hub(tmp_path, workers=1) as client:
-        with pytest.raises(Unavailable, match="another hub"):
-            async with running_hub(tmp_path, workers=1):
-                pass
-        assert (await client.http.get("/readyz")).status_code == 200
-        (tmp_path / "hub.db").rename(tmp_path / "moved.db")
-        gone = await client.http.get("/readyz")
-        assert (gone.status_code, gone.json()["database"]) == (503, False)
-        (tmp_path / "moved.db").rename(tmp_path / "hub.db")
-        assert (await client.http.get("/readyz")).status_code == 200
 
 
 async def test_a_fork_and_a_new_session_of_one_name(client: Client) -> None:

@@ -1,6 +1,6 @@
 """The wire: frames as both sides read them.
 
-`python -m tests.test_wire` writes tests/wire/frames.json, which the client's own tests read too.
+`python -m tests.protocols.test_wire` writes tests/protocols/frames.json, which the client's own tests read too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from machinehub.session.port import Emitted, Presence, Settled, Snapshot, Update
 
 pytestmark = pytest.mark.core
 
-FILE = Path(__file__).parent / "wire" / "frames.json"
+FILE = Path(__file__).parent / "frames.json"
 SENT = {
     "event": {"type": "a b", "nested": {"é": [1, None, "\u2028"]}},
     "metadata": {"name": "Ann", "at": [1, 2]},
@@ -90,7 +90,9 @@ def crowd() -> Any:
 
 
 def test_the_frames_are_those_on_file() -> None:
-    assert json.loads(FILE.read_text()) == made(), "python -m tests.test_wire writes them anew"
+    assert json.loads(FILE.read_text()) == made(), (
+        "python -m tests.protocols.test_wire writes them anew"
+    )
 
 
 def test_what_a_client_sends_is_read() -> None:

@@ -15,8 +15,8 @@ from playwright.async_api import expect
 
 from machinehub.web.page import STATIC
 from tests.browser import sixty_states
+from tests.clients.test_client import run
 from tests.support import COUNTER, EXAMPLES, ROOT, Client, running_hub
-from tests.test_client import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

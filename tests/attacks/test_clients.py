@@ -18,9 +18,9 @@ from websockets.frames import Frame, Opcode
 
 from machinehub.edge import http_connection as transport
 from machinehub.limits import Limits
+from tests.attacks.test_machines import OK, fresh, handling
+from tests.protocols.test_websocket import raw_socket
 from tests.support import COUNTER, Client, running_hub
-from tests.test_sockets import raw_socket
-from tests.trust.test_machines import OK, fresh, handling
 
 if TYPE_CHECKING:
     from pathlib import Path

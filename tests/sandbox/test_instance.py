@@ -21,9 +21,9 @@ from sandbox.protocol.ids import Slot, Ticket
 from sandbox.protocol.messages import Checkpoint, Done, LoadEngine, LoadImage, Open, Replay, Step
 from sandbox.protocol.outbox import decode_outbox
 from sandbox.worker import GUEST, Worker
+from tests.attacks.actions import ACTIONS, Attack
 from tests.runs import example_image, read_run
 from tests.support import CACHE, EXAMPLES
-from tests.trust.attacks import ACTIONS, Attack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -344,7 +344,7 @@ def test_an_image_of_another_engine_is_refused(sandbox: Sandbox) -> None:
 def test_a_turn_that_fails_never_happened(sandbox: Sandbox, attack: Attack) -> None:
     """The memory is as it was, byte for byte.
 
-    What clients see of it is in `trust/test_machines.py`.
+    What clients see of it is in `tests/attacks/test_machines.py`.
     """
     machine = sandbox.start(COUNTER % attack.action)
     send(machine, "INC")

@@ -22,11 +22,11 @@ from machinehub.store.schema import current_revision, migrate, newest_revision
 from machinehub.store.tables import formats, journal
 from tests.databases import postgres_program
 from tests.durable import hub_on
-from tests.support import Client, problem
+from tests.support import ROOT, Client, problem
 
 pytestmark = pytest.mark.xdist_group("store")
 
-RECORDED: Final = Path(__file__).parent / "recorded"
+RECORDED: Final = ROOT / "tests" / "recorded"
 GOES_ON: Final = {"crowd", "waiting", "t1"}
 """Sessions that have a turn of their own accord: a client left, or a timer is due by now."""
 

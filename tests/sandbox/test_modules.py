@@ -23,7 +23,7 @@ from sandbox.module import ModuleState
 from sandbox.protocol.limits import GuestLimits
 from sandbox.traps import Trap
 from sandbox.wasm_reader import BadModule
-from tests import fuzz
+from tests.attacks import fuzz
 from tests.support import COUNTER, ROOT, Client, running_hub
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from tests.attacks.test_hub import machine
 from tests.support import COUNTER, Client, running_hub
-from tests.test_attacks import machine
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,7 +1,7 @@
 """Attacks by a machine's own code, as a table: what an action of event X does, and by which code
 the event is refused.
 
-The rows are those of docs/security.md. `tests/test_sandbox.py` looks at the memory that is left,
+The rows are those of docs/security.md. `tests/sandbox/test_instance.py` looks at the memory that is left,
 `test_machines.py` at what clients see.
 """
 

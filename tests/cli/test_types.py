@@ -11,8 +11,8 @@ import pytest
 from machinehub.cli import shapes
 from machinehub.cli.types import typescript
 from machinehub.cli.typescript import types_said
+from tests.cli.test_cli import run
 from tests.support import EXAMPLES, ROOT, Client
-from tests.test_cli import run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from machinehub.limits import Limits, MachineLimits, excessive, lowered
+from tests.attacks.test_machines import acting, fresh, handling
+from tests.cli.test_cli import run
 from tests.support import COUNTER, ROOT, Client, problem, running_hub
-from tests.test_cli import run
-from tests.trust.test_machines import acting, fresh, handling
 
 if TYPE_CHECKING:
     from pathlib import Path

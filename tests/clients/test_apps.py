@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from playwright.async_api import expect
 
+from tests.clients.test_client import run
 from tests.processes import deploy, hub_process, until_ready
 from tests.support import CACHE, ROOT, Client, free_port
-from tests.test_client import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,8 +11,8 @@ import pytest
 
 from machinehub.edge.admission import network_of
 from machinehub.limits import Limits
+from tests.protocols.test_websocket import closed_with
 from tests.support import COUNTER, running_hub
-from tests.test_sockets import closed_with
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from websockets.frames import Frame, Opcode
 
+from tests.protocols.test_websocket import raw_socket
 from tests.support import COUNTER, Client, running_hub
-from tests.test_sockets import raw_socket
 
 if TYPE_CHECKING:
     from pathlib import Path
