@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -143,15 +141,6 @@ async def test_changes_in_place_are_seen(client: Client) -> None:
     assert answer.json()["snapshot"]["context"] == {"n": 1}
 
 
-async def test_revoking_the_last_token_closes_the_hub(tmp_path: Path) -> None:
-    """It opened it to everybody."""
-    async with running_hub(tmp_path / "first", workers=1) as client:
-        await client.hub.store.add_token(name="t", token="mh_t", now_ms=1)
-        await client.hub.store.revoke_token(1, now_ms=2)
-    async with running_hub(tmp_path / "first", workers=1) as client:
-        assert (await client.http.get("/api/v1/machines")).status_code == 401
-
-
 @pytest.mark.parametrize(
     ("headers", "code"),
     [
@@ -268,52 +257,6 @@ async def test_images_leave_workers_with_their_last_session(client: Client) -> N
     assert all(
         not worker._images or min(worker._images.values()) > 0 for worker in client.hub.pool.workers
     )
-
-
-async def test_a_worker_that_dies_while_starting_is_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The hub waited for it for ever."""
-    from machinehub.workers.process import WorkerProcess
-
-    start = WorkerProcess.start
-    killed: list[int] = []
-
-    async def start_and_die(self: WorkerProcess, how: Any) -> None:
-        await start(self, how)
-        if not killed and self.process is not None:
-            killed.append(self.process.pid)
-            self.process.kill()
-
-    monkeypatch.setattr(WorkerProcess, "start", start_and_die)
-    async with asyncio.timeout(30), running_hub(tmp_path, workers=1) as client:
-        assert killed
-        await client.deploy(COUNTER)
-
-
-async def test_a_worker_that_cannot_be_started_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One failed restart, for want of descriptors, was the last."""
-    from machinehub.workers.process import WorkerProcess
-
-    async with running_hub(tmp_path, workers=1) as client:
-        machine_id = await client.deploy(COUNTER)
-        await client.http.post(f"/{machine_id}/s", json={"type": "increment"})
-        start = WorkerProcess.start
-        failures: list[int] = []
-
-        async def fail_twice(self: WorkerProcess, how: Any) -> None:
-            if len(failures) < 2:
-                failures.append(1)
-                raise OSError(24, "Too many open files")
-            await start(self, how)
-
-        monkeypatch.setattr(WorkerProcess, "start", fail_twice)
-        os.kill(client.worker_pids()[0], signal.SIGKILL)
-        answer = await client.http.post(f"/{machine_id}/s", json={"type": "increment"})
-        assert answer.json()["snapshot"]["context"] == {"count": 2}
-        assert len(failures) == 2
 
 
 async def test_session_ids_may_hold_newlines(client: Client) -> None:

@@ -12,7 +12,7 @@ from machinehub.session.decide.lifecycle import MOVES, TRANSITIONS, Move, Phase,
 from machinehub.session.decide.session import Session
 from machinehub.session.run.placement import Place
 from sandbox.protocol.ids import Slot
-from tests.session.decide.test_session import offer, stored, unloaded_session
+from tests.session.decide.sessions import offer, stored, unloaded_session
 
 pytestmark = pytest.mark.core
 

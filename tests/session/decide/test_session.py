@@ -5,125 +5,30 @@ No event loop, no process.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from machinehub.ids import Digest, EventId, MachineId, Seq, SessionId, SessionKey
-from machinehub.limits import Limits
-from machinehub.model import Armed, Fault, Kind, SavedCheckpoint, SessionRecord, StoredSession
-from machinehub.session.decide.answers import BrokenWorker
+from machinehub.ids import Seq
+from machinehub.model import Armed, Fault, Kind, SavedCheckpoint
 from machinehub.session.decide.lifecycle import Phase
-from machinehub.session.decide.session import CRASHES_BEFORE_QUARANTINE, Session
-from sandbox.protocol.ids import TimerId
-
-if TYPE_CHECKING:
-    from machinehub.session.decide.turn import Pending, Receipt, Turn
+from machinehub.session.decide.session import CRASHES_BEFORE_QUARANTINE
+from tests.session.decide.sessions import (
+    ONE,
+    SEVEN,
+    THREE,
+    TWO,
+    absent_session,
+    do,
+    fire,
+    is_new,
+    new_session,
+    offer,
+    restore,
+    send,
+    stored,
+    waiting,
+)
 
 pytestmark = pytest.mark.core
-
-
-RECORD = SessionRecord(
-    key=SessionKey(7),
-    machine_id=MachineId("m"),
-    session_id=SessionId("s"),
-    version=1,
-    digest=Digest("d"),
-    hears_presence=False,
-    created_at_ms=0,
-)
-ONE, TWO, THREE, SEVEN, EIGHT = (TimerId(number) for number in (1, 2, 3, 7, 8))
-
-
-def unloaded_session() -> Session:
-    return Session(RECORD, limits=Limits(ids_remembered=8))
-
-
-def absent_session() -> Session:
-    """One that the database does not have."""
-    session = unloaded_session()
-    session.loading()
-    session.start_anew()
-    return session
-
-
-def new_session() -> Session:
-    session = absent_session()
-    start = offer(session, Kind.START, b"[0,1]")
-    session.committed(session.done(start.ticket, b'[1,0,{"value":"a"}]'))
-    return session
-
-
-def offer(
-    session: Session,
-    kind: Kind = Kind.EVENT,
-    data: bytes = b"x",
-    now_ms: int = 0,
-    receipt: Receipt | None = None,
-    *,
-    event_id: EventId | None = None,
-    timer: TimerId | None = None,
-) -> Pending:
-    session.offer(kind, data, now_ms, receipt, event_id=event_id, timer=timer)
-    return session.pending[-1]
-
-
-def do(
-    session: Session, outbox: bytes, kind: Kind = Kind.EVENT, timer: TimerId | None = None
-) -> Turn:
-    """An event, decided and committed."""
-    turn = session.done(offer(session, kind, timer=timer).ticket, outbox)
-    session.committed(turn)
-    return turn
-
-
-def send(session: Session, name: str) -> tuple[Receipt, Pending]:
-    event_id = EventId(name)
-    receipt, is_new = session.receipts.of(event_id)
-    assert is_new
-    return receipt, offer(session, Kind.EVENT, b"x", 0, receipt, event_id=event_id)
-
-
-def is_new(session: Session, name: str) -> bool:
-    return session.receipts.of(EventId(name))[1]
-
-
-def waiting(session: Session) -> dict[int, int]:
-    """Its timers, and when they are due."""
-    return {timer: armed.due_at_ms for timer, armed in session.timers.items()}
-
-
-def fire(session: Session, timer: TimerId, now_ms: int = 50) -> Pending:
-    """The timer comes due."""
-    assert session.timer_due(timer, session.timers[timer].due_at_ms)
-    return offer(session, Kind.TIMER, b"t", now_ms, timer=timer)
-
-
-def stored(
-    session: Session,
-    *turns: Turn,
-    seq: int | None = None,
-    timers: dict[TimerId, Armed] | None = None,
-) -> StoredSession:
-    """What the database has after these turns."""
-    entries = [turn.write.entry for turn in turns if turn.write is not None]
-    applied = [entry for entry in entries if entry.attempt == 0]
-    return StoredSession(
-        record=session.record,
-        seq=Seq(seq or 1 + len(applied)),
-        attempts=0,
-        checkpoint=SavedCheckpoint(
-            seq=Seq(1), data=b"cp", snapshot=b'{"value":"a"}', finished=False, timers={}, at_ms=0
-        ),
-        tail=applied,
-        timers=timers or {},
-        receipts=[entry for entry in entries if entry.event_id is not None],
-    )
-
-
-def restore(session: Session, found: StoredSession) -> list[Receipt]:
-    session.loading()
-    return session.restore(found)
 
 
 # --- sessions
@@ -193,71 +98,6 @@ def test_a_session_that_cannot_start_leaves_nothing_at_all() -> None:
     )
     assert turn.write is None
     assert turn.error == Fault("machine_error", "boom (m.ts:1:2)")
-
-
-def test_a_second_copy_of_an_event_finds_the_first_ones_receipt() -> None:
-    session = new_session()
-    receipt, pending = send(session, "e1")
-    again, again_new = session.receipts.of(EventId("e1"))
-    assert receipt is again
-    assert not again_new
-    session.committed(session.done(pending.ticket, b'[1,0,{"n":1}]'))
-    assert (again.settled, again.seq, again.changed) == (True, 2, True)
-
-
-def test_only_so_many_ids_are_remembered() -> None:
-    session = new_session()
-    for number in range(20):
-        session.receipts.of(EventId(f"e{number}"))
-    assert is_new(session, "e19") is False
-    assert is_new(session, "e0") is True
-
-
-@pytest.mark.parametrize(
-    "outbox",
-    [
-        b"",
-        b"{}",
-        b"[1]",
-        b'["x",0,null]',
-        b'[1,0,{"a":]',
-        b"[1,0,null,[],[[1]]]",
-        b"[" * 5000,
-        b"[1,0,null,[],[[1,1e300]]]",
-        b"[1,0,null,[],[[9007199254740993,1]]]",
-        b"[1,0,null,[],[[-1,1]]]",
-        b'[1,0,{"a":"\xff"}]',
-        b'[1,0,{"a":"' + b"x" * 262_144 + b'"}]',
-        b"[1,0,null,[" + b",".join([b"1"] * 1_100_000) + b"]]",
-        b"[1,0,7]",
-    ],
-)
-def test_a_worker_that_lies_about_the_form_is_found_out(outbox: bytes) -> None:
-    session = new_session()
-    pending = offer(session, Kind.EVENT, b"x", 0)
-    with pytest.raises(BrokenWorker):
-        session.done(pending.ticket, outbox)
-    assert list(session.pending) == [pending]  # it is tried elsewhere
-
-
-def test_a_worker_that_begins_with_nothing_or_freezes_too_much_is_found_out() -> None:
-    session = absent_session()
-    with pytest.raises(BrokenWorker):
-        session.done(offer(session, Kind.START, b"[0,1]", 0).ticket, b"[1,0,null]")
-    session = new_session()
-    with pytest.raises(BrokenWorker):
-        session.frozen(bytes(17 * 2**20), 0)
-    assert session.frozen(b"checkpoint", 0) is not None
-
-
-def test_a_worker_that_answers_out_of_turn_is_found_out() -> None:
-    session = new_session()
-    first, second = offer(session, Kind.EVENT, b"x", 0), offer(session, Kind.EVENT, b"y", 0)
-    with pytest.raises(BrokenWorker):
-        session.done(second.ticket, b"[1,0,null]")
-    with pytest.raises(BrokenWorker):
-        session.failed(second.ticket, "machine_error", "", None)
-    session.done(first.ticket, b"[1,0,null]")
 
 
 def test_timers_are_kept_until_they_fire_or_are_cancelled() -> None:
@@ -412,43 +252,6 @@ def test_timers_and_starts_that_waited_are_the_databases_after_a_rewind() -> Non
     assert not new.pending
 
 
-def test_what_is_refused_can_be_tried_again_under_its_id() -> None:
-    session = new_session()
-    receipt, pending = send(session, "1")
-    session.done(pending.ticket, b"[1,0,null]")
-    send(session, "2")
-    turns = session.refuse_all(Fault("unavailable", "the database is away"))
-    assert [turn.error for turn in turns] == [Fault("unavailable", "the database is away")] * 2
-    assert [is_new(session, event_id) for event_id in "12"] == [True, True]
-    for turn in turns:
-        session.committed(turn)
-    assert receipt.error == Fault("unavailable", "the database is away")
-    assert session.phase is Phase.IN_DOUBT
-
-
-def test_a_reload_answers_events_that_came_meanwhile() -> None:
-    session = new_session()
-    first = send(session, "1")
-    turn = session.done(first[1].ticket, b"[1,0,null]")
-    session.committed(turn)
-    session.unload()
-    again = send(session, "1")
-    fresh = send(session, "2")
-    assert restore(session, stored(session, turn)) == [again[0]]
-    assert (again[0].seq, again[0].settled) == (2, True)
-    assert list(session.pending) == [fresh[1]]
-
-
-def test_a_worker_cannot_make_up_a_snapshot_that_is_not_json() -> None:
-    session = new_session()
-    turn = session.done(offer(session, Kind.EVENT, b"x", 0).ticket, b'[1,0,{"n":1}]')
-    session.rewind([])
-    restore(session, stored(session, turn))
-    for snapshot in (b'{"n":', b'{"n":"' + b"x" * 2_200_000 + b'"}', b'{"n":"\xff"}', b"7"):
-        with pytest.raises(BrokenWorker):
-            session.replayed(snapshot)
-
-
 def test_what_cannot_be_thawed_now_is_refused_and_its_timers_come_again() -> None:
     session = new_session()
     do(session, b"[1,0,null,[],[[7,50]]]")
@@ -477,10 +280,3 @@ def test_a_checkpoint_has_the_timers_that_are_about_to_fire() -> None:
     saved = session.frozen(b"after", 9)
     assert saved is not None
     assert saved.timers == {8: 60}
-
-
-@pytest.mark.parametrize("outbox", [b"[1,0,5]", b'[1,0,"x"]', b"[1,0,[1]]"])
-def test_a_snapshot_is_an_object(outbox: bytes) -> None:
-    session = new_session()
-    with pytest.raises(BrokenWorker):
-        session.done(offer(session, Kind.EVENT, b"x", 0).ticket, outbox)
