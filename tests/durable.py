@@ -4,14 +4,13 @@ rows that are counted or damaged.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from machinehub.session.decide.lifecycle import Phase
-from tests.support import Client, running_hub
+from tests.support import Client, running_hub, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -54,13 +53,15 @@ async def send(
 
 async def asleep(client: Client, machine: str, session: str) -> None:
     """Puts the session to sleep and waits until it has left memory, or at least its worker."""
-    for _ in range(500):
+
+    def is_asleep() -> bool:
         found = client.find(machine, session)
         if found is None or found.phase is Phase.ASLEEP:
-            return
+            return True
         client.hub.sessions.housekeeper.let_go(found)
-        await asyncio.sleep(0.01)
-    raise AssertionError("the session does not go to sleep")
+        return False
+
+    await until(is_asleep)
 
 
 async def count(client: Client, table: str) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from tests.databases import embedded_server
-from tests.support import CACHE, COUNTER, free_port
+from tests.support import CACHE, COUNTER, free_port, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -78,13 +78,16 @@ async def start_hub(
     return Process(process, f"http://127.0.0.1:{port}")
 
 
-async def until_ready(url: str, *, within_s: float = 20) -> None:
-    async with httpx.AsyncClient() as http, asyncio.timeout(within_s):
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if (await http.get(url + "/readyz", timeout=2)).status_code == 200:
-                    return
-            await asyncio.sleep(0.02)
+async def until_ready(url: str, *, within_s: float = 60) -> None:
+    async with httpx.AsyncClient() as http:
+
+        async def is_ready() -> bool:
+            try:
+                return (await http.get(url + "/readyz", timeout=10)).status_code == 200
+            except httpx.HTTPError:
+                return False
+
+        await until(is_ready, within_s=within_s)
 
 
 @contextlib.asynccontextmanager

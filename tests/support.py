@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import socket
 from pathlib import Path
@@ -21,7 +22,7 @@ from machinehub.server import HubServer
 from machinehub.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from machinehub.clock import Clock
     from machinehub.session.decide.session import Session
@@ -49,6 +50,20 @@ def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert body["status"] == status
     assert {"type", "title", "detail"} <= body.keys()
     return body
+
+
+async def until(condition: Callable[[], Any], *, within_s: float = 60) -> Any:
+    """What `condition`, a function or a coroutine function, says, once that is true: for what tells
+    nobody when it changes.
+
+    `within_s` bounds a test that would hang; nothing is concluded from how long it takes.
+    """
+    async with asyncio.timeout(within_s):
+        while True:
+            found = condition()
+            if said := (await found if inspect.isawaitable(found) else found):
+                return said
+            await asyncio.sleep(0.01)
 
 
 class Client:
@@ -84,13 +99,20 @@ class Client:
         found = self.find(machine, session)
         return 0 if found is None else self.hub.sessions.crowds.connections(found)
 
+    def watchers(self, machine: str, session: str) -> int:
+        """Requests that wait for something of the session."""
+        found = self.find(machine, session)
+        return 0 if found is None else len(self.hub.sessions.publisher.audience(found).watchers)
+
     async def put_to_sleep(self, machine: str, session: str) -> None:
         """Returns once the session is on no worker."""
         self.hub.sessions.housekeeper.hibernate()
-        while (found := self.find(machine, session)) is not None and (
-            self.hub.sessions.placement.is_on_worker(found)
-        ):
-            await asyncio.sleep(0.01)
+        placement = self.hub.sessions.placement
+        await until(
+            lambda: (
+                (found := self.find(machine, session)) is None or not placement.is_on_worker(found)
+            )
+        )
 
     async def deploy(
         self, source: str, *, name: str = "machine", entry: str = "machine.ts", **more: Any
@@ -191,8 +213,7 @@ async def running_hub(
     await hub.start()
     server = HubServer(hub)
     serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
+    await until(lambda: server.started)
     headers = {"Authorization": f"Bearer {hub.settings.token}"} if hub.settings.token else {}
     try:
         async with httpx.AsyncClient(

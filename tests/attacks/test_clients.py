@@ -20,7 +20,7 @@ from machinehub.edge import http_connection as transport
 from machinehub.limits import Limits
 from tests.attacks.test_machines import OK, fresh, handling
 from tests.protocols.test_websocket import raw_socket
-from tests.support import COUNTER, Client, running_hub
+from tests.support import COUNTER, Client, running_hub, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -583,7 +583,11 @@ async def test_nothing_stands_within_an_answer(
         + b"\r\nG"
     )
     await reader.readuntil(b"snapshot")
-    await asyncio.sleep(0.5)
+    # Longer than a head may take: another connection, begun now, has been given up by then.
+    later, also = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
+    also.write(b"G")
+    await later.read()
+    also.close()
     await client.http.post(f"/{machine}/s", json={"type": "increment"})
     assert b"408" not in await reader.readuntil(b'"count":1')
     writer.transport.abort()
@@ -613,9 +617,9 @@ async def test_who_stops_waiting_gives_up_the_place(tmp_path: Path) -> None:
                 ).encode()
                 + body
             )
-            await asyncio.sleep(0.1)
+            await until(lambda: client.watchers(machine, "s") == 1)
             writer.transport.abort()
-        await asyncio.sleep(0.2)
+            await until(lambda: client.watchers(machine, "s") == 0)
         answer = await client.http.post(
             f"/{machine}/s/wait", json={"condition": {"matches": "active"}, "timeout_ms": 1000}
         )

@@ -16,7 +16,7 @@ import pytest_asyncio
 from machinehub.clock import ManualClock
 from machinehub.limits import Limits
 from tests.attacks.actions import ACTIONS, POLLUTIONS, UNSHOWABLE, UNSHOWABLE_CODES, Attack
-from tests.support import COUNTER, ROOT, Client, running_hub
+from tests.support import COUNTER, ROOT, Client, running_hub, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -494,8 +494,7 @@ async def test_odd_delays_are_never_early(tmp_path: Path) -> None:
         clock.move_to(now + 2**31 - 1)
         client.hub.sessions.scheduler.fire()
         await client.http.post(f"/{machine}/s", json={"type": "OK"})
-        while len(session.timers) > 4:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(session.timers) <= 4)
         assert sorted(armed.due_at_ms for armed in session.timers.values()) == [
             now + 2**31,
             never,

@@ -17,7 +17,7 @@ from playwright.async_api import expect
 
 from tests.clients.test_client import run
 from tests.processes import deploy, hub_process, until_ready
-from tests.support import CACHE, ROOT, Client, free_port
+from tests.support import CACHE, ROOT, Client, free_port, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -46,12 +46,16 @@ async def served(folder: Path) -> AsyncIterator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(100):
-            with contextlib.suppress(OSError):
+
+        async def answers() -> bool:
+            try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.close()
-                break
-            await asyncio.sleep(0.05)
+            except OSError:
+                return False
+            writer.close()
+            return True
+
+        await until(answers)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.kill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -291,7 +290,6 @@ async def test_connections_and_rates_of_a_version(tmp_path: Path) -> None:
                 "snapshot",
                 "error",
             }
-        await asyncio.sleep(0.05)
         async with client.socket(f"{machine}/t") as peer:
             acks = [await peer.event("increment") for _ in range(12)]
         assert "rate_limited" in [ack.get("error", {}).get("code") for ack in acks]

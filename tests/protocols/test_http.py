@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.support import COUNTER, Client, problem
+from tests.support import COUNTER, Client, problem, until
 
 DONE = (
     'import { createMachine } from "xstate"; export const machine = createMachine({ initial: '
@@ -129,7 +129,7 @@ async def test_waiting(client: Client) -> None:
             f"/{machine}/s/wait", json={"condition": {"tag": "tagged"}, "timeout_ms": 5000}
         )
     )
-    await asyncio.sleep(0.05)
+    await until(lambda: client.watchers(machine, "s") == 1)
     assert (
         await client.http.post(
             f"/{machine}/s/wait", json={"condition": {"matches": "t"}, "event": {"type": "TAG"}}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
-from tests.support import COUNTER, Client
+from tests.support import COUNTER, Client, until
 
 
 async def test_server_sent_events(client: Client) -> None:
@@ -30,8 +29,7 @@ async def test_server_sent_events(client: Client) -> None:
     assert frames[0][0] == "1"
     assert frames[0][1]["type"] == "snapshot"
     assert (frames[-1][0], frames[-1][1]["seq"]) == ("2", 2)
-    while client.connections(machine, "s"):
-        await asyncio.sleep(0.01)
+    await until(lambda: client.connections(machine, "s") == 0)
 
 
 async def test_a_stream_goes_on_where_it_was(client: Client) -> None:

@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
-from tests.support import COUNTER, Client, Socket, running_hub
+from tests.support import COUNTER, Client, Socket, running_hub, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -270,11 +270,7 @@ async def test_a_client_that_never_reads_gets_the_newest_then_4008(client: Clien
             await socket.event("EMIT")
             if client.connections(machine, "s") == 1:
                 break
-        for _ in range(100):
-            if client.connections(machine, "s") == 1:
-                break
-            await asyncio.sleep(0.05)
-        assert client.connections(machine, "s") == 1
+        await until(lambda: client.connections(machine, "s") == 1)
         assert (await socket.event("FAT"))["outcome"] == "accepted"
     writer.close()
 

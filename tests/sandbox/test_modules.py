@@ -4,7 +4,6 @@ hostile ones come to.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from sandbox.protocol.limits import GuestLimits
 from sandbox.traps import Trap
 from sandbox.wasm_reader import BadModule
 from tests.attacks import fuzz
-from tests.support import COUNTER, ROOT, Client, running_hub
+from tests.support import COUNTER, ROOT, Client, running_hub, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,10 +89,12 @@ async def test_a_module_is_a_machine_like_any_other(tmp_path: Path, turnstile: b
             await peer.event("COIN")
         clock.move_to(clock.now_ms() + 10_000)
         client.hub.sessions.scheduler.fire()
-        for _ in range(100):
-            if (await client.http.get(f"/{machine}/s")).json()["snapshot"]["value"] == "locked":
-                break
-            await asyncio.sleep(0.02)
+
+        async def is_locked() -> bool:
+            found = (await client.http.get(f"/{machine}/s")).json()
+            return bool(found["snapshot"]["value"] == "locked")
+
+        await until(is_locked)
         frame = (await client.http.get(f"/{machine}/s")).json()
         assert (frame["seq"], frame["snapshot"]["value"], frame["snapshot"]["context"]) == (
             5,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -14,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from machinehub.session.decide.lifecycle import Stage
 from tests.processes import alive, deploy, hub_process
-from tests.support import CACHE, COUNTER, running_hub
+from tests.support import CACHE, COUNTER, running_hub, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,26 +32,31 @@ async def test_killing_workers_loses_nothing_that_was_acknowledged(tmp_path: Pat
         machine = await client.deploy(COUNTER)
         stop = asyncio.Event()
 
-        async def count(name: str) -> tuple[str, int]:
-            acknowledged = 0
+        names = [f"s{number}" for number in range(4)]
+        acknowledged = dict.fromkeys(names, 0)
+
+        async def count(name: str) -> None:
             async with client.socket(f"{machine}/{name}") as socket:
                 while not stop.is_set():
                     assert (await socket.event("increment"))["outcome"] == "accepted"
-                    acknowledged += 1
-            return name, acknowledged
+                    acknowledged[name] += 1
 
-        counting = [asyncio.create_task(count(f"s{number}")) for number in range(4)]
+        async def all_acknowledged(more: int) -> None:
+            """Waits until each session has taken so many more events."""
+            wanted = {name: number + more for name, number in acknowledged.items()}
+            await until(lambda: all(acknowledged[name] >= wanted[name] for name in names))
+
+        counting = [asyncio.create_task(count(name)) for name in names]
         for round_ in range(6):
-            await asyncio.sleep(0.4)
-            while len(living := client.worker_pids()) < 2:
-                await asyncio.sleep(0.05)
+            await all_acknowledged(20)
+            living = await until(lambda: len(pids := client.worker_pids()) == 2 and pids)
             os.kill(living[round_ % 2], signal.SIGKILL)
-        await asyncio.sleep(0.5)
+        await all_acknowledged(1)
         stop.set()
-        for name, acknowledged in await asyncio.gather(*counting):
-            assert acknowledged > 10
+        await asyncio.gather(*counting)
+        for name, count_ in acknowledged.items():
             frame = (await client.http.get(f"/{machine}/{name}")).json()
-            assert frame["snapshot"]["context"]["count"] == acknowledged == frame["seq"] - 1
+            assert frame["snapshot"]["context"]["count"] == count_ == frame["seq"] - 1
         assert client.hub.pool.restarts == 6
 
 
@@ -110,15 +114,11 @@ async def test_a_forge_that_dies_fails_its_build_and_is_replaced(tmp_path: Path)
                 json={"name": "a", "entry": "a.ts", "files": {"a.ts": "for (;;);"}},
             )
         )
-        await asyncio.sleep(0.3)
+        builds: Any = client.hub.pool.builds
+        await until(lambda: builds._answer is not None)
         os.kill(forge.process.pid, signal.SIGKILL)
         assert (await building).json()["code"] == "build_crashed"
-        for _ in range(100):
-            with contextlib.suppress(AssertionError):
-                await client.deploy(COUNTER)
-                break
-            await asyncio.sleep(0.1)
-        assert (await client.http.get("/api/v1/machines/machine")).status_code == 200
+        await client.deploy(COUNTER)
 
 
 # --- hubs as processes of their own
@@ -154,11 +154,7 @@ async def test_a_killed_hub_leaves_no_workers_and_starts_again(tmp_path: Path) -
         children = hub.children()
         hub.process.kill()
         await hub.process.communicate()
-        for _ in range(100):
-            if not any(alive(child) for child in children):
-                break
-            await asyncio.sleep(0.05)
-        assert not any(alive(child) for child in children)
+        await until(lambda: not any(alive(child) for child in children))
     async with hub_process(tmp_path) as hub, httpx.AsyncClient() as http:
         machine = url.rsplit("/", 1)[1]
         assert (await http.get(f"{hub.url}/{machine}/s")).json()["snapshot"]["context"] == {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from machinehub.limits import Limits
 from machinehub.session.decide.lifecycle import Phase, Stage
 from tests.durable import asleep, hub_on, send
-from tests.support import COUNTER, running_hub
+from tests.support import COUNTER, running_hub, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,11 +53,12 @@ async def test_too_many_live_sessions_make_the_oldest_sleep(
         machine = await client.deploy(COUNTER)
         for number in range(30):
             await send(client, f"{machine}/s{number}")
-        for _ in range(100):
+
+        def have_gone() -> bool:
             client.hub.sessions.housekeeper.sweep()
-            if len(list(client.hub.sessions.placement.live)) <= 5:
-                break
-            await asyncio.sleep(0.02)
+            return len(list(client.hub.sessions.placement.live)) <= 5
+
+        await until(have_gone)
         assert len(list(client.hub.sessions.placement.live)) == 5
         answers = [
             (await send(client, f"{machine}/s{number}")).json()["snapshot"]["context"]

@@ -13,7 +13,7 @@ from machinehub.errors import Unavailable
 from machinehub.limits import Limits
 from machinehub.session.run import journal as journal_module
 from tests.durable import THROWS, hub_on, send
-from tests.support import COUNTER, Client, running_hub
+from tests.support import COUNTER, Client, running_hub, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,20 +25,32 @@ def fail_commits(
     monkeypatch: pytest.MonkeyPatch,
     *,
     apply: Callable[[int], bool] = lambda _: False,
-) -> Callable[[], None]:
-    """Commits are answered `unavailable` from now on, done or not as `apply(number)` says; the
-    answer ends that.
+) -> tuple[Callable[[], int], Callable[[], None]]:
+    """Commits are answered `unavailable` from now on, done or not as `apply(number)` says.
+
+    How many have failed, and what ends it.
     """
-    store, commit, count = client.hub.session_store, client.hub.session_store.commit, [0]
+    store, commit, failed = client.hub.session_store, client.hub.session_store.commit, 0
 
     async def failing(items: Any) -> None:
-        count[0] += 1
-        if apply(count[0]):
+        nonlocal failed
+        failed += 1
+        if apply(failed):
             await commit(items)
         raise Unavailable("unavailable", "the database is away")
 
     monkeypatch.setattr(store, "commit", failing)
-    return lambda: monkeypatch.setattr(store, "commit", commit)
+    return lambda: failed, lambda: monkeypatch.setattr(store, "commit", commit)
+
+
+async def accepted(client: Client, path: str, event_id: str) -> Any:
+    """Sends an event again and again, until the hub takes it."""
+
+    async def try_it() -> Any:
+        answer = await send(client, path, event_id=event_id)
+        return answer if answer.status_code == 200 else None
+
+    return await until(try_it)
 
 
 # --- restarts
@@ -148,14 +160,16 @@ async def test_nothing_is_told_before_it_is_committed(
         async with client.socket(f"{machine}/s") as socket:
             await socket.until("snapshot")
             commit, gate = client.hub.session_store.commit, asyncio.Event()
+            asked = asyncio.Event()
 
             async def slow(items: Any) -> None:
+                asked.set()
                 await gate.wait()
                 await commit(items)
 
             monkeypatch.setattr(client.hub.session_store, "commit", slow)
             sending = asyncio.create_task(send(client, f"{machine}/s"))
-            await asyncio.sleep(0.3)
+            await asked.wait()
             await socket.settle()
             assert [
                 frame["type"] for frame in socket.seen if frame["type"] in ("update", "ack")
@@ -174,12 +188,12 @@ async def test_a_database_that_hesitates_delays(
     async with hub_on(database_url, tmp_path) as client:
         machine = await client.deploy(COUNTER)
         await send(client, f"{machine}/s")
-        mended = fail_commits(client, monkeypatch, apply=lambda number: number == 1)
+        failed, mend = fail_commits(client, monkeypatch, apply=lambda number: number == 1)
         sending = [
             asyncio.create_task(send(client, f"{machine}/s", event_id=f"e{n}")) for n in range(5)
         ]
-        await asyncio.sleep(0.3)
-        mended()
+        await until(lambda: failed() >= 2)
+        mend()
         assert sorted([(await task).json()["seq"] for task in sending]) == [3, 4, 5, 6, 7]
         assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {
             "count": 6
@@ -197,23 +211,18 @@ async def test_a_database_that_is_away_refuses_and_loses_nothing(
         machine = await client.deploy(COUNTER)
         async with client.socket(f"{machine}/s") as socket:
             await socket.event("increment", event_id="before")
-            mended = fail_commits(client, monkeypatch, apply=lambda number: done and number == 1)
+            _, mend = fail_commits(client, monkeypatch, apply=lambda number: done and number == 1)
             refused = await send(client, f"{machine}/s", event_id="lost")
             assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
             at_once = await socket.event("increment", event_id="early")
             assert at_once["error"]["code"] == "unavailable"
             new = await client.http.get(f"/{machine}/new")
             assert (new.status_code, new.json()["code"]) == (503, "unavailable")
-            mended()
-            for _ in range(100):
-                answer = await send(client, f"{machine}/s", event_id="lost")
-                if answer.status_code == 200:
-                    break
-                await asyncio.sleep(0.05)
+            mend()
+            answer = await accepted(client, f"{machine}/s", "lost")
             assert (answer.json()["seq"], answer.json()["snapshot"]["context"]) == (3, {"count": 2})
-            while "error" in (early := await socket.event("increment", event_id="early")):
-                await asyncio.sleep(0.05)
-            assert early["seq"] == 4
+            early = await accepted(client, f"{machine}/s", "early")
+            assert early.json()["seq"] == 4
             assert (await socket.event("increment", event_id="before"))["seq"] == 2
             assert socket.snapshot["context"] == {"count": 3}
         assert (await client.http.get(f"/{machine}/new")).json()["seq"] == 1
@@ -252,13 +261,7 @@ async def test_a_full_disk_and_a_read_only_database(
         await tell(client, "PRAGMA max_page_count=4294967294")
         await tell(client, "PRAGMA query_only=OFF")
         for number in range(3):
-            for _ in range(100):
-                if (
-                    answer := await send(client, f"{machine}/s", event_id=f"big{number}")
-                ).status_code == 200:
-                    break
-                await asyncio.sleep(0.05)
-            assert answer.status_code == 200
+            await accepted(client, f"{machine}/s", f"big{number}")
         assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"] == {
             "count": 4
         }
@@ -272,7 +275,8 @@ async def test_a_fork_and_a_new_session_of_one_name(client: Client) -> None:
     for number in range(12):
 
         async def later(number: int = number) -> Any:
-            await asyncio.sleep(number * 0.001)
+            for _ in range(number):  # a little later each time
+                await client.http.get("/healthz")
             return await client.http.get(f"/{machine}/child-{number}", timeout=5)
 
         forked, read = await asyncio.gather(

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.attacks.test_hub import machine
-from tests.support import COUNTER, Client, running_hub
+from tests.support import COUNTER, Client, running_hub, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,12 +49,13 @@ async def test_an_innocent_build_waits_for_the_guilty(tmp_path: Path) -> None:
             return response.status_code
 
         guilty = asyncio.create_task(deploy("guilty", "for (;;);"))
-        await asyncio.sleep(0.2)
+        builds: Any = client.hub.pool.builds
+        await until(lambda: builds._waiting_count == 1)
         innocent = [
             asyncio.create_task(deploy(f"innocent-{number}", COUNTER + "\n" * number))
             for number in range(3)
         ]
-        await asyncio.sleep(0.1)
+        await until(lambda: builds._waiting_count == 4)
         forge = client.hub.pool._forge
         assert forge is not None
         assert forge.process is not None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from machinehub.errors import Unavailable
 from machinehub.limits import Limits
-from tests.support import COUNTER, Client, Socket, running_hub
+from tests.support import COUNTER, Client, Socket, running_hub, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,12 +33,13 @@ ANN, BOB = "anns-key-made-up-once", "bobs-key-made-up-once"
 
 async def log_of(client: Client, path: str, wanted: int) -> list[str]:
     """What the machine was told, once it is so much."""
-    for _ in range(200):
+
+    async def told() -> list[str] | None:
         log: list[str] = (await client.http.get(f"/{path}")).json()["snapshot"]["context"]["log"]
-        if len(log) >= wanted:
-            return log
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"the machine was only told {log}")
+        return log if len(log) >= wanted else None
+
+    log: list[str] = await until(told)
+    return log
 
 
 async def presence(socket: Socket, count: int) -> dict[str, Any]:
@@ -373,17 +374,11 @@ async def test_a_large_crowd_arrives_and_leaves(
         opened = await asyncio.gather(*(socket.__aenter__() for socket in sockets))
         first = await presence(opened[0], 60)
         assert len(first.get("members", [])) <= 100
-        for _ in range(200):
-            if (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"] == [
-                60
-            ]:
-                break
-            await asyncio.sleep(0.05)
+
+        async def believes(count: int) -> bool:
+            frame = (await client.http.get(f"/{machine}/s")).json()
+            return bool(frame["snapshot"]["context"]["log"] == [count])
+
+        await until(lambda: believes(60))
         await asyncio.gather(*(socket.__aexit__(None, None, None) for socket in sockets))
-        for _ in range(200):
-            if (
-                log := (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"]["log"]
-            ) == [0]:
-                break
-            await asyncio.sleep(0.05)
-        assert log == [0]
+        await until(lambda: believes(0))
