@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from machinehub.errors import Unavailable
-from machinehub.settings import BadSettings, Settings, check_can_listen
+from machinehub.settings import BadSettings, Settings, check_can_listen, from_environment
 from machinehub.store.engine import connect_postgres, open_engine
 from tests.databases import new_database
 from tests.support import COUNTER, free_port, running_hub
@@ -56,6 +56,24 @@ def test_a_hub_that_strangers_reach_needs_a_token(exposed: dict[str, str]) -> No
 )
 def test_a_hub_of_this_computer_needs_none(near: dict[str, str]) -> None:
     check_can_listen(Settings(**near), has_tokens=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"DATABASE_URL": "mysql://x"}, "not a database this hub knows"),
+        ({"LIMIT_NONSENSE": "1"}, "no such limit"),
+        ({"LIMIT_TIMERS": "0"}, "is not a limit"),
+        ({"LIMIT_TIMERS": "many"}, "is not a number"),
+        ({"PORT": "70000"}, "is not between 1 and 65535"),
+        ({"FUEL": "perhaps"}, "is not yes or no"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(environment: dict[str, str], says: str) -> None:
+    named = {f"MACHINEHUB_{name}": value for name, value in environment.items()}
+    with pytest.raises(BadSettings, match=says):
+        _ = from_environment(named).sqlalchemy_url
 
 
 async def test_an_exposed_hub_does_not_start_and_leaves_its_database_free(tmp_path: Path) -> None:

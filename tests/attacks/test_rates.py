@@ -12,7 +12,7 @@ import pytest
 from machinehub.edge.admission import network_of
 from machinehub.limits import Limits
 from tests.protocols.test_websocket import closed_with
-from tests.support import COUNTER, running_hub, until
+from tests.support import COUNTER, problem, running_hub, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ async def test_an_address_has_so_many_connections(tmp_path: Path) -> None:
         ):
             await asyncio.gather(*(socket.until("snapshot") for socket in (one, two, three)))
             refused = await client.http.get(f"/{machine}/s")
-            assert (refused.status_code, refused.json()["code"]) == (429, "connections_exceeded")
+            problem(refused, 429, "connections_exceeded")
             async with client.socket(f"{machine}/s") as four:
                 assert (await four.until("error"))["code"] == "connections_exceeded"
 

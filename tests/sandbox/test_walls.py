@@ -24,11 +24,6 @@ from tests.support import CACHE, COUNTER, Client, running_hub, until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux",
-    reason="the walls are Linux's; elsewhere `machinehub doctor` says that they are missing",
-)
-
 INSIDE = """
 import ctypes, errno, fcntl, json, mmap, os, resource, signal, socket, threading
 from sandbox import worker

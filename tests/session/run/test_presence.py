@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
+import httpx
+from websockets.asyncio.client import connect
+from websockets.typing import Subprotocol
+
 from machinehub.errors import Unavailable
 from machinehub.limits import Limits
+from tests.processes import deploy, hub_process
 from tests.support import COUNTER, Client, Socket, running_hub, until
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     import pytest
+
+    from tests.processes import Process
 
 ROOM = """
 import { assign, createMachine } from "xstate";
@@ -31,15 +41,19 @@ SHORT = Limits(presence_grace_ms=300)
 ANN, BOB = "anns-key-made-up-once", "bobs-key-made-up-once"
 
 
-async def log_of(client: Client, path: str, wanted: int) -> list[str]:
+async def told_to(http: httpx.AsyncClient, path: str, wanted: int) -> list[str]:
     """What the machine was told, once it is so much."""
 
-    async def told() -> list[str] | None:
-        log: list[str] = (await client.http.get(f"/{path}")).json()["snapshot"]["context"]["log"]
+    async def enough() -> list[str] | None:
+        log: list[str] = (await http.get(f"/{path}")).json()["snapshot"]["context"]["log"]
         return log if len(log) >= wanted else None
 
-    log: list[str] = await until(told)
+    log: list[str] = await until(enough)
     return log
+
+
+async def log_of(client: Client, path: str, wanted: int) -> list[str]:
+    return await told_to(client.http, path, wanted)
 
 
 async def presence(socket: Socket, count: int) -> dict[str, Any]:
@@ -99,56 +113,66 @@ async def test_a_reload_is_not_a_leave(tmp_path: Path) -> None:
             assert await my_id(ann) == me
             await ann.event("SAY")
             await client.http.post(f"/{machine}/s?client={ANN}", json={"type": "SAY"})
-            await asyncio.sleep(0.5)
-            assert ann.snapshot["context"] == {"log": [f"+{me[:4]}:1"], "said": [me, me]}
+            async with client.socket(f"{machine}/s?client={BOB}") as bob:
+                bobs = (await my_id(bob))[:4]
+            # Bob left after Ann was away, and is told to have left: of Ann it would have been told before.
+            told = [f"+{me[:4]}:1", f"+{bobs}:2", f"-{bobs}:1"]
+            assert await log_of(client, f"{machine}/s", 3) == told
             assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["context"][
                 "said"
             ] == [me, me, me]
         assert (await client.http.get(f"/{machine}/s/presence")).json()["count"] == 1, (
             "somebody who may come back is still there"
         )
-        assert await log_of(client, f"{machine}/s", 2) == [f"+{me[:4]}:1", f"-{me[:4]}:0"]
+        assert await log_of(client, f"{machine}/s", 4) == [*told, f"-{me[:4]}:0"]
         assert (await client.http.get(f"/{machine}/s/presence")).json() == {
             "count": 0,
             "members": [],
         }
 
 
+@contextlib.asynccontextmanager
+async def on_hub(hub: Process, path: str) -> AsyncIterator[Socket]:
+    """A socket of a hub that is a process of its own."""
+    url = f"{hub.url.replace('http', 'ws', 1)}/{path}"
+    async with connect(url, subprotocols=[Subprotocol("machinehub.v1")]) as connection:
+        yield Socket(connection)
+
+
 async def test_nobody_is_a_ghost_after_a_crash(database_url: str, tmp_path: Path) -> None:
-    hub = running_hub(tmp_path, database_url=database_url, limits=SHORT)
-    async with hub as client:
-        machine = await client.deploy(ROOM)
-        ann, bob = (
-            client.socket(f"{machine}/s?client={ANN}"),
-            client.socket(f"{machine}/s?client={BOB}"),
+    def start() -> AbstractAsyncContextManager[Process]:
+        return hub_process(
+            tmp_path,
+            MACHINEHUB_DATABASE_URL=database_url,
+            MACHINEHUB_LIMIT_PRESENCE_GRACE_MS="300",
         )
-        async with ann as one:
-            ids = [(await my_id(one))[:4]]
-            async with bob as two:
-                ids.append((await my_id(two))[:4])
-                assert await log_of(client, f"{machine}/s", 2) == [f"+{ids[0]}:1", f"+{ids[1]}:2"]
-                # As if it were killed now: nobody is told that they left.
-                client.hub.sessions.presence_events.stop()
-                for session in client.hub.sessions.registry.all:
-                    session.forget()
-    async with running_hub(tmp_path, database_url=database_url, limits=SHORT) as client:
-        async with client.socket(f"{machine}/s?client={BOB}") as two:
-            assert (await my_id(two))[:4] == ids[1]
-            assert await log_of(client, f"{machine}/s", 3) == [
-                f"+{ids[0]}:1",
-                f"+{ids[1]}:2",
-                f"-{ids[0]}:1",
-            ], "one came back, one did not"
-        assert (await log_of(client, f"{machine}/s", 4))[3] == f"-{ids[1]}:0"
-    async with running_hub(tmp_path, database_url=database_url, limits=SHORT) as client:
-        await asyncio.sleep(1)
-        assert len(await log_of(client, f"{machine}/s", 4)) == 4
-        journal = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()[
-            "data"
-        ]
-        assert [entry["event"]["type"] for entry in journal if entry["kind"] == "presence"] == [
-            "presence.joined"
-        ] * 2 + ["presence.left"] * 2
+
+    async def told(hub: Process, session: str, wanted: int) -> list[str]:
+        async with httpx.AsyncClient(base_url=hub.url) as http:
+            return await told_to(http, f"{machine}/{session}", wanted)
+
+    async with start() as hub:
+        machine = (await deploy(hub.url, ROOM)).rsplit("/", 1)[1]
+        async with on_hub(hub, f"{machine}/s?client={ANN}") as one:
+            ann = (await my_id(one))[:4]
+            async with on_hub(hub, f"{machine}/s?client={BOB}") as two:
+                bob = (await my_id(two))[:4]
+                assert await told(hub, "s", 2) == [f"+{ann}:1", f"+{bob}:2"]
+                hub.process.kill()
+                await hub.process.wait()
+    everything = [f"+{ann}:1", f"+{bob}:2", f"-{ann}:1", f"-{bob}:0"]
+    async with start() as hub:
+        async with on_hub(hub, f"{machine}/s?client={BOB}") as two:
+            assert (await my_id(two))[:4] == bob
+            assert await told(hub, "s", 3) == everything[:3], "one came back, one did not"
+        assert await told(hub, "s", 4) == everything
+        async with on_hub(hub, f"{machine}/other?client={ANN}"):
+            await told(hub, "other", 1)
+            hub.process.kill()
+            await hub.process.wait()
+    async with start() as hub:
+        await told(hub, "other", 2)  # whoever is still believed to be there is told of in one go
+        assert await told(hub, "s", 4) == everything
 
 
 async def test_a_forks_people_are_not_there(database_url: str, tmp_path: Path) -> None:
