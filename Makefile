@@ -14,7 +14,7 @@ FORGE_SOURCES := sandbox/forge.py sandbox/image.py sandbox/leb128.py $(wildcard 
 # Python keeps what it compiled, whatever the environment says: half of a short run would go there.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup guest client page screenshots run test browser core check format wheel sim chaos fuzz test262 bench bench-peer lock clean
+.PHONY: setup guest client page screenshots run test browser core check format wheel image-check sim chaos fuzz test262 bench bench-peer lock clean
 
 setup: $(VENV)/.installed guest client page
 
@@ -82,7 +82,11 @@ format: setup
 # A wheel that needs no Node where it is installed, in build/wheel.
 wheel: setup
 	rm -rf build/wheel
-	MACHINEHUB_BUILT=1 $(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	MACHINEHUB_BUILT=1 $(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build/wheel .
+
+# The steps of the Dockerfile in clean Debian roots, as root, without Docker.
+image-check:
+	$(PYTHON) deploy/try_dockerfile.py
 
 # One seed of the simulation, or COUNT of them from there on.
 sim: setup
@@ -108,9 +112,11 @@ bench-peer: setup
 	cd bench/peers/workerd && npm ci --no-audit --no-fund && npm run --silent build
 	$(BIN)/python -m bench.peer
 
-lock:
-	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --universal --quiet -o requirements.lock
+# What is installed: for developers, and for those who only run it. Pins move only where they must;
+# `make lock UPGRADE=--upgrade` moves all.
+lock: $(VENV)/.installed
+	$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --universal --quiet $(UPGRADE) -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml -c requirements.lock --generate-hashes --universal --quiet -o requirements-runtime.lock
 
 clean:
 	rm -rf $(VENV) $(GUEST)/node_modules $(GUEST)/dist node_modules $(CLIENT)/dist machinehub/web/static build

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import json
+import os
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,7 @@ class Client:
     def __init__(self, hub: Hub, http: httpx.AsyncClient) -> None:
         self.hub = hub
         self.http = http
+        self._owners: dict[str, str] = {}
 
     @property
     def url(self) -> str:
@@ -117,7 +119,13 @@ class Client:
     async def deploy(
         self, source: str, *, name: str = "machine", entry: str = "machine.ts", **more: Any
     ) -> str:
-        """Deploys one file; the machine's id."""
+        """Deploys one file; the machine's id.
+
+        Tests share a hub: a name is one test's, so that no test meets another's sessions.
+        """
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0].split("[")[0]
+        owner = self._owners.setdefault(name, test)
+        assert owner == test, f"{owner} deploys a machine of this name too"
         response = await self.http.post(
             "/api/v1/deployments",
             json={"name": name, "entry": entry, "files": {entry: source}, **more},

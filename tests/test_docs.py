@@ -10,7 +10,9 @@ import pytest
 from typer.main import get_command
 
 from machinehub.cli.main import app
+from machinehub.closecodes import CloseCode
 from machinehub.limits import Limits
+from machinehub.session.decide.lifecycle import MOVES, TRANSITIONS
 from machinehub.settings import PREFIX, Settings
 from sandbox.forge import GUEST_TWINS
 from tests.support import ROOT
@@ -85,8 +87,48 @@ def test_the_architecture_names_every_room() -> None:
         assert path.name == "__init__.py" or path.name in text, path.name
 
 
+def test_the_lifecycles_are_drawn_as_they_are() -> None:
+    """The drawings of the architecture are the tables that the code moves through."""
+    text = (DOCS / "architecture.md").read_text()
+    arrows = re.compile(r"^  (\w+) --> (\w+): (.+)$", re.MULTILINE)
+    phases, stages = (
+        {(before.replace("_", " "), after.replace("_", " "), step) for before, after, step in found}
+        for drawing in re.findall(r"```mermaid\nstateDiagram-v2\n(.*?)```", text, re.DOTALL)
+        if (found := arrows.findall(drawing))
+    )
+    assert phases == {
+        (phase.label, following.label, step.value)
+        for phase, steps in TRANSITIONS.items()
+        for step, following in steps.items()
+    }
+    assert stages == {
+        (stage.value, following.value, move.value)
+        for stage, moves in MOVES.items()
+        for move, following in moves.items()
+    }
+
+
+def test_every_close_code_is_in_the_docs() -> None:
+    text = (DOCS / "protocol.md").read_text()
+    for code in CloseCode:
+        assert re.search(rf"\b{code.value}\b", text), code
+
+
+def test_every_decision_is_listed() -> None:
+    listed = (DOCS / "decisions" / "README.md").read_text()
+    records = sorted(path.name for path in (DOCS / "decisions").glob("[0-9]*.md"))
+    assert re.findall(r"\]\(([^)]+)\)", listed) == records
+    for name in records:
+        text = (DOCS / "decisions" / name).read_text()
+        assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [
+            "Context",
+            "Decision",
+            "Consequences",
+        ], name
+
+
 def test_links_lead_somewhere() -> None:
-    for document in [ROOT / "README.md", *DOCS.glob("*.md")]:
+    for document in [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "clients/js/README.md"]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert target.startswith("http") or (document.parent / target).exists(), (
                 f"{document.name}: {target}"

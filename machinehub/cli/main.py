@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -12,7 +13,7 @@ from machinehub.cli import build as build_commands
 from machinehub.cli import machines, operations, past, sessions
 from machinehub.cli import serve as serve_commands
 from machinehub.cli import types as types_command
-from machinehub.cli.common import FAILED, INTERRUPTED, OK, USAGE, Refused, plain, progress
+from machinehub.cli.common import FAILED, INTERRUPTED, OK, USAGE, Refused, plain, progress, say
 from machinehub.errors import HubError
 from machinehub.settings import BadSettings
 
@@ -24,15 +25,31 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        say(f"machinehub {version('machinehub')}")
+        raise typer.Exit(OK)
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version),
+    ] = False,
+) -> None:
+    pass
+
+
 for module in (serve_commands, build_commands, machines, sessions, past, types_command, operations):
     module.register(app)
 
 
 def main() -> None:
     """The console script. Turns what a command raises into its message and exit code."""
-    sys.set_int_max_str_digits(
-        0
-    )  # an event may hold a number of 64 000 digits; hubs bound it, and so need not we
+    # An event may hold a number of 64 000 digits; hubs bound it, and so need not we.
+    sys.set_int_max_str_digits(0)
     try:
         app(standalone_mode=True)
     except Refused as refused:

@@ -132,7 +132,7 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 async def test_what_is_refused_before_a_machine_sees_it(client: Client, name: str) -> None:
     body, status, code = REFUSED[name]
-    machine = await client.deploy(ECHO, name="echo")
+    machine = await client.deploy(ECHO, name="echo-refusing")
     url = f"/{machine}/{fresh()}"
     before = (await client.http.get(url)).json()
     answer = await client.http.post(url, content=body)
@@ -173,7 +173,7 @@ async def test_the_sender_is_the_hubs_word(client: Client) -> None:
 
 async def test_a_bomb_stays_folded(client: Client) -> None:
     """Bodies are taken as they are: nothing is unpacked, so nothing grows."""
-    machine = await client.deploy(ECHO, name="echo")
+    machine = await client.deploy(ECHO, name="echo-bomb")
     bomb = gzip.compress(b" " * 50_000_000)
     answer = await client.http.post(
         f"/{machine}/{fresh()}", content=bomb[:60_000], headers={"Content-Encoding": "gzip"}

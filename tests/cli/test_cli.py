@@ -408,22 +408,22 @@ async def test_what_strangers_wrote_does_nothing_to_a_terminal(
 
 async def test_numbers_that_are_too_much_for_python_or_for_floats(client: Client) -> None:
     """One such event, and the history could never be shown again."""
-    machine = await client.deploy(COUNTER, name="numbers")
+    machine = await client.deploy(COUNTER, name="cli-numbers")
     for number in ("9" * 5000, "1e400", "-1e999"):
         sent = await client.http.post(
             f"/{machine}/s", content=b'{"type":"increment","x":%b}' % number.encode()
         )
         assert sent.status_code == 200
-    history = await run("history", "numbers/s", "--json", client=client)
+    history = await run("history", "cli-numbers/s", "--json", client=client)
     assert history.returncode == 0, history.stderr
     shown = [line for line in history.stdout.splitlines() if line]
     assert "9" * 5000 in shown[1]
     assert all("Infinity" not in line for line in shown)
-    assert (await run("history", "numbers/s", client=client)).returncode == 0
-    assert (await run("send", "numbers/s", '{"type":"a","x":1e400}', client=client)).returncode == 2
-    assert (await run("send", "numbers/s", '{"type":1}', client=client)).returncode == 1
-    assert (await run("fork", "numbers/s", "", client=client)).returncode == 2
-    assert (await run("replay", "numbers/s", "--at", "9" * 20, client=client)).returncode == 2
+    assert (await run("history", "cli-numbers/s", client=client)).returncode == 0
+    assert (await run("send", "cli-numbers/s", '{"type":"a","x":1e400}', client=client)).returncode == 2
+    assert (await run("send", "cli-numbers/s", '{"type":1}', client=client)).returncode == 1
+    assert (await run("fork", "cli-numbers/s", "", client=client)).returncode == 2
+    assert (await run("replay", "cli-numbers/s", "--at", "9" * 20, client=client)).returncode == 2
 
 
 async def test_what_an_error_does_is_in_the_config_file(client: Client, tmp_path: Path) -> None:

@@ -342,7 +342,7 @@ async def test_pages_of_other_sites_use_the_machines_of_hubs_with_tokens_alone(
         "Origin": "https://elsewhere.example",
         "Access-Control-Request-Method": "POST",
     }
-    machine = await client.deploy(COUNTER, name="cors")
+    machine = await client.deploy(COUNTER, name="cors-guarded")
     refused = await client.http.options(f"/{machine}/s", headers=preflight)
     problem(refused, 403, "foreign_origin")
     async with running_hub(tmp_path, token="mh_secret") as guarded:

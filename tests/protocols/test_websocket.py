@@ -205,7 +205,7 @@ async def test_bad_frames_are_answered_and_the_connection_lives(
 
 
 async def test_frames_that_end_the_connection(client: Client) -> None:
-    machine = await client.deploy(COUNTER, name="ends")
+    machine = await client.deploy(COUNTER, name="ending-frames")
     for frame, code in ((b"binary", 1003), ("x" * 70_000, 1009)):
         async with client.socket(f"{machine}/s") as socket:
             await socket.send_raw(frame)
