@@ -152,6 +152,7 @@ class Client:
             f"{self.url.replace('http', 'ws', 1)}/{path}",
             subprotocols=[Subprotocol("machinehub.v1")],
             max_size=None,
+            max_queue=None,  # or a client that does not read takes 10 s to say goodbye
             **options,
         ) as connection:
             yield Socket(connection)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import venv
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
-from tests.support import COUNTER, ROOT, free_port
+from tests.support import CACHE, COUNTER, ROOT, free_port
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
-    from pathlib import Path
 
 
 async def run(*command: str, cwd: Path, **environment: str) -> str:
@@ -40,16 +39,14 @@ async def first_url(process: Process) -> str:
 
 @pytest.mark.xdist_group("wheel")
 async def test_dev_from_an_installed_wheel(tmp_path: Path) -> None:
-    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
-    await run(
-        *(*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)),
-        cwd=tmp_path,
-        MACHINEHUB_BUILT="1",
-    )
-    (wheel,) = tmp_path.glob("machinehub-*.whl")
+    await run("make", "wheel", f"PYTHON={sys.executable}", cwd=ROOT)
+    (wheel,) = (ROOT / "build" / "wheel").glob("machinehub-*.whl")
     place = tmp_path / "installed"
-    await asyncio.to_thread(venv.create, place)
-    await run(*pip, "--python", str(place), "install", str(wheel), cwd=tmp_path)
+    uv = str(Path(sys.executable).with_name("uv"))
+    await run(uv, "venv", "--quiet", "--python", sys.executable, str(place), cwd=tmp_path)
+    runtime = ("--require-hashes", "-r", str(ROOT / "requirements-runtime.lock"))
+    for what in (runtime, ("--no-deps", str(wheel))):
+        await run(uv, "pip", "install", "--quiet", "--python", str(place), *what, cwd=tmp_path)
 
     project = tmp_path / "project"
     project.mkdir()
@@ -60,8 +57,13 @@ async def test_dev_from_an_installed_wheel(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(str(place / "bin" / "machinehub"), "dev", "counter.ts", "--port", str(free_port())),
         cwd=project,
-        # No Node, no checkout, no caches of earlier runs.
-        env={"PATH": str(place / "bin"), "HOME": str(tmp_path), "LANG": "C.UTF-8"},
+        # No Node, no checkout; of this one's only what was compiled of the same engine.
+        env={
+            "PATH": str(place / "bin"),
+            "HOME": str(tmp_path),
+            "LANG": "C.UTF-8",
+            "MACHINEHUB_CACHE": str(CACHE),
+        },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )

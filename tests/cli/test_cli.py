@@ -420,7 +420,9 @@ async def test_numbers_that_are_too_much_for_python_or_for_floats(client: Client
     assert "9" * 5000 in shown[1]
     assert all("Infinity" not in line for line in shown)
     assert (await run("history", "cli-numbers/s", client=client)).returncode == 0
-    assert (await run("send", "cli-numbers/s", '{"type":"a","x":1e400}', client=client)).returncode == 2
+    assert (
+        await run("send", "cli-numbers/s", '{"type":"a","x":1e400}', client=client)
+    ).returncode == 2
     assert (await run("send", "cli-numbers/s", '{"type":1}', client=client)).returncode == 1
     assert (await run("fork", "cli-numbers/s", "", client=client)).returncode == 2
     assert (await run("replay", "cli-numbers/s", "--at", "9" * 20, client=client)).returncode == 2

@@ -44,7 +44,8 @@ async def tsc(folder: Path) -> str:
         (folder / "node_modules").symlink_to(ROOT / "node_modules")
     process = await asyncio.create_subprocess_exec(
         "node",
-        str(ROOT / "node_modules" / "typescript" / "bin" / "tsc"),
+        # The compiler that the client is built with; the one at the top is the linter's.
+        str(ROOT / "clients" / "js" / "node_modules" / "typescript" / "bin" / "tsc"),
         "-p",
         ".",
         "--preserveSymlinks",

@@ -385,24 +385,24 @@ async def test_a_large_crowd_arrives_and_leaves(
     """More than may wait for their turn at once, so that some of it is told later; in the end the
     machine knows what is true.
     """
-    monkeypatch.setattr("machinehub.session.run.presence_events.RETRY_S", 0.2)
+    monkeypatch.setattr("machinehub.session.run.presence_events.RETRY_S", 0.02)
     async with running_hub(
-        tmp_path, limits=Limits(presence_grace_ms=300, pending_per_session=10)
+        tmp_path, limits=Limits(presence_grace_ms=300, pending_per_session=5)
     ) as client:
         machine = await client.deploy(
             'import { assign, createMachine } from "xstate"; export default createMachine({ '
             'context: { log: [] }, on: { "presence.*": { actions: assign({ log: ({ event }) => '
             "[event.count] }) } } });"
         )
-        sockets = [client.socket(f"{machine}/s") for _ in range(60)]
+        sockets = [client.socket(f"{machine}/s") for _ in range(30)]
         opened = await asyncio.gather(*(socket.__aenter__() for socket in sockets))
-        first = await presence(opened[0], 60)
+        first = await presence(opened[0], 30)
         assert len(first.get("members", [])) <= 100
 
         async def believes(count: int) -> bool:
             frame = (await client.http.get(f"/{machine}/s")).json()
             return bool(frame["snapshot"]["context"]["log"] == [count])
 
-        await until(lambda: believes(60))
+        await until(lambda: believes(30))
         await asyncio.gather(*(socket.__aexit__(None, None, None) for socket in sockets))
         await until(lambda: believes(0))
