@@ -47,7 +47,7 @@ async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cli
 
 
 async def test_a_hub_with_a_token_is(guarded: Client) -> None:
-    machine = await guarded.deploy(COUNTER)
+    machine = await guarded.deploy(COUNTER, name="forwarded")
     for headers in FORWARDED:
         answer = await guarded.http.get(f"/{machine}/s", headers=headers)
         assert answer.status_code == 200
@@ -120,7 +120,7 @@ async def test_a_token_says_who_asks(
 
 
 async def test_a_socket_that_brings_a_token_speaks_the_protocol(guarded: Client) -> None:
-    machine = await guarded.deploy(COUNTER)
+    machine = await guarded.deploy(COUNTER, name="socket-token")
     url = f"{guarded.url.replace('http', 'ws', 1)}/{machine}/s"
     protocols = [Subprotocol("machinehub.token.mh_t"), Subprotocol("machinehub.v1")]
     async with connect(url, subprotocols=protocols) as socket:
