@@ -8,7 +8,7 @@ import contextlib
 import shutil
 from typing import TYPE_CHECKING, Any, Final
 
-from playwright.async_api import async_playwright
+from playwright.async_api import async_playwright, expect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,6 +24,10 @@ FLAGS: Final = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+# This bounds a test that would hang; nothing is concluded from how long a page takes.
+expect.set_options(timeout=60_000)
 
 
 @contextlib.asynccontextmanager

@@ -89,7 +89,7 @@ async def built_counter(folder: Path, server: str) -> Path:
 
 
 async def count_is(page: Page, count: int) -> None:
-    await expect(page.locator("h1")).to_have_text(str(count), timeout=20_000)
+    await expect(page.locator("h1")).to_have_text(str(count))
 
 
 async def test_two_windows_share_the_react_counter(tmp_path: Path, browser: Browser) -> None:

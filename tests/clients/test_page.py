@@ -61,7 +61,7 @@ async def opened(browser: Browser, url: str, **options: Any) -> AsyncIterator[Pa
 
 
 async def ready(page: Page) -> None:
-    await expect(page.locator(".chart")).to_have_attribute("data-ready", "true", timeout=15_000)
+    await expect(page.locator(".chart")).to_have_attribute("data-ready", "true")
     await expect(page.locator("header .status")).to_have_text("open")
 
 
@@ -256,7 +256,7 @@ async def test_a_chart_that_nobody_can_lay_out_is_shown_without_arrows(
     )
     async with opened(browser, f"{client.url}/{machine}/s") as page:
         await expect(page.get_by_text("drawing the chart")).to_be_visible()
-        await expect(page.locator(".chart")).to_have_attribute("data-ready", "true", timeout=25_000)
+        await expect(page.locator(".chart")).to_have_attribute("data-ready", "true")
         await expect(active(page, "s0")).to_have_count(1)
         await page.get_by_role("button", name="A", exact=True).click()
         await expect(active(page, "s1")).to_have_count(1)
@@ -397,11 +397,11 @@ async def test_more_sessions_than_a_page_lists(client: Client, browser: Browser)
         await page.get_by_role("button", name="More sessions").click()
         await expect(listed).to_have_count(120)
         await client.http.put(f"/{machine}/a-new-one")
-        await expect(listed.first).to_contain_text("a-new-one", timeout=10_000)
+        await expect(listed.first).to_contain_text("a-new-one")
         await tab(page, "versions")
         await expect(page.locator(".versions li")).to_have_count(1)
         await client.deploy(COUNTER + "\n", name="page-many")
-        await expect(page.locator(".versions li")).to_have_count(2, timeout=10_000)
+        await expect(page.locator(".versions li")).to_have_count(2)
 
 
 async def test_sixty_states_under_fire(client: Client, browser: Browser) -> None:

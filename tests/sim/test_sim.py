@@ -13,8 +13,8 @@ import pytest
 
 from tests.sim.world import World
 
-SEEDS = 1_000
-AT_ONCE = 250
+SEEDS = 500
+AT_ONCE = 125
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))

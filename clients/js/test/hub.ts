@@ -1,5 +1,6 @@
 // A WebSocket whose other end is the test. The hub itself is met in live.test.ts.
 
+import { vi } from "vitest";
 import { connect, type ConnectOptions, type Store } from "../src/index.ts";
 import type { Frame } from "../src/transport.ts";
 
@@ -82,3 +83,7 @@ export function fakeHub() {
     },
   };
 }
+
+/** Waits until `check` no longer throws, however slow the computer is. */
+export const eventually = (check: () => void): Promise<void> =>
+  vi.waitFor(check, { timeout: 30_000, interval: 5 });

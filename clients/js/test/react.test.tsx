@@ -5,7 +5,7 @@ import { act, cleanup, render, screen } from "@testing-library/react";
 import { StrictMode } from "react";
 import { afterEach, expect, test, vi } from "vitest";
 import { useMachine, useSelector, useStatelyActor, useStore } from "../src/react.ts";
-import { snapshot, TestSocket } from "./hub.ts";
+import { eventually, snapshot, TestSocket } from "./hub.ts";
 
 const sockets: TestSocket[] = [];
 vi.stubGlobal(
@@ -23,7 +23,7 @@ afterEach(async () => {
   sockets.length = 0;
 });
 
-const opened = (count: number) => vi.waitFor(() => expect(sockets.length).toBe(count));
+const opened = (count: number) => eventually(() => expect(sockets.length).toBe(count));
 const say = (frame: Parameters<TestSocket["say"]>[0], at = 0) => act(() => sockets[at]?.say(frame));
 const update = (seq: number, count: number) => ({
   type: "update",
@@ -69,7 +69,7 @@ test("components share one connection, which the last of them closes", async () 
     </StrictMode>,
   );
   await opened(2);
-  await vi.waitFor(() => expect(sockets[0]?.readyState).toBe(3));
+  await eventually(() => expect(sockets[0]?.readyState).toBe(3));
   say(snapshot(1, { count: 1 }), 1);
   expect(screen.getByText("1 open 0 undefined")).toBeTruthy();
 });
@@ -78,7 +78,7 @@ test("a component that comes back after the connection closed gets another", asy
   const { unmount } = render(<Counter />);
   await opened(1);
   unmount();
-  await vi.waitFor(() => expect(sockets[0]?.readyState).toBe(3));
+  await eventually(() => expect(sockets[0]?.readyState).toBe(3));
   render(<Counter />);
   await opened(2);
   say(snapshot(3, { count: 3 }), 1);

@@ -2,9 +2,9 @@
 
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { afterEach, expect, test, vi } from "vitest";
+import { afterEach, expect, test } from "vitest";
 import { connect, type ConnectOptions, type Store } from "../src/index.ts";
-import { snapshot } from "./hub.ts";
+import { eventually, snapshot } from "./hub.ts";
 
 const closing: (() => void)[] = [];
 afterEach(() => closing.splice(0).forEach((close) => close()));
@@ -110,7 +110,7 @@ test("a request that is never answered goes again with the next connection", asy
   });
   await store.waitFor(() => true);
   const ack = store.send({ type: "a", n: 1 });
-  await vi.waitFor(() => expect(posts).toBe(1));
+  await eventually(() => expect(posts).toBe(1));
   streams[0]?.destroy();
   expect((await ack).outcome).toBe("accepted");
   expect(posts).toBe(2);
@@ -127,7 +127,7 @@ test("a session that is deleted is not made anew", async () => {
       );
     },
   });
-  await vi.waitFor(() => expect(store.status).toBe("closed"));
+  await eventually(() => expect(store.status).toBe("closed"));
   expect([store.error?.code, streams]).toEqual(["no_such_session", 1]);
 });
 
@@ -141,7 +141,7 @@ test("input that is refused is the end, a proxy's error page is not", async () =
     },
     { input: { a: 1 } },
   );
-  await vi.waitFor(() =>
+  await eventually(() =>
     expect([refused.status, refused.error?.code]).toEqual(["closed", "input_too_large"]),
   );
   let tries = 0;

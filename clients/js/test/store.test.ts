@@ -5,7 +5,7 @@ import { backoffMs } from "../src/backoff.ts";
 import { Outbox, TRIES_MAX, WINDOW } from "../src/outbox.ts";
 import { State } from "../src/state.ts";
 import { connect } from "../src/index.ts";
-import { fakeHub, snapshot, TestSocket } from "./hub.ts";
+import { eventually, fakeHub, snapshot, TestSocket } from "./hub.ts";
 
 beforeEach(() => void vi.spyOn(Math, "random").mockReturnValue(0.01)); // short waits
 afterEach(() => void vi.restoreAllMocks());
@@ -93,7 +93,7 @@ test("unavailable is tried again, and holds back what comes after", async () => 
   });
   void store.send({ type: "b" });
   expect(socket.sent.length).toBe(1);
-  await vi.waitFor(() => expect(socket.sent.length).toBe(3));
+  await eventually(() => expect(socket.sent.length).toBe(3));
   expect(socket.sent[1]?.id).toBe(socket.sent[0]?.id);
   socket.say({ type: "ack", id: socket.sent[0]?.id, seq: 2, outcome: "accepted" });
   expect((await ack).outcome).toBe("accepted");
