@@ -11,11 +11,11 @@ them, the roots trust them too, as a build behind that proxy would have to.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -152,7 +152,7 @@ def use(stage: Stage) -> None:
     stage.environment["MACHINEHUB_TOKEN"] = token = "mh_for-this-check-only"  # noqa: S105 - made up
     stage.environment["MACHINEHUB_HOST"] = "127.0.0.1"  # the network is the computer's own
     print(f"== CMD {stage.command}", flush=True)
-    hub = subprocess.Popen(stage.execute(stage.command))
+    hub = subprocess.Popen(stage.execute(stage.command), start_new_session=True)
     try:
         deadline = time.monotonic() + HEALTHY_WITHIN_S
         check = stage.execute(["/bin/sh", "-c", stage.health])
@@ -168,9 +168,11 @@ def use(stage: Stage) -> None:
             raise SystemExit(f"the counter says {answer}")
         subprocess.run(stage.execute(["machinehub", "doctor"]), check=True)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            hub.terminate()
-            hub.wait()
+        # `unshare` itself ignores it; the hub is the other process of the group.
+        os.killpg(hub.pid, signal.SIGTERM)
+        code = hub.wait(timeout=60)
+    if code != 0:
+        raise SystemExit(f"the hub ended with {code} when it was told to end")
 
 
 def call(path: str, body: dict[str, object], token: str) -> dict[str, dict[str, str]]:
