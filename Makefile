@@ -57,7 +57,7 @@ run: setup
 	$(BIN)/machinehub dev examples/counter.ts
 
 test: setup check browser
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup
 
 # The page is tested in a real browser.
 browser:

@@ -112,7 +112,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """New members of a session. Each is news to all the others, and may be an event of the machine.
     """
     connections_per_session: int = 1_000
-    """Each change is sent to each: this bounds what one event costs."""
+    """Connections of one session; separately, requests that wait for it. Each change is sent to
+    all of them, so this bounds the cost of one event.
+    """
     presence_grace_ms: int = 5_000
     """How long a member without a connection still counts as present: a page that is loaded again
     takes a second or two.

@@ -121,7 +121,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     changed: bool = False
     """Whether the public snapshot changed."""
     error: Fault | None = None
-    """An applied input has one too when the session had finished just before it."""
+    """Why the input was undone or refused; None for an input that was applied."""
     format: int = INPUT
     """Which version of `input` it is (`sandbox/protocol/formats.py`)."""
 
@@ -144,10 +144,11 @@ class MemberChange(msgspec.Struct, frozen=True, gc=False):
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one turn changes of a session besides its memory: whatever must be known while it
-    sleeps.
+    """What one turn changes of a session besides its memory, and what the database must therefore
+    store: pending timers, one member that the machine was told of, and the end of the session.
 
-    Folded by `apply_to` wherever it is folded: in memory, in replays, in the database.
+    `apply_to` applies the timers in memory and in replays; `_write_changes` in
+    `machinehub/store/sessions.py` writes the same changes to the database.
     """
 
     timers: dict[TimerId, Armed | None] = {}

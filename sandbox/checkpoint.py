@@ -42,9 +42,10 @@ def _digest(body: bytes) -> bytes:
 def encode_checkpoint(
     image: bytes, memory: memoryview, *, scratch: Iterable[range], extras: tuple[int, ...] = ()
 ) -> bytes:
-    """What `memory` has that `image` has not. What is scratch is left as the image has it.
+    """Encodes the pages of `memory` that differ from `image` as a checkpoint (see the module).
 
-    `extras` is kept with it.
+    The address ranges in `scratch` are treated as unchanged. `extras` are integers that are stored
+    with the pages, and that `apply_checkpoint` returns.
     """
     current = bytearray(memory)
     for area in scratch:

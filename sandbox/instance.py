@@ -33,15 +33,19 @@ if TYPE_CHECKING:
 CHECKPOINT_INPUTS: Final = 256
 """A checkpoint costs what 10 to 20 events cost; replaying this many inputs takes about 25 ms."""
 CHECKPOINT_CPU_NS: Final = 100_000_000
-"""Inputs may be heavy: this bounds what thawing elsewhere can cost everybody on that worker."""
+"""A checkpoint goes to the hub after this much CPU time in inputs. It bounds how long the replay
+blocks the other sessions of a worker on which the session is thawed.
+"""
 CHECKPOINT_BYTES: Final = 1024 * 1024
-"""Inputs are kept, in the hub, until the next checkpoint."""
+"""A checkpoint goes to the hub after this many bytes of inputs, which the hub keeps until then."""
 UNDO_CPU_NS: Final = 50_000_000
-"""Undoing a turn replays no more than this, since everybody on the worker waits for it: a session
-that comes there is frozen, for this worker alone. A counter's has its next checkpoint by then.
+"""A session is frozen, without telling the hub, after this much CPU time in inputs. It bounds the
+replay that undoing a turn takes, during which the worker's other sessions wait.
 """
 HEAVY_TURN_NS: Final = 10_000_000
-"""A turn that took so much is never replayed here: freezing takes a fifth of it."""
+"""After a turn of this CPU time the session is frozen at once, which takes about a fifth of it, so
+that undoing a later turn need not replay this one.
+"""
 REPLAY_CPU_S: Final = 5.0
 """CPU budget for a replay: ten times what the bounds above let come together, for a slower hour."""
 PLACE_CHARS_MAX: Final = 300

@@ -130,8 +130,11 @@ class Turns:
         return None
 
     def _has_room_for(self, memory_bytes_max: int) -> bool:
-        """A growth that the process cannot serve would be one answer now and another in a replay: a
-        module sees what `memory.grow` says.
+        """Whether all modules here, and one more with `memory_bytes_max`, could grow to their
+        limits at the same time; always True for scripts.
+
+        A module sees the result of `memory.grow`. If the process ran out of memory, that result
+        could differ in a replay, and the replay would not give the same memory.
         """
         if not self._runs_modules or not self._memory_bytes_max:
             return True

@@ -1,11 +1,11 @@
-"""The walls around a worker process, for the day when somebody gets out of wasmtime: they find a
-room with nothing in it.
+"""Operating-system sandboxing of a worker process, as the second layer of defence behind wasmtime.
 
-Decides: in which order walls go up, and what stands in for one that the kernel refuses. All of them
-stand before the first byte of a stranger arrives. Does not know: what a worker does.
+Each measure is called a *wall*: namespaces, resource limits, Landlock, dropped capabilities,
+seccomp. This module applies them in order, and reports each one that the kernel refuses and which
+other wall makes up for it. All are in place before a worker reads any untrusted byte.
 
-In two steps, since some walls are the calling thread's own, and must stand before there are others:
-`raise_first` before anything is compiled, `raise_rest` when all that is needed was read.
+`raise_first` applies those that hold only for the calling thread and the threads it starts; it
+runs while there is one thread. `raise_rest` runs after everything that the worker needs was read.
 """
 
 from __future__ import annotations

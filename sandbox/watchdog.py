@@ -25,13 +25,15 @@ class Watchdog:
     A thread looks at the guest thread's own CPU clock every `WATCHDOG_TICK_S`, so a machine is not
     blamed for a busy computer. There are two ways of ending a turn:
 
-    * *by epoch*: wasmtime's counter, checked at every function entry and loop. It costs QuickJS,
-      whose interpreter is one big loop, 38 % of each event, so only the forge uses it.
+    * *by epoch*: the watchdog increments wasmtime's epoch counter, which compiled code checks at
+      every function entry and loop. The check costs QuickJS, whose interpreter is one big loop,
+      38 % of each event, so every kind of worker uses it except those that run scripts.
     * *by protection*: the memory of the running instance is made inaccessible (`mprotect`), and the
       next load or store is the same trap as one out of bounds. It costs nothing while nothing is
       wrong. It reaches all code that touches its memory, which an interpreter does in every
       instruction; the engine has no call into native code that would touch it (glue.wat has copies
-      of its own). Code that is compiled from a stranger's own WASM must use the other way.
+      of its own). Code compiled from an untrusted WASM module may loop without touching memory,
+      so it is interrupted by epoch.
 
     A lock is held from the check to the act, and by the guest thread when it begins or ends a call:
     the turn that is ended is always the one that was checked, and the memory is never looked at

@@ -319,7 +319,7 @@ class MemorySessionStore:
     async def checkpoint_seqs(self, key: int) -> list[int]:
         return sorted(self.saved.get(key, {}))
 
-    async def whose(
+    async def explain_conflict(
         self, items: Sequence[TurnWrite | CheckpointWrite]
     ) -> tuple[dict[int, list[Entry]], bool]:
         foreign: dict[int, list[Entry]] = {}

@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 LOOKUP_S: Final = 2.0
-"""How long a lookup may be remembered: this long after another node's activation, new sessions may
-get the old version.
-"""
+"""How many seconds a lookup is cached; `forget` drops it earlier when the machine changes."""
 TARGETS_REMEMBERED: Final = 10_000
 VERSIONS_REMEMBERED: Final = 10_000
 """Whose limits are in memory: a version never changes."""

@@ -93,9 +93,9 @@ class Admission:
         return self._tokens.is_open
 
     def connect(self, peer: str) -> Callable[[], None] | None:
-        """A connection is there, whatever comes of it; what to call when it is gone.
-
-        Those of a proxy on this computer are counted by request. Raises `RateLimited`.
+        """Counts a new TCP connection from `peer`. Returns a function that the caller has to call
+        when the connection closes, or None if it is not counted: on an open hub, and for a proxy
+        on this computer, whose requests are counted by `enter`. Raises `RateLimited`.
         """
         if self.is_open or peer in PROXIES:
             return None
@@ -144,8 +144,11 @@ class Admission:
             )
 
     def _check_origin(self, head: _Headers, path: str) -> None:
-        """Machines of a hub with tokens are for pages of any site, unless its settings name those
-        that may use them; those of an open hub for pages of this computer, unless they do.
+        """Raises `Forbidden` for a request by a web page whose origin may not use this hub.
+
+        Origins that the settings list are allowed. If they list none, a hub with tokens allows
+        every origin, and an open hub only loopback origins and no embedding by other sites. The
+        hub's own origin is always allowed.
         """
         if path.startswith(ASSETS):
             return

@@ -1,11 +1,11 @@
-"""The session port: what anything outside may ask of sessions, and the messages that it hears.
+"""The session port: the interface through which the rest of the hub uses sessions.
 
-Whoever speaks with clients (`machinehub/protocols`) and whoever looks after machines
-(`machinehub/control`) knows sessions by this file alone. `LocalSessions` (`run/local.py`) is the
-implementation for the sessions of this hub; another may ask a hub elsewhere.
+`machinehub/protocols` (client protocols) and `machinehub/control` (the deploy API) open, read and
+change sessions only through `Sessions` and `Subscription`; `LocalSessions` (`run/local.py`)
+implements them.
 
-Messages say what happened, not how it is spelled: each protocol encodes them, once for all its
-listeners (`Message.encoded`).
+A `Listener` receives `Message` objects, which are independent of any wire format: each protocol
+encodes a message once, and sends the same bytes to all its listeners (`Message.encoded`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """What a listener hears. Immutable, but for what it was encoded to."""
+    """Base of all messages to a listener. Immutable, except for its cache of encoded forms."""
 
     _encoded: dict[Any, Any] | None = field(default=None, init=False, repr=False)
 
@@ -51,7 +51,9 @@ class Message:
 
 @dataclass(slots=True, eq=False)
 class Snapshot(Message):
-    """The session as it is, or was at an input: the first message that a listener hears."""
+    """The public snapshot after input `seq`: the first message that a new listener receives, and
+    the result of `Sessions.read`, `create` and `wait`.
+    """
 
     seq: Seq
     version: int
@@ -92,7 +94,9 @@ class Emitted(Message):
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody who is there, as others see them."""
+    """One participant of a session, as all its listeners see it: one connection, or all connections
+    with one client key.
+    """
 
     id: str
     user: str | None
@@ -113,13 +117,18 @@ class PresenceNews:
 
 @dataclass(slots=True, eq=False)
 class Presence(Message):
-    """Who is there."""
+    """The members that are present: the whole list for a new listener, later what changed."""
 
     count: int
     members: list[Member]
-    """The first of them, in the order of their coming; `count` is always the true number."""
+    """The first 100 members (`LISTED_MAX`), in the order in which they joined; `count` counts all
+    of them.
+    """
     news: PresenceNews | None = None
-    """None for a listener that has just come, and where the list is shorter than what changed."""
+    """What changed since the previous presence message. None if `members` replaces what the
+    listener knew: for a new listener, when more than `LISTED_MAX` members changed, and when one
+    left while more than `LISTED_MAX` were present.
+    """
 
 
 class Ending(Enum):
@@ -168,8 +177,8 @@ class Visitor(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """What became of an event, and the session right after it (as it is by now, for a second
-    copy).
+    """The outcome of an event, and the snapshot right after it. For an event id that was settled
+    earlier, the snapshot is the current one.
     """
 
     settled: Settled
@@ -192,7 +201,10 @@ class Summary(NamedTuple):
 
 
 class Recomputed(NamedTuple):
-    """What a replay came to. Digests are of memories, in hexadecimal."""
+    """The result of a replay up to input `seq`: `state` is the public snapshot as JSON, `inputs`
+    the number of inputs replayed, `ms` the wall-clock time in milliseconds. Digests are the
+    checkpoint digests (32 hexadecimal digits of SHA-256) of the session's memory.
+    """
 
     seq: Seq
     state: bytes
@@ -202,7 +214,7 @@ class Recomputed(NamedTuple):
     checkpoints: list[tuple[Seq, str, str]]
     """(seq, stored digest, recomputed digest)"""
     verified: bool
-    """Whether all digests agree, and the state is the one that clients were told."""
+    """Whether all digests agree and, if the session is in memory at `seq`, the state does too."""
 
 
 class VersionTarget(Protocol):
@@ -231,11 +243,11 @@ class Versions(Protocol):
 
 
 class Subscription(Protocol):
-    """A listener's hold on a session."""
+    """A listener's registration with a session, through which its client sends events."""
 
     @property
     def seq(self) -> Seq:
-        """Of the last input that was committed."""
+        """The seq of the last input that was committed."""
         ...
 
     @property
@@ -244,11 +256,13 @@ class Subscription(Protocol):
         ...
 
     def send(self, event: bytes, event_id: EventId | None) -> None:
-        """Hands an event over. With an id, the listener hears a `Settled`, at once if the id is
-        known.
+        """Appends `event`, a JSON object, to the session's queue of inputs, and does not wait.
 
-        Raises `CallerError` for an event that cannot be one, `RateLimited`, `Conflict` when the
-        session has ended, `NotFound` when it was deleted, `Unavailable` when too much waits.
+        With an `event_id` the listener receives a `Settled` once the event is committed or
+        refused; for a repeated id it receives the outcome of the first copy. Without one it
+        receives none. Raises `CallerError` for an event that is not valid, `RateLimited`,
+        `Conflict` when the session has ended, `NotFound` when it was deleted, and `Unavailable`
+        when too many inputs wait.
         """
 
     def describe(self, metadata: bytes) -> None:
@@ -268,8 +282,8 @@ class Sessions(Protocol):
         ...
 
     async def create(self, address: Address, given: bytes | None) -> Snapshot:
-        """Begins a session with XState's `input` as JSON. Raises `Conflict` when it exists,
-        `CallerError`.
+        """Creates a session; `given` is XState's `input` as JSON, None for none. Raises `Conflict`
+        when the session exists, and `CallerError` when `given` is not JSON, too large or too deep.
         """
         ...
 
@@ -282,11 +296,12 @@ class Sessions(Protocol):
         given: bytes | None = None,
         emitted_after: Seq | None = None,
     ) -> Subscription:
-        """From now on `listener` hears of the session, which begins with `given` if it is new.
+        """Registers `listener` for the session's messages. A session that does not exist is created
+        with `given`, XState's `input` as JSON.
 
-        Before this returns it has heard a `Snapshot`, then what was emitted behind `emitted_after`,
-        as far as that is remembered. Raises `CallerError`, `RateLimited`, and `Unavailable` when it
-        is full.
+        Before this returns, `listener` has received a `Snapshot`, followed by the `Emitted`
+        messages with a seq greater than `emitted_after` that are still in memory. Raises
+        `CallerError`, `RateLimited`, and `Unavailable` when the session has too many connections.
         """
         ...
 
@@ -305,9 +320,10 @@ class Sessions(Protocol):
         ...
 
     async def wait(self, address: Address, condition: Condition) -> Snapshot:
-        """The first snapshot from now on for which `condition` holds. It begins if it is new.
+        """Waits for the first snapshot, the current one included, for which `condition` holds. A
+        session that does not exist is created.
 
-        Raises `PreconditionFailed` when the session ends without it.
+        Raises `PreconditionFailed` when the session ends before `condition` holds.
         """
         ...
 
@@ -316,14 +332,16 @@ class Sessions(Protocol):
         ...
 
     async def describe(self, address: Address, visitor: Visitor, metadata: bytes) -> Presence:
-        """Sets what a member says of itself. Raises `Conflict` when it is not there,
-        `CallerError`.
+        """Sets the metadata, any JSON value, of the member with the visitor's client key. Raises
+        `Conflict` when that member has no connection, and `CallerError` for metadata that is not
+        JSON, too large or too deep.
         """
         ...
 
     async def inspect(self, address: Address, at: Seq | None = None) -> tuple[Summary, Snapshot]:
-        """The session as it is, or as it was after `at` inputs. Raises `NotFound`: a session that
-        does not exist does not begin; and for a step that is not, or not any more, to be had.
+        """The session's summary, and its snapshot now or after input `at`. Raises `NotFound` for a
+        session that does not exist (none is created), for an `at` beyond its last input, and for
+        one whose journal entries were pruned.
         """
         ...
 
@@ -340,8 +358,9 @@ class Sessions(Protocol):
         ...
 
     async def fork(self, address: Address, at: Seq | None, session_id: SessionId) -> Summary:
-        """A new session that goes on from input `at` of another, or from its last. Raises
-        `NotFound`, `Conflict` when there is one of that name.
+        """Creates the session `session_id` as a copy of the one at `address` after input `at`, or
+        after its last input. Raises `NotFound` as `inspect` does, and `Conflict` when a session
+        with the id `session_id` exists.
         """
         ...
 

@@ -50,6 +50,11 @@ _HOLDER: Final = """
 
 
 class Claim(Protocol):
+    """Exclusive use of a database by one hub: `take` comes before any write, `release` at the end.
+
+    `is_held` is False before `take`, after `release`, and while the lock is lost.
+    """
+
     async def take(self) -> None:
         """Raises `Unavailable`, which names whoever has it."""
 
@@ -60,7 +65,9 @@ class Claim(Protocol):
 
 
 class FileClaim:
-    """Of a SQLite database. One that was killed holds it no longer."""
+    """The claim on a SQLite database: an flock(2) lock on the file `<database>.hub`, which the
+    kernel releases when the hub's process ends.
+    """
 
     def __init__(self, database: str) -> None:
         self._database = database
@@ -89,6 +96,12 @@ class FileClaim:
 
 
 class PostgresClaim:
+    """The claim on a Postgres database: a session-level advisory lock that one connection holds.
+
+    A task checks the connection every `LOOK_S` seconds, and takes the lock again when it is lost.
+    Source: PostgreSQL's documentation, section 13.3.5 (advisory locks).
+    """
+
     def __init__(self, url: URL) -> None:
         self._url = url
         self._connection: asyncpg.Connection[Any] | None = None

@@ -142,8 +142,10 @@ class _SqliteThread:
 
 
 class Database:
-    """`write` has one transaction at a time on SQLite, which could not do more; `read` sees what
-    was committed.
+    """Runs transactions of the session store on SQLite or Postgres.
+
+    On SQLite, writes and reads each have one connection in a thread of its own, and run one at a
+    time. On Postgres they share a connection pool, and `read` uses REPEATABLE READ.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:

@@ -21,7 +21,7 @@ from machinehub.model import (
     StoredSession,
     TurnWrite,
 )
-from machinehub.store import statements as say
+from machinehub.store import statements as sql
 from machinehub.store.rows import (
     checkpoint_row,
     entry_row,
@@ -47,6 +47,11 @@ _LAST: Final = Seq(2**62)
 
 
 class SessionStore:
+    """The tables of sessions: `sessions`, `journal`, `checkpoints`, `timers` and `members`.
+
+    Every method is one transaction, and raises `Unavailable` when the database does not answer.
+    """
+
     def __init__(self, database: Database, retention: Retention) -> None:
         self._database = database
         self._retention = retention
@@ -63,7 +68,7 @@ class SessionStore:
             for deleting, run in groupby(writes, key=lambda each: isinstance(each, SessionDelete)):
                 if deleting:
                     keys = [{"of_key": each.key} for each in run]
-                    for statement in say.delete_session:
+                    for statement in sql.delete_session:
                         connection.run(statement, keys)
                 else:
                     self._write(
@@ -76,22 +81,22 @@ class SessionStore:
         turns = [write for write in writes if isinstance(write, TurnWrite)]
         frozen = [write for write in writes if isinstance(write, CheckpointWrite)]
         if created := [session_row(turn.created) for turn in turns if turn.created is not None]:
-            connection.run(say.add_session, created)
+            connection.run(sql.add_session, created)
         if turns:
-            connection.run(say.add_entry, [entry_row(turn.key, turn.entry) for turn in turns])
+            connection.run(sql.add_entry, [entry_row(turn.key, turn.entry) for turn in turns])
             _write_changes(connection, [turn for turn in turns if turn.changes is not NO_CHANGES])
         if frozen:
             # The same checkpoint may come again, when the answer to its first commit was lost.
             keys = [{"of_key": each.key, "of_seq": each.checkpoint.seq} for each in frozen]
-            connection.run(say.delete_checkpoint, keys)
+            connection.run(sql.delete_checkpoint, keys)
             rows = [checkpoint_row(each.key, each.checkpoint) for each in frozen]
-            connection.run(say.add_checkpoint, rows)
+            connection.run(sql.add_checkpoint, rows)
             for key in {each.key for each in frozen}:
                 self._prune(connection, key)
 
     def _prune(self, connection: Connection, key: SessionKey) -> None:
         keep = self._retention
-        seqs = [seq for (seq,) in connection.fetch(say.checkpoint_seqs, of_key=key)]
+        seqs = [seq for (seq,) in connection.fetch(sql.checkpoint_seqs, of_key=key)]
         # What is left of the journal can still be replayed, from the checkpoint just before it.
         base = max(
             (seq for seq in seqs if keep.journal and seq <= seqs[-1] - keep.journal), default=0
@@ -105,9 +110,9 @@ class SessionStore:
             seq for seq in superfluous(seqs, newest=keep.checkpoints, every=every) if seq != base
         } | {seq for seq in seqs if seq < base}
         if gone:
-            connection.run(say.delete_checkpoint, [{"of_key": key, "of_seq": seq} for seq in gone])
+            connection.run(sql.delete_checkpoint, [{"of_key": key, "of_seq": seq} for seq in gone])
         if base:
-            connection.run(say.forget_entries, [{"of_key": key, "of_seq": base}])
+            connection.run(sql.forget_entries, [{"of_key": key, "of_seq": base}])
 
     async def fork(
         self,
@@ -124,15 +129,15 @@ class SessionStore:
         """
 
         def work(connection: Connection) -> None:
-            connection.run(say.add_session, [session_row(record)])
+            connection.run(sql.add_session, [session_row(record)])
             connection.run(
-                say.inherit_entries,
+                sql.inherit_entries,
                 [{"of_key": parent, "of_child": record.key, "of_seq": checkpoint.seq}],
             )
-            connection.run(say.add_checkpoint, [checkpoint_row(record.key, checkpoint)])
+            connection.run(sql.add_checkpoint, [checkpoint_row(record.key, checkpoint)])
             if checkpoint.timers:
                 connection.run(
-                    say.add_timer,
+                    sql.add_timer,
                     [
                         timer_row(record.key, timer, Armed(due_at_ms))
                         for timer, due_at_ms in checkpoint.timers.items()
@@ -140,7 +145,7 @@ class SessionStore:
                 )
             if members and not checkpoint.finished:
                 connection.run(
-                    say.add_member,
+                    sql.add_member,
                     [member_row(record.key, member, sender) for member, sender in members.items()],
                 )
 
@@ -151,7 +156,7 @@ class SessionStore:
     async def ping(self) -> None:
         """Raises `Unavailable` when the database does not answer."""
         self._database.check_file()
-        await self._database.read(lambda connection: connection.fetch(say.one))
+        await self._database.read(lambda connection: connection.fetch(sql.one))
 
     async def load(self, machine_id: MachineId, session_id: SessionId) -> StoredSession | None:
         """Everything that is needed to go on with a session; None when there is none."""
@@ -170,7 +175,7 @@ class SessionStore:
 
     async def record_of(self, key: SessionKey) -> SessionRecord | None:
         found = await self._database.read(
-            lambda connection: connection.fetch(say.session_of_key, of_key=key)
+            lambda connection: connection.fetch(sql.session_of_key, of_key=key)
         )
         return to_record(found[0]) if found else None
 
@@ -179,7 +184,7 @@ class SessionStore:
         return [
             key
             for (key,) in await self._database.read(
-                lambda connection: connection.fetch(say.some_keys, of_machine=machine_id)
+                lambda connection: connection.fetch(sql.some_keys, of_machine=machine_id)
             )
         ]
 
@@ -188,7 +193,7 @@ class SessionStore:
         return [
             to_record(row)
             for row in await self._database.read(
-                lambda connection: connection.fetch(say.finished_sessions, of_before_ms=before_ms)
+                lambda connection: connection.fetch(sql.finished_sessions, of_before_ms=before_ms)
             )
         ]
 
@@ -199,7 +204,7 @@ class SessionStore:
         behind = (after or "").encode()
         rows = await self._database.read(
             lambda connection: connection.fetch(
-                say.session_page, of_machine=machine_id, of_after=behind, of_limit=limit
+                sql.session_page, of_machine=machine_id, of_after=behind, of_limit=limit
             )
         )
         return [(to_record(row[:-2]), Seq(max(row[-2] or 0, row[-1] or 0))) for row in rows]
@@ -212,7 +217,7 @@ class SessionStore:
         """
         rows = await self._database.read(
             lambda connection: connection.fetch(
-                say.timers_due, of_after_ms=after_ms, of_until_ms=until_ms
+                sql.timers_due, of_after_ms=after_ms, of_until_ms=until_ms
             )
         )
         return [tuple(row) for row in rows]
@@ -222,7 +227,7 @@ class SessionStore:
         return [
             (timer, due)
             for timer, due, _ in await self._database.read(
-                lambda connection: connection.fetch(say.timers_of, of_key=key)
+                lambda connection: connection.fetch(sql.timers_of, of_key=key)
             )
         ]
 
@@ -231,7 +236,7 @@ class SessionStore:
         return [
             (key, to_member(member), sender)
             for key, member, sender in await self._database.read(
-                lambda connection: connection.fetch(say.all_members)
+                lambda connection: connection.fetch(sql.all_members)
             )
         ]
 
@@ -240,7 +245,7 @@ class SessionStore:
         return [
             to_entry(row)
             for row in await self._database.read(
-                lambda connection: connection.fetch(say.presence_entries, of_key=key, of_seq=until)
+                lambda connection: connection.fetch(sql.presence_entries, of_key=key, of_seq=until)
             )
         ]
 
@@ -258,7 +263,7 @@ class SessionStore:
         attempts = 0 if applied_only else 2**31 - 1
         rows = await self._database.read(
             lambda connection: connection.fetch(
-                say.entries,
+                sql.entries,
                 of_key=key,
                 of_seq=seq,
                 of_attempt=attempt,
@@ -279,8 +284,8 @@ class SessionStore:
         """
 
         def work(connection: Connection) -> tuple[Seq, Seq]:
-            ((first, last),) = connection.fetch(say.applied_span, of_key=key)
-            frozen = connection.fetch(say.checkpoint_seqs, of_key=key)
+            ((first, last),) = connection.fetch(sql.applied_span, of_key=key)
+            frozen = connection.fetch(sql.checkpoint_seqs, of_key=key)
             last = max(last or 0, *frozen[-1]) if frozen else last or 0
             return Seq(first or last + 1), Seq(last)
 
@@ -294,16 +299,18 @@ class SessionStore:
         return [
             seq
             for (seq,) in await self._database.read(
-                lambda connection: connection.fetch(say.checkpoint_seqs, of_key=key)
+                lambda connection: connection.fetch(sql.checkpoint_seqs, of_key=key)
             )
         ]
 
-    async def whose(
+    async def explain_conflict(
         self, items: Iterable[TurnWrite | CheckpointWrite]
     ) -> tuple[dict[SessionKey, list[Entry]], bool]:
-        """After `AlreadyWritten`: the keys of the sessions of which something else stands where
-        `items` should, with the entries that have their event ids already; and whether all of
-        `items` were in fact committed (by an attempt whose answer was lost).
+        """Finds out why a commit of `items` raised `AlreadyWritten`.
+
+        Returns, by session key, the stored entries with an event id that differ from the items in
+        whose place they stand (none if another session has taken the name); and whether `items`
+        are stored as they are, because an earlier attempt succeeded and its answer was lost.
         """
 
         def work(connection: Connection) -> tuple[dict[SessionKey, list[Entry]], bool]:
@@ -349,7 +356,7 @@ def _in_place_of(connection: Connection, item: TurnWrite) -> Entry | str | None:
             return "another session"
     entry = item.entry
     rows = connection.fetch(
-        say.entry_at, of_key=item.key, of_seq=entry.seq, of_attempt=entry.attempt
+        sql.entry_at, of_key=item.key, of_seq=entry.seq, of_attempt=entry.attempt
     )
     there = (
         to_entry(rows[0])
@@ -370,24 +377,24 @@ def _load(
     key = record.key
     checkpoint = _checkpoint(connection, key, _LAST)
     since = checkpoint.seq if checkpoint else 0
-    newest = connection.fetch(say.newest_entry, of_key=key)
+    newest = connection.fetch(sql.newest_entry, of_key=key)
     seq, attempts = newest[0] if newest else (since, 0)
-    timers = connection.fetch(say.timers_of, of_key=key)
+    timers = connection.fetch(sql.timers_of, of_key=key)
     return StoredSession(
         record=record,
         seq=Seq(seq),
         attempts=attempts,
         checkpoint=checkpoint,
         tail=[
-            to_entry(row) for row in connection.fetch(say.applied_since, of_key=key, of_seq=since)
+            to_entry(row) for row in connection.fetch(sql.applied_since, of_key=key, of_seq=since)
         ]
         if seq > since
         else [],
         timers={timer: Armed(due_at_ms, tries) for timer, due_at_ms, tries in timers},
-        receipts=[to_entry(row) for row in connection.fetch(say.newest_ids, of_key=key)][::-1],
+        receipts=[to_entry(row) for row in connection.fetch(sql.newest_ids, of_key=key)][::-1],
         members={
             to_member(member): sender
-            for member, sender in connection.fetch(say.members_of, of_key=key)
+            for member, sender in connection.fetch(sql.members_of, of_key=key)
         }
         if record.hears_presence
         else {},
@@ -398,18 +405,18 @@ def _record(
     connection: Connection, machine_id: MachineId, session_id: SessionId
 ) -> SessionRecord | None:
     rows = connection.fetch(
-        say.session_named, of_machine=machine_id, of_session=session_id.encode()
+        sql.session_named, of_machine=machine_id, of_session=session_id.encode()
     )
     return to_record(rows[0]) if rows else None
 
 
 def _entry_of(connection: Connection, key: SessionKey, event_id: EventId) -> Entry | None:
-    rows = connection.fetch(say.entry_of_id, of_key=key, of_event_id=event_id.encode())
+    rows = connection.fetch(sql.entry_of_id, of_key=key, of_event_id=event_id.encode())
     return to_entry(rows[0]) if rows else None
 
 
 def _checkpoint(connection: Connection, key: SessionKey, until: Seq) -> SavedCheckpoint | None:
-    rows = connection.fetch(say.checkpoint_until, of_key=key, of_seq=until)
+    rows = connection.fetch(sql.checkpoint_until, of_key=key, of_seq=until)
     return to_checkpoint(rows[0]) if rows else None
 
 
@@ -428,24 +435,24 @@ def _write_changes(connection: Connection, turns: list[TurnWrite]) -> None:
             finished.append({"of_key": turn.key, "of_now_ms": turn.entry.now_ms})
     if timers:
         connection.run(
-            say.delete_timer, [{"of_key": key, "of_timer": timer} for key, timer in timers]
+            sql.delete_timer, [{"of_key": key, "of_timer": timer} for key, timer in timers]
         )
         if armed_rows := [
             timer_row(key, timer, armed)
             for (key, timer), armed in timers.items()
             if armed is not None
         ]:
-            connection.run(say.add_timer, armed_rows)
+            connection.run(sql.add_timer, armed_rows)
     if members:
         told = [{"of_key": key, "of_member": member.encode()} for key, member in members]
-        connection.run(say.delete_member, told)
+        connection.run(sql.delete_member, told)
         if member_rows := [
             member_row(key, member, sender)
             for (key, member), sender in members.items()
             if sender is not None
         ]:
-            connection.run(say.add_member, member_rows)
+            connection.run(sql.add_member, member_rows)
     if finished:
-        connection.run(say.finish_session, finished)
-        connection.run(say.delete_timers, finished)
-        connection.run(say.delete_members, finished)
+        connection.run(sql.finish_session, finished)
+        connection.run(sql.delete_timers, finished)
+        connection.run(sql.delete_members, finished)

@@ -1,6 +1,6 @@
-"""What the session store says to a database, by name.
+"""The SQL statements of the session store, which `sessions.py` executes.
 
-`sessions.py` says when; parameters that are not columns begin with `of_`.
+Bind parameters other than the columns of an INSERT have names that begin with `of_`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The store: what outlives the hub. SQLAlchemy Core, the same statements on SQLite and Postgres.
+"""The database of the control plane: machines, versions, images, engines and tokens.
 
-Decides: numbering of versions, what is immutable, what a name means. A version's content is found
-by its digest, so the same content is never stored twice. Every method is one transaction.
+It uses SQLAlchemy Core, with the same statements on SQLite and Postgres. It numbers the versions of
+a machine and resolves names. An image is stored under the digest of its content, so deploying the
+same content again stores no second image. The tables of sessions are in `sessions.py`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ class Deployment(NamedTuple):
 
 
 class Store:
+    """The tables of the control plane: machines, versions, images, engines and tokens.
+
+    Every query raises `Unavailable` when the database does not answer.
+    """
+
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
@@ -132,11 +138,12 @@ class Store:
         engine: str,
         definition: bytes | None,
     ) -> Deployment | None:
-        """Adds a version to the machine of this name (created when new, with `new_id`) and makes it
-        the active one.
+        """Adds a version to the machine of this name, creating the machine with `new_id` if there
+        is none; with `activate`, new sessions get the version. `files` comes from `pack_files`,
+        `image` is zstd-compressed, `definition` is JSON; both are stored if there is no such image.
 
-        `image` and `definition` are stored too when they are given. None when no image is stored
-        and none is given: its last machine was deleted meanwhile. Raises `Conflict`.
+        Returns None, having stored nothing, if the database has no image `digest` and none is
+        given. Raises `Conflict` if the name is a machine's id, or others kept deploying first.
         """
         stored = None
         if image is not None:
@@ -256,6 +263,7 @@ class Store:
     # --- tokens -----------------------------------------------------------------------------------
 
     async def add_token(self, *, name: str, token: str, now_ms: int) -> Token:
+        """Stores the SHA-256 of a token; the token itself is not kept."""
         async with self._transaction() as connection:
             insert = (
                 tokens.insert()
@@ -303,10 +311,12 @@ class Store:
 
 
 def hash_token(token: str) -> str:
+    """The SHA-256 of a token in hexadecimal. Stored tokens are random, so no salt is needed."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def pack_files(files: dict[str, str]) -> bytes:
+    """Files by path, as zstd-compressed JSON with sorted paths; `unpack_files` is the inverse."""
     return zstandard.ZstdCompressor(level=3).compress(
         msgspec.json.encode(dict(sorted(files.items())))
     )

@@ -1,9 +1,9 @@
 """Compiling strangers' modules: each in a process of its own, with a cap on its CPU and memory,
 that ends with the answer.
 
-wasmtime promises isolation while it runs code, not while it compiles it; no fuel and no epoch
-counts then. So what has seen a stranger's module before it was compiled holds no session, and
-builds nothing for anybody else.
+wasmtime isolates code while it runs, not while it is compiled: neither fuel nor epochs limit the
+compiler. So a process that compiles an untrusted module holds no sessions, builds nothing else, and
+ends with its answer.
 """
 
 from __future__ import annotations

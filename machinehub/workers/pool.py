@@ -53,8 +53,8 @@ COMPILE_CPU_S: Final = 15
 
 
 Group = tuple[str, str]
-"""What its workers are for ("session" or "module"), and whose it is: a machine's, or everybody's
-("").
+"""The key of a group of workers: their kind ("session" or "module"), and the id of the machine that
+they are reserved for, or "" when all machines share them.
 """
 SCRIPTS: Final[Group] = ("session", "")
 

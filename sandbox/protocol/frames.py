@@ -39,6 +39,9 @@ class FrameReader(Generic[T]):
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[list[T]]:
+        """Adds received bytes; returns the batches that are now complete, one per frame. Raises
+        `BadFrame`, after which the reader must not be used any more.
+        """
         self._buffer += data
         batches: list[list[T]] = []
         at = 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final, NewType
 
 Slot = NewType("Slot", int)
-"""What a hub calls a session towards a worker. A new one for each stay there: whatever is still
-said of an earlier one is about nobody.
+"""The number of a session in the messages to its worker. Each time a session is opened on a worker
+it gets a new slot, so late answers for an earlier slot can be told apart and dropped.
 """
 Ticket = NewType("Ticket", int)
-"""What a hub calls one question to a worker, which the answer repeats."""
+"""A request id: the hub numbers its requests to a worker, and the answer repeats the number."""
 TimerId = NewType("TimerId", int)
 """A timer of one session, as its guest counts them."""
 

@@ -9,8 +9,9 @@ from typing import Final
 import msgspec
 
 HEAVY_US: Final = 1_000
-"""From so much CPU on a turn is heavy, fifteen times what a counter's takes: the hub sends one at a
-time of a worker's sessions, and the worker sends what it has answered before it begins one.
+"""A turn counts as heavy from this CPU time on, in microseconds (a counter's turn takes about a
+fifteenth of it). The hub sends a worker one turn at a time that it expects to be heavy, and the
+worker flushes its answers before it begins one.
 """
 
 

@@ -76,6 +76,8 @@ class Step(Message, tag=2, frozen=True):
 
 
 class Checkpoint(Message, tag=3, frozen=True):
+    """Freeze the session as it is now; the answer is a `Done` with the checkpoint, or `Failed`."""
+
     session: Slot
     ticket: Ticket
 

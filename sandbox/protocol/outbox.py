@@ -8,8 +8,9 @@ from sandbox.protocol.ids import TimerId
 
 
 class Outbox(msgspec.Struct, array_like=True, gc=False):
-    """`[format, finished, snapshot, emitted, timers_set, timers_cancelled, logs]`, cut after the
-    last part that says something. `[0, fault]` is not one: it says that the turn must be undone.
+    """The JSON array `[format, finished, snapshot, emitted, timers_set, timers_cancelled, logs]`,
+    from which empty elements at the end are left out. The array `[0, fault]` is no outbox: with it
+    the guest reports that the turn has to be undone.
     """
 
     format: int

@@ -408,9 +408,9 @@ class SimStore(MemorySessionStore):
         await self._reach()
         return await super().load(machine_id, session_id)
 
-    async def whose(self, items: Sequence[Any]) -> Any:
+    async def explain_conflict(self, items: Sequence[Any]) -> Any:
         await self._reach()
-        return await super().whose(items)
+        return await super().explain_conflict(items)
 
     async def record(self, machine_id: str, session_id: str) -> Any:
         await self._reach()

@@ -26,7 +26,7 @@ from tests.sim.parts import SimClock, SimPool, SimStore, State, fold, journal_of
 
 if TYPE_CHECKING:
     from machinehub.session.decide.session import Session
-    from machinehub.session.run.sandbox import SandboxWorkers
+    from machinehub.session.run.worker_interfaces import SandboxWorkers
     from machinehub.store.sessions import SessionStore
 
 MACHINE = MachineId("m")

@@ -250,7 +250,7 @@ async def test_nothing_is_written_twice_and_a_refused_batch_leaves_nothing(
         )
     assert await store.load("m", "innocent") is None
     assert await store.timers_due(after_ms=0, until_ms=10) == []
-    foreign, ours = await store.whose([begun(innocent), again])
+    foreign, ours = await store.explain_conflict([begun(innocent), again])
     expected = [begun(made, event_id="e1").entry] if again.key == made.key else []
     assert (foreign, ours) == ({again.key: expected}, False)
 
@@ -265,7 +265,7 @@ async def test_the_same_batch_again_is_recognised(store: Any) -> None:
     await store.commit(batch)
     with pytest.raises(AlreadyWritten):
         await store.commit(batch)
-    assert await store.whose(batch) == ({}, True)
+    assert await store.explain_conflict(batch) == ({}, True)
     await store.commit([CheckpointWrite(made.key, checkpoint(1))])  # by itself it may come again
 
 

@@ -70,7 +70,7 @@ class ClientFrame(msgspec.Struct):
 _decode: Final = msgspec.json.Decoder(ClientFrame).decode
 
 
-class Pace:
+class ClientRates:
     """How fast one client may send. Nothing is counted where the hub is open."""
 
     def __init__(self, limits: Limits, allowed: Limits) -> None:
@@ -96,7 +96,7 @@ class Pace:
         return self._others.take(1, now_s)
 
 
-class Hold:
+class ResendGuard:
     """Keeps the order of a client that sends again what could not be taken: what was on its way
     behind a refused event is refused too.
 
@@ -135,15 +135,15 @@ class SocketListener:
         self._metrics = metrics
         self._tells_cost = tells_cost
         self._skipped: Update | None = None
-        self._hold = Hold()
-        self._pace: Pace | None = None
+        self._resends = ResendGuard()
+        self._rates: ClientRates | None = None
         self._subscription: Subscription
 
     def begin(self, subscription: Subscription, *, is_counted: bool) -> None:
         """From now on frames of the client are for this session."""
         self._subscription = subscription
         if is_counted:
-            self._pace = Pace(self._limits, subscription.limits)
+            self._rates = ClientRates(self._limits, subscription.limits)
 
     # --- to the client ----------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class SocketListener:
 
     def _acknowledge(self, message: Settled) -> None:
         if message.error is not None:
-            self._hold.refused(error_of(message.error), self._clock.monotonic_s())
+            self._resends.refused(error_of(message.error), self._clock.monotonic_s())
         self._write(text_frame(settled_json(message, with_cost=self._tells_cost)))
 
     def _write(self, frame: bytes) -> None:
@@ -210,7 +210,7 @@ class SocketListener:
             return
         try:
             if event_id is not None:
-                self._hold.check(self._clock.monotonic_s())
+                self._resends.check(self._clock.monotonic_s())
             self._take(size)
             self._subscription.send(bytes(frame.event), event_id)
         except HubError as error:
@@ -231,8 +231,8 @@ class SocketListener:
 
     def _take(self, size: int) -> None:
         """Raises `RateLimited`."""
-        if self._pace is not None:
-            self._pace.take_event(size, self._clock.monotonic_s())
+        if self._rates is not None:
+            self._rates.take_event(size, self._clock.monotonic_s())
 
     def _refuse(self, error: HubError) -> None:
         self._metrics.refused.labels(code=error.code).inc()
@@ -242,7 +242,7 @@ class SocketListener:
         """Frames that are no events, wrong ones among them, have a rate of their own: who exceeds
         it wants nothing of a session.
         """
-        if self._pace is None or self._pace.may_send_other(self._clock.monotonic_s()):
+        if self._rates is None or self._rates.may_send_other(self._clock.monotonic_s()):
             return False
         self._metrics.refused.labels(code="rate_limited").inc()
         self.close(CloseCode.LIMIT_EXCEEDED, "too many frames")

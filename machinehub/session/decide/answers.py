@@ -37,9 +37,10 @@ REFUSALS: Final = OUR_FAULTS | {
 }
 """Why a worker may say that it undid a turn: each is in the docs, and the label of a metric."""
 OUTBOX_BYTES_MAX: Final = 2 * 1024 * 1024
-"""Of a turn, and of a snapshot that was taken under another limit.
+"""The largest outbox of a turn, and the largest snapshot after a replay, in bytes.
 
-A script's fits into 1 MiB, the guest's I/O area; a module's is spelled anew, which may take more.
+The outbox of a script fits into the guest's I/O area of 1 MiB. The worker encodes the outbox of a
+module again (`sandbox/module.py`), which may make it larger.
 """
 CHECKPOINT_SLACK_BYTES: Final = 64 * 1024
 """What a checkpoint may take beside the memory, where nothing of it can be compressed."""

@@ -1,6 +1,6 @@
-"""What a turn changes durably, read off its outbox: the one place where `Changes` is made.
+"""Computes the durable changes of an applied turn from the timers that its outbox sets and cancels.
 
-How it is folded is `Changes.apply_to` (machinehub/model.py).
+`Changes.apply_to` (machinehub/model.py) applies the result to a session's pending timers.
 """
 
 from __future__ import annotations

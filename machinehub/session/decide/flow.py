@@ -1,10 +1,10 @@
-"""How much of a session's queue its worker may hold: the fairness between sessions.
+"""Flow control: how many inputs of a session may be in flight to its worker.
 
-A worker does its work in the order in which it arrives, so what one session has sent ahead is what
-all others on that worker wait for. A session may have a few inputs on their way; one that uses up
-its CPU may have one, and waits in between, twice as long after each such turn in a row. And of all
-the sessions of a worker whose turns are heavy, one at a time has one input there (`HeavyLane`): a
-light turn waits for one heavy one at most, however many machines spin beside it.
+A worker processes messages in arrival order, so the inputs that one session has in flight delay
+every other session on that worker. `SendWindow` allows a session up to `SIZE_MAX` inputs in flight,
+fewer if its turns are expensive. After a turn that exceeded its CPU budget it allows one, after a
+pause that doubles with each such turn in a row. `HeavyLane` lets only one session of a worker have
+a heavy turn in flight at a time, so a light turn waits for at most one heavy turn.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ Waiter = TypeVar("Waiter")
 
 SIZE_MAX: Final = 8
 HEAVY_START_US: Final = 5_000
-"""As `HEAVY_US`, of a session's first turn, which takes a millisecond where nothing is computed."""
+"""A session's first turn counts as heavy from this CPU time on, in microseconds, because even an
+empty machine takes about 1 ms to start. `HEAVY_US` is the same threshold for all later turns.
+"""
 PAUSE_S: Final = 0.1
 PAUSE_S_MAX: Final = 1.6
 _AHEAD_US: Final = 2_000
-"""What a session may have on its way, by what its turns usually take."""
+"""The most estimated CPU time, in microseconds, that a session's inputs in flight may add up to;
+one input is always allowed.
+"""
 _NEWER: Final = 0.05
-"""How much the last turn counts, against those before it.
+"""The weight of the newest turn in the exponential moving average of CPU times.
 
-One that took more than usual counts at once, and is forgotten slowly.
+A turn above the average replaces it at once, so that the estimate rises fast and falls slowly.
 """
 
 
@@ -113,8 +117,8 @@ class SendWindow:
 
 
 class HeavyLane(Generic[Waiter]):
-    """Of one worker: whose heavy turn it may do now, and who waits for that, in the order of their
-    asking.
+    """A lock of one worker: its holder may have a heavy turn in flight, the others queue for it in
+    first-in, first-out order. Nothing blocks: the caller retries when `leave` names it.
     """
 
     def __init__(self) -> None:
@@ -122,8 +126,8 @@ class HeavyLane(Generic[Waiter]):
         self._waiting: OrderedDict[Waiter, None] = OrderedDict()
 
     def enter(self, who: Waiter) -> bool:
-        """Whether `who` may send a heavy turn now; if not, `leave` of somebody else will name
-        them.
+        """Takes the lock for `who` if it is free, else queues `who`. Returns whether `who` holds
+        the lock; if not, a later call of `leave` returns `who`.
         """
         if self._inside is None:
             self._waiting.pop(who, None)

@@ -1,12 +1,12 @@
-"""The life of a session in this hub's memory, as two tables: what is known of it, and where it
-runs.
+"""The life cycle of a session in this hub's memory, as two state machines: `Phase` and `Stage`.
 
-The code moves through these tables and nowhere else; `docs/architecture.md` draws them, and
+Only the transitions of `TRANSITIONS` and `MOVES` occur; `docs/architecture.md` draws them, and
 `tests/session/decide/test_lifecycle.py` tries every step in every phase.
 
-`Phase` is about knowledge: whether memory has what the database has, and whether the public
-snapshot can be read. `Stage` is about place: whether a worker has the session. A session that
-sleeps has neither, and costs nothing but its rows; one that is live may be on a worker or not.
+`Phase` says how much of the session is in memory: whether its stored state is loaded, and whether
+its public snapshot can be read. `Stage` says whether a worker has the session. The two are
+independent: a session in the phase `LIVE` may be on a worker or not. A session that nobody uses is
+not in memory at all, and has neither.
 """
 
 from __future__ import annotations

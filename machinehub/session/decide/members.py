@@ -1,9 +1,9 @@
-"""Members: who is in a session, and what of that is news to those who watch.
+"""The members of a session, and the changes to that list which its listeners have to be told.
 
-Decides without I/O: that all connections of one member are one, that somebody who may come back is
-waited for, and how a crowd is told: whole to a newcomer, afterwards what changed. Does not know:
-sockets, clocks (the caller says when somebody was waited for long enough), or what a machine is
-told (`run/presence.py`).
+This module does no I/O. It counts all connections of one member as one, keeps a member that may
+reconnect until the caller gives it up, and produces the full list for a new listener and the
+changes for all others. It uses no sockets and no clock (the caller decides when to give a member
+up); what the machine itself is told is in `run/presence_events.py`.
 
 A member's life:
 

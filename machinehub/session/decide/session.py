@@ -65,7 +65,7 @@ cannot kill them all.
 
 
 class Session:
-    """See the module. `record` names the session and its image, which never change."""
+    """The inputs of one session: those that wait, were decided, and were committed."""
 
     def __init__(self, record: SessionRecord, *, limits: Limits) -> None:
         """`limits` are the hub's."""
@@ -225,8 +225,8 @@ class Session:
         return self._refuse(pending, Fault(known, f"{message} ({at})" if at else message), cost)
 
     def refuse_late(self) -> list[Turn]:
-        """The session has ended: what was on its way behind the end is refused, as a later event
-        is.
+        """Empties the queue of a session that has ended: refuses the client events in it with
+        `session_finished`, drops timers and presence events, and returns the refused turns.
         """
         late, self.pending, self.pending_bytes = self.pending, deque(), 0
         return [
@@ -243,8 +243,8 @@ class Session:
         self._keep_pending(list(self.pending)[:keep])
 
     def crashed(self) -> Turn | None:
-        """The worker died. The turn of the input at the head of the queue, if that is to blame once
-        too often.
+        """Counts a worker crash against the oldest pending input. After
+        `CRASHES_BEFORE_QUARANTINE` crashes the input is refused; returns that turn, else None.
         """
         if not self.pending:
             return None
@@ -258,8 +258,8 @@ class Session:
         )
 
     def frozen(self, checkpoint: bytes, at_ms: int) -> SavedCheckpoint | None:
-        """The session as it was decided so far was frozen: what came before need not be replayed
-        any more. None when that was so already. Raises `BrokenWorker`.
+        """Takes over a checkpoint of what was decided so far, and empties the tail. Returns what
+        has to be stored; None if it has no new input. Raises `BrokenWorker` if it is malformed.
         """
         check_checkpoint(checkpoint, memory_bytes_max=self._limits.memory_bytes)
         if not self.tail:
@@ -360,8 +360,9 @@ class Session:
         self._forget_loaded()
 
     def rewind(self, known: list[Entry]) -> None:
-        """What was decided will not be committed as it stands: all of it waits again, and the
-        session has to be restored first. `known` are entries of old whose event ids came again.
+        """Puts the inputs that were decided but not committed back into the queue, until `restore`.
+
+        `known` are stored entries with event ids; `restore` settles queued events by them.
         """
         self._recalled += known
         again = self._take_all()
@@ -371,7 +372,7 @@ class Session:
         self._forget_loaded()
 
     def forget(self) -> None:
-        """It is no more, or never was."""
+        """Marks the session as deleted, or as one that could not start; this is final."""
         self._move(Step.FORGET)
 
     def _publish(self) -> None:

@@ -26,9 +26,9 @@ class TimerQueue(Generic[Owner]):
         self._count = 0
 
     def add(self, owner: Owner, timer: TimerId, due_at_ms: int, *, not_before_ms: int = 0) -> None:
-        """Once, however often it is added.
+        """Adds a timer; a timer that is queued already with this due time is not added again.
 
-        `not_before_ms` is for one that has to wait although it is due.
+        It fires at `due_at_ms` or `not_before_ms`, whichever is later (milliseconds since 1970).
         """
         if (owner, timer, due_at_ms) in self._there:
             return

@@ -67,10 +67,8 @@ class Pending:
 
 @dataclass(slots=True)
 class Turn:
-    """One input that was decided: everything that may be told of it, once `write` is in the
-    database.
-
-    Without a `write` there is nothing to wait for.
+    """The outcome of one input (a turn). It may be published once `write` is committed; a turn
+    without a `write` changes nothing in the database and is published at once.
     """
 
     seq: Seq

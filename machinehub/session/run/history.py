@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from machinehub.ids import MachineId, MemberId, SessionId
     from machinehub.model import Entry
     from machinehub.session.run.placement import Placement
-    from machinehub.session.run.sandbox import Images, SandboxWorker, SandboxWorkers
+    from machinehub.session.run.worker_interfaces import Images, SandboxWorker, SandboxWorkers
     from machinehub.store.sessions import SessionStore
     from sandbox.protocol.ids import Slot, TimerId
     from sandbox.protocol.messages import Question, ToHub
@@ -50,7 +50,9 @@ ENTRIES_AT_ONCE: Final = 500
 REPLAYS_AT_ONCE: Final = 4
 REPLAYS_WAITING_MAX: Final = 64
 REPLAYS_PER_MACHINE_MAX: Final = 8
-"""Those that run or wait. Whoever comes when there are more is told `unavailable`."""
+"""How many replays of one machine may run or wait; `REPLAYS_WAITING_MAX` is the same for all
+machines together. Any further replay is refused with `unavailable`.
+"""
 ANSWER_S: Final = 30.0
 PRESENCE_JOINED: Final = b'{"type":"presence.joined"'
 
@@ -126,6 +128,10 @@ class Replica:
 
 
 class History:
+    """Computes past states of sessions on replicas: snapshots, forks, replays, and rebuilt
+    checkpoints. `Outcomes` passes it the answers of workers for the slots of replicas.
+    """
+
     def __init__(
         self,
         store: SessionStore,
@@ -209,8 +215,11 @@ class History:
         return members
 
     async def recompute(self, record: SessionRecord, seq: Seq | None) -> Recomputed:
-        """Replays the journal from its beginning to `seq`, comparing with every checkpoint on the
-        way.
+        """Replays the journal up to `seq`, or up to the last input if it is None, and compares the
+        memory with every stored checkpoint on the way.
+
+        The replay starts from the image, or, if the journal is pruned, from the newest checkpoint
+        at or before its first entry. Raises `NotFound` and `Unavailable`.
         """
         seq = (await self._store.span(record.key))[1] if seq is None else seq
         first = await self._start_for(record, seq, earliest=True)
@@ -292,9 +301,10 @@ class History:
     async def _replica(
         self, record: SessionRecord, checkpoint: SavedCheckpoint | None, *, mends: bool = False
     ) -> AsyncIterator[Replica]:
-        """A replica as it was at `checkpoint`, for as long as the block lasts.
+        """Thaws a replica of the session at `checkpoint` (None: at its image) on a worker, and
+        closes it when the block ends.
 
-        `mends`: it is needed to make a checkpoint again, whose turn has come already.
+        `mends` skips the limits on concurrent replays, for rebuilding a damaged checkpoint.
         """
         async with contextlib.AsyncExitStack() as open_:
             if not mends:
@@ -395,6 +405,7 @@ class History:
         return said
 
     def answered(self, worker: SandboxWorker, message: Done | Failed | Replayed) -> None:
+        """Completes the pending `ask` for the message's slot; any other message is ignored."""
         asked = self._asked.get(message.session)
         if asked is not None and asked[0] is worker and not asked[1].done():
             asked[1].set_result(message)

@@ -135,8 +135,8 @@ class Housekeeper:
             self.sweep()
 
     def sweep(self) -> None:
-        """Puts to sleep what is idle, and the longest idle of what is too many, or in the way of
-        those that must wake.
+        """Freezes or unloads idle sessions. While more sessions are on workers, or wait to be woken
+        by a timer, than `live_sessions` allows, the least recently used ones count as idle too.
         """
         now_ms = self._clock.now_ms()
         for session in self._registry.all:

@@ -110,11 +110,13 @@ class Intake:
         kind: Kind = Kind.EVENT,
         member: MemberChange | None = None,
     ) -> None:
-        """Hands a checked event to the session; `then` hears what became of it, at once when the id
-        is known.
+        """Queues an event that `check` has accepted; `then` is called with its receipt once it is
+        settled. `sender` is JSON, which the machine sees as the event's sender.
 
-        Raises `Conflict` when the session is finished, `NotFound` when it was deleted, and
-        `Unavailable` when too much waits.
+        A repeated `event_id` queues nothing: `then` gets the receipt of the first copy. Raises
+        `Conflict` when the session is finished and the journal is not searched for `event_id`,
+        `NotFound` when it was deleted, and `Unavailable` when too many inputs, or copies of this
+        event, wait.
         """
         receipt, is_new = session.receipts.of(event_id)
         if not is_new:

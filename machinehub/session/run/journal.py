@@ -37,7 +37,9 @@ log = logging.getLogger("machinehub.journal")
 LINES_AT_ONCE: Final = 1_000
 LINES_WAITING_MAX: Final = 20_000
 BYTES_WAITING_MAX: Final = 64 * 1024 * 1024
-"""Of all sessions; above either, events are refused, since the database does not keep up."""
+"""How many writes (`LINES_WAITING_MAX`) and bytes of all sessions may wait to be committed. Above
+either, new events are refused, because the database does not keep up.
+"""
 RETRY_S: Final = 0.05
 RETRY_S_MAX: Final = 1.0
 PATIENCE_S: Final = 1.0
@@ -80,6 +82,12 @@ class QueuedWrite:
 
 
 class Journal:
+    """The queue of writes to the database, which one task commits in batches (group commit).
+
+    Every write is reported to `CommitOutcomes` in the order of the queue: committed, superseded or
+    refused.
+    """
+
     def __init__(self, store: SessionStore, metrics: Metrics) -> None:
         self._store = store
         self._metrics = metrics
@@ -118,6 +126,7 @@ class Journal:
     # --- what is written --------------------------------------------------------------------------
 
     def add_turn(self, session: Session, turn: Turn) -> None:
+        """Queues a turn for the next commit. The turn must have a `write`."""
         assert turn.write is not None
         self._add(
             QueuedWrite(
@@ -216,7 +225,7 @@ class Journal:
         already.
         """
         items = [line.item for line in batch if isinstance(line.item, TurnWrite | CheckpointWrite)]
-        foreign, all_ours = await self._store.whose(items)
+        foreign, all_ours = await self._store.explain_conflict(items)
         self._failing_since_s = None
         if all_ours or not any(
             isinstance(item, TurnWrite) for item in items

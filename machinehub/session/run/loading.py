@@ -55,6 +55,8 @@ class Opening:
 
 
 class Loader:
+    """Loads sessions into memory, creates new ones, and removes sessions from memory."""
+
     def __init__(
         self,
         registry: Registry,

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         Versions,
         Visitor,
     )
-    from machinehub.session.run.sandbox import Images, SandboxWorker, SandboxWorkers
+    from machinehub.session.run.worker_interfaces import Images, SandboxWorker, SandboxWorkers
     from machinehub.store.sessions import SessionStore
     from sandbox.protocol.messages import ToHub
 

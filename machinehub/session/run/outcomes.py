@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from machinehub.session.run.placement import Placement
     from machinehub.session.run.publisher import Publisher
     from machinehub.session.run.registry import Registry
-    from machinehub.session.run.sandbox import SandboxWorker
     from machinehub.session.run.scheduler import TimerScheduler
     from machinehub.session.run.waits import Waits
+    from machinehub.session.run.worker_interfaces import SandboxWorker
     from sandbox.protocol.messages import Done, Failed, Replayed
 
 log = logging.getLogger("machinehub.session")
@@ -64,7 +64,7 @@ class Outcomes:
         self._metrics = metrics
         self._mending: set[Session] = set()
         self._mended: WeakSet[Session] = WeakSet()
-        """One that is damaged again at once is beyond us."""
+        """Sessions whose checkpoint was rebuilt once already: a second failure is not retried."""
         self._tasks = Tasks()
 
     def stop(self) -> None:
@@ -76,6 +76,7 @@ class Outcomes:
         await self._loader.load(session)
 
     def decided(self, session: Session, turn: Turn) -> None:
+        """Schedules the turn's timers and queues its write; without a write, publishes the turn."""
         # At once: others of the session must not fire before them because a commit takes its time.
         if turn.changes.timers:
             self._scheduler.set(session.record.key, turn.changes.armed)
@@ -160,6 +161,9 @@ class Outcomes:
             self._loader.could_not_begin(session, error_of(turn.error))
 
     def superseded(self, session: Session, known: list[Entry]) -> None:
+        """Takes the session off its worker, puts its uncommitted inputs back into its queue, and
+        places it again, which loads it from the database.
+        """
         if session.gone:
             return
         self._placement.leave(session)
@@ -167,6 +171,7 @@ class Outcomes:
         self._placement.place(session)
 
     def refused(self, session: Session, error: Unavailable) -> None:
+        """Takes the session off its worker, and refuses all its uncommitted inputs with `error`."""
         if session.gone:
             return
         self._placement.leave(session)

@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from machinehub.model import Image, SavedCheckpoint
     from machinehub.session.decide.session import Session
     from machinehub.session.decide.turn import Turn
-    from machinehub.session.run.sandbox import Images, SandboxWorker, SandboxWorkers
+    from machinehub.session.run.worker_interfaces import Images, SandboxWorker, SandboxWorkers
     from sandbox.protocol.messages import ToHub
 
 OPEN_TICKET: Final = Ticket(0)
-"""Of `Open` and `Replay`, which come before any input."""
+"""The ticket of `Open` and of the `Replay` after it, which the worker answers before any input."""
 FREEZE_TICKET: Final = Ticket(-1)
-"""Of a checkpoint that the hub asks for. Inputs count from 1."""
+"""The ticket of `Checkpoint`. The tickets of inputs count from 1, so neither can collide."""
 
 
 class TurnOutcomes(Protocol):
@@ -85,6 +85,10 @@ class Place:
 
 
 class Placement:
+    """Places sessions on workers: opens and freezes them there, sends their inputs as
+    `decide/flow.py` allows, and reports what the workers answer to `TurnOutcomes`.
+    """
+
     def __init__(self, pool: SandboxWorkers, images: Images, clock: Clock, limits: Limits) -> None:
         self._pool = pool
         self._images = images
@@ -193,8 +197,8 @@ class Placement:
             self._send_steps(place)
 
     def _make_way(self, place: Place) -> None:
-        """Whatever the session had on the worker's lane for heavy turns is done: the next one's
-        turn.
+        """Releases the worker's `HeavyLane` for this session, and sends the heavy input of the next
+        session in its queue that has one to send.
         """
         lane = self._lanes.get(place.worker) if place.worker is not None else None
         following = lane.leave(place.slot) if lane is not None else None
@@ -340,6 +344,9 @@ class Placement:
     # --- what workers answer ----------------------------------------------------------------------
 
     def worker_answered(self, worker: SandboxWorker, messages: list[ToHub]) -> None:
+        """Handles a batch of messages from `worker`, in order. A message that a session worker must
+        not send, or that `Session` does not accept, ends the worker.
+        """
         for message in messages:
             if isinstance(message, Said):
                 continue

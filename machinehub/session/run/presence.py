@@ -144,6 +144,7 @@ class Crowds:
         self._tell_soon(crowd)
 
     def detach(self, session: Session, listener: Listener) -> None:
+        """Removes a listener. A member that may return stays present for `presence_grace_ms`."""
         self._publisher.leave(session, listener)
         crowd = self._crowds.get(session)
         who = crowd.connections.pop(listener, None) if crowd is not None else None

@@ -37,8 +37,8 @@ LOOKS_MAX: Final = 30
 session that is loaded later brings what the database knows of its members along.
 """
 _REFUSED: Final = b""
-"""In place of a sender: the machine refused to hear that they came, and so does not hear that they
-left.
+"""Stands in `Told.there` for the sender of a member whose `presence.joined` the machine rejected:
+no `presence.left` is sent for such a member.
 """
 _OVER: Final = ("session_finished", "session_deleted", "no_such_session")
 
@@ -229,8 +229,10 @@ class PresenceEvents:
             await asyncio.sleep(RETRY_S)
 
     async def _look_again(self) -> bool:
-        """A commit that was under way when the hub before this one was killed may have been done
-        after `start` looked; whether nothing moved meanwhile.
+        """Reads the stored members again, because a commit of the previous, killed hub may have
+        reached the database after `start` read them, and informs the machines of what is new.
+
+        Returns whether all rows were accounted for; False means that the caller should look again.
         """
         self._moved.clear()
         try:

@@ -57,6 +57,8 @@ class Audience:
 
 
 class Publisher:
+    """Keeps the listeners and waiting requests of every session, and sends them committed turns."""
+
     def __init__(
         self, clock: Clock, logs: MachineLogs, metrics: Metrics, *, emitted_kept_bytes: int
     ) -> None:
@@ -114,7 +116,9 @@ class Publisher:
             self.notify(session)
 
     def send(self, listeners: Iterable[Listener], message: Message) -> None:
-        """One that cannot be told must not keep it from the others."""
+        """Sends `message` to every listener. An exception of one listener is logged, so that the
+        others still receive the message.
+        """
         for listener in list(listeners):
             _call(listener.receive, message)
 

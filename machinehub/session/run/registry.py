@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 
 class Registry:
+    """All sessions in memory, by (machine id, session id) and by key."""
+
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._by_name: dict[tuple[MachineId, SessionId], Session] = {}

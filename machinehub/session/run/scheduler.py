@@ -35,7 +35,9 @@ RETRY_MS: Final = 1000
 _ALWAYS: Final = -(2**62)
 _NEVER: Final = 2**62
 _ANY_TIMER: Final = TimerId(0)
-"""No timer has this id: it wakes a session, whose due timers then fire."""
+"""A placeholder id, which no real timer has. When it comes due, the session is loaded, and loading
+a session schedules its real timers.
+"""
 
 
 class TimerScheduler:

@@ -32,6 +32,8 @@ ever.
 
 
 class Waking:
+    """Turns due timers into inputs, and loads the sessions that are not in memory for them."""
+
     def __init__(
         self,
         registry: Registry,

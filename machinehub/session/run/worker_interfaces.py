@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 
 class Images(Protocol):
+    """Where the images of versions come from; the catalog implements it."""
+
     async def image(self, digest: Digest) -> Image:
         """Raises `NotFound`, `Unavailable`."""
         ...
@@ -24,7 +26,9 @@ class SandboxWorker(Protocol):
     """One worker process."""
 
     suspect: Slot | None
-    """Of one that is lost: the slot that it worked on when it died."""
+    """The slot to blame once `lost` is True: the one that `kill` named, else the one whose answer
+    was due next; None if no answer was due.
+    """
     lost: bool
 
     def ask(self, about: Slot, message: Question) -> None:
@@ -34,16 +38,18 @@ class SandboxWorker(Protocol):
         """Sends a message that will not."""
 
     def take(self, digest: Digest, image: Image) -> None:
-        """Another session of this image comes to live here."""
+        """Adds a reference to the image; the first one sends it (and its engine) to the worker."""
 
     def leave(self, digest: Digest) -> None:
-        """A session of this image is gone from here."""
+        """Drops a reference to the image; the last one makes the worker unload it."""
 
     def kill(self, why: str, *, suspect: Slot | None = None) -> None:
         """Ends the process; `suspect` is the slot to blame."""
 
 
 class SandboxWorkers(Protocol):
+    """The pool of session workers; `WorkerPool` (machinehub/workers/pool.py) implements it."""
+
     def choose(self, *, modules: bool = False, machine: str = "") -> SandboxWorker | None:
         """One that is ready, if there is, of those where this machine's sessions live; modules live
         apart from scripts.
