@@ -41,12 +41,14 @@ class Message:
     def encoded(self, encode: Callable[[Self], T]) -> T:
         """`encode(self)`, computed once for each `encode`, however many listen."""
         known = self._encoded
-        if known is None:
-            known = self._encoded = {}
-        found: T | None = known.get(encode)
-        if found is None:
-            found = known[encode] = encode(self)
-        return found
+        if known is not None and encode in known:
+            found: T = known[encode]
+            return found
+        made = encode(self)  # which may use another encoding of the message
+        if self._encoded is None:
+            self._encoded = {}
+        self._encoded[encode] = made
+        return made
 
 
 @dataclass(slots=True, eq=False)

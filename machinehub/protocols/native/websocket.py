@@ -148,13 +148,15 @@ class SocketListener:
     # --- to the client ----------------------------------------------------------------------------
 
     def receive(self, message: Message) -> None:
-        if isinstance(message, Closed):
-            self.close(_ENDINGS[message.why], message.detail)
-            return
-        if isinstance(message, Settled):  # nobody else hears of it
+        if isinstance(message, Update):  # first: what all listeners of a session receive
+            if self._socket.write_paused:
+                self._skipped = message
+            else:
+                self._socket.write_frame(message.encoded(to_frame))
+        elif isinstance(message, Settled):  # for this client alone
             self._acknowledge(message)
-        elif self._socket.write_paused and isinstance(message, Update):
-            self._skipped = message
+        elif isinstance(message, Closed):
+            self.close(_ENDINGS[message.why], message.detail)
         else:
             self._write(message.encoded(to_frame))
 

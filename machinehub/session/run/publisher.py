@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from machinehub.session.port import Emitted, Snapshot, Update
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from machinehub.session.port import Listener, Message
 
 log = logging.getLogger("machinehub.session")
-T = TypeVar("T")
 
 
 class RecentEmitted:
@@ -120,7 +119,10 @@ class Publisher:
         others still receive the message.
         """
         for listener in list(listeners):
-            _call(listener.receive, message)
+            try:
+                listener.receive(message)
+            except Exception:
+                log.exception("a listener could not be told")
 
     def tell_how_it_stands(self, session: Session) -> None:
         """For everybody, when that was not known here before."""
@@ -163,11 +165,7 @@ def answer(receipt: Receipt) -> None:
     """Tells whoever waits for what became of an event."""
     waiting, receipt.waiting = receipt.waiting, []
     for then in waiting:
-        _call(then, receipt)
-
-
-def _call(somebody: Callable[[T], None], what: T) -> None:
-    try:
-        somebody(what)
-    except Exception:
-        log.exception("somebody could not be told")
+        try:
+            then(receipt)
+        except Exception:
+            log.exception("the sender of an event could not be told")
