@@ -150,6 +150,7 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
             raise BadSettings(
                 f"{PREFIX}{name.upper()}: {values[name]} is not between {lowest} and {highest}"
             )
+    _public_host(str(values.get("public_url", "")))
     return Settings(**values, limits=Limits(**limits))  # type: ignore[arg-type]
 
 
@@ -157,7 +158,7 @@ def check_can_listen(settings: Settings, *, has_tokens: bool) -> None:
     """Raises `BadSettings` for an address that strangers reach while anybody may deploy."""
     if settings.token or has_tokens:
         return
-    public = urlsplit(settings.public_url).hostname if settings.public_url else None
+    public = _public_host(settings.public_url)
     if not settings.is_loopback:
         where = f"listen on {settings.host}"
     elif public is not None and public != "localhost" and not _is_loopback_address(public):
@@ -168,6 +169,20 @@ def check_can_listen(settings: Settings, *, has_tokens: bool) -> None:
         f"refusing to {where} without a token: anybody who reaches it could deploy. "
         f"Set {PREFIX}TOKEN, or run `machinehub tokens create`."
     )
+
+
+def _public_host(url: str) -> str | None:
+    """The host of a public URL; None where there is none. Raises `BadSettings`."""
+    if not url:
+        return None
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:  # "http://[", or a port that is no number
+        host = None
+    if host is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+        raise BadSettings(f"{PREFIX}PUBLIC_URL: {url!r} is not a URL as in https://hub.example")
+    return host
 
 
 def normalise_database_url(url: str) -> str:

@@ -68,6 +68,13 @@ def test_a_hub_of_this_computer_needs_none(near: dict[str, str]) -> None:
         ({"LIMIT_TIMERS": "many"}, "is not a number"),
         ({"PORT": "70000"}, "is not between 1 and 65535"),
         ({"FUEL": "perhaps"}, "is not yes or no"),
+        ({"PUBLIC_URL": "hub.example.com"}, "is not a URL"),
+        ({"PUBLIC_URL": "localhost:8787"}, "is not a URL"),
+        ({"PUBLIC_URL": "//hub.example"}, "is not a URL"),
+        ({"PUBLIC_URL": "javascript:alert(1)"}, "is not a URL"),
+        ({"PUBLIC_URL": "http://["}, "is not a URL"),
+        ({"PUBLIC_URL": "http://localhost:port"}, "is not a URL"),
+        ({"PUBLIC_URL": "http://localhost/?q"}, "is not a URL"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(environment: dict[str, str], says: str) -> None:

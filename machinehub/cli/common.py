@@ -6,6 +6,7 @@ authorised, 4 not found, 5 conflict or limit, 6 the machine does not build, 130 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -166,10 +167,21 @@ class Hub:
             sent["Authorization"] = f"Bearer {self.token}"
         import httpx  # here: half of the commands never talk to a hub, and should start fast
 
-        try:
+        with self._reached():
             response = httpx.request(
                 method, self.server.rstrip("/") + path, json=body, headers=sent, timeout=timeout_s
             )
+        if response.is_success:
+            return read_json(response.text) if response.content else None
+        raise Refused.of(response)
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Ends the command when the hub is not reached, or is lost."""
+        import httpx
+
+        try:
+            yield
         except httpx.InvalidURL:
             fail(f"{self.server!r} is not a URL", USAGE)
         except httpx.ConnectError:
@@ -179,9 +191,23 @@ class Hub:
             )
         except httpx.HTTPError as error:
             fail(f"{self.server}: {error or type(error).__name__}")
-        if response.is_success:
-            return read_json(response.text) if response.content else None
-        raise Refused.of(response)
+
+    def follow(self, path: str) -> Iterator[Any]:
+        """What a stream of server-sent events carries, until it ends."""
+        import httpx
+
+        headers = {"Accept": "text/event-stream"}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        url = self.server.rstrip("/") + path
+        waits = httpx.Timeout(10, read=None)  # between two lines a machine may be silent for ever
+        with self._reached(), httpx.stream("GET", url, headers=headers, timeout=waits) as response:
+            if not response.is_success:
+                response.read()
+                raise Refused.of(response)
+            for text in response.iter_lines():
+                if text.startswith("data: "):
+                    yield read_json(text.removeprefix("data: "))
 
     def read(self, path: str) -> Any:
         return self.call("GET", path, headers={"Accept": "application/json"})

@@ -17,7 +17,6 @@ from machinehub.cli.common import (
     AsJson,
     Hub,
     MachineArgument,
-    Refused,
     Server,
     SessionArgument,
     TokenOption,
@@ -175,19 +174,8 @@ def logs(
         for line in hub.read(path)["data"]:
             _show_line(line, as_json=as_json)
         return
-    import httpx
-
-    headers = {"Accept": "text/event-stream"} | (
-        {"Authorization": f"Bearer {token}"} if token else {}
-    )
-    url = server.rstrip("/") + path
-    with httpx.stream("GET", url, headers=headers, timeout=None) as response:  # noqa: S113 - for ever
-        if not response.is_success:
-            response.read()
-            raise Refused.of(response)
-        for text in response.iter_lines():
-            if text.startswith("data: "):
-                _show_line(read_json(text.removeprefix("data: ")), as_json=as_json)
+    for line in hub.follow(path):
+        _show_line(line, as_json=as_json)
 
 
 def _show_line(line: dict[str, Any], *, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from machinehub.errors import Forbidden, RateLimited
+from machinehub.errors import BadRequest, Forbidden, RateLimited
 from machinehub.principal import Principal, Standing
 from machinehub.rates import Rates
 
@@ -50,6 +50,8 @@ class _Headers:
         for name, value in headers:
             match name:
                 case b"host":
+                    if self.host:  # RFC 9112, section 3.2
+                        raise BadRequest("bad_request", "a request has one Host header")
                     self.host = value.decode("latin-1")
                 case b"origin":
                     self.origin = value.decode("latin-1")

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from machinehub.cli.main import app
 from machinehub.ids import SessionId
+from tests.processes import deploy, hub_process
 from tests.support import CACHE, COUNTER, EXAMPLES, ROOT, Client, free_port, running_hub
 
 if TYPE_CHECKING:
@@ -169,6 +170,28 @@ async def test_exit_codes(client: Client, tmp_path: Path) -> None:
     assert alone.returncode == 1
     assert "machinehub serve" in alone.stderr
     assert (await run("list", MACHINEHUB_SERVER="nonsense")).returncode in (1, 2)
+
+
+async def test_a_hub_that_is_not_there_or_goes_away_is_said(tmp_path: Path) -> None:
+    away = await run("logs", "m", "-f", MACHINEHUB_SERVER="http://127.0.0.1:1")
+    assert (away.returncode, away.stderr.startswith("error: no hub answers")) == (1, True)
+    source = (
+        'import { createMachine } from "xstate"; export default createMachine({ on: { SAY: { '
+        'actions: () => console.log("said") } } });'
+    )
+    async with hub_process(tmp_path) as hub, httpx.AsyncClient() as http:
+        url = await deploy(hub.url, source)
+        await http.post(f"{url}/s", json={"type": "SAY"})
+        following = await asyncio.create_subprocess_exec(
+            *(*COMMAND, "logs", url.rsplit("/", 1)[1], "-f"),
+            env=environment(MACHINEHUB_SERVER=hub.url, PYTHONUNBUFFERED="1"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        await line_with(following.stdout, "said")
+        hub.process.kill()
+        _, lost = await following.communicate()
+    assert (following.returncode, lost.decode().startswith("error: http://127.0.0.1:")) == (1, True)
 
 
 async def test_config_file_names_the_machine(client: Client, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,6 +52,17 @@ async def test_a_hub_with_a_token_is(guarded: Client) -> None:
     for headers in FORWARDED:
         answer = await guarded.http.get(f"/{machine}/s", headers=headers)
         assert answer.status_code == 200
+
+
+async def test_a_request_names_one_host(client: Client) -> None:
+    """Of two, the last one counted, whatever a proxy before it had gone by."""
+    for hosts in (("elsewhere.example", "localhost"), ("localhost", "elsewhere.example")):
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
+        lines = ["GET /healthz HTTP/1.1", *(f"Host: {host}" for host in hosts), "", ""]
+        writer.write("\r\n".join(lines).encode())
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 400")
+        assert b"bad_request" in await reader.readuntil(b"}")
+        writer.close()
 
 
 @pytest.mark.parametrize(

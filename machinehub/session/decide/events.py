@@ -38,7 +38,8 @@ def check_event(raw: bytes | msgspec.Raw, *, bytes_max: int, depth_max: int) -> 
         raise InvalidEvent("invalid_event", "an event's type is a string that is not empty")
     if head.type.startswith(_RESERVED) and not is_route(head.type):
         raise InvalidEvent(
-            "invalid_event", f"types that begin with {' or '.join(_RESERVED)} are the hub's own"
+            "invalid_event",
+            f"types that begin with {' or '.join(_RESERVED)} are the hub's own, except {_ROUTE}",
         )
     if is_deeper_than(data, depth_max):
         raise BadRequest("event_too_deep", f"an event nests at most {depth_max} levels")

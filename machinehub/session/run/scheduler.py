@@ -31,6 +31,8 @@ PRUNE_AT: Final = 4096
 HORIZON_MS: Final = 10 * 60_000
 """How far ahead timers are kept in memory."""
 EXTEND_S: Final = 60.0
+LOOK_S: Final = 1.0
+"""How soon a step forward of the computer's clock is noticed by timers that wait."""
 RETRY_MS: Final = 1000
 _ALWAYS: Final = -(2**62)
 _NEVER: Final = 2**62
@@ -165,4 +167,5 @@ class TimerScheduler:
             self._handle.cancel()
         self._handle_at_ms = due_at_ms
         wait_s = max(0, due_at_ms - self._clock.now_ms()) / 1000
-        self._handle = asyncio.get_running_loop().call_later(min(wait_s, EXTEND_S), self.fire)
+        # Not for long at once: the computer's clock may be put forward meanwhile.
+        self._handle = asyncio.get_running_loop().call_later(min(wait_s, LOOK_S), self.fire)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
-from machinehub.clock import ManualClock
+from machinehub.clock import ManualClock, SystemClock
 from machinehub.errors import Unavailable
 from machinehub.limits import Limits
 from tests.durable import TIMERS, asleep, count, hub_on, send
@@ -61,6 +62,22 @@ async def test_timers_fire_after_the_hub_was_down(database_url: str, tmp_path: P
             "data"
         ]
         assert [entry["kind"] for entry in entries] == ["start", "event", "timer", "timer", "timer"]
+
+
+async def test_a_clock_that_is_put_forward_is_followed_soon(tmp_path: Path) -> None:
+    """Timers that were waiting went on waiting as long as they had meant to."""
+    ahead_ns = 0
+    clock = SystemClock(lambda: time.time_ns() + ahead_ns)
+    async with running_hub(tmp_path, clock=clock) as client:
+        machine = await client.deploy(
+            'import { createMachine } from "xstate"; export default createMachine({ initial: "a", '
+            'states: { a: { after: { 300000: "b" } }, b: { tags: "b" } } });'
+        )
+        await client.http.get(f"/{machine}/s")
+        ahead_ns = 3600 * 1_000_000_000
+        waiting = {"condition": {"tag": "b"}, "timeout_ms": 60_000}
+        answer = await client.http.post(f"/{machine}/s/wait", json=waiting)
+        assert answer.json()["snapshot"]["value"] == "b"
 
 
 async def test_a_sleeping_session_is_woken_by_its_timer(tmp_path: Path) -> None:
