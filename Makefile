@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 GUEST := sandbox/guest
-GUEST_SOURCES := $(wildcard $(GUEST)/prelude/*.ts $(GUEST)/build/*.mjs $(GUEST)/engine/*.wat) $(GUEST)/package-lock.json
+GUEST_SOURCES := $(wildcard $(GUEST)/prelude/*.ts $(GUEST)/build/*.mjs) $(GUEST)/package-lock.json
+ENGINE := $(GUEST)/engine
+ENGINE_SOURCES := $(wildcard $(ENGINE)/*.[chs] $(ENGINE)/*.py $(ENGINE)/*.lock $(ENGINE)/*.patch $(ENGINE)/*.sha256)
 CLIENT := clients/js
 CLIENT_SOURCES := $(wildcard $(CLIENT)/src/*.ts) $(CLIENT)/build.mjs $(CLIENT)/package.json
 PAGE := clients/page
@@ -31,7 +33,10 @@ $(GUEST)/node_modules/.installed: $(GUEST)/package.json $(GUEST)/package-lock.js
 	cd $(GUEST) && npm ci --no-audit --no-fund
 	touch $@
 
-$(GUEST)/dist/base.wasm: $(VENV)/.installed $(GUEST)/node_modules/.installed $(GUEST_SOURCES) $(FORGE_SOURCES)
+$(GUEST)/dist/quickjs.wasm: $(VENV)/.installed $(ENGINE_SOURCES)
+	$(BIN)/python -m sandbox.guest.engine
+
+$(GUEST)/dist/base.wasm: $(GUEST)/dist/quickjs.wasm $(VENV)/.installed $(GUEST)/node_modules/.installed $(GUEST_SOURCES) $(FORGE_SOURCES)
 	cd $(GUEST) && npm run --silent check && npm run --silent build
 	$(BIN)/python -m sandbox.guest
 
@@ -96,9 +101,10 @@ sim: setup
 chaos: setup
 	CHAOS_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -q tests/test_chaos.py -s
 
-# Hostile bytes for everything that reads some, SECONDS for each target.
+# Hostile bytes for everything that reads some, SECONDS for each target; then the immortal image.
 fuzz: setup
 	$(BIN)/python -m tests.attacks.fuzz --seconds $(or $(SECONDS),60)
+	$(BIN)/python -m tests.sandbox.torture --seconds $(or $(SECONDS),60)
 
 # The ECMAScript conformance suite, from a checkout of it: make test262 FROM=../test262
 test262: setup
@@ -117,6 +123,7 @@ bench-peer: setup
 lock: $(VENV)/.installed
 	$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --universal --quiet $(UPGRADE) -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml -c requirements.lock --generate-hashes --universal --quiet -o requirements-runtime.lock
+	$(BIN)/uv pip compile $(ENGINE)/tools.in --generate-hashes --universal --quiet $(UPGRADE) -o $(ENGINE)/tools.lock
 
 clean:
-	rm -rf $(VENV) $(GUEST)/node_modules $(GUEST)/dist node_modules $(CLIENT)/dist machinehub/web/static build
+	rm -rf $(VENV) $(ENGINE)/.venv $(GUEST)/node_modules $(GUEST)/dist node_modules $(CLIENT)/dist machinehub/web/static build

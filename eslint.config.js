@@ -10,7 +10,7 @@ export default defineConfig(
     ignores: [
       "**/dist/",
       "**/node_modules/",
-      ".venv/",
+      "**/.venv/",
       "build/",
       "machinehub/",
       "tests/",

@@ -33,6 +33,7 @@ def _build(root: Path) -> None:
     install = ["npm", "ci", "--no-audit", "--no-fund"]
     build = ["npm", "run", "build"]
     subprocess.run(install, cwd=guest, check=True)
+    subprocess.run([sys.executable, "-m", "sandbox.guest.engine"], cwd=root, check=True)
     subprocess.run(build, cwd=guest, check=True)
     subprocess.run([sys.executable, "-m", "sandbox.guest"], cwd=root, check=True)
     subprocess.run(install, cwd=root, check=True)

@@ -274,7 +274,7 @@ def _load(
     report = msgspec.json.decode(loaded, type=Report)
     if report.fault is not None:
         raise _build_error(report.fault, source_map)
-    instance.call("settle_heap", GC_SLACK_BYTES, handles.io)
+    instance.call("settle_heap", GC_SLACK_BYTES)
     return report
 
 

@@ -31,9 +31,9 @@ class Watchdog:
     * *by protection*: the memory of the running instance is made inaccessible (`mprotect`), and the
       next load or store is the same trap as one out of bounds. It costs nothing while nothing is
       wrong. It reaches all code that touches its memory, which an interpreter does in every
-      instruction; the engine has no call into native code that would touch it (glue.wat has copies
-      of its own). Code compiled from an untrusted WASM module may loop without touching memory,
-      so it is interrupted by epoch.
+      instruction; the engine has no call into native code that would touch it
+      (guest/engine/runtime.c has copies of its own). Code compiled from an untrusted WASM module
+      may loop without touching memory, so it is interrupted by epoch.
 
     A lock is held from the check to the act, and by the guest thread when it begins or ends a call:
     the turn that is ended is always the one that was checked, and the memory is never looked at

@@ -43,7 +43,11 @@ class Sandbox:
         self.guest: Guest = load_guest(self.engine, engine_wasm, base)
 
     def image(self, expression: str) -> LoadedImage:
-        script = f'const {{assign,createMachine,createActor,fromPromise,fromCallback,raise,emit,spawnChild,setup}}=require("xstate");module.exports={{default:{expression}}};'
+        return self.image_of(
+            f'const {{assign,createMachine,createActor,fromPromise,fromCallback,raise,emit,spawnChild,setup}}=require("xstate");module.exports={{default:{expression}}};'
+        )
+
+    def image_of(self, script: str) -> LoadedImage:
         wasm, _, _ = forge_image(
             self.engine, self.guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY
         )

@@ -9,9 +9,11 @@ import { installTimers } from "./timers.ts";
 import { loadBundle, type Bundle } from "./machine.ts";
 import { collect, setMachine, step } from "./session.ts";
 import { describe, faultText, setLimits } from "./turn.ts";
+import { warm } from "./warm.ts";
 
 installRandom();
 installTimers();
+warm();
 
 /** Loads a bundle into this image; answers the forge's report as JSON. */
 function load(bundle: Bundle): string {

@@ -26,6 +26,15 @@ export function setMachine(loaded: AnyStateMachine, stops: boolean): void {
   stopsOnError = stops;
 }
 
+/** As if there had been no session: for what ran while the image was built. */
+export function forget(): void {
+  machine = actor = null;
+  published = "";
+  actors = 0;
+  clearTurn();
+  seedTurn(0);
+}
+
 export function step(text: string): void {
   clearTurn();
   let input: [kind: number, seed: number, subject: unknown, sender: unknown];

@@ -56,6 +56,12 @@ export function dropTimers(): number {
   return dropped;
 }
 
+/** As if no timer had ever been set. */
+export function forgetTimers(): void {
+  dropTimers();
+  lastId = 0;
+}
+
 /** A timer of the host came due. One that was cancelled meanwhile does nothing. */
 export function fireTimer(id: number): void {
   const timer = safe.mapGet(timers, id) as Timer | undefined;
