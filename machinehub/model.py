@@ -27,6 +27,10 @@ class MachineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an action that throws does: undo its turn, or end the session in an error as XState
     does.
     """
+    transitions: Literal["compiled", "library"] = "compiled"
+    """How events are turned into states: by tables that are made when the machine is deployed, or
+    by XState's own functions, which compute it for each event. Both do the same.
+    """
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

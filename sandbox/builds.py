@@ -70,6 +70,7 @@ class Builds:
                 cpu_s=build.cpu_ms / 1000,
                 memory_bytes_max=build.memory_bytes_max,
                 on_error=build.on_error,
+                transitions=build.transitions,
                 limits=build.limits,
                 own=build.own,
             )

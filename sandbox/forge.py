@@ -196,6 +196,8 @@ def forge_image(
     cpu_s: float,
     memory_bytes_max: int,
     on_error: str = "reject",
+    transitions: str = "compiled",
+    strict: bool = False,
     limits: GuestLimits = USUAL_LIMITS,
     own: OwnLimits = NO_LIMITS,
 ) -> tuple[bytes, Definition, list[str]]:
@@ -204,7 +206,9 @@ def forge_image(
 
     `source_map` leads from the bundle to the user's own files, for errors now and later. `on_error`
     says what an action that throws does: "reject" undoes the turn, "stop" ends the session in an
-    error as XState does. `limits` and `own` are frozen into the image. Raises `BuildError`.
+    error as XState does. `transitions` is "compiled" or "library" (guest/prelude/transitions); with
+    `strict`, which is for tests, it is an error when the former cannot be had. `limits` and `own`
+    are frozen into the image. Raises `BuildError`.
     """
     try:
         instance = engine.thaw(guest.base, guest.engine, memory_bytes_max=memory_bytes_max)
@@ -217,7 +221,8 @@ def forge_image(
     handles = guest.handles
     engine.watchdog.start(cpu_s)
     try:
-        report = _load(instance, handles, bundle, source_map, on_error=on_error, limits=limits)
+        options = _options(on_error, transitions, limits, strict=strict)
+        report = _load(instance, handles, bundle, source_map, options)
     except Trap as trap:
         code = {
             "cpu_exceeded": "build_cpu_exceeded",
@@ -254,18 +259,18 @@ def _load(
     handles: Handles,
     bundle: str,
     source_map: SourceMap | None,
-    *,
-    on_error: str,
-    limits: GuestLimits,
+    options: dict[str, Any],
 ) -> Report:
-    """Runs the bundle once, and takes its machine. Raises `BuildError`, `Trap`."""
+    """Runs the bundle once, and takes its machine. `options` are those of `Bundle` in
+    guest/prelude/machine.ts.
+
+    Raises `BuildError`, `Trap`.
+    """
     instance.call("set_clock", EPOCH_NS)
     # The wrapper stands on the bundle's first line, so that line numbers stay.
     wrapped = f"(function(module,exports,require){{{bundle}\n}})"
-    options = {"onError": "stop"} if on_error == "stop" else {}
-    told = options | ({"limits": chosen} if (chosen := _for_prelude(limits)) else {})
-    if told:
-        wrapped = f"Object.assign({wrapped},{msgspec.json.encode(told).decode()})"
+    if options:
+        wrapped = f"Object.assign({wrapped},{msgspec.json.encode(options).decode()})"
     function = _evaluate(instance, wrapped, _BUNDLE_NAME)
     if function < 0:
         thrown = _call_text(instance, handles.explain, -function, handles)
@@ -280,6 +285,22 @@ def _load(
 
 def _refused(code: str, why: str) -> BuildError:
     return BuildError(code, [BuildMessage(why)])
+
+
+def _options(
+    on_error: str, transitions: str, limits: GuestLimits, *, strict: bool
+) -> dict[str, Any]:
+    """What the prelude is told (`Bundle` in guest/prelude/machine.ts): what differs from usual."""
+    options: dict[str, Any] = {}
+    if on_error == "stop":
+        options["onError"] = on_error
+    if transitions == "library":
+        options["transitions"] = transitions
+    if strict:
+        options["strict"] = True
+    if chosen := _for_prelude(limits):
+        options["limits"] = chosen
+    return options
 
 
 def _for_prelude(limits: GuestLimits) -> dict[str, int]:

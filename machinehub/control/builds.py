@@ -63,6 +63,7 @@ async def build(pool: WorkerPool, source: Source, limits: Limits) -> Build:
         memory_bytes_max=source.limits.memory_bytes,
         bundle_bytes_max=limits.bundle_bytes,
         on_error=upload.machine.on_error,
+        transitions=upload.machine.transitions,
         limits=source.guest_limits,
         own=source.own_limits,
     )

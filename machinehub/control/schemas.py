@@ -134,7 +134,13 @@ SCHEMAS: dict[str, Any] = {
         files={"type": "object", "additionalProperties": TEXT},
         message=TEXT,
         activate=_FLAG,
-        machine={"type": "object", "properties": {"on_error": {"enum": ["reject", "stop"]}}},
+        machine={
+            "type": "object",
+            "properties": {
+                "on_error": {"enum": ["reject", "stop"]},
+                "transitions": {"enum": ["compiled", "library"]},
+            },
+        },
         limits={
             "type": "object",
             "properties": {

@@ -74,6 +74,7 @@ class Builds:
         memory_bytes_max: int,
         bundle_bytes_max: int,
         on_error: str,
+        transitions: str,
         limits: GuestLimits,
         own: OwnLimits,
     ) -> Built:
@@ -87,6 +88,7 @@ class Builds:
                 entry,
                 files,
                 on_error,
+                transitions,
                 cpu_ms,
                 memory_bytes_max,
                 bundle_bytes_max,

@@ -89,13 +89,15 @@ class Close(Message, tag=4, frozen=True):
 class Build(Message, tag=5, frozen=True):
     """Bundle and freeze an upload.
 
-    `on_error` is "reject" or "stop": what an action that throws does.
+    `on_error` is "reject" or "stop": what an action that throws does. `transitions` is "compiled"
+    or "library": whether events run from tables or through XState's own functions.
     """
 
     ticket: Ticket
     entry: str
     files: dict[str, str]
     on_error: str
+    transitions: str
     cpu_ms: int
     memory_bytes_max: int
     bundle_bytes_max: int

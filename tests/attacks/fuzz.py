@@ -159,7 +159,7 @@ def be_a_worker(rng: Random) -> None:
         messages.Open(Slot(1), Ticket(1), "d", 1, 1, 1, None),
         messages.Step(Slot(1), Ticket(2), b"[1,1,{}]", 5, 50),
         messages.LoadImage("d", b"i"),
-        messages.Build(Ticket(1), "m.ts", {"m.ts": "x"}, "reject", 1, 1, 1),
+        messages.Build(Ticket(1), "m.ts", {"m.ts": "x"}, "reject", "compiled", 1, 1, 1),
         messages.Replay(Slot(1), Ticket(1), [(b"[0,1]", 5)], 0),
         messages.Close(Slot(1)),
         messages.BuildModule(Ticket(1), b"m", "n", 1, 1),

@@ -47,9 +47,15 @@ class Sandbox:
             f'const {{assign,createMachine,createActor,fromPromise,fromCallback,raise,emit,spawnChild,setup}}=require("xstate");module.exports={{default:{expression}}};'
         )
 
-    def image_of(self, script: str) -> LoadedImage:
+    def image_of(self, script: str, **options: Any) -> LoadedImage:
         wasm, _, _ = forge_image(
-            self.engine, self.guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY
+            self.engine,
+            self.guest,
+            script,
+            source_map=None,
+            cpu_s=2,
+            memory_bytes_max=MEMORY,
+            **options,
         )
         return self.load(wasm)
 

@@ -4,6 +4,7 @@ import { build } from "esbuild";
 import { copyFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { xstate } from "./xstate.mjs";
 
 const here = dirname(dirname(fileURLToPath(import.meta.url)));
 
@@ -11,7 +12,7 @@ for (const [entry, outfile] of [["prelude/main.ts", "dist/prelude.js"], ["prelud
   await build({
     absWorkingDir: here, entryPoints: [entry], outfile,
     bundle: true, format: "cjs", platform: "neutral", target: "es2023", charset: "utf8", minify: true,
-    mainFields: ["module", "main"], legalComments: "none",
+    mainFields: ["module", "main"], legalComments: "none", plugins: [xstate],
     banner: { js: "(function(){var module={exports:{}};" },
     footer: { js: "return module.exports})()" },
   });

@@ -35,6 +35,26 @@ static void js_freeze_atoms(JSRuntime *rt)
     rt->atom_free_index = first;
 }
 
+/* Zeroes what is free in the arenas of small blocks. Nobody will ever take it, and zeroes are small when they are packed. */
+static void js_clear_free_blocks(JSRuntime *rt)
+{
+    struct list_head *el;
+    int i;
+
+    for (i = 0; i < JS_ARENA_BLOCK_SIZE_COUNT; i++) {
+        unsigned int size = arena_block_sizes[i];
+        list_for_each(el, &rt->arena_state.free_arena_list[i]) {
+            JSArena *arena = list_entry(el, JSArena, free_link);
+            unsigned int at = arena->first_free_block;
+            while (at != JS_ARENA_FREE_NIL) {
+                JSMallocBlockHeader *block = arena_get_block(arena, at, size);
+                at = block->u.free_next;
+                memset(block, 0, size);
+            }
+        }
+    }
+}
+
 /* From here on all objects that exist are the image's. The collector forgets them, and so does the allocator of small
    blocks: a session's first block of a size comes from an arena of its own. `heap_freeze` (heap.c) says where the image
    ends; the next call into the engine reads that. */
@@ -43,6 +63,7 @@ void JS_FreezeImage(JSRuntime *rt)
     int i;
 
     js_freeze_atoms(rt);
+    js_clear_free_blocks(rt);
     init_list_head(&rt->gc_obj_list);
     for (i = 0; i < JS_ARENA_BLOCK_SIZE_COUNT; i++) {
         init_list_head(&rt->arena_state.arena_list[i]);

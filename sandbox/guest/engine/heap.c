@@ -289,7 +289,18 @@ size_t malloc_usable_size(void *p) { return p ? size_of(block_of(p)) - HEADER : 
 void heap_freeze(void)
 {
     uint32_t top = (heap.top + OS_PAGE - 1) & ~(OS_PAGE - 1), end;
+    Block *block, *next;
+    int level, sublevel;
 
+    /* What is free will never be taken; zeroes are small when the image is packed. */
+    for (level = 0; level < LEVELS; level++) {
+        for (sublevel = 0; sublevel < SUBLEVELS; sublevel++) {
+            for (block = heap.bins[level][sublevel]; block; block = next) {
+                next = block->next;
+                memset(user_part(block), 0, size_of(block) - HEADER);
+            }
+        }
+    }
     reach(top);
     end = heap.end;
     memset(&heap, 0, sizeof heap);

@@ -26,6 +26,10 @@ export interface Bundle {
   ): void;
   /** What an action that throws does: "stop" ends the session in an error, anything else undoes the turn. */
   onError?: string;
+  /** "library": transitions are XState's own, not those of prelude/transitions. */
+  transitions?: string;
+  /** For tests: what could be run from tables and is not, is an error. */
+  strict?: boolean;
   /** Limits that are not the usual ones. */
   limits?: Partial<Limits>;
 }

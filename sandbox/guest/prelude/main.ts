@@ -8,19 +8,33 @@ import { installRandom } from "./random.ts";
 import { installTimers } from "./timers.ts";
 import { loadBundle, type Bundle } from "./machine.ts";
 import { collect, setMachine, step } from "./session.ts";
+import { prepare } from "./transitions/ahead.ts";
+import { beStrict, installTransitions } from "./transitions/install.ts";
 import { describe, faultText, setLimits } from "./turn.ts";
 import { warm } from "./warm.ts";
 
 installRandom();
 installTimers();
+installTransitions();
 warm();
 
 /** Loads a bundle into this image; answers the forge's report as JSON. */
 function load(bundle: Bundle): string {
   const stopsOnError = bundle.onError === "stop"; // read before the bundle runs
+  const compiled = bundle.transitions !== "library";
+  if (bundle.strict) beStrict();
   if (bundle.limits) setLimits(bundle.limits);
   const { machine, report } = loadBundle(bundle);
-  if (machine) setMachine(machine, stopsOnError);
+  if (machine) {
+    if (compiled) {
+      try {
+        prepare(machine);
+      } catch {
+        // What cannot be foreseen, a session finds out when it comes to it.
+      }
+    }
+    setMachine(machine, { stopsOnError, compiled });
+  }
   return report;
 }
 

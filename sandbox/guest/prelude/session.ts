@@ -10,6 +10,7 @@ import { createActor, type AnyActorRef, type AnyStateMachine } from "xstate";
 import * as safe from "./intrinsics.ts";
 import { seedTurn } from "./random.ts";
 import { fireTimer } from "./timers.ts";
+import { expectRoot, forgetSystem } from "./transitions/system.ts";
 import { clearTurn, faultText, limits, reject, rejectThrown, turn } from "./turn.ts";
 
 /** Which version of the list `collect` answers. */
@@ -17,13 +18,20 @@ const OUTBOX_FORMAT = "1";
 
 let machine: AnyStateMachine | null = null;
 let actor: AnyActorRef | null = null;
-let stopsOnError = false;
+let options: Options = { stopsOnError: false, compiled: true };
 let published = "";
 let actors = 0; // of the snapshot that is spelled
 
-export function setMachine(loaded: AnyStateMachine, stops: boolean): void {
+export interface Options {
+  /** An action that throws ends the session in an error, rather than undoing the turn. */
+  stopsOnError: boolean;
+  /** Transitions are run from tables. */
+  compiled: boolean;
+}
+
+export function setMachine(loaded: AnyStateMachine, chosen: Options): void {
   machine = loaded;
-  stopsOnError = stops;
+  options = chosen;
 }
 
 /** As if there had been no session: for what ran while the image was built. */
@@ -33,6 +41,7 @@ export function forget(): void {
   actors = 0;
   clearTurn();
   seedTurn(0);
+  forgetSystem();
 }
 
 export function step(text: string): void {
@@ -62,6 +71,7 @@ export function step(text: string): void {
 
 function start(input: unknown): void {
   if (actor) return reject("unknown_input", "the session has started already");
+  if (options.compiled) expectRoot();
   actor = createActor(machine as AnyStateMachine, { input });
   actor.subscribe({ error: failed });
   actor.on("*", emitted);
@@ -85,7 +95,7 @@ const isRoute = (type: string): boolean =>
 
 /** The actor ended in an error: by a thrown action, or by a child's error that nobody handled. */
 function failed(error: unknown): void {
-  if (!stopsOnError) rejectThrown("machine_error", error);
+  if (!options.stopsOnError) rejectThrown("machine_error", error);
 }
 
 function emitted(event: unknown): void {

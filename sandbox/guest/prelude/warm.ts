@@ -24,7 +24,7 @@ export function warm(): void {
       b: { after: { 1000: "a" }, on: { F: { target: "a", guard: () => true } }, tags: ["t"] },
     },
   });
-  setMachine(machine, false);
+  setMachine(machine, { stopsOnError: false, compiled: true });
   step("[0,1]");
   collect();
   for (const type of ["E", "E", "F", "F", "E"]) {
