@@ -165,7 +165,8 @@ async def events(
         sender.again = True
         sender.send()
     await asyncio.sleep(seconds)
-    elapsed, cpu = time.perf_counter() - started, difference(before, cpu_s(pid))
+    elapsed, after = time.perf_counter() - started, cpu_s(pid)
+    cpu, hub_cpu = difference(before, after), after[pid] - before[pid]
     for sender in senders:
         sender.again = False
     acks, updates = tally.acks, tally.updates
@@ -175,6 +176,8 @@ async def events(
         "events_per_cpu_s": acks / cpu,
         "deliveries_per_cpu_s": updates / cpu,
         "events_per_s": acks / elapsed,
+        "hub_us": hub_cpu / acks * 1e6,
+        "workers_us": (cpu - hub_cpu) / acks * 1e6,
         "rejected": tally.rejected,
         "p50_ms": percentile(tally.latencies_s, 0.5) * 1000,
         "p99_ms": percentile(tally.latencies_s, 0.99) * 1000,

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from machinehub.store.database import Connection, Database
     from sandbox.protocol.ids import TimerId
 
+SMALL_WRITES: Final = 4
+"""A commit of so many is small: it may be made in the event loop's thread (`Database.write`)."""
 _LAST: Final = Seq(2**62)
 """Beyond every seq."""
 
@@ -75,7 +77,7 @@ class SessionStore:
                         connection, [each for each in run if not isinstance(each, SessionDelete)]
                     )
 
-        await self._database.write(work)
+        await self._database.write(work, small=len(writes) <= SMALL_WRITES)
 
     def _write(self, connection: Connection, writes: Sequence[TurnWrite | CheckpointWrite]) -> None:
         turns = [write for write in writes if isinstance(write, TurnWrite)]

@@ -45,13 +45,19 @@ class CostEstimate:
 
     def __init__(self) -> None:
         self.cpu_us = float(HEAVY_US)
+        self.ahead = 1
+        """How many inputs may be in flight, as far as this decides it."""
         self.start_us = float(HEAVY_START_US)
         self._knows_turns = self._knows_starts = False
 
     def took(self, cpu_us: int) -> None:
         if not self._knows_turns:
             self.cpu_us, self._knows_turns = 0.0, True
-        self.cpu_us = max(cpu_us, self.cpu_us + _NEWER * (cpu_us - self.cpu_us))
+        estimate = self.cpu_us + _NEWER * (cpu_us - self.cpu_us)
+        self.cpu_us = estimate = max(estimate, cpu_us)
+        # An estimate of no time at all must not divide by zero.
+        is_heavy = estimate >= HEAVY_US
+        self.ahead = 1 if is_heavy else max(1, int(_AHEAD_US / (estimate + 1)))
 
     def start_took(self, cpu_us: int) -> None:
         if not self._knows_starts:
@@ -74,10 +80,11 @@ class SendWindow:
         """The position in the queue, of `waiting` inputs, of one that may be sent now; it counts as
         sent.
         """
+        position = self._in_flight
         if not self.may_send(waiting):
             return None
-        self._in_flight += 1
-        return self._in_flight - 1
+        self._in_flight = position + 1
+        return position
 
     @property
     def in_flight(self) -> int:
@@ -86,12 +93,13 @@ class SendWindow:
 
     def may_send(self, waiting: int) -> bool:
         """Whether `next` would name one."""
-        ahead = (
-            1
-            if self.estimate.cpu_us >= HEAVY_US
-            else min(self._size, max(1, int(_AHEAD_US / (self.estimate.cpu_us + 1))))
+        in_flight = self._in_flight
+        return (
+            in_flight < waiting
+            and in_flight < self._size
+            and in_flight < self.estimate.ahead
+            and not self._paused
         )
-        return not self._paused and self._in_flight < min(ahead, waiting)
 
     def settled(self, *, overran: bool) -> float:
         """The oldest input that was sent came back, having used up its CPU or not.
