@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from sandbox.compression import pack
 from sandbox.engine import Engine
 from sandbox.forge import forge_image, load_guest
 from sandbox.instance import LiveMachine, LoadedImage, Sizes, load_image
@@ -23,6 +24,9 @@ ROUNDS: Final = 60
 COUNTER: Final = """const { createMachine, assign } = require("xstate");
 module.exports.machine = createMachine({ id: "counter", context: { count: 0 }, on: {
   increment: { actions: assign({ count: ({ context }) => context.count + 1 }) } } });"""
+IN_TURNS: Final = "an event, 100 sessions in turns, us"
+CHECKPOINT: Final = "a checkpoint after 300 events, bytes"
+IMAGE: Final = "the image of a version, packed, bytes"
 EVENT: Final = b'[1,%d,{"type":"increment"},{"id":"client"}]'
 
 
@@ -33,12 +37,16 @@ class Bench:
             self.engine, (GUEST / "engine.wasm").read_bytes(), (GUEST / "base.wasm").read_bytes()
         )
 
-    def image(self, source: str = COUNTER) -> LoadedImage:
+    def wasm(self) -> bytes:
+        """The counter's image."""
         wasm, _, _ = forge_image(
-            self.engine, self.guest, source, source_map=None, cpu_s=5, memory_bytes_max=MEMORY
+            self.engine, self.guest, COUNTER, source_map=None, cpu_s=5, memory_bytes_max=MEMORY
         )
+        return wasm
+
+    def image(self) -> LoadedImage:
         codes = {self.guest.engine_digest: self.guest.engine}
-        return load_image(self.engine, codes, wasm, memory_bytes_max=MEMORY)
+        return load_image(self.engine, codes, self.wasm(), memory_bytes_max=MEMORY)
 
     def thaw(self, image: LoadedImage, checkpoint: bytes | None = None) -> LiveMachine:
         sizes = Sizes(MEMORY, 256 * 1024, 256 * 1024)
@@ -106,16 +114,17 @@ def guest(cache: Path | None = None) -> dict[str, float]:
         thaws.append((time.thread_time_ns() - began) / 1000)
         thawed.close()
     return {
-        "an event, one session": median(hot),
-        "an event, 100 sessions in turns": median(turns),
-        "a start": median(starts),
-        "thawing a checkpoint, and an event": median(thaws),
-        "private KB of a session that started": (started_kb - before_kb) / SESSIONS,
-        "private KB of a session after three events": (used_kb - before_kb) / SESSIONS,
-        "bytes of a checkpoint after 300 events": len(checkpoint),
+        "an event, one session, us": median(hot),
+        IN_TURNS: median(turns),
+        "a start, us": median(starts),
+        "thawing a checkpoint, and an event, us": median(thaws),
+        "private memory of a session that started, KB": (started_kb - before_kb) / SESSIONS,
+        "private memory of a session after three events, KB": (used_kb - before_kb) / SESSIONS,
+        CHECKPOINT: len(checkpoint),
+        IMAGE: len(pack(bench.wasm())),
     }
 
 
 if __name__ == "__main__":
     for name, figure in guest().items():
-        print(f"{name:45} {figure:10.1f}")
+        print(f"{name:55} {figure:10.1f}")

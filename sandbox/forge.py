@@ -210,14 +210,7 @@ def forge_image(
     `strict`, which is for tests, it is an error when the former cannot be had. `limits` and `own`
     are frozen into the image. Raises `BuildError`.
     """
-    try:
-        instance = engine.thaw(guest.base, guest.engine, memory_bytes_max=memory_bytes_max)
-    except Trap:
-        raise _refused(
-            "build_memory_exceeded",
-            f"QuickJS and XState alone take more than {memory_bytes_max} bytes (memory_bytes):"
-            " 4 MiB is a beginning",
-        ) from None
+    instance = _begin(engine, guest, memory_bytes_max)
     handles = guest.handles
     engine.watchdog.start(cpu_s)
     try:
@@ -252,6 +245,18 @@ def forge_image(
     stops = "stop" if on_error == "stop" else None
     definition = msgspec.structs.replace(report.definition, on_error=stops)
     return frozen, definition, report.warnings[:20]
+
+
+def _begin(engine: Engine, guest: Guest, memory_bytes_max: int) -> Instance:
+    """The base image, thawed. Raises `BuildError`."""
+    try:
+        return engine.thaw(guest.base, guest.engine, memory_bytes_max=memory_bytes_max)
+    except Trap:
+        raise _refused(
+            "build_memory_exceeded",
+            f"QuickJS and XState alone take more than {memory_bytes_max} bytes (memory_bytes):"
+            " 4 MiB is a beginning",
+        ) from None
 
 
 def _load(
