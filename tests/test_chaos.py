@@ -2,7 +2,7 @@
 
 Nothing that was acknowledged is lost, nothing is done twice.
 
-`CHAOS_KILLS` says how many (12 for each database in `make test`, 200 in `make chaos`), `CHAOS_SEED`
+`CHAOS_KILLS` says how many (8 for each database in `make test`, 200 in `make chaos`), `CHAOS_SEED`
 in which order.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.processes import Process
 
-KILLS = int(os.environ.get("CHAOS_KILLS", "12"))
+KILLS = int(os.environ.get("CHAOS_KILLS", "8"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 SESSIONS = 5
 MACHINE = """
