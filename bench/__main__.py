@@ -120,8 +120,9 @@ def in_the_guest() -> list[tuple[str, str, str]]:
         guest.IMAGE: f"{430 * 1024:,} bytes",
     }
     return [
-        (what, f"{amount:,.0f} {what.rpartition(', ')[2]}", targets.get(what, ""))
+        (name, f"{amount:,.0f} {unit}", targets.get(what, ""))
         for what, amount in found.items()
+        for name, _, unit in (what.rpartition(", "),)
     ]
 
 

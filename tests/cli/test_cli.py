@@ -464,7 +464,7 @@ async def test_what_an_error_does_is_in_the_config_file(client: Client, tmp_path
         json.loads((await run("send", "stopper/s", "BOOM", client=client)).stdout)["status"]
         == "error"
     )
-    for wrong in ('on_error = "explode"', "on_eror = 1", "on_error = 3"):
+    for wrong in ('transitions = "magic"', 'on_error = "explode"', "on_eror = 1", "on_error = 3"):
         (tmp_path / "machinehub.toml").write_text(
             f'name = "stopper"\nmain = "m.ts"\n[machine]\n{wrong}\n'
         )

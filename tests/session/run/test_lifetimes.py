@@ -42,6 +42,28 @@ async def test_events_behind_the_end_do_not_move_the_seq(client: Client) -> None
     ]
 
 
+async def test_transitions_may_be_the_librarys(client: Client) -> None:
+    """The same machine in both ways; what a version was deployed with is part of its content."""
+    tables = await client.deploy(COUNTER, name="by-tables")
+    library = await client.deploy(COUNTER, name="by-library", machine={"transitions": "library"})
+    seen = []
+    for machine in (tables, library):
+        for _ in range(3):
+            answer = await send(client, f"{machine}/s", "increment")
+        seen.append(answer.json()["snapshot"])
+    assert seen[0] == seen[1]
+    digests = [
+        (await client.http.get(f"/api/v1/machines/{name}/versions")).json()["data"][0]["digest"]
+        for name in ("by-tables", "by-library")
+    ]
+    assert digests[0] != digests[1]
+    upload = {"name": "bad", "entry": "a.ts", "files": {"a.ts": COUNTER}}
+    bad = await client.http.post(
+        "/api/v1/deployments", json=upload | {"machine": {"transitions": "magic"}}
+    )
+    assert (bad.status_code, bad.json()["code"]) == (400, "invalid_body")
+
+
 # --- what an error does
 
 
