@@ -25,8 +25,9 @@ class CloseCode(IntEnum):
     TRY_AGAIN_LATER = 1013
     """The session cannot be had just now."""
     UNAUTHORISED = 4001
+    """Reserved: nothing sends it yet."""
     FORBIDDEN = 4003
-    """A page of a site that may not use this hub."""
+    """Reserved: a page of a site that may not use this hub is refused before the handshake."""
     NO_SUCH_SESSION = 4004
     """The machine or the session is not there, or was deleted: do not connect again."""
     LIMIT_EXCEEDED = 4008

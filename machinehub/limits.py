@@ -66,8 +66,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     build_cpu_ms: int = 2_000
     """CPU of loading a bundle while its image is built."""
     memory_bytes: int = 16 * 1024 * 1024
-    """The whole memory of a session, of which the image takes about 3.4 MiB and an idle session
-    dirties a third of one.
+    """The whole memory of a session, of which the image takes about 2 MiB; a session of a small
+    machine has some 100 KiB of its own.
     """
     snapshot_bytes: int = 256 * 1024
     """The public snapshot: it goes to every connection after every change."""
@@ -135,8 +135,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     forge_bytes: int = 2 * 1024 * 1024 * 1024
     """The same of the process that builds images; the bundler alone may have 512 MiB."""
     live_sessions: int = 4_096
-    """Sessions that may be thawed at once, at half a MiB or more each; above it, those idle longest
-    are frozen early.
+    """Sessions that may be thawed at once, at some 100 KiB or more each; above it, those idle
+    longest are frozen early.
     """
     isolated_machines: int = 200
     """Machines with sessions that are awake, on hubs that give each a worker of its own, at about

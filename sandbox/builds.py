@@ -1,7 +1,6 @@
-"""Builds: uploads become images, and projects say which files they are made of.
+"""Builds images from uploads, and lists the files that a project's bundle needs.
 
-Decides: how a build is answered, and how much of a stranger's words about its failure are passed
-on.
+Error messages that contain an uploader's text are cut to a maximum length.
 """
 
 from __future__ import annotations

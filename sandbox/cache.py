@@ -1,6 +1,7 @@
-"""Machine code on disk: what one process compiled, another maps.
+"""A cache of compiled machine code on disk.
 
-A file counts only when its own digest fits.
+One process compiles a module and writes it; others map the file, after they have checked its
+digest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Checkpoints: what one session has that its image has not, as bytes, and back.
+"""Encodes the difference between a session's memory and its image as a checkpoint, and applies it
+again.
 
-The pages that differ, XOR'd with the image's (most bytes of a changed page are the same, so zeros)
-and compressed. The digest of all that is checked when a checkpoint is thawed.
+A checkpoint holds the changed pages, XOR'd with the image's (most bytes of a changed page are the
+same, so zeros) and compressed, and a digest that is checked when it is thawed.
 """
 
 from __future__ import annotations

@@ -306,7 +306,7 @@ class Instance:
         return answer
 
     def call(self, name: str, *arguments: int) -> int:
-        """Calls another exported function (see guest/engine/glue.c, docs/guest-abi.md).
+        """Calls another exported function (see guest/engine/glue.c).
 
         Pointers and lengths are i32, times are i64.
         """

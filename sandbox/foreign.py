@@ -1,9 +1,7 @@
-"""From a stranger's WASM module to an image: checked, compiled, run once, frozen.
+"""Makes an image of an uploaded WASM module: checks it, compiles it, runs `_initialize` once, and
+freezes the memory.
 
-In a process of its own, which may die of it.
-
-Decides: what the compiler process does with a module, and what its definition is. Does not know:
-how turns go (`module.py`).
+This runs in a process of its own, because an uploaded module may crash the compiler.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The forge: from a bundle to an image, and (once, when the guest is built) from nothing to the
-base image.
+"""Makes images: the base image once, when the guest is built, and a machine's image at each
+deployment.
 
-A deploy thaws the base image, evaluates the bundle under a CPU and memory limit, lets the prelude
-find the machine, takes away the parser and freezes the memory. Nothing that a stranger wrote is
-evaluated anywhere else.
+A deployment thaws the base image, evaluates the bundle under a CPU and memory limit, lets the
+prelude find the machine, takes away the parser and freezes the memory. Uploaded scripts are
+evaluated nowhere else.
 """
 
 from __future__ import annotations

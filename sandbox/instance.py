@@ -1,10 +1,10 @@
-"""One live machine: start, step, checkpoint, restore, and undoing a turn that must not have
-happened.
+"""One session's memory on a worker: it runs inputs, makes and restores checkpoints, and undoes
+turns.
 
-Decides: that an input is a transaction. A turn that traps, or whose outbox says it failed, throws
-the instance away; the last checkpoint is thawed and the inputs since are replayed, which gives the
-same bytes. And when a checkpoint is due: when replaying would take too long, here or elsewhere.
-Does not know: ids or connections.
+Each input is a transaction: if a turn traps or its outbox reports a fault, the instance is thrown
+away, the last checkpoint is thawed, and the inputs since are replayed, which gives the same bytes.
+This module also decides when a checkpoint is due: when replaying would take too long, here or
+elsewhere. It uses no session ids and no connections.
 """
 
 from __future__ import annotations

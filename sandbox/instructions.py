@@ -1,4 +1,4 @@
-"""The instructions that strangers' modules may have, and that a body is nothing else.
+"""Checks that the body of a function contains only allowed instructions.
 
 Source: the WebAssembly specification, section 5.4 (instructions).
 """

@@ -1,4 +1,4 @@
-"""Traps: how a guest call ends that does not return, and in which words its author hears of it."""
+"""How a guest call that does not return has ended, and what the machine's author is told."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FAULTS: Final = {
     ),
     4: ("jobs_exceeded", "the turn ran more promise jobs than it may"),
 }
-"""What the guest notes (guest/engine/glue.c), as code and words."""
+"""What the guest notes (guest/engine/engine.h), as code and words."""
 _TRAPS: Final = {
     1: "an access outside the memory",
     3: "an access outside the table",
@@ -48,7 +48,7 @@ class Trap(Exception):
 
 def trap_of(code: int, fault_of: Callable[[], int]) -> Trap:
     """What wasmtime's `code` means. `fault_of()` is what the guest itself noted before it gave up
-    (guest/engine/glue.c); 0 for nothing.
+    (guest/engine/engine.h); 0 for nothing.
     """
     if code == INTERRUPT:
         return Trap("cpu_exceeded", CPU_EXCEEDED)

@@ -1,7 +1,7 @@
-"""The sessions of one worker process: thawing them, running their turns, replaying, freezing.
+"""The sessions of one worker process.
 
-Decides: what of a message becomes of a `LiveMachine`, and in which words the hub hears of it. Does
-not know: sockets, or in which order messages come.
+`Turns` passes each message of the hub to the `LiveMachine` that it is about, and makes answers of
+the results. It uses no sockets, and does not decide the order of messages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One way to run a transaction of the session store, on either database.
 
 Statements are SQLAlchemy's, compiled once for each kind of database. On Postgres they run over
-asyncpg; on SQLite in a thread of their own, straight on the standard driver: this is the path of
+asyncpg; on SQLite in a thread of their own (small ones in the event loop's thread while the disk is
+fast), straight on the standard driver: this is the path of
 every event, where an engine's bookkeeping costs more than SQLite does.
 """
 

@@ -1,8 +1,7 @@
-"""What a worker may say of a session: everything it answers is hostile, since it may have been
-taken over.
+"""Checks what a worker says about a session.
 
-Decides by form and size, without knowing the session: whose answer it is, and to what question, is
-settled before (`workers/process.py`) and after (`session.py`).
+A worker may have been taken over, so every answer is untrusted. Form and size are checked here;
+whether the answer fits the question is checked in `workers/process.py` and `session.py`.
 """
 
 from __future__ import annotations
@@ -44,6 +43,8 @@ module again (`sandbox/module.py`), which may make it larger.
 """
 CHECKPOINT_SLACK_BYTES: Final = 64 * 1024
 """What a checkpoint may take beside the memory, where nothing of it can be compressed."""
+TIMERS_OF_ANY_VERSION: Final = 100_000
+"""What the highest limit that a hub ever had is believed to be below."""
 NUMBER_MAX: Final = 2**53
 """Above it a guest's numbers are not whole ones, and a database may not take them."""
 
@@ -73,10 +74,15 @@ def read_outbox(result: bytes, *, snapshot_bytes_max: int, begins: bool) -> Outb
 
 
 def check_timers(outbox: Outbox, *, waiting: int, timers_max: int) -> None:
-    """`waiting` are those that the session has. Raises `BrokenWorker`."""
+    """`waiting` are those that the session has; `timers_max` is the hub's limit. A version that was
+    deployed under a higher one keeps that, which the hub does not know: it only notices what no
+    guest would do. Raises `BrokenWorker`.
+    """
     if not (outbox.timers_set or outbox.timers_cancelled):
         return
-    if waiting + len(outbox.timers_set) - len(outbox.timers_cancelled) > timers_max * 2:
+    if waiting + len(outbox.timers_set) - len(outbox.timers_cancelled) > max(
+        timers_max * 2, TIMERS_OF_ANY_VERSION
+    ):
         raise BrokenWorker("more timers than a guest can set")
     numbers = [*outbox.timers_cancelled, *(number for pair in outbox.timers_set for number in pair)]
     if not 0 <= min(numbers) <= max(numbers) <= NUMBER_MAX:

@@ -1,9 +1,8 @@
-"""One session, without I/O: inputs are offered, results come back in order, and each says what
-changed.
+"""One session as a state machine without I/O.
 
-Decides: the order of inputs, `seq`, that an event id counts once, which timers are pending, when a
-finished session refuses, when a timer is tried again, and that nothing of a result can be read
-before it was committed. Does not know: sockets, workers, databases, clocks or tasks.
+Inputs are offered to it, results of workers are reported to it, and each result yields a `Turn`
+that says what changed. It keeps the order of inputs, `seq`, event ids, pending timers and retries,
+and hides a result until it is committed.
 
 A result is *decided* when it comes back (`done`, `failed`), and *committed* when the database has
 it (`committed`). What others may read (`seq`, `snapshot`, `finished`, receipts) is what was

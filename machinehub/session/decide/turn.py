@@ -1,4 +1,6 @@
-"""The words of a turn: an input that waits, what became of it, and what whoever sent it is told."""
+"""Types of a turn: a waiting input (`Pending`), its result (`Turn`), and what its sender is told
+(`Receipt`).
+"""
 
 from __future__ import annotations
 

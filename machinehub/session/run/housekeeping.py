@@ -1,6 +1,6 @@
-"""Housekeeping: idle sessions go to sleep, those nobody needs leave memory, finished ones expire.
+"""Freezes idle sessions, removes unneeded ones from memory, and deletes finished ones.
 
-Decides: when, and what letting go of a session means while somebody watches it.
+A session that somebody watches stays readable after it has left its worker.
 """
 
 from __future__ import annotations

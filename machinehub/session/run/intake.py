@@ -1,8 +1,7 @@
-"""What may become an input of a session, and what becomes of it for whoever sent it.
+"""Turns events, starts and due timers into inputs, and reports their results to the senders.
 
-Decides: when an event is refused, that a second copy of one gets the first one's answer, how many
-events of a machine may come in a second, what `If-Match` means. Does not know: where sessions live,
-or what is committed.
+It refuses events, answers a repeated event id with the first result, applies a machine's rate
+limit, and implements `If-Match`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""What becomes of turns: from decided, over committed, to told; and what happens when that line
-breaks.
+"""Connects placement, journal and publisher.
+
+A decided turn is written, a committed turn is published, and a session whose commit or restoring
+failed is restored, mended or refused.
 
 placement --decided--> journal --committed--> publisher
                           |--superseded, refused--> the session is restored from the database

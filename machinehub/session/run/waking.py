@@ -1,7 +1,6 @@
-"""Waking: sessions that sleep are loaded when their timers come due.
+"""Loads sleeping sessions when their timers are due.
 
-Decides: how many may be woken at once. After hours of being down, thousands of timers are due: they
-wake as many sessions as may be live, and the rest as those sleep again.
+At most `live_sessions` are awake: after a long downtime the rest wait until others are frozen.
 """
 
 from __future__ import annotations

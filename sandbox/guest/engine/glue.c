@@ -1,4 +1,4 @@
-/* What the host calls. sandbox/engine.py makes the calls, docs/guest-abi.md describes them.
+/* What the host calls. sandbox/engine.py makes the calls.
 
    A JavaScript value is told to the host as a handle: the address of a cell of eight bytes that holds it. */
 #include <stdlib.h>
@@ -67,7 +67,7 @@ void EXPORT(settle_heap)(uint32_t slack)
 /* For tests: collects cycles now and whenever so many bytes more are in use. */
 void EXPORT(collect_after)(uint32_t bytes) { JS_CollectAfter(rt, bytes); }
 
-/* These let `find_eval_slot` in sandbox/forge.py learn where a context keeps its pointer to the parser. */
+/* These let `_find_eval_slot` in sandbox/forge.py learn where a context keeps its pointer to the parser. */
 JSContext *EXPORT(context)(void) { return ctx; }
 JSContext *EXPORT(raw_context)(void) { return JS_NewContextRaw(rt); }
 void EXPORT(add_parser)(JSContext *context) { JS_AddIntrinsicEval(context); }

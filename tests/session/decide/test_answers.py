@@ -79,3 +79,16 @@ def test_a_snapshot_is_an_object(outbox: bytes) -> None:
     session = new_session()
     with pytest.raises(BrokenWorker):
         session.done(offer(session, Kind.EVENT, b"x", 0).ticket, outbox)
+
+
+def test_a_version_may_have_more_timers_than_the_hub_allows_today() -> None:
+    """It was deployed when the hub allowed more, and its guest keeps to that."""
+    session = new_session()
+    timers = b",".join(b"[%d,1700000000000]" % number for number in range(5_000))
+    turn = session.done(
+        offer(session, Kind.EVENT, b"x", 0).ticket, b'[1,0,{"a":1},[],[%b]]' % timers
+    )
+    assert len(turn.changes.armed) == 5_000
+    many = b",".join(b"[%d,1700000000000]" % number for number in range(5_000, 105_000))
+    with pytest.raises(BrokenWorker):
+        session.done(offer(session, Kind.EVENT, b"y", 0).ticket, b"[1,0,null,[],[%b]]" % many)
