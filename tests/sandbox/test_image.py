@@ -133,3 +133,35 @@ def test_a_session_writes_to_few_pages(sandbox: Sandbox) -> None:
     send(machine, "increment")
     assert pages_written(machine, before) <= 14
     assert len(machine.checkpoint()) <= 5_500
+
+
+CALL_SITES = """const { createMachine } = require("xstate");
+const held = [];
+module.exports = { machine: createMachine({ on: {
+  DEEP: { actions: () => { const down = (part) => { down([part]); }; try { down(1); } catch {} } },
+  CALLER: { actions: () => {
+    const before = Error.prepareStackTrace;
+    Error.prepareStackTrace = (_error, sites) => sites;
+    held.push(new Error("x").stack);
+    Error.prepareStackTrace = before;
+  } } } }) };"""
+
+
+def test_nothing_of_the_stack_comes_into_the_heap(sandbox: Sandbox) -> None:
+    """The stack is no part of a checkpoint, so what a thawed session has there differs."""
+    image = sandbox.image_of(CALL_SITES)
+
+    def memory(*, thaws: bool) -> bytes:
+        machine = sandbox.thaw(image)
+        machine.apply(b"[0,1]", NOW_MS, cpu_s=1)
+        machine.apply(b'[1,7,{"type":"DEEP"},{"id":"c"}]', NOW_MS, cpu_s=1)
+        if thaws:
+            checkpoint = machine.checkpoint()
+            machine.close()
+            machine = sandbox.thaw(image, checkpoint)
+        machine.apply(b'[1,7,{"type":"CALLER"},{"id":"c"}]', NOW_MS, cpu_s=1)
+        seen = machine.memory()
+        machine.close()
+        return seen
+
+    assert memory(thaws=True) == memory(thaws=False)

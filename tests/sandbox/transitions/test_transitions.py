@@ -26,10 +26,11 @@ MUTANTS = [
     ("tables", "recorded.length > 0 || nodes.length", "nodes.length"),
     ("tables", 'past.history === "deep"', 'past.history !== "deep"'),
     ("tables", "if (byDefault.has(node)) actions", "if (true) actions"),
+    ("tables", "historic ? keyThen : key", "key"),
     (
-        "tables",
-        "if (historic) keepMove(configuration, key",
-        "if (false) keepMove(configuration, key",
+        "transition",
+        "configuration.moves.get(keyOf(configuration.program, [transition])) === found",
+        "true",
     ),
     (
         "tables",
@@ -138,3 +139,83 @@ def test_what_cannot_be_run_from_tables_is_said_when_asked(sandbox: Sandbox) -> 
     answer = machine.apply(b'[1,1,{"type":"GO"},{"id":"c"}]', NOW_MS, cpu_s=1)
     assert isinstance(answer, bytes)
     assert b'"value":"b"' in answer
+
+
+def said(
+    sandbox: Sandbox, source: str, events: list[str], transitions: str, on_error: str = "reject"
+) -> list[object]:
+    """What a session of a machine answers to these events."""
+    script = 'const { createMachine, raise } = require("xstate");' + source
+    options = {"transitions": transitions, "on_error": on_error}
+    machine = sandbox.thaw(sandbox.image_of(script, strict=transitions == "compiled", **options))
+    inputs = [b"[0,5]", *(b'[1,1,{"type":"%b"},{"id":"c"}]' % each.encode() for each in events)]
+    answers: list[object] = [machine.apply(data, NOW_MS, cpu_s=5) for data in inputs]
+    machine.close()
+    return answers
+
+
+HISTORY_AND_MANY_MOVES = """
+const states = {}; for (let i = 0; i < 20; i++) states["s" + i] = { on: { NEXT: "s" + ((i + 1) % 20) } };
+const on = {}; for (let i = 0; i < 110; i++) on["E" + i] = {};
+module.exports = { machine: createMachine({ type: "parallel", states: {
+  n: { initial: "s0", states, on },
+  h: { initial: "w1", states: { off: { on: { BACK: "work.hist" } }, w1: { on: { OFF: "off" } },
+    work: { initial: "x", on: { OFF: "off" }, states: {
+      x: { on: { FLIP: "y" } }, y: {}, hist: { type: "history" } } } } } } }) };"""
+
+
+def test_history_is_right_when_no_more_moves_are_kept(sandbox: Sandbox) -> None:
+    events = [*[f"E{i}" for i in range(110)], "NEXT"] * 20 + ["OFF", "BACK", "FLIP", "OFF", "BACK"]
+    answers = said(sandbox, HISTORY_AND_MANY_MOVES, events, "compiled")
+    assert answers == said(sandbox, HISTORY_AND_MANY_MOVES, events, "library")
+    assert b'"h":{"work":"y"}' in answers[-1]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("how", ["freeze", "preventExtensions", "seal"])
+def test_a_machine_may_be_frozen(sandbox: Sandbox, how: str) -> None:
+    source = f"""module.exports = {{ machine: Object.{how}(createMachine({{
+      initial: "a", states: {{ a: {{ on: {{ GO: "b" }} }}, b: {{}} }} }})) }};"""
+    answers = said(sandbox, source, ["GO"], "compiled")
+    assert answers == said(sandbox, source, ["GO"], "library")
+    assert b'"value":"b"' in answers[-1]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("on_error", ["reject", "stop"])
+@pytest.mark.parametrize("raised", ["undefined", "null", "7", "{}"])
+def test_what_is_raised_may_be_anything(sandbox: Sandbox, raised: str, on_error: str) -> None:
+    source = f"module.exports = {{ machine: createMachine({{ on: {{ U: {{ actions: raise(() => ({raised})) }} }} }}) }};"
+    answers = said(sandbox, source, ["U"], "compiled", on_error)
+    assert answers == said(sandbox, source, ["U"], "library", on_error)
+
+
+def test_who_selects_transitions_alone_is_left_to_xstate(sandbox: Sandbox) -> None:
+    source = """const machine = createMachine({ initial: "a", states: { a: { on: { GO: "b" } }, b: {} } });
+    machine.getTransitionData = () => [];
+    module.exports = { machine };"""
+    script = 'const { createMachine } = require("xstate");' + source
+    machine = sandbox.thaw(sandbox.image_of(script))
+    machine.apply(b"[0,5]", NOW_MS, cpu_s=1)
+    assert machine.apply(b'[1,1,{"type":"GO"},{"id":"c"}]', NOW_MS, cpu_s=1) == b"[1,0,null]"
+
+
+@pytest.mark.parametrize(("states", "events"), [(150, 15), (96, 40), (480, 4), (20, 200)])
+def test_many_names_of_events_do_not_keep_a_machine_out(
+    sandbox: Sandbox, states: int, events: int
+) -> None:
+    """Neither by the time that tables take, nor by memory, ahead or in a session."""
+    source = f"""const {{ createMachine }} = require("xstate");
+    const states = {{}};
+    for (let i = 0; i < {states}; i++) {{
+      const on = {{}};
+      for (let j = 0; j < {events}; j++) on["E" + i + "_" + j] = "s" + ((i + j + 1) % {states});
+      states["s" + i] = {{ on }};
+    }}
+    module.exports = {{ machine: createMachine({{ initial: "s0", states }}) }};"""
+    machine = sandbox.thaw(sandbox.image_of(source))
+    assert isinstance(machine.apply(b"[0,5]", NOW_MS, cpu_s=2), bytes)
+    for number in range(1500):
+        name = b"E%d_%d" % (number * 7 % states, number % events)
+        data = b'[1,1,{"type":"%b"},{"id":"c"}]' % name
+        assert isinstance(machine.apply(data, NOW_MS, cpu_s=2), bytes)
+    assert machine.cost.memory_bytes < 12 * 1024 * 1024
+    machine.close()

@@ -22,7 +22,6 @@ import {
 } from "xstate/internals";
 import {
   CONFIGURATION,
-  PROGRAM,
   type Action,
   type Configuration,
   type Entry,
@@ -41,6 +40,9 @@ import { learnMethods } from "./work.ts";
 /** Of one machine, made ahead and in a session together. */
 const CONFIGURATIONS_MAX = 160;
 const MOVES_MAX = 2048;
+const ROWS_MAX = 4096;
+/** Of a configuration that is not remembered itself. */
+const PASSING_MOVES_MAX = 64;
 
 /** The configuration of a snapshot that was not made here. */
 export function adopted(machine: Machine, nodes: Node[]): Configuration | null {
@@ -48,16 +50,20 @@ export function adopted(machine: Machine, nodes: Node[]): Configuration | null {
   return program && configurationOf(program, nodes);
 }
 
+/** Null: none can be made. Beside the machines, which may be frozen. */
+const programs = new WeakMap<Machine, Program | null>();
+
 export function programOf(machine: Machine): Program | null {
-  const known = machine[PROGRAM];
+  const known = programs.get(machine);
   if (known !== undefined) return known;
   let program: Program | null = null;
   try {
-    program = makeProgram(machine);
+    // Who selects transitions in a way of its own is left to XState.
+    if (!Object.hasOwn(machine, "getTransitionData")) program = makeProgram(machine);
   } catch {
     // XState will say what is wrong with the machine, when it comes to that.
   }
-  Object.defineProperty(machine, PROGRAM, { value: program });
+  programs.set(machine, program);
   return program;
 }
 
@@ -74,6 +80,7 @@ function makeProgram(machine: Machine): Program {
     transitionIds: new Map(),
     descriptors,
     moves: 0,
+    rows: 0,
     wildcards: [...descriptors].filter(
       (descriptor) => descriptor === "*" || descriptor.endsWith(".*"),
     ),
@@ -135,7 +142,10 @@ export function rowOf(configuration: Configuration, type: string): Row {
   const known = rows.get(key);
   if (known) return known;
   const row = choices(program.machine.root, configuration.value, type);
-  rows.set(key, row);
+  if (program.rows < ROWS_MAX) {
+    program.rows++;
+    rows.set(key, row);
+  }
   return row;
 }
 
@@ -203,11 +213,14 @@ export function findMove(
 
 /** Regions and histories multiply, so a machine may have more moves than memory: the rest is made each time anew. */
 function isWorthKeeping(from: Configuration, move: Move): boolean {
-  return !move.fails && from.program.moves < MOVES_MAX && (!from.kept || move.to.kept);
+  if (move.fails) return false;
+  return from.kept
+    ? move.to.kept && from.program.moves < MOVES_MAX
+    : from.moves.size < PASSING_MOVES_MAX;
 }
 
 export function keepMove(from: Configuration, key: string, move: Move): void {
-  from.program.moves++;
+  if (from.kept) from.program.moves++;
   from.moves.set(key, move);
 }
 

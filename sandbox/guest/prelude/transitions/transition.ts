@@ -22,6 +22,7 @@ import type {
   Event,
   Final,
   Guard,
+  History,
   Move,
   Program,
   Row,
@@ -125,7 +126,8 @@ function tell(work: Work, move: Move | null): void {
 /** The move that the event makes; null when no transition is taken. */
 function choose(work: Work): Move | null {
   const { configuration } = work;
-  const { type } = work.event;
+  // What was raised may be undefined: read like this, the error is the one that XState throws.
+  const type = work.event.type;
   if (typeof type !== "string") return chooseUntyped(work);
   const row = configuration.rows.get(type) ?? rowOf(configuration, type);
   if (row === NOTHING) return null;
@@ -141,11 +143,8 @@ function choose(work: Work): Move | null {
     const move = row.moves[i];
     if (move !== undefined) return move;
     const found = findMove(configuration, [transition], work.historyValue);
-    if (
-      found.fails === null &&
-      found.to.kept &&
-      !configuration.moves.get(keyOf(configuration.program, [transition]))?.historic
-    )
+    // Not what depends on history, of which there is only a mark under this key, nor what is not to be kept.
+    if (configuration.moves.get(keyOf(configuration.program, [transition])) === found)
       row.moves[i] = found;
     return found;
   }
@@ -252,8 +251,15 @@ export function step(work: Work, move: Move): void {
     work.configuration = move.to;
     work.dirty = true;
     if (move.recorded !== null)
-      work.historyValue = { ...work.historyValue, ...Object.fromEntries(move.recorded) };
+      work.historyValue = { ...work.historyValue, ...recordedIn(move.recorded) };
   }
+}
+
+/** Lists of their own: a machine may do with them what it likes. */
+function recordedIn(recorded: NonNullable<Move["recorded"]>): History {
+  const history: History = {};
+  for (const [id, nodes] of recorded) history[id] = [...nodes];
+  return history;
 }
 
 function finalize(work: Work, { node, parentId, parallels, completes }: Final): void {

@@ -62,8 +62,6 @@ export interface Node {
   config: { invoke?: unknown };
 }
 export interface Machine {
-  /** Null: none can be made. */
-  [PROGRAM]?: Program | null;
   root: Node;
   id: string;
   config: { context?: unknown };
@@ -111,7 +109,6 @@ export interface Snapshot {
 /** The states that are active, in XState's order: what a snapshot calls `_nodes`. */
 export type Nodes = Node[] & { [CONFIGURATION]?: Configuration };
 export const CONFIGURATION = Symbol("configuration");
-export const PROGRAM = Symbol("program");
 /** `ProcessingStatus.Running` of XState's actors. */
 export const RUNNING = 1;
 
@@ -177,6 +174,7 @@ export interface Program {
   wildcards: string[];
   first: Configuration;
   start: Move;
-  /** How many moves are kept, in all configurations together. */
+  /** How many moves are kept, in all configurations together; and rows. */
   moves: number;
+  rows: number;
 }
