@@ -67,3 +67,23 @@ def test_changed_state_nodes_are_not_noticed(sandbox: Sandbox) -> None:
     module.exports = { machine };"""
     assert seen(sandbox, source, "library") == 1
     assert seen(sandbox, source, "compiled") == 0
+
+
+def test_the_value_of_a_snapshot_that_is_changed_in_place_is_not_noticed(sandbox: Sandbox) -> None:
+    source = """
+    module.exports = { machine: createMachine({ context: { seen: "" }, initial: "a", states: {
+      a: { on: { GO: { actions: [({ self }) => { self.getSnapshot().value = "b"; }] } } },
+      b: { on: { GO: { actions: assign({ seen: "from b" }) } } },
+    } }) };"""
+    assert seen(sandbox, source, "library") == "from b"
+    assert seen(sandbox, source, "compiled") == ""
+
+
+def test_get_transition_data_that_is_replaced_later_is_not_noticed(sandbox: Sandbox) -> None:
+    source = """
+    const machine = createMachine({ context: { seen: 0 }, on: { GO: { actions: assign({
+      seen: ({ context }) => { machine.getTransitionData = () => []; return context.seen + 1; },
+    }) } } });
+    module.exports = { machine };"""
+    assert seen(sandbox, source, "library") == 1
+    assert seen(sandbox, source, "compiled") == 2
