@@ -9,6 +9,7 @@ after the source has been changed (docs/engine.md).
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ RESULT: Final = HERE.parent / "dist" / "quickjs.wasm"
 DIGEST: Final = HERE / "quickjs.sha256"
 ENVIRONMENT: Final = HERE / ".venv"
 PYTHON: Final = ENVIRONMENT / "bin" / "python"
+CACHE: Final = ENVIRONMENT / "cache"
 
 STACK_BYTES: Final = 1024 * 1024
 """Of C's stack, which lies at the beginning of the memory (see `_stack_bytes` in forge.py)."""
@@ -112,7 +114,9 @@ def _compile(folder: Path) -> bytes:
 
 
 def _run(command: list[str], folder: Path | None = None) -> None:
-    subprocess.run(command, cwd=folder, check=True)
+    # The compiler keeps what it made of the C library; else it would look for a home to do so.
+    caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(CACHE))
+    subprocess.run(command, cwd=folder, check=True, env=os.environ | caches)
 
 
 if __name__ == "__main__":
