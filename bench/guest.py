@@ -6,19 +6,18 @@ Times are CPU time of this thread, which other processes of the machine disturb 
 
 from __future__ import annotations
 
+import os
 import time
-from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from bench.processes import private_kb
 from sandbox.compression import pack
-from sandbox.engine import Engine
-from sandbox.forge import forge_image, load_guest
-from sandbox.instance import LiveMachine, LoadedImage, Sizes, load_image
-from sandbox.worker import GUEST
+from tests.sandbox.sandboxes import NOW_MS, Sandbox
 
-MEMORY: Final = 16 * 1024 * 1024
-NOW_MS: Final = 1_700_000_000_000
+if TYPE_CHECKING:
+    from sandbox.instance import LiveMachine
+
 SESSIONS: Final = 100
 ROUNDS: Final = 60
 COUNTER: Final = """const { createMachine, assign } = require("xstate");
@@ -30,51 +29,15 @@ IMAGE: Final = "the image of a version, packed, bytes"
 EVENT: Final = b'[1,%d,{"type":"increment"},{"id":"client"}]'
 
 
-class Bench:
-    def __init__(self, cache: Path | None) -> None:
-        self.engine = Engine(cache)
-        self.guest = load_guest(
-            self.engine, (GUEST / "engine.wasm").read_bytes(), (GUEST / "base.wasm").read_bytes()
-        )
-
-    def wasm(self) -> bytes:
-        """The counter's image."""
-        wasm, _, _ = forge_image(
-            self.engine, self.guest, COUNTER, source_map=None, cpu_s=5, memory_bytes_max=MEMORY
-        )
-        return wasm
-
-    def image(self) -> LoadedImage:
-        codes = {self.guest.engine_digest: self.guest.engine}
-        return load_image(self.engine, codes, self.wasm(), memory_bytes_max=MEMORY)
-
-    def thaw(self, image: LoadedImage, checkpoint: bytes | None = None) -> LiveMachine:
-        sizes = Sizes(MEMORY, 256 * 1024, 256 * 1024)
-        return LiveMachine(self.engine, image, sizes, checkpoint=checkpoint)
-
-    def started(self, image: LoadedImage) -> LiveMachine:
-        machine = self.thaw(image)
-        assert isinstance(machine.apply(b"[0,5]", NOW_MS, cpu_s=1), bytes)
-        return machine
-
-
 def _turn(machine: LiveMachine, seed: int) -> None:
     answer = machine.apply(EVENT % seed, NOW_MS + seed, cpu_s=1)
     assert isinstance(answer, bytes), answer
 
 
-def private_kb() -> int:
-    """What this process does not share, in KB: also what it shares with no file (Linux)."""
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith(("Private_Dirty:",)):
-            return int(line.split()[1])
-    raise AssertionError("no Private_Dirty")
-
-
-def guest(cache: Path | None = None) -> dict[str, float]:
+def guest() -> dict[str, float]:
     """Microseconds of CPU, KB and bytes, by what they are of."""
-    bench = Bench(cache)
-    image = bench.image()
+    bench = Sandbox()
+    image = bench.image_of(COUNTER)
     alone = bench.started(image)
     for seed in range(1, 300):
         _turn(alone, seed)
@@ -85,17 +48,17 @@ def guest(cache: Path | None = None) -> dict[str, float]:
             _turn(alone, seed)
         hot.append((time.thread_time_ns() - began) / 300_000)
     starts = []
-    before_kb = private_kb()
+    before_kb = private_kb(os.getpid())
     machines = []
     for _ in range(SESSIONS):
         began = time.thread_time_ns()
         machines.append(bench.started(image))
         starts.append((time.thread_time_ns() - began) / 1000)
-    started_kb = private_kb()
+    started_kb = private_kb(os.getpid())
     for seed in range(1, 4):
         for machine in machines:
             _turn(machine, seed)
-    used_kb = private_kb()
+    used_kb = private_kb(os.getpid())
     turns = []
     for seed in range(4, ROUNDS):
         began = time.thread_time_ns()
@@ -121,7 +84,7 @@ def guest(cache: Path | None = None) -> dict[str, float]:
         "private memory of a session that started, KB": (started_kb - before_kb) / SESSIONS,
         "private memory of a session after three events, KB": (used_kb - before_kb) / SESSIONS,
         CHECKPOINT: len(checkpoint),
-        IMAGE: len(pack(bench.wasm())),
+        IMAGE: len(pack(bench.forged(COUNTER))),
     }
 
 

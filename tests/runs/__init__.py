@@ -21,7 +21,7 @@ from tests.support import CACHE
 
 if TYPE_CHECKING:
     from sandbox.instance import LoadedImage
-    from tests.sandbox.test_instance import Sandbox
+    from tests.sandbox.sandboxes import Sandbox
 
 FOLDER = Path(__file__).parent
 NOW_MS = 1_700_000_000_000

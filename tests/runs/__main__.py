@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tests.runs import FOLDER, record
-from tests.sandbox.test_instance import Sandbox
+from tests.sandbox.sandboxes import Sandbox
 from tests.support import EXAMPLES
 
 sandbox = Sandbox()

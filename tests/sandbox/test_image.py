@@ -12,7 +12,7 @@ import pytest
 from sandbox.image import PAGE_BYTES
 from sandbox.protocol.outbox import decode_outbox
 from tests.sandbox import torture
-from tests.sandbox.test_instance import NOW_MS, Sandbox, send
+from tests.sandbox.sandboxes import NOW_MS, Sandbox, send
 
 if TYPE_CHECKING:
     from sandbox.instance import LiveMachine
@@ -25,11 +25,6 @@ CYCLES = """(globalThis.turn = 0, createMachine({ context: { kept: null }, on: {
   for (let i = 0; i < 50; i++) { const a = { kept }, b = { a }; a.b = b; kept.list.push(a); }
   return kept.list.length + turn++ * 1000;
 } }) } } }))"""
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Sandbox:
-    return Sandbox()
 
 
 def context(outbox: object) -> dict[str, object]:

@@ -4,7 +4,6 @@ harm.
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,8 +13,8 @@ import zstandard
 from sandbox import image as images
 from sandbox.checkpoint import DamagedCheckpoint, apply_checkpoint
 from sandbox.engine import Engine
-from sandbox.forge import BuildError, Guest, forge_base, forge_image, load_guest
-from sandbox.instance import Fault, LiveMachine, LoadedImage, Sizes, load_image
+from sandbox.forge import BuildError, forge_base, forge_image, load_guest
+from sandbox.instance import Fault, load_image
 from sandbox.protocol.formats import checkpoint_digest
 from sandbox.protocol.ids import Slot, Ticket
 from sandbox.protocol.messages import Checkpoint, Done, LoadEngine, LoadImage, Open, Replay, Step
@@ -23,72 +22,11 @@ from sandbox.protocol.outbox import decode_outbox
 from sandbox.worker import GUEST, Worker
 from tests.attacks.actions import ACTIONS, Attack
 from tests.runs import example_image, read_run
+from tests.sandbox.sandboxes import MEMORY, NOW_MS, Sandbox, send
 from tests.support import CACHE, EXAMPLES
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-MEMORY = 16 * 1024 * 1024
-NOW_MS = 1_700_000_000_000
-
-
-class Sandbox:
-    """A session engine and a forge, as two processes have them; here they share one, which only
-    tests may.
-    """
-
-    def __init__(self) -> None:
-        engine_wasm, base = (GUEST / "engine.wasm").read_bytes(), (GUEST / "base.wasm").read_bytes()
-        self.engine = Engine(CACHE)
-        self.guest: Guest = load_guest(self.engine, engine_wasm, base)
-
-    def image(self, expression: str) -> LoadedImage:
-        return self.image_of(
-            f'const {{assign,createMachine,createActor,fromPromise,fromCallback,raise,emit,spawnChild,setup}}=require("xstate");module.exports={{default:{expression}}};'
-        )
-
-    def image_of(self, script: str, **options: Any) -> LoadedImage:
-        wasm, _, _ = forge_image(
-            self.engine,
-            self.guest,
-            script,
-            source_map=None,
-            cpu_s=2,
-            memory_bytes_max=MEMORY,
-            **options,
-        )
-        return self.load(wasm)
-
-    def load(self, wasm: bytes) -> LoadedImage:
-        return load_image(
-            self.engine,
-            {self.guest.engine_digest: self.guest.engine},
-            wasm,
-            memory_bytes_max=MEMORY,
-        )
-
-    def thaw(self, image: LoadedImage, checkpoint: bytes | None = None) -> LiveMachine:
-        return LiveMachine(
-            self.engine, image, Sizes(MEMORY, 256 * 1024, 256 * 1024), checkpoint=checkpoint
-        )
-
-    def start(self, expression: str) -> LiveMachine:
-        machine = self.thaw(self.image(expression))
-        outbox = machine.apply(b"[0,5]", NOW_MS, cpu_s=1)
-        assert isinstance(outbox, bytes), outbox
-        return machine
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Sandbox:
-    return Sandbox()
-
-
-def send(machine: LiveMachine, event_type: str, cpu_s: float = 0.05, **more: Any) -> bytes | Fault:
-    event = msgspec.json.encode({"type": event_type, **more})
-    return machine.apply(
-        b'[1,%d,%b,{"id":"c"}]' % (random.getrandbits(50), event), NOW_MS + 1, cpu_s=cpu_s
-    )
 
 
 def worker_of(sandbox: Sandbox) -> Worker:

@@ -17,13 +17,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from sandbox.instance import Fault
 from sandbox.protocol.outbox import decode_outbox
-
-if TYPE_CHECKING:
-    from tests.sandbox.test_instance import Sandbox
+from tests.sandbox.sandboxes import NOW_MS, Sandbox
 
 SCRIPT: Final = Path(__file__).with_suffix(".cjs")
 MACHINE: Final = """
@@ -40,7 +38,6 @@ const { act } = require(process.argv[1]);
   }
 })();
 """
-NOW_MS: Final = 1_700_000_000_000
 
 
 def seen_by_node(seeds: list[int]) -> list[str]:
@@ -89,8 +86,6 @@ def differences(sandbox: Sandbox, seed: int, *, steps: int, collecting: bool) ->
 
 
 def main() -> int:
-    from tests.sandbox.test_instance import Sandbox
-
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)

@@ -6,15 +6,8 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from sandbox.protocol.outbox import decode_outbox
-from tests.sandbox.test_instance import NOW_MS, Sandbox
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Sandbox:
-    return Sandbox()
+from tests.sandbox.sandboxes import NOW_MS, Sandbox
 
 
 def seen(sandbox: Sandbox, source: str, transitions: str) -> object:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sandbox.protocol.outbox import decode_outbox
-from tests.sandbox.test_instance import NOW_MS, Sandbox
+from tests.sandbox.sandboxes import NOW_MS, Sandbox
 
 if TYPE_CHECKING:
     from sandbox.instance import LiveMachine
@@ -86,11 +86,6 @@ machine.transition = (...all) => {
 };
 module.exports = { machine };
 """
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Sandbox:
-    return Sandbox()
 
 
 def outboxes(sandbox: Sandbox, seed: int, transitions: str) -> list[object]:

@@ -14,7 +14,8 @@ from machinehub.store.store import pack_files
 from sandbox.forge import forge_base, forge_image, load_guest
 from sandbox.worker import GUEST
 from tests.durable import THROWS, asleep, count, hub_on, send
-from tests.sandbox.test_instance import Sandbox, another_engine
+from tests.sandbox.sandboxes import Sandbox
+from tests.sandbox.test_instance import another_engine
 from tests.support import COUNTER, Client, running_hub
 
 if TYPE_CHECKING:
