@@ -163,7 +163,7 @@ class _SqliteThread:
             self._connection = _SqliteConnection(self._path, self._dialect)
         raw = self._connection.raw
         if wait != self._waits_for_locks:
-            raw.execute(f"PRAGMA busy_timeout = {int(LOCK_WAIT_S * 1000) if wait else 0}")
+            raw.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_S * 1000 if wait else 0}")
             self._waits_for_locks = wait
         raw.execute(self._begin)
         try:

@@ -29,7 +29,7 @@ MUTANTS = [
     ("tables", "historic ? keyThen : key", "key"),
     (
         "transition",
-        "configuration.moves.get(keyOf(configuration.program, [transition])) === found",
+        "configuration.moves.get(key) === found",
         "true",
     ),
     (

@@ -54,7 +54,6 @@ function foreseeAll(
     if (budget.left <= 0) return false;
     budget.left -= pieces;
     const row = rowOf(configuration, descriptor);
-    configuration.rows.set(descriptor, row);
     row.list.forEach((transition, i) => {
       foresee(configuration, [transition], row, i, budget);
     });

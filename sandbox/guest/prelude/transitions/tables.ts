@@ -191,14 +191,14 @@ export function keyOf(program: Program, transitions: Transition[]): string {
   return key;
 }
 
-/** The move for these transitions, from memory if it was made before. */
+/** The move for these transitions, whose key is `key`, from memory if it was made before. */
 export function findMove(
   configuration: Configuration,
   transitions: Transition[],
   history: History,
+  key = keyOf(configuration.program, transitions),
 ): Move {
   const { moves } = configuration;
-  const key = keyOf(configuration.program, transitions);
   const known = moves.get(key);
   if (known !== undefined && !known.historic) return known;
   const keyThen = key + pastKey(history);

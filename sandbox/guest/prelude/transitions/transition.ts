@@ -142,10 +142,10 @@ function choose(work: Work): Move | null {
     if (!passes(work, transition)) continue;
     const move = row.moves[i];
     if (move !== undefined) return move;
-    const found = findMove(configuration, [transition], work.historyValue);
+    const key = keyOf(configuration.program, [transition]);
+    const found = findMove(configuration, [transition], work.historyValue, key);
     // Not what depends on history, of which there is only a mark under this key, nor what is not to be kept.
-    if (configuration.moves.get(keyOf(configuration.program, [transition])) === found)
-      row.moves[i] = found;
+    if (configuration.moves.get(key) === found) row.moves[i] = found;
     return found;
   }
   return null;
