@@ -139,6 +139,11 @@ class Entropy:
         return "".join(self._random.choices(BASE62, k=12))
 
 
+def new_client_key() -> str:
+    """Of 128 bits, in hexadecimal."""
+    return secrets.token_hex(16)
+
+
 def new_token() -> str:
     """A bearer token: 256 random bits, with a prefix that secret scanners can look for."""
     return "mh_" + secrets.token_urlsafe(32)
@@ -149,11 +154,6 @@ def pause_about(seconds: float) -> None:
     back at once.
     """
     time.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311 - a spread, no secret
-
-
-def time_of_day(ms: int) -> str:
-    """Hours, minutes and seconds, where the user is."""
-    return time.strftime("%H:%M:%S", time.localtime(ms / 1000))
 
 
 def timestamp(ms: int) -> str:

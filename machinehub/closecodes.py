@@ -32,3 +32,5 @@ class CloseCode(IntEnum):
     """The machine or the session is not there, or was deleted: do not connect again."""
     LIMIT_EXCEEDED = 4008
     """Too fast, too many, or too slow to read. A client may connect again after a while."""
+    MOVED = 4010
+    """The session was started anew: connect again at once."""

@@ -4,7 +4,7 @@
       CallerError            the request is at fault; the same request fails again
         BadRequest 400, InvalidEvent 422, Unauthorised 401, Forbidden 403, NotFound 404,
         MethodNotAllowed 405, WaitTimeout 408, Conflict 409, PreconditionFailed 412, TooLarge 413,
-        RateLimited 429
+        IdempotencyMismatch 422, RateLimited 429
       MachineError 422       the machine's author is at fault: a turn or a build failed
         BuildFailed            with errors[]: file, line, column, message
         Rejected               an event was undone
@@ -80,6 +80,12 @@ class PreconditionFailed(CallerError):
 
 class TooLarge(CallerError):
     status, title = 413, "Too large"
+
+
+class IdempotencyMismatch(CallerError):
+    """As draft-ietf-httpapi-idempotency-key-header has it."""
+
+    status, title = 422, "Another event has this id"
 
 
 class RateLimited(CallerError):

@@ -7,7 +7,14 @@ The error code that each gives is in docs/limits.md, which a test holds against 
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
+
+PAYLOAD_EVENTS_MAX: Final = 200
+PAYLOAD_FIELDS_MAX: Final = 50
+PAYLOAD_TEXT_CHARS_MAX: Final = 200
+"""Of the descriptions of events' payloads that come with an upload, for the page's forms."""
 
 
 class MachineLimits(
@@ -47,11 +54,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     event_depth: int = 64
     """Nesting of an event. Parsers recurse; nobody's form is this deep."""
     source_bytes: int = 1024 * 1024
-    """All uploaded files together.
-
-    A machine with its helpers is a few KiB; npm dependencies take the rest.
+    """All uploaded files together that are no npm packages'. A machine with its helpers is a few
+    KiB.
     """
     source_files: int = 200
+    package_bytes: int = 8 * 1024 * 1024
+    """All uploaded files of npm packages: of `effect` a bundler reads 5 MiB to make 300 KiB of it.
+    """
+    package_files: int = 1000
     module_bytes: int = 1024 * 1024
     """A machine that comes as a WASM module. What compiling one takes grows faster than its size.
     """

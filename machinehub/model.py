@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from machinehub.ids import Digest, EventId, MachineId, MemberId, Seq, SessionId, SessionKey
+from machinehub.limits import PAYLOAD_EVENTS_MAX, PAYLOAD_FIELDS_MAX, PAYLOAD_TEXT_CHARS_MAX
 from sandbox.protocol.formats import INPUT
 from sandbox.protocol.ids import MODULE_ENGINE_PREFIX, TimerId
 
@@ -33,6 +34,28 @@ class MachineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
 
+PayloadText = Annotated[str, msgspec.Meta(max_length=PAYLOAD_TEXT_CHARS_MAX)]
+
+
+class PayloadField(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A member of an event's payload, for the page's forms."""
+
+    name: PayloadText
+    kind: Literal["text", "number", "boolean", "choice", "json"]
+    optional: bool = False
+    values: Annotated[
+        list[PayloadText | int | float | bool | None], msgspec.Meta(max_length=PAYLOAD_FIELDS_MAX)
+    ] = []
+    """Of a choice."""
+
+
+Payloads = Annotated[
+    dict[PayloadText, Annotated[list[PayloadField], msgspec.Meta(max_length=PAYLOAD_FIELDS_MAX)]],
+    msgspec.Meta(max_length=PAYLOAD_EVENTS_MAX),
+]
+"""By the event's type."""
+
+
 class Version(msgspec.Struct, frozen=True, kw_only=True):
     """Immutable: the same number is the same content for ever."""
 
@@ -44,7 +67,26 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     created_at_ms: int
     definition: dict[str, Any]
-    """States, transitions, events (guest/prelude/machine.ts says the shape)."""
+    """States, transitions, events (guest/prelude/machine.ts says the shape), the version's own
+    limits, and the warnings of its build.
+    """
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The definition, as everybody who knows the machine's URL may see it."""
+        return {key: value for key, value in self.definition.items() if key != "warnings"}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the build had to say, for who deployed it: the files are theirs."""
+        return [place_and_text(each) for each in self.definition.get("warnings", [])]
+
+
+def place_and_text(said: dict[str, Any]) -> str:
+    """`file:line:column: message` of a build's error or warning, as far as the place is known."""
+    keys = ("file", "line", "column")
+    place = ":".join(str(said[key]) for key in keys if said.get(key) is not None)
+    return f"{place}: {said['message']}" if place else said["message"]
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +170,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """Why the input was undone or refused; None for an input that was applied."""
     format: int = INPUT
     """Which version of `input` it is (`sandbox/protocol/formats.py`)."""
+    taken: bool | None = None
+    """Whether a transition of the machine took the event; None for what is no event, and where the
+    guest did not say.
+    """
+    cause: str = ""
+    """Of a timer: the type of the event that the machine got of it (`xstate.after...`, or one that
+    it raised with a delay), where the guest says that.
+    """
 
 
 class Armed(msgspec.Struct, frozen=True, gc=False):

@@ -15,3 +15,10 @@ def cache_folder() -> Path:
     return Path(
         os.environ.get("MACHINEHUB_CACHE") or platformdirs.user_cache_dir("machinehub")
     ).resolve()
+
+
+def config_folder() -> Path:
+    """What this user is known by (`MACHINEHUB_CONFIG`)."""
+    return Path(
+        os.environ.get("MACHINEHUB_CONFIG") or platformdirs.user_config_dir("machinehub")
+    ).resolve()

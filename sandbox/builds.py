@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandbox import bundler
+from sandbox import bundler, places
 from sandbox.compression import pack
 from sandbox.foreign import build_module, compile_module
 from sandbox.forge import BuildError, forge_image
@@ -51,6 +51,7 @@ class Builds:
 
     def _build(self, build: Build) -> ToHub:
         started = time.perf_counter_ns()
+        absent: list[BuildMessage] = []
         assert self._guest is not None
         assert self._esbuild is not None
         try:
@@ -61,7 +62,8 @@ class Builds:
                     [BuildMessage(f"the bundle has more than {build.bundle_bytes_max} bytes")],
                 )
             bundled = time.perf_counter_ns()
-            image, definition, more = forge_image(
+            absent = [each for each in bundle.warnings if "is not in machines" in each.message]
+            image, definition, report = forge_image(
                 self._engine,
                 self._guest,
                 bundle.script,
@@ -74,7 +76,10 @@ class Builds:
                 own=build.own,
             )
         except BuildError as error:
-            return _build_failed(build.ticket, error)
+            errors = [places.explained(each, build.files, build.entry) for each in error.errors]
+            if any("is not in machines" in each.message for each in errors):
+                errors += absent
+            return _build_failed(build.ticket, BuildError(error.code, errors))
         except Exception as error:  # noqa: BLE001 - a stranger's file must not end the forge
             return BuildFailed(
                 build.ticket,
@@ -83,12 +88,16 @@ class Builds:
             )
         packed = pack(image)
         frozen = time.perf_counter_ns()
-        warnings = [text[:ERROR_CHARS_MAX] for text in (bundle.warnings + more)[:ERRORS_MAX]]
+        warnings = [
+            *bundle.warnings,
+            *map(BuildMessage, report.warnings),
+            *(places.warning_about(each, build.files, build.entry) for each in report.missing),
+        ]
         return Built(
             build.ticket,
             packed,
             msgspec.json.encode(definition),
-            warnings,
+            _cut(warnings),
             (bundled - started) // 1000,
             (frozen - bundled) // 1000,
         )
@@ -116,13 +125,16 @@ class Builds:
 
 
 def _build_failed(ticket: Ticket, error: BuildError) -> BuildFailed:
+    return BuildFailed(ticket, error.code, _cut(error.errors))
+
+
+def _cut(messages: list[BuildMessage]) -> list[BuildMessage]:
     """Cut to size: a stranger wrote names and messages."""
-    shown = [
+    return [
         msgspec.structs.replace(
             each,
             message=each.message[:ERROR_CHARS_MAX],
             file=each.file[:FILE_CHARS_MAX] if each.file else each.file,
         )
-        for each in error.errors[:ERRORS_MAX]
+        for each in messages[:ERRORS_MAX]
     ]
-    return BuildFailed(ticket, error.code, shown)

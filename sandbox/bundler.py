@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from sandbox import absent
 from sandbox.forge import BuildError
 from sandbox.protocol.messages import BuildMessage
 from sandbox.sourcemap import SourceMap
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 ENTRY_SUFFIXES: Final = (".ts", ".tsx", ".mts", ".cts", ".js", ".jsx", ".mjs", ".cjs", ".json")
 ESBUILD_MEMORY_BYTES: Final = 512 * 1024 * 1024
 ESBUILD_CPU_S: Final = 5.0
-"""For bundling 1 MiB of source; what a machine does when it is loaded is limited separately."""
-_MESSAGE = re.compile(r"^✘ \[ERROR\] (?P<text>.*)$")
+"""For bundling 8 MiB of source; what a machine does when it is loaded is limited separately."""
 _PLACE = re.compile(r"^ {4}(?P<file>[^\n]*?):(?P<line>\d+):(?P<column>\d+):$")
 _OPTIONS: Final = (
     "--bundle",
@@ -37,8 +37,9 @@ _OPTIONS: Final = (
     "--platform=neutral",
     "--target=es2023",
     "--charset=utf8",
-    "--main-fields=module,main",
-    "--conditions=import,module,default",
+    # What is written for browsers is nearest to what a machine finds (docs/npm.md).
+    "--main-fields=browser,module,main",
+    "--conditions=browser,import,module,default",
     "--external:xstate",
     "--external:xstate/*",
     "--sourcemap=inline",
@@ -48,7 +49,13 @@ _OPTIONS: Final = (
     "--log-level=warning",
     "--tree-shaking=true",
     '--define:process.env.NODE_ENV="production"',
+    "--define:global=globalThis",
 )
+CONFIG_KEYS: Final = frozenset(
+    ["initial", "states", "on", "always", "after", "entry", "exit", "invoke", "context", "output"]
+)
+STATE_TYPES: Final = ("atomic", "compound", "parallel", "final")
+"""A config has one of those keys, or says that it is one of these: or it is some other JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class Bundle:
 
     script: str
     source_map: SourceMap | None
-    warnings: list[str]
+    warnings: list[BuildMessage]
 
 
 def check_path(path: str) -> None:
@@ -116,13 +123,10 @@ def bundle(engine: Engine, esbuild: Module, entry: str, files: dict[str, str]) -
                         )
                     ],
                 ) from None
-        script, messages = _run(engine, esbuild, entry, root)
-    warnings = [
-        line.removeprefix("▲ [WARNING] ")
-        for line in messages.splitlines()
-        if line.startswith("▲ [WARNING] ")
-    ]
+        more = absent.options(absent.packages_of(files))
+        script, messages = _run(engine, esbuild, entry, root, *more)
     text, source_map = _split_source_map(script)
+    warnings = [*_said(messages, "▲ [WARNING] "), *absent.warnings_of(text, files)]
     return Bundle(text, source_map, warnings)
 
 
@@ -134,7 +138,9 @@ def inputs_of(engine: Engine, esbuild: Module, entry: str, root: Path) -> list[s
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder)
         options = ("--outfile=/.output/out.js", "--metafile=/.output/meta.json")
-        _run(engine, esbuild, entry, root, *options, output=output)
+        packages = (each.name for each in (root / "node_modules").glob("*"))
+        more = absent.options(packages)
+        _run(engine, esbuild, entry, root, *options, *more, output=output)
         meta = json.loads((output / "meta.json").read_text())
         return sorted(meta["inputs"])
 
@@ -185,6 +191,18 @@ def _bundle_config(entry: str, text: str) -> Bundle:
         )
     # JSON is not quite JavaScript: __proto__ would set the prototype. JSON.parse of a string
     # literal keeps it data.
+    if CONFIG_KEYS.isdisjoint(config) and config.get("type") not in STATE_TYPES:
+        raise BuildError(
+            "no_machine",
+            [
+                BuildMessage(
+                    f"this is no machine: a config has {', '.join(sorted(CONFIG_KEYS))}",
+                    entry,
+                    1,
+                    1,
+                )
+            ],
+        )
     literal = json.dumps(json.dumps(config))
     return Bundle(
         f'module.exports={{default:require("xstate").createMachine(JSON.parse({literal}))}};',
@@ -194,20 +212,28 @@ def _bundle_config(entry: str, text: str) -> Bundle:
 
 
 def _errors(messages: str) -> list[BuildMessage]:
-    """esbuild's printed errors. A message's place, when it has one, is the indented line behind
-    it.
-    """
-    errors: list[BuildMessage] = []
-    for line in messages.splitlines():
-        if found := _MESSAGE.match(line):
-            errors.append(BuildMessage(found["text"].removesuffix(" [plugin]")))
-        elif errors and errors[-1].file is None and (place := _PLACE.match(line)):
-            errors[-1] = BuildMessage(
-                errors[-1].message, place["file"], int(place["line"]), int(place["column"]) + 1
-            )
-    return errors or [
+    return _said(messages, "✘ [ERROR] ") or [
         BuildMessage(messages.strip()[:1000] or "the bundler failed without a message")
     ]
+
+
+def _said(messages: str, mark: str) -> list[BuildMessage]:
+    """esbuild's printed messages that begin with `mark`. A message's place, when it has one, is the
+    indented line behind it.
+    """
+    said: list[BuildMessage] = []
+    is_open = False
+    for line in messages.splitlines():
+        if line.startswith(("✘ [ERROR] ", "▲ [WARNING] ")):
+            is_open = line.startswith(mark)
+            if is_open:
+                said.append(BuildMessage(line.removeprefix(mark).removesuffix(" [plugin]")))
+        elif is_open and (place := _PLACE.match(line)):
+            is_open = False
+            said[-1] = BuildMessage(
+                said[-1].message, place["file"], int(place["line"]), int(place["column"]) + 1
+            )
+    return said
 
 
 _MAP_COMMENT: Final = "//# sourceMappingURL=data:application/json;base64,"

@@ -17,6 +17,7 @@ import msgspec
 from sandbox import image as images
 from sandbox.image import Handles
 from sandbox.leb128 import decode_unsigned
+from sandbox.places import Missing
 from sandbox.protocol import formats
 from sandbox.protocol.limits import GuestLimits, OwnLimits
 from sandbox.protocol.messages import BuildMessage
@@ -106,6 +107,7 @@ class Report(msgspec.Struct, frozen=True):
     fault: Thrown | None = None
     definition: Definition | None = None
     warnings: list[str] = []
+    missing: list[Missing] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,7 @@ def forge_base(
     def export(name: str) -> int:
         return instance.call("property", exports, _text(instance, name))
 
+    instance.call("track_rejections", export("rejected"))
     # The I/O area begins at a page of its own, so that checkpoints can leave it out.
     io = instance.call("alloc", IO_BYTES + images.PAGE_BYTES)
     io += -io % images.PAGE_BYTES
@@ -200,9 +203,9 @@ def forge_image(
     strict: bool = False,
     limits: GuestLimits = USUAL_LIMITS,
     own: OwnLimits = NO_LIMITS,
-) -> tuple[bytes, Definition, list[str]]:
+) -> tuple[bytes, Definition, Report]:
     """The image of the machine in `bundle` (a CommonJS script), the machine's definition, and
-    warnings.
+    the prelude's report, with its warnings.
 
     `source_map` leads from the bundle to the user's own files, for errors now and later. `on_error`
     says what an action that throws does: "reject" undoes the turn, "stop" ends the session in an
@@ -231,7 +234,6 @@ def forge_image(
         ) from None
     finally:
         engine.watchdog.stop()
-    instance.write(handles.eval_slot, bytes(4))
     frozen = _freeze(
         instance,
         msgspec.structs.replace(handles, source_map=source_map, jobs=limits.jobs, own=own),
@@ -244,7 +246,7 @@ def forge_image(
         )
     stops = "stop" if on_error == "stop" else None
     definition = msgspec.structs.replace(report.definition, on_error=stops)
-    return frozen, definition, report.warnings[:20]
+    return frozen, definition, report
 
 
 def _begin(engine: Engine, guest: Guest, memory_bytes_max: int) -> Instance:
@@ -280,6 +282,9 @@ def _load(
     if function < 0:
         thrown = _call_text(instance, handles.explain, -function, handles)
         raise _build_error(msgspec.json.decode(thrown, type=Thrown), source_map)
+    # The parser is gone before the bundle runs, not only afterwards: a library that looks whether
+    # it may make functions of text must find what it will find later.
+    instance.write(handles.eval_slot, bytes(4))
     loaded = _call_text(instance, handles.load, function, handles)
     report = msgspec.json.decode(loaded, type=Report)
     if report.fault is not None:

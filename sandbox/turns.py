@@ -157,7 +157,7 @@ class Turns:
         timers: list[tuple[int, list[tuple[TimerId, int]], list[TimerId]]] = []
         for position, outbox in enumerate(map(decode_outbox, outboxes)):
             snapshot = bytes(outbox.snapshot) if bytes(outbox.snapshot) != b"null" else snapshot
-            finished = bool(outbox.finished)
+            finished = outbox.finished
             if outbox.timers_set or outbox.timers_cancelled:
                 timers.append((position, outbox.timers_set, outbox.timers_cancelled))
         return Replayed(request.session, request.ticket, snapshot, finished, timers, len(outboxes))

@@ -1,19 +1,21 @@
 // Builds the page into the hub's package: flat, under /assets/, with a gzipped twin of each file, so that the hub compresses nothing.
+// Beside it go the client for pages without a bundler, and the client as an npm package.
 
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { copyFileSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import react from "@vitejs/plugin-react";
 import { defineConfig, type Plugin } from "vite";
 
 const out = fileURLToPath(new URL("../../machinehub/web/static", import.meta.url));
-const client = fileURLToPath(new URL("../js/dist/client.js", import.meta.url));
+const client = fileURLToPath(new URL("../js", import.meta.url));
 
-/** The client for pages without a bundler, and what browsers get compressed. */
 const finish: Plugin = {
   name: "finish",
   closeBundle() {
-    writeFileSync(`${out}/client.js`, readFileSync(client));
+    copyFileSync(`${client}/dist/client.js`, `${out}/client.js`);
+    execFileSync("npm", ["pack", "--silent", "--pack-destination", out], { cwd: client });
     for (const name of readdirSync(out))
       if (/\.(js|css|html|svg)$/.test(name))
         writeFileSync(`${out}/${name}.gz`, gzipSync(readFileSync(`${out}/${name}`), { level: 9 }));

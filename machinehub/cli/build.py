@@ -23,8 +23,10 @@ from machinehub.cli.common import (
     say,
     table,
 )
+from machinehub.cli.payloads import payloads_of
 from machinehub.cli.project import collect_files, find_project, forge, gather
 from machinehub.limits import Limits, lowered
+from machinehub.model import place_and_text
 
 if TYPE_CHECKING:
     from machinehub.cli.budget import Measured
@@ -53,6 +55,9 @@ EventsOption = Annotated[
 ]
 
 
+StrictOption = Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")]
+
+
 def register(app: typer.Typer) -> None:
     app.command("deploy")(deploy)
     app.command("check")(check)
@@ -69,6 +74,7 @@ def deploy(
         bool,
         typer.Option("--activate/--no-activate", help="Whether new sessions get this version."),
     ] = True,
+    strict: StrictOption = False,
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
     token: TokenOption = "",
@@ -83,6 +89,8 @@ def deploy(
             "files": files,
             "message": message,
             "activate": activate,
+            "strict": strict,
+            "payloads": msgspec.to_builtins(payloads_of(files, project.entry)),
             "machine": msgspec.structs.asdict(project.machine),
             "limits": msgspec.to_builtins(project.limits),
         }
@@ -107,11 +115,13 @@ def check(
     file: File = None,
     budget: BudgetOption = False,
     events: EventsOption = None,
+    strict: StrictOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Build FILE here, without deploying it; print its states and events.
 
-    Exit code 6 when it does not build, or an example exceeds a limit.
+    Exit code 6 when it does not build, an example exceeds a limit, or with --strict there is a
+    warning.
     """
     from machinehub.cli.budget import Answers, measure
     from machinehub.control.builds import Build, build
@@ -135,11 +145,17 @@ def check(
             if not budget:
                 return built, []
             names = msgspec.json.decode(built.definition)["events"]
-            examples = given or [{"type": name} for name in names if "*" not in name]
+            examples = given or [
+                {"type": name}
+                for name in names
+                if not name.startswith("presence.") and "*" not in name
+            ]
             return built, await measure(pool, answers, built.image, examples, limits)
 
     built, measured = asyncio.run(work())
     definition: dict[str, Any] = msgspec.json.decode(built.definition)
+    for warning in built.warnings:
+        progress.print(f"warning: {place_and_text(warning)}", markup=False)
     if as_json:
         costs = {"budget": [each.as_json() for each in measured]} if budget else {}
         print_json(definition | costs)
@@ -147,7 +163,7 @@ def check(
         _show(definition)
         if budget:
             _show_costs(measured)
-    if any(map(_is_broken, measured)):
+    if any(map(_is_broken, measured)) or (strict and built.warnings):
         raise typer.Exit(BROKEN_BUILD)
 
 

@@ -108,10 +108,7 @@ def read_json(text: str) -> Any:
 
 def plain(text: str) -> str:
     """Text from elsewhere: no markup of ours, no control characters of theirs."""
-    safe = "".join(
-        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
-    return safe.replace("[", "\\[")
+    return plain_text(text).replace("[", "\\[")
 
 
 def print_json(value: Any) -> None:
@@ -127,14 +124,16 @@ def say(text: str) -> None:
     """A line of data. Control characters that a machine put into a name do nothing to the
     terminal.
     """
-    sys.stdout.write(
-        "".join(
-            char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"
-            for char in text
-        )
-        + "\n"
-    )
+    sys.stdout.write(plain_text(text) + "\n")
     sys.stdout.flush()
+
+
+def plain_text(text: str) -> str:
+    """Text from elsewhere, without control characters."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"
+        for char in text
+    )
 
 
 def table(headings: list[str], rows: Iterable[list[str]]) -> None:
@@ -237,7 +236,7 @@ class Hub:
     def session_path(self, machine_and_session: str) -> str:
         """The path of `M/S`, where M may be a name.
 
-        Without a token that says so, M is taken for an id.
+        Without a token, M is taken for an id: names are told only to those who have one.
         """
         machine, slash, session = machine_and_session.partition("/")
         if not slash or not machine or not session:
@@ -248,7 +247,29 @@ class Hub:
         except Refused as refused:
             if refused.exit_code != UNAUTHORISED:
                 raise
+            self._check_is_id(name, refused)
         return f"/{name}{at}{version}/{quote(session, safe='')}"
+
+    def _check_is_id(self, machine: str, refused: Refused) -> None:
+        """Ends the command when no machine has this id: it is a name, or a typo."""
+        try:
+            self.read(f"/{quote(machine, safe='')}")
+        except Refused as second:
+            if second.exit_code != NOT_FOUND:
+                raise
+            refused.problem["detail"] = (
+                f"{machine!r} is no machine's id, and this hub tells names only to those with a "
+                "token: give one with --token or MACHINEHUB_TOKEN, or name the machine by the id in"
+                " its URL"
+            )
+            raise refused from None
+
+    def session_api_path(self, machine_and_session: str) -> str:
+        """The path of `M/S` in the deploy API; a version behind M does not matter there."""
+        machine, slash, session = machine_and_session.partition("/")
+        if not slash or not machine or not session:
+            fail(f"{machine_and_session!r} is not MACHINE/SESSION", USAGE)
+        return f"{self.machine_path(machine.partition('@')[0])}/sessions/{quote(session, safe='')}"
 
 
 class Refused(Exception):

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from machinehub.store.store import Store
 
 T = TypeVar("T")
+ID_DIGITS = 9
+"""Of a token's number; the database counts up to 2^31."""
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -117,12 +119,22 @@ def list_tokens(data: Data = None, as_json: AsJson = False) -> None:
 
 
 def revoke_token(
-    token_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1)], data: Data = None
+    token: Annotated[str, typer.Argument(metavar="NAME", help="Its name, or its number.")],
+    data: Data = None,
 ) -> None:
     """Revoke a token: a running hub refuses it within seconds."""
     now_ms = SystemClock().now_ms()
-    _with_store(data, lambda store: store.revoke_token(token_id, now_ms=now_ms))
-    progress.print(f"token {token_id}: revoked")
+
+    async def revoke(store: Store) -> Token:
+        is_number = token.isascii() and token.isdigit() and len(token) <= ID_DIGITS
+        known = {each.name for each in await store.token_list()}
+        number = int(token) if is_number and token not in known else 0
+        return await store.revoke_token(
+            number or (await store.token_named(token)).id, now_ms=now_ms
+        )
+
+    revoked = _with_store(data, revoke)
+    progress.print(f"token {revoked.name or revoked.id}: revoked", markup=False)
 
 
 def upgrade(data: Data = None) -> None:
@@ -154,7 +166,12 @@ async def _look_at_database(url: str) -> str:
     return f"{where}, schema {revision}{behind}"
 
 
-def doctor(data: Data = None, server: Server = DEFAULT_SERVER, token: TokenOption = "") -> None:
+def doctor(
+    data: Data = None,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
     """Check what a hub needs on this computer. Exit code 1 when something is missing."""
     checks: list[tuple[str, str, str]] = []
 
@@ -185,7 +202,11 @@ def doctor(data: Data = None, server: Server = DEFAULT_SERVER, token: TokenOptio
         f"{len(walls) - sum(not stands for _, _, stands, _ in walls)} of {len(walls)} stand",
     )
     note("hub", True, f"{'ready' if Hub(server, token).answers() else 'none running'} at {server}")
-    table(["CHECK", "", "DETAIL"], map(list, checks))
+    if as_json:
+        names = ("check", "state", "detail")
+        print_json([dict(zip(names, each, strict=True)) for each in checks])
+    else:
+        table(["CHECK", "", "DETAIL"], map(list, checks))
     if any(state == "MISSING" for _, state, _ in checks):
         raise typer.Exit(FAILED)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import islice
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
@@ -24,6 +24,7 @@ from machinehub.cli.common import (
     progress,
     say,
 )
+from machinehub.cli.definitions import duration
 
 At = Annotated[
     int | None,
@@ -49,13 +50,16 @@ def history(
 ) -> None:
     """Print a session's inputs, oldest first: what came, from whom, and what became of it."""
     hub = Hub(server, token)
-    for number, entry in enumerate(islice(hub.items(_path(hub, session) + "/journal"), limit + 1)):
+    for number, entry in enumerate(
+        islice(hub.items(hub.session_api_path(session) + "/journal"), limit + 1)
+    ):
         if number == limit:
             progress.print(f"and more; see --limit (now {limit})", style="dim")
         elif as_json:
             print_json(entry)
         else:
-            say(f"{entry['seq']:>6}  {entry['at'][:19].replace('T', ' ')}  {_what(entry)}")
+            at = entry["at"][:19].replace("T", " ")
+            say(f"{entry['seq']:>6}  {at}  {_what(entry)}{_from_whom(entry)}")
 
 
 def _what(entry: dict[str, Any]) -> str:
@@ -67,12 +71,30 @@ def _what(entry: dict[str, Any]) -> str:
                 else f"start {json.dumps(entry['input'], ensure_ascii=False)}"
             )
         case "timer":
-            what = f"timer {entry['timer']}"
+            what = _timer(entry)
         case _:
             what = json.dumps(entry["event"], ensure_ascii=False)
     if "error" in entry:
         return f"{what}  rejected: {entry['error']['code']}: {entry['error']['detail']}"
+    if entry.get("taken") is False:
+        return f"{what}  nothing takes it"
     return what if entry["changed"] else f"{what}  nothing changed"
+
+
+def _timer(entry: dict[str, Any]) -> str:
+    """Which timer fired: a delay (`after`) of a state, or what was raised with one."""
+    cause = entry.get("cause", "")
+    after = re.fullmatch(r"xstate\.after\.(.*?)\.(?=[^.])(.*)", cause)
+    if after is not None:
+        delay = duration(int(after[1])) if after[1].isdecimal() else after[1]
+        return f"after {delay} in {after[2]}"
+    return f"timer {entry['timer']}" + (f" {cause}" if cause else "")
+
+
+def _from_whom(entry: dict[str, Any]) -> str:
+    """Of an event: the user where there is one, else by what the hub knows the client."""
+    sender = entry.get("sender") or {}
+    return f"  from {sender.get('user') or sender['id']}" if sender.get("id") else ""
 
 
 def replay(
@@ -94,7 +116,9 @@ def replay(
     """
     hub = Hub(server, token)
     found = hub.call(
-        "POST", _path(hub, session) + "/replay" + (f"?at={at}" if at else ""), timeout_s=3600
+        "POST",
+        hub.session_api_path(session) + "/replay" + (f"?at={at}" if at else ""),
+        timeout_s=3600,
     )
     if as_json:
         print_json(found)
@@ -137,21 +161,14 @@ def fork(
     server: Server = DEFAULT_SERVER,
     token: TokenOption = "",
 ) -> None:
-    """Begin a NEW session that goes on from an input of another. Prints its URL."""
+    """Copy a session, as it was after one of its inputs, into a NEW one. Prints its URL."""
     if not name:
         fail("NEW is the id of the new session", USAGE)
     hub = Hub(server, token)
-    path = _path(hub, session)
+    path = hub.session_api_path(session)
     child = hub.call("POST", path + "/fork", body={"session": name} | ({"at": at} if at else {}))
     if as_json:
         print_json(child)
         return
-    progress.print(f"{plain(name)} goes on from input {child['seq']}")
+    progress.print(f"{plain(name)} is a copy of {plain(session)} after its input {child['seq']}")
     say(hub.server.rstrip("/") + hub.session_path(f"{session.partition('/')[0]}/{name}"))
-
-
-def _path(hub: Hub, machine_and_session: str) -> str:
-    machine, slash, session = machine_and_session.partition("/")
-    if not slash or not machine or not session:
-        fail(f"{machine_and_session!r} is not MACHINE/SESSION", USAGE)
-    return f"{hub.machine_path(machine.partition('@')[0])}/sessions/{quote(session, safe='')}"

@@ -13,12 +13,17 @@ from machinehub.cli.common import Compiling, Refused, fail, plain, progress, say
 from machinehub.cli.project import Files, Project, find_project
 from machinehub.errors import HubError
 from machinehub.logging import configure_logging
+from machinehub.session.port import Address
 from machinehub.settings import Settings, from_environment
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from machinehub.app import Hub
+    from machinehub.control.catalog import Deployed
+
+SESSIONS_LOOKED_AT = 500
+SESSIONS_NAMED = 5
 
 Host = Annotated[
     str | None,
@@ -86,6 +91,12 @@ def dev_command(
     name: Annotated[
         str | None, typer.Option("--name", help="The machine's name.", show_default=False)
     ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="After a save, start all sessions anew on the new version, too."
+        ),
+    ] = False,
     host: Host = None,
     port: Port = None,
     data: Data = None,
@@ -106,7 +117,8 @@ def dev_command(
 
         async def ready() -> None:
             compiling.ended()
-            watching.append(asyncio.create_task(_redeploy_on_save(hub, project, files)))
+            redeploying = _redeploy_on_save(hub, project, files, fresh=fresh)
+            watching.append(asyncio.create_task(redeploying))
 
         try:
             await serve(hub, on_ready=ready)
@@ -120,12 +132,15 @@ def dev_command(
     run(main(), settings)
 
 
-async def _deploy(hub: Hub, project: Project, files: Files, known: set[Path]) -> set[Path]:
+async def _deploy(
+    hub: Hub, project: Project, files: Files, known: set[Path], *, fresh: bool
+) -> set[Path]:
     """Deploys once. A build that fails is shown, and costs nothing.
 
     Returns what to watch: of a build that fails what was `known` before, and the files that its
     errors name.
     """
+    from machinehub.cli.payloads import payloads_of
     from machinehub.control.uploads import Upload
 
     watched = known
@@ -137,6 +152,7 @@ async def _deploy(hub: Hub, project: Project, files: Files, known: set[Path]) ->
                 name=project.name,
                 entry=project.entry,
                 files=found,
+                payloads=payloads_of(found, project.entry),
                 machine=project.machine,
                 limits=project.limits,
             )
@@ -146,7 +162,7 @@ async def _deploy(hub: Hub, project: Project, files: Files, known: set[Path]) ->
         return watched | {project.root / each["file"] for each in error.errors if each.get("file")}
     except typer.Exit:  # a file that could not be read; the message is out
         return watched
-    for warning in deployed.warnings:
+    for warning in deployed.version.warnings:
         progress.print(f"warning: {plain(warning)}")
     what = (
         f"version {deployed.version.number}"
@@ -155,10 +171,37 @@ async def _deploy(hub: Hub, project: Project, files: Files, known: set[Path]) ->
     )
     progress.print(f"{project.name}: {what} in {deployed.total_us / 1000:.0f} ms")
     say(f"{hub.settings.base_url}/{deployed.machine.id}")
+    if deployed.created and deployed.version.number > 1:
+        await _tell_of_sessions(hub, deployed, fresh=fresh)
     return watched
 
 
-async def _redeploy_on_save(hub: Hub, project: Project, files: Files) -> None:
+async def _tell_of_sessions(hub: Hub, deployed: Deployed, *, fresh: bool) -> None:
+    """Sessions stay on the version that they began on: says which they are, or starts them anew."""
+    machine, number = deployed.machine, deployed.version.number
+    found = await hub.sessions.summaries(machine.id, after=None, limit=SESSIONS_LOOKED_AT)
+    older = [each for each in found if each.version != number]
+    if not older:
+        return
+    if not fresh:
+        names = ", ".join(str(each.session_id) for each in older[:SESSIONS_NAMED])
+        more = "" if len(older) <= SESSIONS_NAMED else ", ..."
+        stays = "1 session stays" if len(older) == 1 else f"{len(older)} sessions stay"
+        progress.print(
+            f"{stays} on an older version: {plain(names + more)}. Start one anew with "
+            f"`machinehub restart {machine.name}/SESSION`, or all of them after each save with "
+            "`machinehub dev --fresh`"
+        )
+        return
+    for each in older:
+        try:
+            await hub.sessions.restart(Address(machine.id, each.session_id))
+        except HubError as error:
+            progress.print(f"{plain(each.session_id)} was not started anew: {plain(error.detail)}")
+    progress.print(f"{len(older)} started anew on version {number}")
+
+
+async def _redeploy_on_save(hub: Hub, project: Project, files: Files, *, fresh: bool) -> None:
     """Deploys now, and again after every save.
 
     Editors replace files rather than write them, so folders are watched.
@@ -169,7 +212,7 @@ async def _redeploy_on_save(hub: Hub, project: Project, files: Files) -> None:
     while True:
         # Read before deploying, so that a save while it deploys counts as one after it.
         seen = _contents(watched)
-        watched = await _deploy(hub, project, files, watched)
+        watched = await _deploy(hub, project, files, watched, fresh=fresh)
         seen = {path: seen.get(path, content) for path, content in _contents(watched).items()}
         folders = {path.parent for path in watched}
         async for _ in watchfiles.awatch(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from machinehub.cli.common import (
     CONFLICT,
     DEFAULT_SERVER,
+    FAILED,
     NOT_FOUND,
     UNAUTHORISED,
     USAGE,
@@ -21,35 +24,92 @@ from machinehub.cli.common import (
     SessionArgument,
     TokenOption,
     fail,
+    plain_text,
     print_json,
     progress,
     read_json,
     say,
     table,
 )
-from machinehub.clock import pause_about, time_of_day
+from machinehub.cli.definitions import events_of
+from machinehub.cli.identity import As, client_key
+from machinehub.clock import pause_about, timestamp
 
 if TYPE_CHECKING:
     from websockets.exceptions import ConnectionClosed
 
 
 def register(app: typer.Typer) -> None:
-    for command in (sessions, send, watch, logs):
+    for command in (sessions, restart, send, watch, logs):
         app.command(command.__name__)(command)
 
 
 def sessions(
-    machine: MachineArgument,
+    machine: Annotated[
+        str,
+        typer.Argument(metavar="MACHINE[/SESSION]", help="A machine, or one session of it."),
+    ],
+    delete: Annotated[bool, typer.Option("--delete", help="Delete them all.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
     token: TokenOption = "",
 ) -> None:
-    """List a machine's sessions."""
+    """List a machine's sessions, or delete them."""
     hub = Hub(server, token)
-    found = list(hub.items(hub.machine_path(machine) + "/sessions"))
-    if as_json:
-        print_json(found)
+    if delete:
+        _delete_sessions(hub, machine, yes=yes)
         return
+    if "/" in machine:
+        session = hub.read(hub.session_api_path(machine))
+        print_json(session) if as_json else _show_sessions([session])
+        return
+    found = list(hub.items(hub.machine_path(machine) + "/sessions"))
+    print_json(found) if as_json else _show_sessions(found)
+
+
+def _delete_sessions(hub: Hub, machine: str, *, yes: bool) -> None:
+    if "/" in machine:
+        paths = {machine.partition("/")[2]: hub.session_api_path(machine)}
+    else:
+        of = hub.machine_path(machine) + "/sessions"
+        paths = {each["id"]: f"{of}/{quote(each['id'], safe='')}" for each in hub.items(of)}
+    if paths and not yes:
+        if not sys.stdin.isatty():
+            fail("deleting cannot be undone; say --yes", USAGE)
+        what = next(iter(paths)) if len(paths) == 1 else f"{len(paths)} sessions"
+        typer.confirm(f"Delete {what} of {machine.partition('/')[0]}?", abort=True, err=True)
+    for path in paths.values():
+        hub.call("DELETE", path)
+    count = len(paths)
+    progress.print(f"{count} session{'' if count == 1 else 's'} deleted", markup=False)
+
+
+def restart(
+    session: SessionArgument,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
+    """Start a session anew, with the input that it began with, on the machine's active version.
+
+    What it was is deleted; whoever is connected stays. MACHINE@VERSION/SESSION names a version.
+    """
+    hub = Hub(server, token)
+    machine, _, name = session.partition("/")
+    number = machine.partition("@")[2]
+    if number and not number.isdecimal():
+        fail(f"{machine!r} is not MACHINE or MACHINE@VERSION", USAGE)
+    body = {"version": int(number)} if number else {}
+    answer = hub.call("POST", hub.session_api_path(session) + "/restart", body=body)
+    if as_json:
+        print_json(answer)
+        return
+    progress.print(f"{name}: started anew on version {answer['version']}", markup=False)
+    print_json(answer["snapshot"])
+
+
+def _show_sessions(found: list[dict[str, Any]]) -> None:
     table(
         ["SESSION", "VERSION", "SEQ", "CONNECTIONS", "FINISHED"],
         (
@@ -68,6 +128,10 @@ def sessions(
 def send(
     session: SessionArgument,
     event: Annotated[str, typer.Argument(help="The event as JSON, or just its type.")],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail (1) when nothing takes the event.")
+    ] = False,
+    sent_as: As = "",
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
     token: TokenOption = "",
@@ -80,8 +144,22 @@ def send(
             fail(f"the event is not JSON: {event[:200]}", USAGE)
         body = {"type": event}
     hub = Hub(server, token)
-    answer = hub.call("POST", hub.session_path(session), body=body)
+    path = hub.session_path(session)
+    answer = hub.call("POST", f"{path}?client={client_key(sent_as)}", body=body)
     print_json(answer if as_json else answer["snapshot"])
+    if answer.get("taken") is False:
+        progress.print(_why_not_taken(hub, path, answer["snapshot"]), markup=False)
+        if strict:
+            raise typer.Exit(FAILED)
+
+
+def _why_not_taken(hub: Hub, path: str, snapshot: dict[str, Any]) -> str:
+    """What the machine would take in this state instead, guards aside."""
+    version = hub.read(path)["version"]
+    machine = path.split("/")[1].partition("@")[0]
+    definition = hub.read(f"/{machine}@{version}")["definition"]
+    takes = ", ".join(events_of(definition, snapshot.get("value")))
+    return f"nothing takes this event here; it takes: {plain_text(takes) or 'none'}"
 
 
 def _refuse_constant(name: str) -> None:
@@ -97,6 +175,7 @@ def _finite(number: str) -> float:
 
 def watch(
     session: SessionArgument,
+    watched_as: As = "",
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
     token: TokenOption = "",
@@ -108,7 +187,8 @@ def watch(
     from machinehub.protocols.native.frames import SUBPROTOCOL
 
     hub = Hub(server, token)
-    url = server.rstrip("/").replace("http", "ws", 1) + hub.session_path(session)
+    path = f"{hub.session_path(session)}?client={client_key(watched_as)}"
+    url = server.rstrip("/").replace("http", "ws", 1) + path
     delay_s = 0.5
     while True:
         try:
@@ -153,7 +233,7 @@ def _show(frame: dict[str, Any], *, as_json: bool) -> None:
         case "emitted":
             say(f"{frame['seq']:>6}  emitted {json.dumps(frame['event'], ensure_ascii=False)}")
         case "presence":
-            progress.print(f"{frame['count']} here", style="dim")
+            progress.print(f"        {frame['count']} here", style="dim")
         case "error":
             progress.print(f"{frame['code']}: {frame['detail']}", markup=False)
 
@@ -182,5 +262,5 @@ def _show_line(line: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(line)
     else:
-        at = time_of_day(line["at_ms"])
+        at = timestamp(line["at_ms"])[:23].replace("T", " ")
         say(f"{at}  {line['level']:<5}  {line['session']}  {line['text']}")

@@ -96,6 +96,7 @@ class DeployApi:
             ("GET", _SESSION + "/journal", self._session_api.any),
             ("POST", _SESSION + "/fork", self._session_api.any),
             ("POST", _SESSION + "/replay", self._session_api.any),
+            ("POST", _SESSION + "/restart", self._session_api.any),
             ("GET", _SESSION, self._session_api.any),
             ("DELETE", _SESSION, self._session_api.any),
             ("GET", _MACHINE + "/logs", self.logs),
@@ -147,7 +148,7 @@ class DeployApi:
                 "freeze": deployed.freeze_us / 1000,
                 "total": deployed.total_us / 1000,
             },
-            "warnings": deployed.warnings,
+            "warnings": version.warnings,
         }
         return Json(answer, 201 if deployed.created else 200)
 
@@ -195,7 +196,7 @@ class DeployApi:
     async def version_read(self, request: Request) -> Response:
         machine = await self._find(request)
         version = await self._store.version(machine.id, _number(request))
-        definition = {"definition": version.definition}
+        definition = {"definition": version.shown}
         return Json(_version(version) | _activity(version, machine) | definition)
 
     async def version_files(self, request: Request) -> Response:
@@ -291,6 +292,7 @@ def _version(version: Version) -> dict[str, Any]:
         "entry": version.entry,
         "message": version.message,
         "created_at": timestamp(version.created_at_ms),
+        "warnings": version.warnings,
     }
 
 

@@ -14,8 +14,8 @@ from machinehub.model import Image
 from sandbox.protocol.nesting import is_deeper_than
 
 if TYPE_CHECKING:
-    from machinehub.control.uploads import Source
-    from machinehub.limits import Limits, MachineLimits
+    from machinehub.control.uploads import Source, Upload
+    from machinehub.limits import Limits
     from machinehub.workers.pool import WorkerPool
 
 DEFINITION_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -31,7 +31,8 @@ class Build:
     """JSON"""
     code: bytes
     """Of a module: what it is compiled from, to be kept as an engine."""
-    warnings: list[str]
+    warnings: list[dict[str, Any]]
+    """With `message`, and `file`, `line` and `column` where they are known."""
     bundle_us: int
     freeze_us: int
 
@@ -42,7 +43,7 @@ async def build(pool: WorkerPool, source: Source, limits: Limits) -> Build:
 
     Raises `BuildFailed`, `Unavailable`.
     """
-    upload, own = source.upload, source.upload.limits
+    upload = source.upload
     if source.module is not None:
         module = await pool.builds.build_module(
             module=source.module,
@@ -54,7 +55,7 @@ async def build(pool: WorkerPool, source: Source, limits: Limits) -> Build:
             own=source.own_limits,
         )
         image = Image(image=module.image, engine=module.engine, engine_code=module.compiled)
-        definition = _checked(module.definition, own)
+        definition = _checked(module.definition, upload, [])
         return Build(image, definition, module.code, [], module.check_us, module.compile_us)
     built = await pool.builds.build(
         entry=upload.entry,
@@ -67,19 +68,21 @@ async def build(pool: WorkerPool, source: Source, limits: Limits) -> Build:
         limits=source.guest_limits,
         own=source.own_limits,
     )
+    warnings = [msgspec.structs.asdict(each) for each in built.warnings]
     return Build(
         Image(image=built.image, engine=pool.engine_and_base[0]),
-        _checked(built.definition, own),
+        _checked(built.definition, upload, warnings),
         b"",
-        built.warnings,
+        warnings,
         built.bundle_us,
         built.freeze_us,
     )
 
 
-def _checked(definition: bytes, own: MachineLimits) -> bytes:
+def _checked(definition: bytes, upload: Upload, warnings: list[dict[str, Any]]) -> bytes:
     """A definition as a forge gave it, which has seen strangers' code: JSON, or the build is
-    refused. With the version's own limits.
+    refused. With the version's own limits, the build's warnings, and what the upload says of
+    payloads.
     """
     try:
         too_deep = is_deeper_than(definition, DEFINITION_DEPTH_MAX)
@@ -93,5 +96,11 @@ def _checked(definition: bytes, own: MachineLimits) -> bytes:
         read = msgspec.json.decode(definition, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError):
         raise BuildFailed("machine_throws", "the machine's definition cannot be read") from None
-    said = msgspec.to_builtins(own)
-    return msgspec.json.encode(read | {"limits": said}) if said else definition
+    more = {
+        "limits": msgspec.to_builtins(upload.limits),
+        "payloads": msgspec.to_builtins(upload.payloads),
+        "warnings": warnings,
+    }
+    if said := {key: value for key, value in more.items() if value}:
+        return msgspec.json.encode(read | said)
+    return definition

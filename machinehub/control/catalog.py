@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -17,7 +17,7 @@ import msgspec
 from machinehub.clock import Stopwatch
 from machinehub.control.builds import build
 from machinehub.control.uploads import check_upload
-from machinehub.errors import NotFound
+from machinehub.errors import BuildFailed, NotFound
 from machinehub.limits import MachineLimits, lowered
 from machinehub.store.store import pack_files
 
@@ -76,7 +76,6 @@ class Deployed:
     bundle_us: int
     freeze_us: int
     total_us: int
-    warnings: list[str]
 
 
 class Catalog:
@@ -99,12 +98,16 @@ class Catalog:
     async def deploy(self, upload: Upload) -> Deployed:
         """Builds the upload, unless its content was built before, and stores it.
 
-        Raises `BuildFailed`, `Conflict`, and what `check_upload` raises.
+        Raises `BuildFailed` (for warnings too, when the upload is strict), `Conflict`, and what
+        `check_upload` raises.
         """
         watch = Stopwatch()
         source = check_upload(upload, self._limits)
         digest = source.digest(*self._pool.engine_and_base)
-        built = None if await self._store.has_image(digest) else await self._build(source, digest)
+        earlier = await self._store.definition(digest)
+        built = await self._build(source, digest) if earlier is None else None
+        if upload.strict:
+            _refuse_warnings(built.warnings if built else (earlier or {}).get("warnings", []))
         # Deployments of one name take turns: two at once would only find out from the database that
         # they must.
         async with self._deploying.setdefault(upload.name, asyncio.Lock()):
@@ -121,7 +124,6 @@ class Catalog:
             built.bundle_us if built else 0,
             built.freeze_us if built else 0,
             watch.us,
-            built.warnings if built else [],
         )
 
     async def _build(self, source: Source, digest: Digest) -> Build:
@@ -217,6 +219,13 @@ class Catalog:
 
     def _remember_image(self, digest: Digest, image: Image) -> None:
         _remember(self._images, digest, image, IMAGES_REMEMBERED)
+
+
+def _refuse_warnings(warnings: list[dict[str, Any]]) -> None:
+    """Raises `BuildFailed` if there are any."""
+    if warnings:
+        count = "a warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
+        raise BuildFailed("has_warnings", f"the build has {count}", errors=warnings)
 
 
 def _remember(known: OrderedDict[K, V], key: K, value: V, most: int) -> None:

@@ -191,6 +191,15 @@ def _session_paths() -> dict[str, Any]:
                 parameters=AT,
             ),
         },
+        "/api/v1/machines/{machine}/sessions/{session}/restart": {
+            "parameters": session,
+            "post": call(
+                "Delete the session, and start it anew with the same input",
+                {"200": answer("The new session, with its snapshot", ref("Session"))},
+                body=ref("Restart"),
+                body_required=False,
+            ),
+        },
     }
 
 

@@ -134,6 +134,8 @@ SCHEMAS: dict[str, Any] = {
         files={"type": "object", "additionalProperties": TEXT},
         message=TEXT,
         activate=_FLAG,
+        strict=_FLAG,
+        payloads={"type": "object", "additionalProperties": {"type": "array"}},
         machine={
             "type": "object",
             "properties": {
@@ -173,13 +175,14 @@ SCHEMAS: dict[str, Any] = {
     ),
     "MachinePatch": object_of("name", name=_NAME),
     "Version": object_of(
-        "number digest engine entry message created_at",
+        "number digest engine entry message created_at warnings",
         number=_NUMBER,
         digest=TEXT,
         engine=TEXT,
         entry=TEXT,
         message=TEXT,
         created_at=TEXT,
+        warnings={"type": "array", "items": TEXT},
         active=_FLAG,
         definition=ANY,
     ),
@@ -196,6 +199,7 @@ SCHEMAS: dict[str, Any] = {
         connections=_NUMBER,
         live=_FLAG,
         parent={"type": ["object", "null"], "properties": {"id": TEXT, "at": _NUMBER}},
+        timers={"type": "array", "items": object_of("id due_at", id=_NUMBER, due_at=TEXT)},
         snapshot=ANY,
     ),
     "Entry": object_of(
@@ -207,15 +211,19 @@ SCHEMAS: dict[str, Any] = {
         seed=_NUMBER,
         outcome={"enum": ["accepted", "rejected"]},
         changed=_FLAG,
+        taken=_FLAG,
         id={"type": ["string", "null"]},
         event=ANY,
         sender=ANY,
         input=ANY,
         timer=_NUMBER,
+        cause=TEXT,
         error=object_of("code detail", code=TEXT, detail=TEXT),
     ),
     "Fork": object_of("", at={"type": ["integer", "null"]}, session={"type": ["string", "null"]})
     | {"required": []},
+    "Restart": object_of("", version={"type": ["integer", "null"], "minimum": 1})
+    | {"required": [], "additionalProperties": False},
     "Replay": object_of(
         "seq inputs ms digest snapshot checkpoints verified",
         seq=_NUMBER,
@@ -247,10 +255,11 @@ SCHEMAS: dict[str, Any] = {
         "type seq version snapshot", type=TEXT, seq=_NUMBER, version=_NUMBER, snapshot=ANY
     ),
     "Accepted": object_of(
-        "seq outcome changed snapshot",
+        "seq outcome changed taken snapshot",
         seq=_NUMBER,
         outcome={"const": "accepted"},
         changed=_FLAG,
+        taken={"type": ["boolean", "null"]},
         snapshot=ANY,
         cost=ref("Cost"),
     ),

@@ -7,7 +7,7 @@ path.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from starlette.responses import Response
@@ -47,6 +47,12 @@ class ForkBody(msgspec.Struct):
     session: str | None = None
 
 
+class RestartBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST .../sessions/{s}/restart`. Without `version` it is the active one."""
+
+    version: Annotated[int, msgspec.Meta(ge=1, le=10**9)] | None = None
+
+
 class SessionApi:
     def __init__(self, store: Store, sessions: Sessions, entropy: Entropy, limits: Limits) -> None:
         self._store = store
@@ -59,6 +65,7 @@ class SessionApi:
             ("GET", "journal"): self._journal,
             ("POST", "fork"): self._fork,
             ("POST", "replay"): self._replay,
+            ("POST", "restart"): self._restart,
         }
 
     async def list(self, request: Request) -> Response:
@@ -94,7 +101,10 @@ class SessionApi:
     async def _read(self, request: Request, address: Address) -> Response:
         looking = self._sessions.inspect(address, seq_of(request, "at"))
         summary, snapshot = await while_connected(request, looking)
-        return Json(_show(summary) | {"snapshot": msgspec.Raw(snapshot.state)})
+        waits = await self._sessions.timers(address) if "at" not in request.query_params else []
+        timers = [{"id": timer, "due_at": timestamp(due_at_ms)} for timer, due_at_ms in waits]
+        shown = {"timers": timers, "snapshot": msgspec.Raw(snapshot.state)}
+        return Json(_show(summary) | shown)
 
     async def _delete(self, _request: Request, address: Address) -> Response:
         await self._sessions.delete(address)
@@ -123,6 +133,13 @@ class SessionApi:
         session_id = check_session_id(name, chars_max=self._limits.session_id_chars)
         at = None if wanted.at is None else Seq(wanted.at)
         return Json(_show(await self._sessions.fork(address, at, session_id)), 201)
+
+    async def _restart(self, request: Request, address: Address) -> Response:
+        body = await read_body(request, bytes_max=FORK_BYTES_MAX)
+        wanted = decode(body, RestartBody) if body else RestartBody()
+        snapshot = await self._sessions.restart(address._replace(version=wanted.version))
+        summary, _ = await self._sessions.inspect(address)
+        return Json(_show(summary) | {"snapshot": msgspec.Raw(snapshot.state)})
 
     async def _replay(self, request: Request, address: Address) -> Response:
         replaying = self._sessions.replay(address, seq_of(request, "at"))
@@ -160,10 +177,14 @@ def show_entry(entry: Entry) -> dict[str, Any]:
             shown["input"] = given.subject
         case Kind.TIMER:
             shown["timer"] = given.timer
+            if entry.cause:
+                shown["cause"] = entry.cause
         case Kind.EVENT | Kind.PRESENCE:
             shown |= {"id": entry.event_id, "event": given.subject, "sender": given.sender}
     outcome = "accepted" if entry.error is None else "rejected"
     shown |= {"outcome": outcome, "changed": entry.changed}
+    if entry.taken is not None:
+        shown["taken"] = entry.taken
     if entry.error is not None:
         shown["error"] = {"code": entry.error.code, "detail": entry.error.detail}
     return shown

@@ -17,7 +17,7 @@ import msgspec
 from machinehub.errors import BadRequest, TooLarge
 from machinehub.ids import Digest
 from machinehub.limits import Limits, MachineLimits, excessive, lowered
-from machinehub.model import MachineSettings
+from machinehub.model import MachineSettings, Payloads
 from sandbox.protocol.limits import GuestLimits, OwnLimits
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -35,6 +35,10 @@ class Upload(msgspec.Struct, kw_only=True):
     """Their text by path; of a .wasm file its base64."""
     message: str = ""
     activate: bool = True
+    strict: bool = False
+    """Whether a warning is an error."""
+    payloads: Payloads = {}
+    """What events carry besides their type, where the uploader knows: for the page's forms."""
     machine: MachineSettings = MachineSettings()
     limits: MachineLimits = MachineLimits()
 
@@ -91,25 +95,32 @@ def check_upload(upload: Upload, limits: Limits) -> Source:
     check_name(upload.name)
     if len(upload.message) > MESSAGE_CHARS_MAX or "\0" in upload.message:
         raise BadRequest("invalid_message", f"a message has at most {MESSAGE_CHARS_MAX} characters")
-    if len(upload.files) > limits.source_files:
-        raise TooLarge("source_too_large", f"an upload has at most {limits.source_files} files")
-    try:
-        size = sum(
-            len(path.encode()) + len(content.encode()) for path, content in upload.files.items()
-        )
-    except UnicodeEncodeError:
-        raise BadRequest("invalid_source", "a file is not Unicode text") from None
     if (wrong := excessive(limits, upload.limits)) is not None:
         raise BadRequest("invalid_limits", f"the machine's own limits: {wrong}")
     module = None
     if upload.entry.endswith(".wasm"):
         module = _module_of(upload, limits)
-    elif size > limits.source_bytes:
-        raise TooLarge(
-            "source_too_large",
-            f"the files of an upload have at most {limits.source_bytes} bytes together",
-        )
+    else:
+        _check_sizes(upload.files, limits)
     return Source(upload, module, lowered(limits, upload.limits))
+
+
+def _check_sizes(files: dict[str, str], limits: Limits) -> None:
+    packages = {path for path in files if "node_modules/" in path}
+    for what, paths, files_max, bytes_max in (
+        ("an upload", files.keys() - packages, limits.source_files, limits.source_bytes),
+        ("npm packages", packages, limits.package_files, limits.package_bytes),
+    ):
+        if len(paths) > files_max:
+            raise TooLarge("source_too_large", f"the files of {what} are at most {files_max}")
+        try:
+            size = sum(len(path.encode()) + len(files[path].encode()) for path in paths)
+        except UnicodeEncodeError:
+            raise BadRequest("invalid_source", "a file is not Unicode text") from None
+        if size > bytes_max:
+            raise TooLarge(
+                "source_too_large", f"the files of {what} have at most {bytes_max} bytes together"
+            )
 
 
 def check_name(name: str) -> None:
@@ -127,7 +138,7 @@ def upload_bytes_max(limits: Limits) -> int:
     """Of the body of a deployment: text may be escaped to twice its size, and base64 takes a third
     more.
     """
-    return 2 * max(limits.source_bytes, limits.module_bytes) + 65536
+    return 2 * max(limits.source_bytes + limits.package_bytes, limits.module_bytes) + 65536
 
 
 def _module_of(upload: Upload, limits: Limits) -> bytes:

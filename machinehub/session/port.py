@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from machinehub.model import Entry, Fault
     from machinehub.principal import Principal
     from machinehub.session.decide.conditions import Condition
+    from sandbox.protocol.ids import TimerId
     from sandbox.protocol.messages import Cost
 
 T = TypeVar("T")
@@ -84,6 +85,8 @@ class Settled(Message):
     changed: bool
     error: Fault | None = None
     cost: Cost | None = None
+    taken: bool | None = None
+    """Whether a transition of the machine took the event; None where the guest did not say."""
 
 
 @dataclass(slots=True, eq=False)
@@ -137,6 +140,8 @@ class Ending(Enum):
     """Why a session has nothing more to say to a listener."""
 
     DELETED = "deleted"
+    RESTARTED = "restarted"
+    """Another session has begun under its name: connect again."""
     UNAVAILABLE = "unavailable"
     """It could not be loaded; it may be had later."""
     GOING_AWAY = "going away"
@@ -347,6 +352,12 @@ class Sessions(Protocol):
         """
         ...
 
+    async def timers(self, address: Address) -> list[tuple[TimerId, int]]:
+        """What waits for its time: timers, and when they are due in milliseconds since 1970, the
+        next one first. Raises `NotFound`.
+        """
+        ...
+
     async def summaries(
         self, machine_id: MachineId, *, after: SessionId | None, limit: int
     ) -> list[Summary]:
@@ -374,6 +385,13 @@ class Sessions(Protocol):
 
     async def delete(self, address: Address) -> None:
         """Deletes a session and everything that is kept of it. Raises `NotFound`."""
+        ...
+
+    async def restart(self, address: Address) -> Snapshot:
+        """Deletes a session and starts one of the same name and with the same input, on the version
+        of `address`. Its listeners are told to connect again. Raises `NotFound` when there is none,
+        or when its first input is not kept any more, and what the machine's start raises.
+        """
         ...
 
     async def delete_machine(self, machine_id: MachineId) -> None:

@@ -81,11 +81,13 @@ def entry_row(key: SessionKey, entry: Entry) -> dict[str, Any]:
         "changed": entry.changed,
         "error": None if entry.error is None else msgspec.json.encode(entry.error),
         "format": entry.format,
+        "taken": entry.taken,
+        "cause": entry.cause.encode() or None,
     }
 
 
 def to_entry(row: Any) -> Entry:
-    _, seq, attempt, kind, data, now_ms, event_id, changed, error, format_ = row
+    _, seq, attempt, kind, data, now_ms, event_id, changed, error, format_, taken, cause = row
     return Entry(
         seq,
         attempt,
@@ -96,6 +98,8 @@ def to_entry(row: Any) -> Entry:
         bool(changed),
         None if error is None else msgspec.json.decode(error, type=Fault),
         format_,
+        None if taken is None else bool(taken),
+        "" if cause is None else cause.decode(),
     )
 
 

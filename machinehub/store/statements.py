@@ -133,7 +133,18 @@ applied_span = Statement(
 forget_entries = Statement(
     journal.delete().where(journal.c.key == _key, journal.c.seq <= _of("seq"))
 )
-_inherited = ("seq", "attempt", "kind", "input", "now_ms", "changed", "error", "format")
+_inherited = (
+    "seq",
+    "attempt",
+    "kind",
+    "input",
+    "now_ms",
+    "changed",
+    "error",
+    "format",
+    "taken",
+    "cause",
+)
 inherit_entries = Statement(
     journal.insert().from_select(
         ["key", *_inherited],

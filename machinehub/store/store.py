@@ -118,10 +118,12 @@ class Store:
 
     # --- versions ---------------------------------------------------------------------------------
 
-    async def has_image(self, digest: Digest) -> bool:
-        """Whether the content was built before."""
+    async def definition(self, digest: Digest) -> dict[str, Any] | None:
+        """The definition of content that was built before; None where it was not."""
+        known = sa.select(images.c.definition).where(images.c.digest == digest)
         async with self._transaction() as connection:
-            return await _has_image(connection, digest)
+            found = (await connection.execute(known)).scalar()
+        return None if found is None else msgspec.json.decode(found)
 
     async def deploy(
         self,
@@ -263,8 +265,12 @@ class Store:
     # --- tokens -----------------------------------------------------------------------------------
 
     async def add_token(self, *, name: str, token: str, now_ms: int) -> Token:
-        """Stores the SHA-256 of a token; the token itself is not kept."""
+        """Stores the SHA-256 of a token; the token itself is not kept. Raises `Conflict` when one
+        of this name is in use.
+        """
         async with self._transaction() as connection:
+            if name and (await connection.execute(_tokens_in_use(name))).first() is not None:
+                raise Conflict("token_exists", f"there is a token named {name!r}; revoke it first")
             insert = (
                 tokens.insert()
                 .values(name=name, hash=hash_token(token), created_at_ms=now_ms)
@@ -280,6 +286,18 @@ class Store:
                     await connection.execute(sa.select(tokens).order_by(tokens.c.id))
                 ).mappings()
             ]
+
+    async def token_named(self, name: str) -> Token:
+        """The token of that name that is in use, else the one that was revoked last. Raises
+        `NotFound`.
+        """
+        named = sa.select(tokens).where(tokens.c.name == name)
+        newest = named.order_by(tokens.c.revoked_at_ms.is_not(None), tokens.c.id.desc())
+        async with self._transaction() as connection:
+            row = (await connection.execute(newest)).mappings().first()
+        if row is None:
+            raise NotFound("no_such_token", f"there is no token {name!r}")
+        return _to_token(row)
 
     async def revoke_token(self, token_id: int, *, now_ms: int) -> Token:
         """Raises `NotFound`. Revoking twice changes nothing."""
@@ -375,6 +393,10 @@ async def _check_is_no_id(connection: AsyncConnection, name: str, *, of: str = "
     ).scalar()
     if found is not None and found != of:
         raise Conflict("name_taken", f"{name!r} is the id of another machine")
+
+
+def _tokens_in_use(name: str) -> sa.Select[Any]:
+    return sa.select(tokens.c.id).where(tokens.c.name == name, tokens.c.revoked_at_ms.is_(None))
 
 
 async def _has_image(connection: AsyncConnection, digest: Digest) -> bool:

@@ -118,6 +118,8 @@ journal = Table(
     Column("changed", Boolean, nullable=False),
     Column("error", LargeBinary, nullable=True),  # JSON [code, detail]
     Column("format", SmallInteger, nullable=False, server_default="1"),  # of `input`
+    Column("taken", Boolean, nullable=True),
+    Column("cause", LargeBinary, nullable=True),  # UTF-8
     Index(
         "uq_journal_key_event_id",
         "key",

@@ -1,4 +1,5 @@
 """The machine's page: one static file for all machines, and its assets, built from clients/page.
+Among them is the client as an npm package, so that `npm install` of a hub's URL installs it.
 
 It holds no privilege: it uses the public API.
 
@@ -7,6 +8,8 @@ No value of a machine is ever put into HTML here; the script fetches JSON and wr
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,11 +23,16 @@ if TYPE_CHECKING:
 STATIC: Final = Path(__file__).parent / "static"
 CLIENT: Final = "client.js"
 """The client package in one file, for pages without a bundler. Any site may import it."""
+PACKAGE: Final = "machinehub-client.tgz"
+"""The client as an npm package. The file's name has its version behind the dash; both names are
+served.
+"""
 _TYPES: Final = {
     ".js": "text/javascript",
     ".css": "text/css",
     ".svg": "image/svg+xml",
     ".html": "text/html",
+    ".tgz": "application/gzip",
 }
 _PAGE: Final = {
     "Content-Security-Policy": (
@@ -62,7 +70,19 @@ async def asset(request: Request) -> Response:
             _FRESH
             | {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"},
         )
+    if name == PACKAGE:
+        name = next((path.name for path in STATIC.glob("machinehub-client-*.tgz")), name)
+    if name.endswith(".tgz"):
+        return _package(request, name)
     return _static(request, name, _FOREVER if "-" in name else _FRESH)
+
+
+def _package(request: Request, name: str) -> Response:
+    """An npm package, with what npm calls its integrity in `Repr-Digest` (RFC 9530)."""
+    response = _static(request, name, _FRESH)
+    digest = base64.b64encode(hashlib.sha512(response.body).digest()).decode()
+    response.headers["Repr-Digest"] = f"sha-512=:{digest}:"
+    return response
 
 
 def _static(request: Request, name: str, headers: dict[str, str]) -> Response:

@@ -25,7 +25,10 @@ IMAGE: Final = 2
 CHECKPOINT: Final = 2
 """2: with a header; what follows it is a checkpoint of version 1."""
 INPUT: Final = 1
-OUTBOX: Final = 1
+OUTBOX: Final = 2
+"""2: the second element has flags, of which one says that no transition took the event; the last
+says what a timer was.
+"""
 FRAMES: Final = 2
 """2: `Ready` says the version."""
 

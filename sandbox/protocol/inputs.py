@@ -51,6 +51,11 @@ def start_input(seed: int, given: bytes | None) -> bytes:
     return b"[0,%d,%b]" % (seed, given) if given is not None else b"[0,%d]" % seed
 
 
+def given_of(data: bytes) -> bytes | None:
+    """XState's input of a `Shape.START`, None for none. Raises `msgspec.MsgspecError`."""
+    return bytes(_decode(data).subject) if data.count(b",") > 1 else None
+
+
 def event_input(seed: int, event: bytes | msgspec.Raw, sender: bytes) -> bytes:
     """`event` is JSON as its sender wrote it, `sender` is JSON of the hub's."""
     return b"[1,%d,%b,%b]" % (seed, event, sender)

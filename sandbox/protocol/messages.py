@@ -267,7 +267,7 @@ class Built(Message, tag=36, frozen=True):
     """zstd-compressed"""
     definition: bytes
     """JSON"""
-    warnings: Annotated[list[_Text], _Few]
+    warnings: Annotated[list[BuildMessage], _Few]
     bundle_us: int
     freeze_us: int
 

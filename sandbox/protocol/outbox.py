@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from sandbox.protocol.ids import TimerId
 
+SAYS_TAKEN: Final = 2
+"""The first format that says whether an event was taken."""
+
 
 class Outbox(msgspec.Struct, array_like=True, gc=False):
-    """The JSON array `[format, finished, snapshot, emitted, timers_set, timers_cancelled, logs]`,
-    from which empty elements at the end are left out. The array `[0, fault]` is no outbox: with it
-    the guest reports that the turn has to be undone.
+    """The JSON array `[format, flags, snapshot, emitted, timers_set, timers_cancelled, logs,
+    cause]`, from which empty elements at the end are left out. The array `[0, fault]` is no outbox:
+    with it the guest reports that the turn has to be undone.
     """
 
     format: int
     """Which version of this list it is (`formats.OUTBOX`)."""
-    finished: int
-    """1 when the machine has ended."""
+    flags: int
+    """The sum of 1 when the machine has ended and, from format 2 on, of 2 when no transition of it
+    took the event that was sent.
+    """
     snapshot: msgspec.Raw
     """JSON; null when nothing that others see has changed."""
     emitted: list[msgspec.Raw] = []
@@ -25,6 +32,19 @@ class Outbox(msgspec.Struct, array_like=True, gc=False):
     timers_cancelled: list[TimerId] = []
     logs: list[tuple[str, str]] = []
     """Level and text of each line."""
+    cause: str = ""
+    """Of a timer's turn: the type of the event that the machine got of it."""
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.flags & 1)
+
+    @property
+    def taken(self) -> bool | None:
+        """Whether a transition took the event; None where the guest does not say. Means nothing of
+        an input that is no event.
+        """
+        return None if self.format < SAYS_TAKEN else not self.flags & 2
 
 
 _decode_outbox = msgspec.json.Decoder(Outbox).decode

@@ -128,7 +128,7 @@ def _to_hub(rng: Random) -> list[messages.ToHub]:
             messages.Replayed(
                 Slot(1), Ticket(1), b"null", False, [(0, [(TimerId(1), 5)], [TimerId(2)])], 1
             ),
-            messages.Built(Ticket(1), b"image", b"{}", ["w"], 1, 1),
+            messages.Built(Ticket(1), b"image", b"{}", [messages.BuildMessage("w")], 1, 1),
             messages.BuildFailed(Ticket(1), "c", [messages.BuildMessage("m", "f", 1, 1)]),
             messages.EngineGiven(Ticket(1), "d", b"e"),
             messages.ModuleBuilt(Ticket(1), b"i", b"c", b"m", "e", b"{}", 1, 1),

@@ -88,12 +88,17 @@ BUILDS: dict[str, tuple[int, str, list[str]]] = {
             "machine_throws",
         ],
     ),
-    "importing fs": (10, 'import fs from "fs"; export default fs', ["bundle_failed"]),
-    "requiring fs": (10, "module.exports = require('fs')", ["bundle_failed"]),
+    "importing fs": (10, 'import fs from "fs"; export default fs', ["no_machine"]),
+    "reading with fs": (
+        10,
+        'import { readFileSync } from "fs"; export default readFileSync("/etc/passwd")',
+        ["machine_throws"],
+    ),
+    "requiring fs": (10, "module.exports = require('fs')", ["no_machine", "machine_throws"]),
     "importing node:process": (
         10,
-        'import process from "node:process"; export default process',
-        ["bundle_failed"],
+        'import process from "node:process"; export default process.env',
+        ["machine_throws"],
     ),
     "importing a file of the host": (
         10,

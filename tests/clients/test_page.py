@@ -92,6 +92,8 @@ async def test_the_chart_is_alive(client: Client, browser: Browser) -> None:
         await ready(page)
         await expect(page.locator("h1")).to_have_text("page-checkout")
         await expect(active(page, "cart")).to_be_visible()
+        await expect(page.get_by_role("button", name="CARD", exact=True)).to_have_count(0)
+        await page.locator(".others summary").click()
         await expect(page.get_by_role("button", name="CARD", exact=True)).to_be_disabled()
         await page.get_by_role("button", name="ADD", exact=True).click()
         await expect(page.locator(".outcome")).to_have_text("ADD: accepted, step 2")
@@ -236,6 +238,7 @@ async def test_what_cannot_be_shown_is_said(client: Client, browser: Browser) ->
         await client.http.delete(f"/api/v1/machines/{machine}/sessions/s")
         await expect(page.locator(".banner")).to_contain_text("the session was deleted")
         await tab(page, "live")
+        await page.locator(".others summary").click()
         await expect(page.get_by_role("button", name="increment", exact=True)).to_be_disabled()
 
 
@@ -275,8 +278,8 @@ async def test_versions_are_compared(client: Client, browser: Browser) -> None:
         await ready(page)
         await expect(page.locator("header")).to_contain_text("version 1")
         await tab(page, "versions")
-        await page.get_by_role("button", name="version 2").click()
-        await expect(page.locator(".banner")).to_contain_text("Chart of version 2")
+        await page.locator(".versions button", has_text="version 2").click()
+        await expect(page.get_by_text("Chart of version 2")).to_be_visible()
         await expect(page.locator(".box > .name", has_text="idle")).to_be_visible()
         await expect(page.locator(".box.active")).to_have_count(0)
         await page.get_by_label("What changed since").select_option("1")

@@ -58,6 +58,7 @@ async def test_events_etags_and_conditions(client: Client) -> None:
         "seq": 2,
         "outcome": "accepted",
         "changed": True,
+        "taken": True,
         "snapshot": {"value": "active", "context": {"count": 1}, "status": "active", "tags": []},
     }
     problem(

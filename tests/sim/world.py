@@ -152,7 +152,7 @@ class Client:
         def settle(receipt: Receipt) -> None:
             if not answered.done():
                 answered.set_result(
-                    Receipt(receipt.seq, receipt.changed, receipt.error, settled=True)
+                    Receipt(receipt.seq, receipt.changed, error=receipt.error, settled=True)
                 )
                 if receipt.error is None or receipt.error.code not in (
                     "unavailable",

@@ -19,6 +19,8 @@ export interface Transition {
   readonly event: string;
   readonly kind: string;
   readonly delay?: number | string;
+  /** How long a delay with a name is, where it is not computed. */
+  readonly delayMs?: number;
   readonly targets?: readonly string[];
   readonly guard?: string;
   readonly actions?: readonly string[];
@@ -33,6 +35,18 @@ export interface Definition {
   /** What every session begins with, where that depends on nothing. */
   readonly context?: unknown;
   readonly root: StateNode;
+  /** What events carry besides their type, as far as the machine's own types say. */
+  readonly payloads?: { readonly [type: string]: readonly PayloadField[] };
+}
+
+/** A member of an event's payload. */
+export interface PayloadField {
+  readonly name: string;
+  /** "json" is anything that is none of the others. */
+  readonly kind: "text" | "number" | "boolean" | "choice" | "json";
+  readonly optional?: boolean;
+  /** Of a choice: its values. */
+  readonly values?: readonly (string | number | boolean | null)[];
 }
 
 /** The nodes that are active in a state value, outermost first. */
@@ -64,10 +78,12 @@ export function describes(descriptor: string, type: string): boolean {
 }
 
 const isClients = (type: string): boolean => !/^(xstate|presence)\./.test(type);
-const isName = (type: string): boolean => isClients(type) && !type.endsWith("*");
+/** Whether it is the type of an event that clients may send, and no pattern. */
+export const namesEvent = (type: string): boolean => isClients(type) && !type.endsWith("*");
 
 /** The types of the events that a machine names and a client may send, in whatever state. */
-export const namedEvents = (definition: Definition): string[] => definition.events.filter(isName);
+export const namedEvents = (definition: Definition): string[] =>
+  definition.events.filter(namesEvent);
 
 export function takes(definition: Definition, value: unknown, type: string): boolean {
   return activeNodes(definition.root, value).some(
@@ -82,7 +98,7 @@ export function eventsOf(definition: Definition, value: unknown): string[] {
   const types = new Set<string>();
   for (const node of activeNodes(definition.root, value)) {
     for (const { kind, event } of node.transitions ?? [])
-      if (kind === "event" && isName(event)) types.add(event);
+      if (kind === "event" && namesEvent(event)) types.add(event);
   }
   return [...types].sort();
 }

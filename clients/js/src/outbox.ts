@@ -1,7 +1,16 @@
 // Events on their way: sent, and not acknowledged. Decides without I/O what is sent, again or for the first time, how much at once, and
 // what it means that a hub says `unavailable`. The hub applies an id once, so that sending again is always safe.
 
+import type { Queue } from "./queue.ts";
 import type { Ack, Problem } from "./types.ts";
+
+/** What a hub says of an event that it accepted. */
+export interface Said {
+  readonly [field: string]: unknown;
+  readonly changed?: unknown;
+  readonly taken?: unknown;
+}
+const flag = (value: unknown): boolean | null => (typeof value === "boolean" ? value : null);
 
 export interface Outgoing {
   readonly id: string;
@@ -34,12 +43,28 @@ export class Outbox {
   readonly #prefix: string;
   readonly #max: number;
   readonly #bytesMax: number;
+  readonly #queue: Queue | undefined;
   #count = 0;
 
-  constructor(prefix: string, max: number, bytesMax = 65_536) {
+  constructor(prefix: string, max: number, bytesMax = 65_536, queue?: Queue) {
     this.#prefix = prefix;
     this.#max = max;
     this.#bytesMax = bytesMax;
+    this.#queue = queue;
+    for (const { id, event } of queue?.load() ?? [])
+      this.#waiting.set(id, {
+        id,
+        number: ++this.#count,
+        event,
+        tries: 0,
+        sent: false,
+        settle: () => undefined,
+      });
+  }
+
+  /** All that the hub has not answered yet, in order. */
+  get waiting(): Iterable<{ readonly id: string; readonly event: string; readonly sent: boolean }> {
+    return this.#waiting.values();
   }
 
   /** What should be sent now, in order. It counts as sent from here on. */
@@ -82,19 +107,21 @@ export class Outbox {
     let settle!: (ack: Ack) => void;
     const ack = new Promise<Ack>((resolve) => (settle = resolve));
     this.#waiting.set(id, { id, number, event: text, tries: 0, sent: false, settle });
+    this.#queue?.keep(id, number, text);
     return ack;
   }
 
   /** An answer of the hub's. Says for how many ms nothing should be sent, after which all that waits is sent again; 0 for not at all. */
-  answered(id: string, seq: number, error?: Problem): number {
+  answered(id: string, seq: number, error?: Problem, said: Said = {}): number {
     const outgoing = this.#waiting.get(id);
     if (outgoing === undefined) return 0;
     if (isForLater(error) && ++outgoing.tries < TRIES_MAX)
       return Math.min(5000, 100 * 2 ** outgoing.tries);
     this.#waiting.delete(id);
+    this.#queue?.forget(id);
     outgoing.settle(
       error === undefined
-        ? { outcome: "accepted", id, seq }
+        ? { outcome: "accepted", id, seq, changed: flag(said.changed), taken: flag(said.taken) }
         : { outcome: "rejected", id, seq, error },
     );
     return 0;

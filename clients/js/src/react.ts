@@ -4,6 +4,7 @@ import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore
 import {
   type Ack,
   type ConnectOptions,
+  type Either,
   type MachineTypes,
   type Presence,
   type Problem,
@@ -18,7 +19,7 @@ export interface Options {
   readonly url: string;
   readonly sessionId: string;
 }
-export type Config<M> = Omit<ConnectOptions<M>, "url" | "sessionId">;
+export type Config<M, O = unknown> = Omit<ConnectOptions<M, O>, "url" | "sessionId">;
 
 /** StrictMode, and moving between pages, unmount the last user just before the next one comes. */
 const LINGER_MS = 250;
@@ -63,10 +64,10 @@ class Shared {
 const shared = new Map<string, Shared>();
 
 /** The store that all components share, without rendering again when it changes: for `useSelector`, or for what is not rendered. */
-export function useStore<const M = unknown>(
+export function useStore<const M = unknown, const O = unknown>(
   { url, sessionId }: Options,
-  config?: Config<M>,
-): Store<TypesOf<M>> {
+  config?: Config<M, O>,
+): Store<TypesOf<Either<M, O>>> {
   const key = JSON.stringify([url, sessionId]);
   const [generation, setGeneration] = useState(0);
   const entry = useMemo(() => {
@@ -89,17 +90,17 @@ export function useStore<const M = unknown>(
 }
 
 /** `[state, send, { status, presence, error, store }]`. What `config` says counts for the first component that connects. */
-export function useMachine<const M = unknown>(
+export function useMachine<const M = unknown, const O = unknown>(
   options: Options,
-  config?: Config<M>,
+  config?: Config<M, O>,
 ): [
-  state: State<TypesOf<M>>,
-  send: (event: TypesOf<M>["event"]) => Promise<Ack>,
+  state: State<TypesOf<Either<M, O>>>,
+  send: (event: TypesOf<Either<M, O>>["event"]) => Promise<Ack>,
   connection: {
     status: Status;
     presence: Presence;
     error: Problem | null;
-    store: Store<TypesOf<M>>;
+    store: Store<TypesOf<Either<M, O>>>;
   },
 ] {
   const store = useStore(options, config);

@@ -95,11 +95,13 @@ export function sseTransport(
     }
   };
 
-  const answered = (id: string, seq: unknown, error: unknown): void =>
+  const answered = (id: string, body: { [field: string]: unknown }, error: unknown): void =>
     listener.frame({
       type: "ack",
       id,
-      seq: seq ?? 0,
+      seq: body["seq"] ?? 0,
+      changed: body["changed"],
+      taken: body["taken"],
       outcome: error === undefined ? "accepted" : "rejected",
       error,
     });
@@ -131,14 +133,18 @@ export function sseTransport(
           seq: Number(/\d+/.exec(response.headers.get("ETag") ?? "")?.[0] ?? body["seq"]),
           snapshot: body["snapshot"],
         });
-      answered(next.id, body["seq"], error);
+      answered(next.id, body, error);
     } catch (error) {
       queue = [];
       if (!over.signal.aborted)
-        answered(next.id, 0, {
-          code: "unavailable",
-          detail: `the hub was not reached: ${String(error)}`,
-        });
+        answered(
+          next.id,
+          {},
+          {
+            code: "unavailable",
+            detail: `the hub was not reached: ${String(error)}`,
+          },
+        );
     }
   };
   const work = async (): Promise<void> => {

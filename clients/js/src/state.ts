@@ -27,6 +27,8 @@ export class State<T extends MachineTypes = Untyped> {
   readonly seq: number;
   /** The version of the machine that the session is on. */
   readonly version: number;
+  /** How many of this client's events are in what is shown, and not in what the hub has told: with `optimistic` alone. */
+  readonly pending: number;
   readonly #definition: () => Definition | undefined;
 
   constructor(
@@ -34,6 +36,7 @@ export class State<T extends MachineTypes = Untyped> {
     seq: number,
     version: number,
     definition: () => Definition | undefined,
+    pending = 0,
   ) {
     this.value = snapshot.value;
     this.context = snapshot.context;
@@ -44,6 +47,7 @@ export class State<T extends MachineTypes = Untyped> {
     this.children = snapshot.children;
     this.seq = seq;
     this.version = version;
+    this.pending = pending;
     this.#definition = definition;
   }
 
@@ -79,7 +83,7 @@ export class State<T extends MachineTypes = Untyped> {
 
   /** The same state, where somebody has to notice that `can` knows more now. */
   again(): State<T> {
-    return new State<T>(this, this.seq, this.version, this.#definition);
+    return new State<T>(this, this.seq, this.version, this.#definition, this.pending);
   }
 }
 

@@ -3,7 +3,9 @@
 
 import type { Definition } from "./definition.ts";
 import { clientKey, host, randomKey } from "./key.ts";
+import { ahead, type Predictable } from "./optimistic.ts";
 import { bytesOf, isForLater, jsonText, Outbox } from "./outbox.ts";
+import { type EventStorage, queueOf } from "./queue.ts";
 import { socketTransport } from "./socket.ts";
 import { sseTransport } from "./sse.ts";
 import { type PublicSnapshot, State } from "./state.ts";
@@ -29,18 +31,20 @@ import type {
 const BUFFER_MAX = 1_000;
 const METADATA_BYTES_MAX = 4_096;
 const DEFINITION_RETRY_MS = 5_000;
+/** How long an update waits for the answers of own events that it may hold. They come right behind it. */
+const HELD_MS = 50;
 const NO_WEBSOCKET: Problem = {
   code: "no_websocket",
   detail: 'there is no WebSocket here: give one as `WebSocket`, or use the transport "sse"',
 };
 
-export interface ConnectOptions<M = unknown> {
+export interface ConnectOptions<M = unknown, O = unknown> {
   /** The machine's URL, as `machinehub deploy` prints it. */
   readonly url: string;
   /** Any text of 1 to 128 characters. Whoever names the same one is in the same session. */
   readonly sessionId: string;
   /** What a new session begins with. One that is there keeps what it began with. */
-  readonly input?: TypesOf<M>["input"];
+  readonly input?: TypesOf<Either<M, O>>["input"];
   /** Sent with each connection; a function is asked for each. */
   readonly token?: string | (() => string | Promise<string>) | undefined;
   /** Events that may wait for the hub; more are refused with `buffer_full`. */
@@ -51,6 +55,10 @@ export interface ConnectOptions<M = unknown> {
   readonly transport?: "websocket" | "sse" | undefined;
   /** What `machinehub types` wrote, or an XState machine: for its types, and for what is shown before the hub was heard. */
   readonly machine?: M;
+  /** An XState machine that runs ahead here: what is shown is the hub's state after this client's own events that are on their way. */
+  readonly optimistic?: O;
+  /** Events that wait for the hub outlive the page: in `localStorage`, or in the storage that is given. */
+  readonly offlineQueue?: boolean | EventStorage;
   /** By what a hub knows this client again: 16 to 128 characters that nobody else could guess. */
   readonly clientKey?: string;
   /** Instead of the global ones. */
@@ -82,13 +90,18 @@ export interface Store<T extends MachineTypes = Untyped> {
   close(): void;
 }
 
+/** What says the types: `machine` where it is given, else `optimistic`. */
+export type Either<M, O> = unknown extends M ? O : M;
+
 type Emitted<T extends MachineTypes, E> = string extends T["emitted"]["type"]
   ? T["emitted"]
   : Extract<T["emitted"], { readonly type: E }>;
 
 /** Connects to a session of a machine. */
-export function connect<const M = unknown>(options: ConnectOptions<M>): Store<TypesOf<M>> {
-  const store = new SessionStore<TypesOf<M>>(options);
+export function connect<const M = unknown, const O = unknown>(
+  options: ConnectOptions<M, O>,
+): Store<TypesOf<Either<M, O>>> {
+  const store = new SessionStore<TypesOf<Either<M, O>>>(options);
   store.open();
   return store;
 }
@@ -106,6 +119,11 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
   readonly #listeners = new Set<(state: State<T>) => void>();
   readonly #emitted = new Map<string, Set<(event: never) => void>>();
   #state: State<T>;
+  /** What the hub told last, where `#state` may be ahead of it. */
+  #truth: State<T>;
+  /** Own events that the hub has accepted, and that are not in the truth yet. */
+  #accepted: { readonly event: string; readonly seq: number }[] = [];
+  #held: ReturnType<typeof setTimeout> | undefined;
   #metadata: string | undefined;
   #paused: ReturnType<typeof setTimeout> | undefined;
   #definition: Definition | undefined;
@@ -121,8 +139,14 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
       randomKey(),
       options.eventBufferMax ?? BUFFER_MAX,
       options.eventBytesMax,
+      queueOf(options.offlineQueue, options.url, options.sessionId),
     );
-    this.#state = new State<T>(before(options.machine), 0, 0, this.#getDefinition);
+    this.#state = this.#truth = new State<T>(
+      before(options.machine ?? options.optimistic),
+      0,
+      0,
+      this.#getDefinition,
+    );
     const address = (this.#address = {
       url: options.url,
       sessionId: options.sessionId,
@@ -169,7 +193,13 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
         code: "closed",
         detail: this.error?.detail ?? "the store is closed",
       });
-    else this.#pump();
+    else {
+      this.#pump();
+      if (this.#options.optimistic !== undefined) {
+        this.#foresee();
+        this.#tell();
+      }
+    }
     return ack;
   };
 
@@ -243,7 +273,9 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
     this.#cleanUp();
     clearTimeout(this.#paused);
     clearTimeout(this.#asking);
+    clearTimeout(this.#held);
     this.#outbox.refuseAll(problem);
+    this.#foresee();
     this.#tell();
   }
 
@@ -262,9 +294,9 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
       case "snapshot":
         return this.#opened(frame);
       case "update":
-        if (Number(frame["seq"]) <= this.#state.seq) return;
-        this.#state = this.#stateOf(frame, this.#state.version);
-        return this.#tell();
+        if (Number(frame["seq"]) <= this.#truth.seq) return;
+        this.#learn(this.#stateOf(frame, this.#truth.version));
+        return this.#hasOwnUnderWay() ? this.#hold() : this.#show();
       case "ack":
         return this.#answered(frame);
       case "emitted":
@@ -277,18 +309,75 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
 
   #opened(frame: Frame): void {
     const connection = frame["connection"] as { id: string } | undefined;
-    this.#state = this.#stateOf(frame, Number(frame["version"]));
+    this.#learn(this.#stateOf(frame, Number(frame["version"])));
+    // What was accepted before the connection broke is in it, whatever its number: the session may have been started anew.
+    this.#accepted = [];
     this.presence = { ...this.presence, self: connection?.id ?? null };
     this.status = "open";
     this.error = null;
     if (this.#metadata !== undefined) this.#transport.describe(this.#metadata);
     this.#sendAgain();
+    this.#show();
+  }
+
+  /** The hub's state, of which what is shown may be ahead. */
+  #learn(truth: State<T>): void {
+    this.#truth = truth;
+    this.#accepted = this.#accepted.filter(({ seq }) => seq > truth.seq);
+  }
+
+  #hasOwnUnderWay(): boolean {
+    if (this.#options.optimistic === undefined) return false;
+    for (const { sent } of this.#outbox.waiting) if (sent) return true;
+    return false;
+  }
+
+  /** An update may hold own events whose answers are right behind it: shown at once, they would count twice for a moment. */
+  #hold(): void {
+    this.#held ??= setTimeout(() => this.#show(), HELD_MS);
+  }
+
+  #show(): void {
+    clearTimeout(this.#held);
+    this.#held = undefined;
+    this.#foresee();
     this.#tell();
+  }
+
+  /** Sets what is shown: the truth, or with `optimistic` what it will be after the own events that are not in it. */
+  #foresee(): void {
+    const { optimistic } = this.#options;
+    this.#state = this.#truth;
+    if (optimistic === undefined || this.#truth.seq === 0) return;
+    const events = [...this.#accepted, ...this.#outbox.waiting].map(({ event }) => event);
+    if (events.length === 0) return;
+    const { self } = this.presence;
+    const snapshot = ahead(
+      optimistic as Predictable,
+      this.#truth,
+      events,
+      self === null ? undefined : { id: self },
+    );
+    const { seq, version } = this.#truth;
+    this.#state = new State<T>(snapshot, seq, version, this.#getDefinition, events.length);
   }
 
   #answered(frame: Frame): void {
     const error = frame["outcome"] === "accepted" ? undefined : (frame["error"] as Problem);
-    const pauseMs = this.#outbox.answered(String(frame["id"]), Number(frame["seq"]), error);
+    const [id, seq] = [String(frame["id"]), Number(frame["seq"])];
+    const { optimistic } = this.#options;
+    if (optimistic !== undefined && !isForLater(error)) {
+      for (const { id: own, event } of this.#outbox.waiting)
+        if (
+          own === id &&
+          error === undefined &&
+          seq > this.#truth.seq &&
+          frame["changed"] !== false
+        )
+          this.#accepted.push({ event, seq });
+    }
+    const pauseMs = this.#outbox.answered(id, seq, error, frame);
+    if (optimistic !== undefined) this.#show();
     if (isForLater(error)) {
       clearTimeout(this.#paused);
       this.#paused = setTimeout(() => this.#sendAgain(), pauseMs * (0.5 + Math.random() / 2));
@@ -329,7 +418,7 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
 
   /** Fetched when somebody asks what can happen, once for each version. */
   readonly #getDefinition = (): Definition | undefined => {
-    const version = this.#state.version;
+    const version = this.#truth.version;
     if (version > 0 && this.#definitionOf !== version) {
       this.#definitionOf = version;
       void this.#fetchDefinition(version);
@@ -347,7 +436,8 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
       );
       if (!response.ok) throw new Error(String(response.status));
       this.#definition = ((await response.json()) as { definition: Definition }).definition;
-      this.#state = this.#state.again();
+      this.#truth = this.#truth.again();
+      this.#foresee();
       this.#tell();
     } catch {
       if (this.status === "closed") return;

@@ -117,7 +117,14 @@ export interface Problem {
 
 /** What became of an event. `send` never rejects: a click handler need not catch anything. */
 export type Ack =
-  | { readonly outcome: "accepted"; readonly id: string; readonly seq: number }
+  | {
+      readonly outcome: "accepted";
+      readonly id: string;
+      readonly seq: number;
+      /** Whether the public snapshot changed, and whether any transition took the event; null where the hub does not know. */
+      readonly changed: boolean | null;
+      readonly taken: boolean | null;
+    }
   | {
       readonly outcome: "rejected";
       readonly id: string;

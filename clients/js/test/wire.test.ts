@@ -48,7 +48,13 @@ test("acks settle what was sent", async () => {
   const [one, two] = socket.sent.map((frame) => frame.id as string);
   socket.say({ ...(wire.frames["ack"] as Frame), id: one });
   socket.say({ ...(wire.frames["rejected"] as Frame), id: two });
-  expect(await first).toEqual({ outcome: "accepted", id: one, seq: 42 });
+  expect(await first).toEqual({
+    outcome: "accepted",
+    id: one,
+    seq: 42,
+    changed: true,
+    taken: null,
+  });
   expect(await second).toEqual({
     outcome: "rejected",
     id: two,

@@ -21,6 +21,8 @@ export interface Version {
   readonly message: string;
   readonly created_at: string;
   readonly active: boolean;
+  /** What the build had to say. */
+  readonly warnings: readonly string[];
 }
 export interface SessionItem {
   readonly id: string;
@@ -38,6 +40,10 @@ export interface Entry {
   readonly at: string;
   readonly outcome: "accepted" | "rejected";
   readonly changed: boolean;
+  /** Whether a transition took the event; absent where nobody knows. */
+  readonly taken?: boolean;
+  /** Of a timer: the type of the event that the machine got of it. */
+  readonly cause?: string;
   readonly error?: { code: string; detail: string };
   readonly event?: { type: string; [key: string]: unknown };
   readonly input?: unknown;
@@ -100,7 +106,8 @@ async function call<T>(path: string, init: RequestInit = {}): Promise<T> {
   } catch {
     throw new Problem(0, "unreachable", "the hub cannot be reached");
   }
-  const body = (await response.json().catch(() => ({}))) as { code?: string; detail?: string };
+  const text = response.status === 204 ? "{}" : await response.text();
+  const body = parsed(text) as { code?: string; detail?: string };
   if (!response.ok)
     throw new Problem(
       response.status,
@@ -108,6 +115,14 @@ async function call<T>(path: string, init: RequestInit = {}): Promise<T> {
       body.detail ?? `the hub answered ${response.status}`,
     );
   return body as T;
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return {};
+  }
 }
 
 const machinePath = (machine: string): string => `/api/v1/machines/${encodeURIComponent(machine)}`;
@@ -152,3 +167,15 @@ export const readAt = (
   call(`/${machine}/${encodeURIComponent(session)}?at=${seq}`);
 export const fork = (machine: string, session: string, at: number): Promise<SessionItem> =>
   call(`${sessionPath(machine, session)}/fork`, { method: "POST", body: JSON.stringify({ at }) });
+export interface Timer {
+  readonly id: number;
+  readonly due_at: string;
+}
+/** What waits for its time. */
+export const readTimers = async (machine: string, session: string): Promise<readonly Timer[]> =>
+  (await call<{ timers: readonly Timer[] }>(sessionPath(machine, session))).timers;
+/** Deletes the session, and starts it anew on the active version. */
+export const restart = (machine: string, session: string): Promise<SessionItem> =>
+  call(`${sessionPath(machine, session)}/restart`, { method: "POST" });
+export const deleteSession = (machine: string, session: string): Promise<unknown> =>
+  call(sessionPath(machine, session), { method: "DELETE" });

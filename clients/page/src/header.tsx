@@ -1,6 +1,8 @@
 // What stands above the chart: which machine, which session, where it is, and who is there.
 
 import type { Presence, Problem as Trouble, Status } from "@machinehub/client";
+import { useEffect, useState } from "react";
+import { countdown } from "./chart/graph.ts";
 import { visible } from "./text.ts";
 
 export function Header({
@@ -12,6 +14,7 @@ export function Header({
   trouble,
   presence,
   version,
+  waits,
 }: {
   name: string;
   session: string;
@@ -21,6 +24,8 @@ export function Header({
   trouble: Trouble | null;
   presence: Presence;
   version: number | undefined;
+  /** When the next timer is due, where one waits. */
+  waits: number | undefined;
 }) {
   return (
     <header>
@@ -31,6 +36,7 @@ export function Header({
       <span className="quiet">{version === undefined ? "" : `version ${version}`}</span>
       <span className="value" aria-live="polite" title="state">
         {visible(valueText(value))}
+        {waits !== undefined && <Waits dueMs={waits} />}
       </span>
       <span className="grow" />
       <span className="quiet step">{step}</span>
@@ -44,6 +50,20 @@ export function Header({
         {status}
       </span>
     </header>
+  );
+}
+
+function Waits({ dueMs }: { dueMs: number }) {
+  const [nowMs, setNowMs] = useState(Date.now);
+  useEffect(() => {
+    const timer = setInterval(() => setNowMs(Date.now()), 250);
+    return () => clearInterval(timer);
+  }, []);
+  // Not read out: every second would be.
+  return (
+    <span className="quiet" aria-hidden="true" title="until the next timer">
+      {` ${countdown(dueMs - nowMs)}`}
+    </span>
   );
 }
 

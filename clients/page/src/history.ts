@@ -27,6 +27,8 @@ export function useHistory(machine: string, session: string, seq: number): Histo
   const wanted = useRef(0);
   const timer = useRef<ReturnType<typeof setTimeout>>(undefined);
   const busy = useRef(false);
+  // A session that was started anew counts from the beginning again.
+  if (seq > 0 && seq < wanted.current) known.current = [];
   wanted.current = seq;
 
   const take = useCallback((more: readonly Entry[]) => {

@@ -1,6 +1,6 @@
 // A machine's page: the chart in the middle, alive; beside it what can be done and what happened.
 
-import { useCallback, useEffect, useMemo, useState } from "react";
+import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { useMachine } from "@machinehub/client/react";
 import {
   type Ack,
@@ -11,6 +11,7 @@ import {
   takes,
 } from "@machinehub/client";
 import { type Entry, fork, readMachine, type Snapshot } from "./api.ts";
+import { NewerVersion } from "./newer.tsx";
 import { Chart } from "./chart/chart.tsx";
 import { compare } from "./chart/compare.ts";
 import { taken } from "./chart/taken.ts";
@@ -24,7 +25,8 @@ import { causeOf, entryAt, MomentBanner, pastOf } from "./past.tsx";
 import { goTo, nameStep, type Route, stepInAddress } from "./route.ts";
 import { Send } from "./send.tsx";
 import { SnapshotPanel } from "./snapshot.tsx";
-import { visible } from "./text.ts";
+import { visibleLines } from "./text.ts";
+import { Timers, usePending } from "./timers.tsx";
 
 const LOBBY = "lobby";
 const TABS = ["live", "history", "sessions", "versions", "share"] as const;
@@ -41,6 +43,8 @@ export function MachinePage({ route }: { route: Route }) {
     sessionId: session,
   });
   const [tab, setTab] = useState<Tab>(lastTab);
+  /** Presses an event's button, wherever the event was clicked. */
+  const press = useRef<(type: string) => void>(() => undefined);
   const [selected, setSelected] = useState<Entry>();
   const [shown, setShown] = useState<number>();
   const [compared, setCompared] = useState<number>();
@@ -52,6 +56,14 @@ export function MachinePage({ route }: { route: Route }) {
     readMachine(machine, compared),
   );
   const history = useHistory(machine, session, state.seq);
+  const pending = usePending(
+    machine,
+    session,
+    state.status === "active" ? state.seq : 0,
+    info.data?.definition,
+    state.value,
+    history.entries,
+  );
   const step = selected?.outcome === "accepted" ? selected.seq : undefined;
   const past = useLoaded(step === undefined ? undefined : `${machine} ${session} ${step}`, () =>
     pastOf(machine, session, step as number),
@@ -137,6 +149,11 @@ export function MachinePage({ route }: { route: Route }) {
     return { ack, changed: live.changedAt(ack.seq) };
   };
 
+  const clicked = (type: string): void => {
+    setTab("live");
+    press.current(type);
+  };
+
   return (
     <div className="page">
       <Header
@@ -148,15 +165,17 @@ export function MachinePage({ route }: { route: Route }) {
         trouble={error}
         presence={presence}
         version={current}
+        waits={step === undefined ? pending[0]?.dueMs : undefined}
       />
       <main>
         <div className="stage">
           {status === "closed" && error && (
             <p className="banner" role="alert">
-              {`${visible(error.detail)} (${error.code}). What is shown is how it was. `}
+              {`${visibleLines(error.detail)} (${error.code}). What is shown is how it was. `}
               <a href="/">All machines</a>
             </p>
           )}
+          <NewerVersion machine={machine} session={session} version={current} />
           {step !== undefined && (
             <MomentBanner
               key={step}
@@ -185,16 +204,24 @@ export function MachinePage({ route }: { route: Route }) {
             value={foreign ? undefined : known?.value}
             taken={foreign ? undefined : flash}
             marks={comparison?.marks}
+            send={why === undefined && !foreign ? clicked : undefined}
           />
         </div>
         <aside>
           <Tabs names={TABS} chosen={tab} choose={setTab} />
-          <div id="panel" role="tabpanel" aria-labelledby={`tab-${tab}`}>
+          <div id="panel" role="tabpanel" data-tab={tab} aria-labelledby={`tab-${tab}`}>
             <div hidden={tab !== "live"}>
-              <Send definition={definition} value={known?.value} why={why} send={sendIt} />
+              <Send
+                definition={definition}
+                value={known?.value}
+                why={why}
+                send={sendIt}
+                pressed={press}
+              />
             </div>
             {tab === "live" && (
               <>
+                {step === undefined && <Timers pending={pending} />}
                 {known && (
                   <SnapshotPanel
                     snapshot={known}
@@ -206,7 +233,12 @@ export function MachinePage({ route }: { route: Route }) {
             )}
             {tab === "history" && (
               <>
-                <HistoryPanel history={history} selected={selected} select={setSelected} />
+                <HistoryPanel
+                  definition={definition}
+                  history={history}
+                  selected={selected}
+                  select={setSelected}
+                />
                 {moment && (
                   <SnapshotPanel snapshot={moment.snapshot} before={moment.before?.context} />
                 )}
@@ -259,7 +291,7 @@ function Ended({
     <div className="notice" role="alert">
       <h1>{machine}</h1>
       <p>
-        {`${visible(trouble.detail)} (${trouble.code}) `}
+        {`${visibleLines(trouble.detail)} (${trouble.code}) `}
         {again && <button onClick={again}>Try again</button>}
       </p>
       <p>

@@ -1,31 +1,37 @@
 // The panels beside the chart: history, sessions, versions, and how to get at the session from elsewhere.
 
 import { type SubmitEvent, type KeyboardEvent, useEffect, useRef, useState } from "react";
-import type { Presence } from "@machinehub/client";
+import type { Definition, Presence, StateNode } from "@machinehub/client";
 import {
+  deleteSession,
   type Entry,
   type Page,
+  problemOf,
   readSessions,
   readVersions,
   type SessionItem,
   type Version,
 } from "./api.ts";
 import type { Difference } from "./chart/compare.ts";
+import { eventText } from "./chart/graph.ts";
 import type { History } from "./history.ts";
 import { useLoaded, useFresh } from "./load.ts";
 import { Copy, fieldOf, Refusal } from "./parts.tsx";
-import { asciiJson, clip, shellQuoted, urlPart, visible } from "./text.ts";
+import { asciiJson, clip, shellQuoted, urlPart, visible, visibleLines } from "./text.ts";
 import { Tree } from "./tree.tsx";
 
 export function HistoryPanel({
+  definition,
   history,
   selected,
   select,
 }: {
+  definition: Definition;
   history: History;
   selected: Entry | undefined;
   select: (entry: Entry | undefined) => void;
 }) {
+  const what = (entry: Entry): string => nameOfStep(entry, definition);
   const list = useRef<HTMLOListElement>(null);
   const newest = history.entries.at(-1)?.seq;
   useEffect(() => {
@@ -46,14 +52,13 @@ export function HistoryPanel({
               onClick={() => select(isSame(selected, entry) ? undefined : entry)}
             >
               <span className="seq">{entry.seq}</span>
+              {entry.outcome === "rejected" && (
+                <span className="mark" role="img" aria-label="rejected">
+                  ✗
+                </span>
+              )}
               <span className="what">{what(entry)}</span>
-              <span className="note">
-                {entry.outcome === "rejected"
-                  ? entry.error?.code
-                  : entry.changed
-                    ? ""
-                    : "no change"}
-              </span>
+              <span className="note">{noteOf(entry)}</span>
               <time dateTime={entry.at}>{new Date(entry.at).toLocaleTimeString()}</time>
             </button>
           </li>
@@ -63,7 +68,9 @@ export function HistoryPanel({
         <section aria-label="The step">
           <h2>{`${selected.outcome === "rejected" ? "Rejected at step" : "Step"} ${selected.seq}: ${what(selected)}`}</h2>
           {selected.error && (
-            <p className="trouble">{visible(`${selected.error.code}: ${selected.error.detail}`)}</p>
+            <p className="trouble">
+              {visibleLines(`${selected.error.code}: ${selected.error.detail}`)}
+            </p>
           )}
           <div className="tree">
             <Tree value={about(selected)} before={undefined} />
@@ -92,16 +99,38 @@ function about(entry: Entry): unknown {
   return entry.kind === "start"
     ? { input: entry.input }
     : entry.kind === "timer"
-      ? { timer: true, at: entry.at }
+      ? { timer: entry.cause ?? true, at: entry.at }
       : { event: entry.event, sender: entry.sender, at: entry.at };
 }
 
-function what(entry: Entry): string {
-  return entry.kind === "start"
-    ? "start"
-    : entry.kind === "timer"
-      ? "timer"
-      : clip(entry.event?.type ?? entry.kind, 60);
+const noteOf = (entry: Entry): string | undefined =>
+  entry.outcome === "rejected"
+    ? entry.error?.code
+    : entry.taken === false
+      ? "not taken"
+      : entry.changed
+        ? ""
+        : "no change";
+
+function nameOfStep(entry: Entry, definition: Definition): string {
+  if (entry.kind === "start") return "start";
+  if (entry.kind === "timer") return timerName(entry.cause, definition);
+  return clip(entry.event?.type ?? entry.kind, 60);
+}
+
+/** Which timer fired: a delay of a state, by the words that stand on the chart, or what was raised with a delay. */
+function timerName(cause: string | undefined, definition: Definition): string {
+  if (cause === undefined) return "timer";
+  const find = (node: StateNode): string | undefined => {
+    const transition = node.transitions?.find(({ event }) => event === cause);
+    if (transition !== undefined) return `${eventText(transition, node)} in ${node.key}`;
+    for (const child of Object.values(node.states ?? {})) {
+      const found = find(child);
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  };
+  return clip(find(definition.root) ?? `timer ${cause}`, 60);
 }
 
 export function SessionsPanel({
@@ -120,6 +149,18 @@ export function SessionsPanel({
   const onward = async (cursor: string): Promise<void> => {
     const page = await readSessions(machine, cursor);
     setMore((before) => ({ data: [...(before?.data ?? []), ...page.data], next: page.next }));
+  };
+  const [trouble, setTrouble] = useState("");
+  const remove = async (id: string): Promise<void> => {
+    if (!confirm(`Delete the session ${clip(id)}? It cannot be brought back.`)) return;
+    setTrouble("");
+    try {
+      await deleteSession(machine, id);
+      setMore(undefined);
+    } catch (error) {
+      setTrouble(`Not deleted: ${visible(problemOf(error).message)}`);
+    }
+    first.again();
   };
   const submit = (event: SubmitEvent<HTMLFormElement>): void => {
     event.preventDefault();
@@ -154,7 +195,7 @@ export function SessionsPanel({
           </li>
         )}
         {listed.map((item) => (
-          <li key={item.id}>
+          <li key={item.id} className="row">
             <button aria-current={item.id === session} onClick={() => open(item.id)}>
               <span className="what">{visible(item.id)}</span>
               <span className="note">
@@ -168,9 +209,22 @@ export function SessionsPanel({
                   .join(", ")}
               </span>
             </button>
+            <button
+              className="remove"
+              aria-label={`Delete ${clip(item.id)}`}
+              title="delete"
+              onClick={() => void remove(item.id)}
+            >
+              ×
+            </button>
           </li>
         ))}
       </ul>
+      {trouble && (
+        <p className="trouble" role="alert">
+          {trouble}
+        </p>
+      )}
       {next !== null && (
         <button onClick={() => void onward(next).catch(first.again)}>More sessions</button>
       )}
@@ -230,6 +284,20 @@ export function VersionsPanel({
               <span className="what">{`version ${version.number}`}</span>
               <span className="note">{notes(version, current)}</span>
             </button>
+            {version.warnings.length > 0 && (
+              <details className="warnings">
+                <summary>
+                  {version.warnings.length === 1
+                    ? "1 warning"
+                    : `${version.warnings.length} warnings`}
+                </summary>
+                <ul>
+                  {version.warnings.map((warning, index) => (
+                    <li key={index}>{visibleLines(warning)}</li>
+                  ))}
+                </ul>
+              </details>
+            )}
           </li>
         ))}
       </ul>
@@ -307,6 +375,7 @@ const [state, send] = useMachine({
         [
           ["URL", url],
           ["curl", curl],
+          ["npm", `npm install ${location.origin}/assets/machinehub-client.tgz`],
           ["React", react],
         ] as const
       ).map(([name, text]) => (

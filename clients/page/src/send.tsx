@@ -1,9 +1,10 @@
-// Sending events: a button for each that the machine knows, greyed where it would not be taken now, and a form for the rest. What
-// is greyed keeps the focus, so that a keyboard does not lose its place when an event changes what is possible.
+// Sending events: a button for each that is taken now, the others folded away, and a form for the rest. An event whose payload the
+// machine's types describe gets a form of its own.
 
 import { type Ack, type Definition, namedEvents, takes } from "@machinehub/client";
 import { type SubmitEvent, useRef, useState } from "react";
-import { clip, visible } from "./text.ts";
+import { PayloadForm } from "./payload.tsx";
+import { clip, visible, visibleLines } from "./text.ts";
 
 interface Sent {
   readonly type: string;
@@ -17,11 +18,14 @@ export function Send({
   value,
   why,
   send,
+  pressed,
 }: {
   definition: Definition;
   value: unknown;
   why: string | undefined;
   send: (event: { type: string }) => Promise<{ ack: Ack; changed: boolean }>;
+  /** Gets what presses a button from elsewhere: the chart's events are buttons, too. */
+  pressed: { current: (type: string) => void };
 }) {
   const [sent, setSent] = useState<Sent>();
   const [problem, setProblem] = useState("");
@@ -30,7 +34,22 @@ export function Send({
   // A field takes no line breaks: the type that it stands for is remembered.
   const exact = useRef({ shown: "", type: "" });
   const number = useRef(0);
+  const [writing, setWriting] = useState<string>();
   const types = namedEvents(definition);
+  const possible = types.filter((type) => why === undefined && takes(definition, value, type));
+  // What has the focus stays where it is: a keyboard must not lose its place when an event changes what is possible.
+  const [held, setHeld] = useState<string>();
+  const first = types.filter((type) => possible.includes(type) || type === held);
+  const others = types.filter((type) => !first.includes(type));
+  const fieldsOf = (type: string) =>
+    definition.payloads !== undefined && Object.hasOwn(definition.payloads, type)
+      ? (definition.payloads[type] ?? [])
+      : [];
+  const press = (type: string): void => {
+    if (!possible.includes(type)) return;
+    if (fieldsOf(type).some(({ optional }) => !optional)) setWriting(type);
+    else void fire({ type });
+  };
 
   const fire = async (event: { type: string }): Promise<void> => {
     const mine = ++number.current;
@@ -41,7 +60,9 @@ export function Send({
   };
   const field = (name: string): HTMLInputElement =>
     form.current?.elements.namedItem(name) as HTMLInputElement;
+  pressed.current = press;
   const edit = (type: string): void => {
+    if (fieldsOf(type).length > 0) return setWriting(type);
     field("type").value = type;
     exact.current = { shown: field("type").value, type };
     field("payload").value = payloads.current.get(type) ?? "{ }";
@@ -67,35 +88,38 @@ export function Send({
   return (
     <section className="send" aria-label="Send an event">
       <h2>Send</h2>
-      <div className="events">
-        {types.map((type) => {
-          const possible = why === undefined && takes(definition, value, type);
-          return (
-            <span key={type} className="pair">
-              <button
-                aria-disabled={!possible}
-                onClick={() => possible && void fire({ type })}
-                title={
-                  possible
-                    ? visible(type)
-                    : `${visible(type)}: ${why ?? "no active state takes it"}`
-                }
-              >
-                {clip(type, 60)}
-              </button>
-              <button
-                className="edit"
-                onClick={() => edit(type)}
-                aria-label={`Write a payload for ${clip(type)}`}
-                title="with a payload"
-              >
-                …
-              </button>
-            </span>
-          );
-        })}
-        {types.length === 0 && <p className="quiet">The machine names no events.</p>}
-      </div>
+      <Events
+        types={first}
+        possible={possible}
+        press={press}
+        edit={edit}
+        hold={setHeld}
+        why={why}
+      />
+      {types.length === 0 && <p className="quiet">The machine names no events.</p>}
+      {others.length > 0 && (
+        <details className="others">
+          <summary>
+            {why === undefined
+              ? `${others.length} more that no active state takes`
+              : `${others.length} that cannot be sent: ${why}`}
+          </summary>
+          <Events types={others} possible={[]} press={press} edit={edit} why={why} />
+        </details>
+      )}
+      {writing !== undefined && (
+        <PayloadForm
+          key={writing}
+          type={writing}
+          fields={fieldsOf(writing)}
+          why={why}
+          send={(event) => {
+            setWriting(undefined);
+            void fire(event);
+          }}
+          refuse={setProblem}
+        />
+      )}
       <form ref={form} onSubmit={submit}>
         <input
           name="type"
@@ -129,10 +153,57 @@ export function Send({
   );
 }
 
+function Events({
+  types,
+  possible,
+  press,
+  edit,
+  hold,
+  why,
+}: {
+  types: readonly string[];
+  possible: readonly string[];
+  press: (type: string) => void;
+  edit: (type: string) => void;
+  /** Hears which event's button has the focus. */
+  hold?: (type: string | undefined) => void;
+  why: string | undefined;
+}) {
+  const titleOf = (type: string): string =>
+    possible.includes(type) ? type : `${type}: ${why ?? "no active state takes it"}`;
+  return (
+    <div className="events">
+      {types.map((type) => (
+        <span key={type} className="pair">
+          <button
+            aria-disabled={!possible.includes(type)}
+            onClick={() => press(type)}
+            onFocus={() => hold?.(type)}
+            onBlur={() => hold?.(undefined)}
+            title={visible(titleOf(type))}
+          >
+            {clip(type, 60)}
+          </button>
+          <button
+            className="edit"
+            onClick={() => edit(type)}
+            aria-label={`Write a payload for ${clip(type)}`}
+            title="with a payload"
+          >
+            …
+          </button>
+        </span>
+      ))}
+    </div>
+  );
+}
+
 function outcome({ type, ack, changed }: Sent): string {
   const name = clip(type);
   if (ack === undefined) return `${name}: sent, waiting for the hub…`;
+  if (ack.outcome === "accepted" && ack.taken === false)
+    return `${name}: nothing takes it here (step ${ack.seq})`;
   if (ack.outcome === "accepted")
     return `${name}: accepted, step ${ack.seq}${changed ? "" : ", nothing changed"}`;
-  return visible(`${name}: rejected, ${ack.error.code}: ${ack.error.detail}`);
+  return `${name}: rejected, ${visible(ack.error.code)}: ${visibleLines(ack.error.detail)}`;
 }

@@ -346,6 +346,7 @@ test("a chart that cannot be read as a whole is seen around what is active", () 
 test("a label that is cut keeps its parts apart", () => {
   const line = {
     id: "0:a",
+    sends: "GO",
     event: "GO",
     guard: "isThisGuardNameVeryVeryLongIndeed",
     actions: "one, two, three, four",

@@ -30,7 +30,7 @@ from machinehub.errors import (
     error_of,
 )
 from machinehub.ids import EventId, Seq
-from machinehub.protocols.native.frames import members_json, quote, to_json
+from machinehub.protocols.native.frames import members_json, quote, to_json, what_changed
 from machinehub.protocols.native.queries import client_key, wants_cost
 from machinehub.protocols.native.sse import SseListener
 from machinehub.session.decide.conditions import read_condition
@@ -79,13 +79,13 @@ class WaitBody(msgspec.Struct):
     event: msgspec.Raw = msgspec.Raw(b"")
 
 
-class CreateBody(msgspec.Struct):
+class CreateBody(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `PUT /{machine}/{session}`."""
 
     input: msgspec.Raw = msgspec.Raw(b"")
 
 
-class DescribeBody(msgspec.Struct):
+class DescribeBody(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `PUT /{machine}/{session}/presence`."""
 
     metadata: msgspec.Raw
@@ -180,7 +180,7 @@ class HttpProtocol:
         target = await self._machines.target(url.machine, url.version)
         if wants(request, "text/html"):
             return page(request)
-        definition = target.version.definition
+        definition = target.version.shown
         return _json(
             msgspec.json.encode(
                 {
@@ -242,10 +242,10 @@ class HttpProtocol:
         settled, snapshot = await self._sent(request, address, event)
         cost = _cost(request, settled)
         return _json(
-            b'{"seq":%d,"outcome":"accepted","changed":%b%b,"snapshot":%b}'
+            b'{"seq":%d,"outcome":"accepted",%b%b,"snapshot":%b}'
             % (
                 settled.seq,
-                b"true" if settled.changed else b"false",
+                what_changed(settled),
                 b',"cost":%b' % quote(cost) if cost is not None else b"",
                 snapshot.state,
             ),

@@ -53,6 +53,7 @@ HOLD_S: Final = 0.25
 _HOLDS: Final = ("rate_limited", "unavailable")
 _ENDINGS: Final = {
     Ending.DELETED: CloseCode.NO_SUCH_SESSION,
+    Ending.RESTARTED: CloseCode.MOVED,
     Ending.UNAVAILABLE: CloseCode.TRY_AGAIN_LATER,
     Ending.GOING_AWAY: CloseCode.GOING_AWAY,
 }

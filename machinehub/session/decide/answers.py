@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from machinehub.model import Kind
 from sandbox.protocol.formats import OUTBOX
 from sandbox.protocol.outbox import decode_outbox
 
@@ -45,6 +46,8 @@ CHECKPOINT_SLACK_BYTES: Final = 64 * 1024
 """What a checkpoint may take beside the memory, where nothing of it can be compressed."""
 TIMERS_OF_ANY_VERSION: Final = 100_000
 """What the highest limit that a hub ever had is believed to be below."""
+CAUSE_CHARS_MAX: Final = 300
+"""Of the type of a timer's event: what is over is cut."""
 NUMBER_MAX: Final = 2**53
 """Above it a guest's numbers are not whole ones, and a database may not take them."""
 
@@ -71,6 +74,12 @@ def read_outbox(result: bytes, *, snapshot_bytes_max: int, begins: bool) -> Outb
     if len(snapshot) > snapshot_bytes_max:
         raise BrokenWorker("more than a turn may leave behind")
     return outbox
+
+
+def fate_of(outbox: Outbox, kind: Kind) -> tuple[bool | None, str]:
+    """`taken` and `cause` of a journal's line (`model.Entry`), where the input can have them."""
+    taken = outbox.taken if kind in (Kind.EVENT, Kind.PRESENCE) else None
+    return taken, outbox.cause[:CAUSE_CHARS_MAX] if kind is Kind.TIMER else ""
 
 
 def check_timers(outbox: Outbox, *, waiting: int, timers_max: int) -> None:

@@ -34,6 +34,7 @@ from machinehub.session.decide.answers import (
     check_checkpoint,
     check_replayed,
     check_timers,
+    fate_of,
     read_outbox,
 )
 from machinehub.session.decide.changes import changes_of
@@ -186,12 +187,11 @@ class Session:
         check_timers(outbox, waiting=len(self.timers), timers_max=self._limits.timers)
         snapshot = bytes(outbox.snapshot)
         self._take()
-        self._seq = Seq(self._seq + 1)
-        self._attempts = 0
+        self._seq, self._attempts = Seq(self._seq + 1), 0
         self.tail.append((pending.input, pending.now_ms))
         if snapshot != UNCHANGED:
             self._snapshot = snapshot
-        finished_now = bool(outbox.finished) and not self._finished
+        finished_now = outbox.finished and not self._finished
         self._finished = self._finished or finished_now
         changes = changes_of(
             outbox.timers_set,
@@ -206,6 +206,7 @@ class Session:
             self._seq,
             pending,
             snapshot if snapshot != UNCHANGED else None,
+            *fate_of(outbox, pending.kind),
             emitted=outbox.emitted,
             logs=outbox.logs,
             changes=changes,
@@ -292,10 +293,8 @@ class Session:
             if turn.snapshot is not None:
                 self.snapshot = turn.snapshot
             self.finished = turn.finished
-        receipt = turn.pending.receipt
-        if receipt is not None:
-            receipt.seq, receipt.changed = turn.seq, turn.snapshot is not None
-            receipt.error, receipt.cost, receipt.settled = turn.error, turn.cost, True
+        if turn.pending.receipt is not None:
+            turn.pending.receipt.settle(turn)
 
     def loading(self) -> None:
         """The database is being asked for it. `restore`, `start_anew` or `not_loaded` follows."""
@@ -448,6 +447,8 @@ class Session:
             pending.event_id,
             turn.snapshot is not None,
             turn.error,
+            taken=turn.taken,
+            cause=turn.cause,
         )
         turn.write = TurnWrite(
             key=self.record.key,

@@ -7,12 +7,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from machinehub.model import NO_CHANGES, Fault
+from sandbox.protocol.inputs import read_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import msgspec
 
     from machinehub.ids import EventId, Seq
     from machinehub.model import Armed, Changes, Entry, Kind, MemberChange, TurnWrite
@@ -30,6 +31,9 @@ class Receipt:
 
     seq: Seq
     changed: bool = False
+    taken: bool | None = None
+    fingerprint: int | None = None
+    """Of the event as it was sent first (`fingerprint_of`), as far as that is remembered."""
     error: Fault | None = None
     cost: Cost | None = None
     """What the turn took, as long as that is remembered."""
@@ -37,14 +41,28 @@ class Receipt:
     waiting: list[Callable[[Receipt], None]] = field(default_factory=list)
     """Who is to be told once it is settled."""
 
+    def settle(self, turn: Turn) -> None:
+        """Takes over what the turn came to."""
+        self.seq, self.changed, self.taken = turn.seq, turn.snapshot is not None, turn.taken
+        self.error, self.cost, self.settled = turn.error, turn.cost, True
+
     def keep(self, entry: Entry) -> None:
         """Takes over what the journal says of the event."""
-        self.seq, self.changed, self.error, self.settled = (
-            entry.seq,
-            entry.changed,
-            entry.error,
-            True,
-        )
+        self.seq, self.changed, self.taken = entry.seq, entry.changed, entry.taken
+        self.error, self.settled = entry.error, True
+
+
+def fingerprint_of(event: bytes) -> int:
+    """By which two events are told apart within this process."""
+    return hash(event)
+
+
+def is_same_event(given: bytes, event: bytes) -> bool:
+    """Whether an event means the same as that of a journal's line, whose input is `given`."""
+    decode = msgspec.json.decode
+    known: object = decode(read_input(given).subject)
+    sent: object = decode(event)
+    return known == sent
 
 
 @dataclass(slots=True)
@@ -77,6 +95,9 @@ class Turn:
     pending: Pending
     snapshot: bytes | None = None
     """The new public snapshot, when it changed."""
+    taken: bool | None = None
+    cause: str = ""
+    """`taken` and `cause` are those of the journal's line (`Entry`)."""
     write: TurnWrite | None = None
     emitted: list[msgspec.Raw] = field(default_factory=list)
     logs: list[tuple[str, str]] = field(default_factory=list)

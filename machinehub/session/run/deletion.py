@@ -52,8 +52,18 @@ class Deletions:
         if deleting := self._under_way.get((machine_id, session_id)):
             await asyncio.wait([deleting])
 
-    async def delete(self, machine_id: MachineId, session_id: SessionId) -> None:
-        """Deletes a session and everything that is kept of it. Raises `NotFound`, `Unavailable`."""
+    async def delete(
+        self,
+        machine_id: MachineId,
+        session_id: SessionId,
+        *,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Deletes a session and everything that is kept of it. Raises `NotFound`, `Unavailable`.
+
+        `then` is called as soon as its name is free in memory: the session that it begins waits for
+        the deletion, and nobody else can begin one before.
+        """
         name = machine_id, session_id
         session = self._registry.find(machine_id, session_id)
         if session is not None and session.started:
@@ -65,7 +75,10 @@ class Deletions:
         self._under_way[name] = deleting
         session = self._registry.find(machine_id, session_id)
         if session is not None:
-            self._forget(session, DELETED, Ending.DELETED)
+            why = Ending.DELETED if then is None else Ending.RESTARTED
+            self._forget(session, DELETED, why)
+        if then is not None:
+            then()
         try:
             await asyncio.shield(deleting)
         finally:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from machinehub.errors import (
     Conflict,
     HubError,
+    IdempotencyMismatch,
     NotFound,
     PreconditionFailed,
     RateLimited,
@@ -20,7 +21,7 @@ from machinehub.model import Fault, Kind
 from machinehub.rates import Rates
 from machinehub.session.decide.events import check_event
 from machinehub.session.decide.lifecycle import Phase
-from machinehub.session.decide.turn import SESSION_FINISHED, Receipt
+from machinehub.session.decide.turn import SESSION_FINISHED, Receipt, fingerprint_of, is_same_event
 from machinehub.session.port import Answered, Settled
 from machinehub.session.run.publisher import answer, snapshot_of
 from machinehub.tasks import Tasks
@@ -128,6 +129,8 @@ class Intake:
                 return
             session.receipts.forget(event_id)
             raise error
+        if event_id is not None:
+            receipt.fingerprint = fingerprint_of(event)
         if then is not None:
             receipt.waiting.append(then)
         data = event_input(self._entropy.turn_seed(), event, sender)
@@ -174,21 +177,41 @@ class Intake:
         event_id: EventId | None = None,
         if_match: Seq | None = None,
     ) -> Answered:
-        """`send`, awaited. Raises `PreconditionFailed` unless the session's seq is `if_match`."""
+        """`send`, awaited. Raises `PreconditionFailed` unless the session's seq is `if_match`, and
+        `IdempotencyMismatch` when `event_id` is that of another event.
+        """
         if (event_id is not None or if_match is not None) and not session.phase.loaded:
             await self._load(session)  # what a second copy of the event is answered
         if if_match is not None and event_id not in session.receipts:
             earlier = await self._match(session, event_id, if_match)
             if earlier is not None:
+                await self._check_same(session, event, event_id, earlier)
                 return _answered(session, event_id, earlier)
-        answered: asyncio.Future[Answered] = self._waits.new()
+        answered: asyncio.Future[tuple[Receipt, Answered]] = self._waits.new()
 
         def settle(receipt: Receipt) -> None:
             if not answered.done():
-                answered.set_result(_answered(session, event_id, receipt))
+                answered.set_result((receipt, _answered(session, event_id, receipt)))
 
         self.send(session, event, sender, event_id=event_id, then=settle)
-        return await answered
+        receipt, result = await answered
+        await self._check_same(session, event, event_id, receipt)
+        return result
+
+    async def _check_same(
+        self, session: Session, event: bytes, event_id: EventId | None, receipt: Receipt
+    ) -> None:
+        """Raises `IdempotencyMismatch` when the receipt is of another event under the same id. The
+        same event may be spelled differently: what the journal has is compared by its meaning.
+        """
+        if event_id is None or receipt.fingerprint == fingerprint_of(event):
+            return
+        entry = await self._store.entry_of(session.record.key, event_id)
+        if entry is not None and not is_same_event(entry.input, event):
+            raise IdempotencyMismatch(
+                "idempotency_mismatch",
+                "another event was sent under this id before; nothing was done",
+            )
 
     async def _match(
         self, session: Session, event_id: EventId | None, if_match: Seq
@@ -269,7 +292,9 @@ def _answer_again(receipt: Receipt, then: Callable[[Receipt], None]) -> None:
 
 def settled_of(event_id: EventId | None, receipt: Receipt) -> Settled:
     """The message about a receipt."""
-    return Settled(event_id, receipt.seq, receipt.changed, receipt.error, receipt.cost)
+    return Settled(
+        event_id, receipt.seq, receipt.changed, receipt.error, receipt.cost, receipt.taken
+    )
 
 
 def _answered(session: Session, event_id: EventId | None, receipt: Receipt) -> Answered:

@@ -145,6 +145,19 @@ class Loader:
             raise exists
         return session
 
+    async def restart(self, address: Address, given: bytes | None) -> Session:
+        """Deletes a session, and begins one in its place. Raises `NotFound` when there is none."""
+        machine_id, session_id, version = address
+        target = await self._versions.target(machine_id, version)
+        _check_given(given, target)
+        begun: list[Session] = []
+
+        def begin() -> None:
+            begun.append(self._begin(machine_id, session_id, target, given))
+
+        await self._deletions.delete(machine_id, session_id, then=begin)
+        return await self._when_readable(begun[0])
+
     def _begin(
         self,
         machine_id: MachineId,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from machinehub.errors import Conflict, NotFound, Unavailable
-from machinehub.model import SessionDelete
+from machinehub.ids import Seq
+from machinehub.model import Kind, SessionDelete
 from machinehub.session.decide.events import check_event, check_input
 from machinehub.session.port import Answered, Closed, Ending, Snapshot, Summary
 from machinehub.session.run.deletion import Deletions
@@ -28,10 +29,11 @@ from machinehub.session.run.scheduler import TimerScheduler
 from machinehub.session.run.waits import Waits
 from machinehub.session.run.waking import Waking
 from machinehub.tasks import Tasks
+from sandbox.protocol.inputs import given_of
 
 if TYPE_CHECKING:
     from machinehub.clock import Clock, Entropy
-    from machinehub.ids import EventId, MachineId, Seq, SessionId
+    from machinehub.ids import EventId, MachineId, SessionId
     from machinehub.limits import Limits
     from machinehub.logs import MachineLogs
     from machinehub.metrics import Metrics
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     )
     from machinehub.session.run.worker_interfaces import Images, SandboxWorker, SandboxWorkers
     from machinehub.store.sessions import SessionStore
+    from sandbox.protocol.ids import TimerId
     from sandbox.protocol.messages import ToHub
 
 
@@ -325,6 +328,11 @@ class LocalSessions:
         snapshot = Snapshot(at, record.version, await self.history.snapshot_at(record, at))
         return self._summary(record, at), snapshot
 
+    async def timers(self, address: Address) -> list[tuple[TimerId, int]]:
+        record = await self._record(address)
+        found = await self._store.timers_of(record.key)
+        return sorted(found, key=lambda pair: pair[1])
+
     async def summaries(
         self, machine_id: MachineId, *, after: SessionId | None, limit: int
     ) -> list[Summary]:
@@ -382,6 +390,17 @@ class LocalSessions:
 
     async def delete(self, address: Address) -> None:
         await self.deletions.delete(address.machine_id, address.session_id)
+
+    async def restart(self, address: Address) -> Snapshot:
+        record = await self._record(address)
+        first = await self._store.entries(record.key, after=(Seq(0), 0), limit=1)
+        if not first or first[0].kind is not Kind.START:
+            raise NotFound(
+                "history_pruned",
+                "the input that this session began with is not kept any more: delete it, and create"
+                " it with its input",
+            )
+        return snapshot_of(await self.loader.restart(address, given_of(first[0].input)))
 
     async def delete_machine(self, machine_id: MachineId) -> None:
         await self.deletions.delete_machine(machine_id)

@@ -118,6 +118,20 @@ JSValue *EXPORT(property)(const JSValue *object, const char *name)
     return handle_of(JS_GetPropertyStr(ctx, *object, name));
 }
 
+/* Promises that are rejected while nobody listens, and those that somebody listens to after all: `function`, of the
+   prelude, is told (promise, reason, whether somebody listens). */
+static void tell_rejection(JSContext *context, JSValueConst promise, JSValueConst reason, bool is_handled, void *opaque)
+{
+    JSValueConst arguments[3] = {promise, reason, JS_NewBool(context, is_handled)};
+    JSValue result = JS_Call(context, *(JSValue *)opaque, JS_UNDEFINED, 3, arguments);
+
+    if (JS_IsException(result)) /* no memory or no stack is left: the turn ends of that */
+        result = JS_GetException(context);
+    JS_FreeValue(context, result);
+}
+
+void EXPORT(track_rejections)(JSValue *function) { JS_SetHostPromiseRejectionTracker(rt, tell_rejection, function); }
+
 /* --- a turn ----------------------------------------------------------------------------------------------------- */
 
 static JSValue call(JSValue function, int count, JSValue *arguments)

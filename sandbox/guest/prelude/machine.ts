@@ -1,7 +1,8 @@
 // Loading a bundle: which export is the machine, and what pages and types need to know of it.
 
 import { StateMachine, type AnyStateMachine, type AnyStateNode } from "xstate";
-import { modules } from "./modules.ts";
+import { missingOf } from "./missing.ts";
+import { requireModule } from "./modules.ts";
 import * as safe from "./intrinsics.ts";
 import { dropTimers } from "./timers.ts";
 import { describe, faultText, type Limits } from "./turn.ts";
@@ -49,6 +50,8 @@ function findMachine(exports: Record<string, unknown>): {
   machine: AnyStateMachine | null;
   report: string;
 } {
+  // `module.exports = createMachine(...)`, of CommonJS.
+  if (isMachine(exports)) exports = { default: exports };
   const names = safe.keysOf(exports);
   const machines = names.filter((name) => isMachine(exports[name]));
   const chosen = isMachine(exports["default"])
@@ -79,7 +82,12 @@ function findMachine(exports: Record<string, unknown>): {
   return {
     machine,
     report: safe.wellFormed(
-      safe.stringify({ ok: true, definition: definitionOf(machine), warnings }) as string,
+      safe.stringify({
+        ok: true,
+        definition: definitionOf(machine),
+        warnings,
+        missing: missingOf(machine) as unknown as Json,
+      }) as string,
     ),
   };
 }
@@ -88,13 +96,6 @@ function failure(code: string, error: { message: string; name?: string; at?: str
   const message =
     error.name && error.name !== "Error" ? `${error.name}: ${error.message}` : error.message;
   return `{"ok":false,"fault":${faultText(error.at === undefined ? { code, message } : { code, message, at: error.at })}}`;
-}
-
-function requireModule(name: string): unknown {
-  const module = safe.hasOwn(modules, name) ? modules[name] : undefined;
-  if (!module)
-    throw new Error(`Cannot import "${name}": only xstate and what is uploaded can be imported`);
-  return module;
 }
 
 /** The machine as JSON: states, transitions, events, delays, invokes, tags, descriptions. No code. */
@@ -171,18 +172,27 @@ function transitionOf(
   if (!internal && descriptor) events.add(descriptor);
   return prune({
     event: descriptor,
-    kind: after
-      ? "after"
-      : internal
-        ? descriptor.split(".").slice(1, -1).join(".") || descriptor
-        : "event",
+    kind: after ? "after" : internal ? kindOf(descriptor) : "event",
     delay: after ? delayOf(after[1] as string) : undefined,
+    delayMs: after ? knownDelay(transition.source, after[1] as string) : undefined,
     targets: transition.target?.map((target) => target.id),
     guard: transition.guard === undefined ? undefined : nameOf(transition.guard),
     actions: transition.actions.map(nameOf),
     reenter: transition.reenter || undefined,
     description: transition.description,
   });
+}
+
+/** Of XState's own events, without the id in them, which may have dots: done.actor, error.actor, done.state, snapshot. */
+const kindOf = (descriptor: string): string =>
+  /^xstate\.((?:done|error)\.(?:actor|state)|snapshot)(?=\.)/.exec(descriptor)?.[1] ??
+  descriptor.slice("xstate.".length);
+
+/** How long a delay with a name is, where that is a number rather than computed. */
+function knownDelay(source: AnyStateNode, name: string): Json | undefined {
+  const delays = source.machine.implementations.delays as Record<string, unknown>;
+  const delay = safe.hasOwn(delays, name) ? delays[name] : undefined;
+  return typeof delay === "number" ? delay : undefined;
 }
 
 const delayOf = (text: string): Json => (/^\d+$/.test(text) ? Number(text) : text);

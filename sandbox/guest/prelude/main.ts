@@ -7,6 +7,7 @@ import "./console.ts";
 import { installRandom } from "./random.ts";
 import { installTimers } from "./timers.ts";
 import { loadBundle, type Bundle } from "./machine.ts";
+import { rejected } from "./rejections.ts";
 import { collect, setMachine, step } from "./session.ts";
 import { prepare } from "./transitions/ahead.ts";
 import { beStrict, installTransitions } from "./transitions/install.ts";
@@ -48,4 +49,4 @@ function explain(thrown: unknown): string {
   );
 }
 
-export { load, explain, step, collect };
+export { load, explain, step, collect, rejected };

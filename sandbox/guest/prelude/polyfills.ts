@@ -10,6 +10,7 @@ import "core-js/actual/queue-microtask.js";
 import { TextDecoder, TextEncoder } from "fast-text-encoding";
 // @ts-expect-error the module build ships no types
 import { AbortController, AbortSignal } from "abort-controller/dist/abort-controller.mjs";
+import { installLocale } from "./locale.ts";
 
 /** `fetch` is data for the host in a later step; until then it answers what a denied egress rule answers. */
 function fetch(): Promise<never> {
@@ -27,6 +28,7 @@ declare global {
 for (const name of ["SharedArrayBuffer", "Atomics", "__core-js_shared__"])
   Reflect.deleteProperty(globalThis, name);
 Error.stackTraceLimit = 50;
+installLocale();
 const startedAt = Date.now;
 const performance = { timeOrigin: 0, now: () => startedAt(), mark: () => {}, measure: () => {} };
 for (const [name, value] of Object.entries({

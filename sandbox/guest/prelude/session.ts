@@ -2,19 +2,22 @@
 //
 // An input is the JSON text [shape, seed, ...] of sandbox/protocol/inputs.py: [0, seed, input] starts the actor,
 // [1, seed, event, sender] sends an event, [2, seed, id] is a timer come due. Any other shape is refused: it was written for
-// a later guest. The outbox is [format, finished, snapshot | null, emitted, timersSet, timersCancelled, logs] of
-// sandbox/protocol/outbox.py, cut after the last entry that says something, or [0, fault] when the turn must be undone.
+// a later guest. The outbox is [format, flags, snapshot | null, emitted, timersSet, timersCancelled, logs,
+// cause] of sandbox/protocol/outbox.py, cut after the last entry that says something, or [0, fault] when the turn must be undone.
 // `snapshot` is null when nothing public changed. `step` runs before the promise jobs of the turn, `collect` after them.
 
 import { createActor, type AnyActorRef, type AnyStateMachine } from "xstate";
 import * as safe from "./intrinsics.ts";
 import { seedTurn } from "./random.ts";
+import { logRejections } from "./rejections.ts";
 import { fireTimer } from "./timers.ts";
 import { expectRoot, forgetSystem } from "./transitions/system.ts";
 import { clearTurn, faultText, limits, reject, rejectThrown, turn } from "./turn.ts";
 
 /** Which version of the list `collect` answers. */
-const OUTBOX_FORMAT = "1";
+const OUTBOX_FORMAT = "2";
+const FINISHED = 1;
+const NOT_TAKEN = 2;
 
 let machine: AnyStateMachine | null = null;
 let actor: AnyActorRef | null = null;
@@ -60,6 +63,7 @@ export function step(text: string): void {
       case 1:
         return send(input[2] as Record<string, unknown>, input[3]);
       case 2:
+        turn.timer = true;
         return fireTimer(input[2] as number);
       default:
         reject("unknown_input", "the input is of a kind that this version's guest does not know");
@@ -86,6 +90,7 @@ function send(event: Record<string, unknown>, sender: unknown): void {
     return reject("invalid_event", "an event needs a type of its own");
   }
   if (sender !== null) event.sender = sender;
+  turn.event = event;
   (actor as AnyActorRef).send(event);
 }
 
@@ -112,11 +117,12 @@ function emitted(event: unknown): void {
 
 export function collect(): string {
   let changed = "null";
-  let finished = "0";
+  let flags = turn.event === null || turn.taken ? 0 : NOT_TAKEN;
   try {
+    logRejections();
     if (!turn.fault && actor) {
       const snapshot = actor.getSnapshot() as Snapshotlike;
-      if (snapshot.status !== "active") finished = "1";
+      if (snapshot.status !== "active") flags |= FINISHED;
       // Always spelled anew: children, and contexts that are changed in place, move without a new snapshot object.
       actors = 0;
       const text = safe.wellFormed(snapshotText(snapshot));
@@ -131,9 +137,9 @@ export function collect(): string {
   }
   if (turn.fault) return "[0," + faultText(turn.fault) + "]";
   const { emitted, timersSet, timersCancelled, logs } = turn;
-  const head = "[" + OUTBOX_FORMAT + "," + finished + "," + changed;
-  if (!(emitted.length | timersSet.length | timersCancelled.length | logs.length))
-    return head + "]";
+  const head = "[" + OUTBOX_FORMAT + "," + flags + "," + changed;
+  const more = emitted.length | timersSet.length | timersCancelled.length | logs.length;
+  if (!more && !turn.cause) return head + "]";
   return (
     head +
     "," +
@@ -144,6 +150,7 @@ export function collect(): string {
     safe.arrayText(timersCancelled) +
     "," +
     safe.arrayText(logs) +
+    (turn.cause && "," + safe.wellFormed(safe.stringify(turn.cause) as string)) +
     "]"
   );
 }

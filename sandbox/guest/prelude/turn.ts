@@ -37,6 +37,12 @@ export const turn = {
   logChars: 0,
   emittedChars: 0,
   fault: null as Fault | null,
+  /** The event that somebody sent, and whether a transition of the machine itself took it. */
+  event: null as object | null,
+  taken: false,
+  /** Whether a timer has come due, and the type of the event that the machine got of it: xstate.after..., or one that it raised. */
+  timer: false,
+  cause: "",
 };
 
 export function clearTurn(): void {
@@ -45,9 +51,18 @@ export function clearTurn(): void {
   if (turn.timersCancelled.length) turn.timersCancelled = [];
   if (turn.logs.length) turn.logs = [];
   turn.logChars = turn.emittedChars = 0;
-  turn.fault = null;
+  turn.fault = turn.event = null;
+  turn.taken = turn.timer = false;
+  turn.cause = "";
 }
 
+/** The machine itself gets an event. */
+export function noteCause(type: unknown): void {
+  if (turn.timer && !turn.cause && typeof type === "string")
+    turn.cause = safe.slice(type, 0, CAUSE_CHARS_MAX);
+}
+
+const CAUSE_CHARS_MAX = 300;
 const FRAME = /machine\.js:(\d+):(\d+)/;
 
 /** The fault as JSON, spelled by hand: no `toJSON` of anybody's has a say. */

@@ -53,6 +53,7 @@ async def test_the_past_can_be_looked_at_and_forked(database_url: str, tmp_path:
             "seq": 301,
             "outcome": "accepted",
             "changed": True,
+            "taken": True,
             "snapshot": {
                 "value": "active",
                 "context": {"count": 300},

@@ -116,8 +116,10 @@ async def test_rejections_are_remembered_too(database_url: str, tmp_path: Path) 
         assert (first.status_code, first.json()["code"]) == (422, "machine_error")
         await send(client, f"{machine}/s", "INC")
     async with hub_on(database_url, tmp_path) as client:
-        again = await send(client, f"{machine}/s", "INC", "b")
+        again = await send(client, f"{machine}/s", "BOOM", "b")
         assert (again.status_code, again.json()) == (422, first.json())
+        other = await send(client, f"{machine}/s", "INC", "b")
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
         entries = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s/journal")).json()[
             "data"
         ]

@@ -30,12 +30,15 @@ export function Chart({
   taken,
   marks,
   name,
+  send,
 }: {
   definition: Definition;
   value: unknown;
   taken: Taken | undefined;
   marks: ReadonlyMap<string, Change> | undefined;
   name: string;
+  /** Sends an event of which a line on the chart was clicked; undefined when nothing can be sent. */
+  send: ((type: string) => void) | undefined;
 }) {
   const svg = useRef<SVGSVGElement>(null);
   const { layout, problem } = useLayout(definition, svg);
@@ -57,13 +60,14 @@ export function Chart({
   useActive(content, layout, definition, value, navigation);
   useFlash(content, layout, taken);
   useMarks(content, layout, marks);
+  useSending(content, layout, definition, value, send);
 
   return (
     <div className="chart" data-ready={layout !== undefined}>
       <svg
         ref={svg}
         tabIndex={0}
-        role="img"
+        role="group"
         aria-label={`Statechart of ${name}${value === undefined ? "" : `, in ${JSON.stringify(value)}`}. Arrow keys move it, plus and minus zoom, 0 fits it.`}
       >
         <Definitions />
@@ -100,7 +104,7 @@ function useLayout(
     let wanted = true;
     let done = false;
     const { width = 4, height = 3 } = svg.current?.getBoundingClientRect() ?? {};
-    layOutInTime((arrows) => graphOf(definition, measure, arrows), width / Math.max(1, height))
+    layOutInTime((arrows) => graphOf(definition, measure, arrows), { width, height })
       .then(
         (layout) => wanted && setLaid({ definition, layout }),
         (error: unknown) => wanted && setLaid({ definition, problem: String(error) }),
@@ -165,6 +169,11 @@ function useActive(
         "active",
         active.has((element as SVGElement).dataset["state"] ?? ""),
       );
+    for (const element of content.current?.querySelectorAll(".far") ?? [])
+      element.classList.toggle(
+        "near",
+        active.has(((element as SVGElement).dataset["from"] ?? "").slice("s:".length)),
+      );
     navigation?.follow(
       around(
         nodes
@@ -220,6 +229,52 @@ function useMarks(
       for (const { element, change } of marked) element.classList.remove(change);
     };
   }, [marks, layout]);
+}
+
+/** Words of events that can be sent now are buttons. */
+function useSending(
+  content: Content,
+  layout: Layout | undefined,
+  definition: Definition,
+  value: unknown,
+  send: ((type: string) => void) | undefined,
+): void {
+  const active = jsonText(value) ?? "";
+  useLayoutEffect(() => {
+    const ids = new Set(
+      value === undefined ? [] : activeNodes(definition.root, value).map(({ id }) => id),
+    );
+    for (const element of content.current?.querySelectorAll("[data-sends]") ?? []) {
+      const { sends = "", transition = "" } = (element as SVGElement).dataset;
+      const can = send !== undefined && ids.has(transition.slice(transition.indexOf(":") + 1));
+      element.classList.toggle("can", can);
+      if (can) {
+        element.setAttribute("role", "button");
+        element.setAttribute("tabindex", "0");
+        element.setAttribute("aria-label", `Send ${sends}`);
+      } else for (const name of ["role", "tabindex", "aria-label"]) element.removeAttribute(name);
+    }
+  }, [active, layout, definition, send !== undefined]);
+  useEffect(() => {
+    const root = content.current;
+    if (root === null || send === undefined) return undefined;
+    const over = new AbortController();
+    const act = (event: Event): boolean => {
+      const words = (event.target as Element).closest<SVGElement>(".can[data-sends]");
+      if (words === null) return false;
+      send(words.dataset["sends"] ?? "");
+      return true;
+    };
+    root.addEventListener("click", act, { signal: over.signal });
+    root.addEventListener(
+      "keydown",
+      (event) => {
+        if ((event.key === "Enter" || event.key === " ") && act(event)) event.preventDefault();
+      },
+      { signal: over.signal },
+    );
+    return () => over.abort();
+  }, [content, send]);
 }
 
 function Definitions() {
@@ -310,11 +365,17 @@ function Header({ box, place }: { box: Box; place: Place }) {
   const x = place.x + 10;
   let y = place.y + 18;
   const name = clip(box.name);
-  let tagAt = x + measure(name, "name") + 8;
+  const indent = box.first ? 14 : 0;
+  let tagAt = x + indent + measure(name, "name") + 8;
   const lines = box.rows.length + box.inner.length;
   return (
     <>
-      <text x={x} y={y} className="name">
+      {box.first && (
+        <circle className="initial" cx={x + 4} cy={y - 4.5} r={4}>
+          <title>it begins here</title>
+        </circle>
+      )}
+      <text x={x + indent} y={y} className="name">
         {name}
       </text>
       {box.tags.map((tag, index) => {
@@ -374,7 +435,7 @@ function Header({ box, place }: { box: Box; place: Place }) {
 function Words({ line, x, y, width }: { line: Line; x: number; y: number; width: number }) {
   const [event, guard, actions] = partsOf(line);
   return (
-    <g className="words" data-transition={line.id}>
+    <g className="words" data-transition={line.id} data-sends={line.sends}>
       <title>{visibleLines(line.title)}</title>
       <rect x={x - 6} y={y - 12} width={width} height={LINE} rx={4} className="hit" />
       <text x={x} y={y}>
@@ -388,7 +449,11 @@ function Words({ line, x, y, width }: { line: Line; x: number; y: number; width:
 
 function Arrow({ placed }: { placed: PlacedEdge }) {
   return (
-    <g data-edge={placed.edge.id} className="carrier">
+    <g
+      data-edge={placed.edge.id}
+      data-from={placed.edge.source}
+      className={placed.far ? "carrier far" : "carrier"}
+    >
       <path d={placed.path} markerEnd="url(#arrow)" className="edge" />
     </g>
   );

@@ -1,13 +1,15 @@
 // From a definition to what is drawn: boxes with rows of text, and edges between them. Decides what is an edge and what is a row, and
 // how large everything is; where it lies is decided by elk (layout.ts).
 
-import type { Definition, StateNode, Transition } from "@machinehub/client";
+import { type Definition, namesEvent, type StateNode, type Transition } from "@machinehub/client";
 import { clip } from "../text.ts";
 
 /** One transition, as a line of text. */
 export interface Line {
   /** Of the transition: its source's id and its place there. */
   readonly id: string;
+  /** The type that a client can send to have it taken; undefined for what is no event of clients, and for wildcards. */
+  readonly sends: string | undefined;
   readonly event: string;
   readonly guard: string;
   readonly actions: string;
@@ -35,6 +37,8 @@ export interface Box {
   readonly children: readonly Box[];
   /** Whether this is a region of a parallel state. */
   readonly region: boolean;
+  /** Whether its parent begins here, and no arrow says so. */
+  readonly first: boolean;
   /** In pixels: of the box when it has no children, else what its header needs. */
   readonly width: number;
   readonly height: number;
@@ -80,7 +84,7 @@ export const LINES_MAX = 8;
 /** Without `arrows` every transition is a row of its source, for charts that nobody can lay out. */
 export function graphOf(definition: Definition, measure: Measure = roughly, arrows = true): Graph {
   const drawing: Drawing = { measure, arrows, edges: new Map() };
-  const root = boxOf(definition.root, false, drawing, definition.id);
+  const root = boxOf(definition.root, undefined, drawing, definition.id);
   return {
     root,
     edges: [...drawing.edges.values()].map(({ source, target, lines }, index) => ({
@@ -93,7 +97,12 @@ export function graphOf(definition: Definition, measure: Measure = roughly, arro
   };
 }
 
-function boxOf(node: StateNode, region: boolean, drawing: Drawing, name = node.key): Box {
+function boxOf(
+  node: StateNode,
+  parent: StateNode | undefined,
+  drawing: Drawing,
+  name = node.key,
+): Box {
   const { edges, measure, arrows } = drawing;
   const own = `s:${node.id}`;
   const inner: Line[] = [];
@@ -114,9 +123,10 @@ function boxOf(node: StateNode, region: boolean, drawing: Drawing, name = node.k
       edges.set(key, edge);
     }
   });
-  const children = Object.values(node.states ?? {}).map((child) =>
-    boxOf(child, node.type === "parallel", drawing),
-  );
+  // Where it begins stands first: what is read first is what happens first.
+  const children = Object.values(node.states ?? {})
+    .sort((one, other) => Number(other.id === node.initial) - Number(one.id === node.initial))
+    .map((child) => boxOf(child, node, drawing));
   if (arrows && node.type === "compound" && node.initial !== undefined && children.length > 0) {
     const mark = `i:${node.id}`;
     children.unshift({
@@ -131,6 +141,7 @@ function boxOf(node: StateNode, region: boolean, drawing: Drawing, name = node.k
       deep: false,
       children: [],
       region: false,
+      first: false,
       width: MARK,
       height: MARK,
     });
@@ -162,7 +173,8 @@ function boxOf(node: StateNode, region: boolean, drawing: Drawing, name = node.k
     inner,
     deep: node.history === "deep",
     children,
-    region,
+    region: parent?.type === "parallel",
+    first: !arrows && parent?.type === "compound" && parent.initial === node.id,
   };
   return { ...box, ...sizeOf(box, measure) };
 }
@@ -208,6 +220,7 @@ function sizeOf(
 ): { width: number; height: number } {
   if (box.kind === "history") return { width: 24, height: 24 };
   const head =
+    (box.first ? MARK : 0) +
     measure(clip(box.name), "name") +
     box.tags.reduce((sum, tag) => sum + measure(clip(tag, 16), "tag") + 14, 8);
   const widths = [
@@ -259,7 +272,11 @@ export function sizeOfLines(
 /** What an edge says, as long as there is room: event, guard, actions. */
 export function textOf(line: Line): string {
   return clip(
-    [line.event, line.guard && `[${line.guard}]`, line.actions && `/ ${line.actions}`]
+    [
+      line.event,
+      line.guard && `[${line.guard}]`,
+      line.actions.startsWith("→") ? line.actions : line.actions && `/ ${line.actions}`,
+    ]
       .filter(Boolean)
       .join(" "),
   );
@@ -277,6 +294,8 @@ function lineOf(node: StateNode, transition: Transition, index: number): Line {
   const full = [event, guard && `[${guard}]`, actions && `/ ${actions}`].filter(Boolean).join(" ");
   return {
     id: transitionId(node.id, index),
+    sends:
+      transition.kind === "event" && namesEvent(transition.event) ? transition.event : undefined,
     event,
     guard,
     actions,
@@ -285,8 +304,9 @@ function lineOf(node: StateNode, transition: Transition, index: number): Line {
 }
 
 /** How a transition's cause is called in a statechart. */
-export function eventText({ event, kind, delay }: Transition, node?: StateNode): string {
-  if (kind === "after") return `after ${typeof delay === "number" ? duration(delay) : delay}`;
+export function eventText({ event, kind, delay, delayMs }: Transition, node?: StateNode): string {
+  if (kind === "after")
+    return `after ${typeof delay === "number" ? duration(delay) : delay}${delayMs === undefined ? "" : ` (${duration(delayMs)})`}`;
   if (kind === "always") return "always";
   if (kind === "event") return event;
   const [, what = "", how = "", actor = ""] = /^xstate\.(\w+)\.(\w+)\.?(.*)$/s.exec(event) ?? [];
@@ -297,7 +317,34 @@ export function eventText({ event, kind, delay }: Transition, node?: StateNode):
   return name ? `${what || kind}(${name})` : what || kind;
 }
 
+const UNITS = [
+  ["d", 86_400_000],
+  ["h", 3_600_000],
+  ["min", 60_000],
+  ["s", 1_000],
+] as const;
+
+/** As people say it, exactly: in at most two units, tenths of a second allowed, else in milliseconds. */
 export function duration(ms: number): string {
-  if (ms < 1000 || ms % 100 !== 0) return `${ms} ms`;
-  return ms < 120_000 ? `${ms / 1000} s` : `${Math.round(ms / 6000) / 10} min`;
+  const said: string[] = [];
+  let rest = ms;
+  for (const [unit, size] of UNITS) {
+    const whole = unit === "s" && ms < 60_000 ? rest / size : Math.floor(rest / size);
+    if (whole < 1) continue;
+    said.push(`${whole} ${unit}`);
+    rest = unit === "s" && ms < 60_000 ? rest % 100 : rest % size;
+  }
+  return said.length > 0 && rest === 0 && said.length <= 2 ? said.join(" ") : `${ms} ms`;
+}
+
+/** What is left of a time: "0:09", "12:03", "1 d 3 h". */
+export function countdown(ms: number): string {
+  const seconds = Math.max(0, Math.ceil(ms / 1000));
+  if (seconds >= 86_400)
+    return `${Math.floor(seconds / 86_400)} d ${Math.floor((seconds % 86_400) / 3600)} h`;
+  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor((seconds % 3600) / 60)];
+  const two = (value: number): string => String(value).padStart(2, "0");
+  return hours > 0
+    ? `${hours}:${two(minutes)}:${two(seconds % 60)}`
+    : `${minutes}:${two(seconds % 60)}`;
 }

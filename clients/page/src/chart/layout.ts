@@ -17,6 +17,8 @@ export interface PlacedEdge {
   readonly edge: Edge;
   readonly path: string;
   readonly label: Place | undefined;
+  /** Whether it lies across other states: shown for active ones alone. */
+  readonly far: boolean;
 }
 export interface Layout {
   readonly graph: Graph;
@@ -39,23 +41,31 @@ export function warmUp(): void {
 const PATIENCE_MS = 7_000;
 
 /**
- * Lays a machine out, as `draw` draws it. What cannot be laid out in some seconds (hundreds of states, all of them connected) is drawn
+ * Lays a machine out, as `draw` draws it, for a screen of so many pixels. What would be too small to read there is packed. What cannot be laid out in some seconds (hundreds of states, all of them connected) is drawn
  * without arrows: every transition as a row of its source.
  */
 export async function layOutInTime(
   draw: (arrows: boolean) => Graph,
-  shape: number,
+  screen: { readonly width: number; readonly height: number },
 ): Promise<Layout> {
+  const shape = screen.width / Math.max(1, screen.height);
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<undefined>(
     (resolve) => (timer = setTimeout(() => resolve(undefined), PATIENCE_MS)),
   );
   const laid = await Promise.race([layOut(draw(true), shape).catch(() => undefined), late]);
   clearTimeout(timer);
-  if (laid !== undefined) return laid;
-  giveUp();
-  return layOut(draw(false), shape);
+  if (laid === undefined) {
+    giveUp();
+    return layOut(draw(false), shape);
+  }
+  if (Math.min(screen.width / laid.width, screen.height / laid.height) >= LEGIBLE) return laid;
+  warmUp();
+  return pack(laid, draw(false), shape, elk as NonNullable<typeof elk>);
 }
+
+/** At this scale, text is eight pixels high. */
+const LEGIBLE = 0.67;
 
 /** Ends what is under way: nobody waits for it any more. */
 export function giveUp(): void {
@@ -98,6 +108,86 @@ export async function arrange(
   if (tries.length === 0) throw problem;
   const scale = ({ width, height }: Layout): number => Math.min(shape / width, 1 / height);
   return tries.reduce((best, next) => (scale(next) > scale(best) * 1.05 ? next : best));
+}
+
+/**
+ * A chart that is too large for its arrows: states stand side by side, in reading order, and their transitions are rows in them. Arrows
+ * are drawn across, without words. Of both layouts, the one that can be shown larger.
+ */
+export async function pack(
+  laid: Layout,
+  graph: Graph,
+  shape: number,
+  elk: Pick<InstanceType<typeof ELK>, "layout">,
+): Promise<Layout> {
+  const found = await elk.layout({
+    id: PAGE,
+    children: [packedNode(graph.root, shape)],
+    layoutOptions: { ...packing(shape), "elk.json.shapeCoords": "ROOT" },
+  });
+  const packed = read(graph, found);
+  const scale = ({ width, height }: Layout): number => Math.min(shape / width, 1 / height);
+  if (scale(packed) < scale(laid) * 1.1) return laid;
+  const edges = laid.graph.edges
+    .filter(({ lines }) => lines.length > 0)
+    .map((edge): PlacedEdge => {
+      const [from, to] = [packed.places.get(edge.source), packed.places.get(edge.target)];
+      const path = from === undefined || to === undefined ? "" : straight(from, to);
+      return { edge: { ...edge, lines: [] }, path, label: undefined, far: true };
+    });
+  return { ...packed, graph: { ...graph, edges: edges.map(({ edge }) => edge) }, edges };
+}
+
+const packing = (shape: number): { [name: string]: string } => ({
+  "elk.algorithm": "rectpacking",
+  "elk.aspectRatio": String(shape),
+  "elk.spacing.nodeNode": "12",
+  "elk.padding": "[top=8,left=8,bottom=8,right=8]",
+  "elk.rectpacking.widthApproximation.optimizationGoal": "MAX_SCALE_DRIVEN",
+  "elk.rectpacking.packing.strategy": "COMPACTION",
+});
+
+function packedNode(box: Box, shape: number): ElkNode {
+  if (box.children.length === 0) return { id: box.key, width: box.width, height: box.height };
+  const top = box.height + (box.rows.length + box.inner.length ? 4 : 0);
+  return {
+    id: box.key,
+    children: box.children.map((child) => packedNode(child, shape)),
+    layoutOptions: {
+      ...packing(shape),
+      "elk.padding": `[top=${top},left=10,bottom=10,right=10]`,
+      "elk.nodeSize.constraints": "MINIMUM_SIZE",
+      "elk.nodeSize.minimum": `(${box.width},${box.height + LINE})`,
+    },
+  };
+}
+
+/** From the border of one place to that of another, bent a little, so that two ways between them can be told apart. */
+export function straight(from: Place, to: Place): string {
+  const middle = ({ x, y, width, height }: Place): Point => ({
+    x: x + width / 2,
+    y: y + height / 2,
+  });
+  const [one, other] = [middle(from), middle(to)];
+  const bend = 0.08;
+  const control = {
+    x: (one.x + other.x) / 2 + (other.y - one.y) * bend,
+    y: (one.y + other.y) / 2 - (other.x - one.x) * bend,
+  };
+  const [start, end] = [onBorder(from, control), onBorder(to, control)];
+  return `M${start.x} ${start.y}Q${control.x} ${control.y} ${end.x} ${end.y}`;
+}
+
+/** Where the line from a place's middle to a point leaves it. */
+function onBorder({ x, y, width, height }: Place, to: Point): Point {
+  const [centreX, centreY] = [x + width / 2, y + height / 2];
+  const [dx, dy] = [to.x - centreX, to.y - centreY];
+  const part = Math.min(
+    dx === 0 ? Infinity : width / 2 / Math.abs(dx),
+    dy === 0 ? Infinity : height / 2 / Math.abs(dy),
+    1,
+  );
+  return { x: centreX + dx * part, y: centreY + dy * part };
 }
 
 interface Tree {
@@ -173,6 +263,9 @@ function options(direction: Direction, care: boolean): { [name: string]: string 
     "elk.layered.spacing.edgeEdgeBetweenLayers": "10",
     "elk.layered.nodePlacement.strategy": care ? "NETWORK_SIMPLEX" : "BRANDES_KOEPF",
     "elk.layered.thoroughness": care ? "10" : "2",
+    // What is written first comes first, and what leads back is drawn back.
+    "elk.layered.cycleBreaking.strategy": "MODEL_ORDER",
+    "elk.layered.considerModelOrder.strategy": "PREFER_NODES",
   };
 }
 
@@ -240,6 +333,7 @@ function read(graph: Graph, laid: ElkNode): Layout {
         )
         .join(" "),
       label: label && placeOf(label),
+      far: false,
     };
   });
   return { graph, places, edges, width: laid.width ?? 1, height: laid.height ?? 1 };

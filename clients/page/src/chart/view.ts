@@ -21,6 +21,8 @@ const FOOT = 56;
 /** So much of the chart stays in sight, wherever it is dragged. */
 const SEEN = 60;
 const SCALE_MAX = 3;
+/** Screens that are narrower, in pixels, are phones'. */
+const PHONE = 600;
 const KEY_STEP = 60;
 
 /** The view in which everything is seen, not larger than life. */
@@ -127,6 +129,8 @@ export class Navigation {
       "pointerdown",
       (event) => {
         if (event.button !== 0) return;
+        // What can be clicked gets its click: a pointer that is captured clicks nothing but the chart.
+        if ((event.target as Element).closest(".can") !== null) return;
         this.#pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
         svg.setPointerCapture(event.pointerId);
       },
@@ -178,9 +182,15 @@ export class Navigation {
     this.set(fitting(size.width, size.height, width, height));
   }
 
-  /** As it is before anybody moves it. */
+  /** As it is before anybody moves it. A phone shows all of it first: there is room to zoom in, and none to look around. */
   rest(): void {
-    this.set(resting(this.#size(), this.#svg.getBoundingClientRect(), this.#place));
+    const screen = this.#svg.getBoundingClientRect();
+    const size = this.#size();
+    this.set(
+      screen.width < PHONE
+        ? fitting(size.width, size.height, screen.width, screen.height)
+        : resting(size, screen, this.#place),
+    );
     this.#moved = false;
   }
 

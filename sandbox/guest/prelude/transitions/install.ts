@@ -4,6 +4,7 @@
 // XState's own.
 
 import { StateMachine } from "xstate";
+import { noteCause, turn } from "../turn.ts";
 import { adopt, quiet } from "./system.ts";
 import { adopted, programOf } from "./tables.ts";
 import { initialSnapshot, transition } from "./transition.ts";
@@ -12,9 +13,15 @@ import { CONFIGURATION, type Event, type Machine, type Scope, type Snapshot } fr
 const own = StateMachine.prototype as unknown as {
   transition(this: Machine, snapshot: Snapshot, event: Event, scope: Scope | undefined): Snapshot;
   getInitialSnapshot(this: Machine, scope: Scope | undefined, input: unknown): Snapshot;
+  getTransitionData(this: Machine, snapshot: Snapshot, event: Event): unknown[];
 };
-// eslint-disable-next-line @typescript-eslint/unbound-method -- called with a machine of the caller's
-const { transition: itsTransition, getInitialSnapshot: itsInitialSnapshot } = own;
+/* eslint-disable @typescript-eslint/unbound-method -- called with a machine of the caller's */
+const {
+  transition: itsTransition,
+  getInitialSnapshot: itsInitialSnapshot,
+  getTransitionData: itsTransitionData,
+} = own;
+/* eslint-enable @typescript-eslint/unbound-method */
 
 /** In tests: whatever could be run from tables and is not, is an error. */
 let strict = false;
@@ -46,6 +53,13 @@ export function installTransitions(): void {
     if (configuration) return transition(configuration, snapshot, event, scope);
     notFromTables(`a transition of ${this.id}`);
     return itsTransition.call(this, snapshot, event, scope);
+  };
+  // XState's own transitions ask this, too: whether the event that somebody sent was taken.
+  own.getTransitionData = function (snapshot, event) {
+    const found = itsTransitionData.call(this, snapshot, event);
+    if (turn.event === null) noteCause(event.type);
+    else if (event === turn.event && found.length) turn.taken = true;
+    return found;
   };
   own.getInitialSnapshot = function (scope, input) {
     if (scope?.self) adopt(scope);

@@ -11,6 +11,7 @@ import {
   resolveOutput,
 } from "xstate/internals";
 import { assignTo, run, spawnerOf, type Nest, type Retry } from "./actions.ts";
+import { noteCause, turn } from "../turn.ts";
 import { quiet } from "./system.ts";
 import { findMove, keyOf, NOTHING, rowOf } from "./tables.ts";
 import type {
@@ -49,10 +50,12 @@ export function transition(
     snapshot.output,
     snapshot.error,
   );
+  if (turn.event === null) noteCause(event.type);
   if (event.type === "xstate.stop") return ended(work, "stopped", undefined);
   const move = choose(work);
   let changed = false;
   if (move !== null) {
+    if (event === turn.event) turn.taken = true;
     step(work, move);
     changed = work.dirty;
     if (quiet === null) tell(work, move);

@@ -1,0 +1,72 @@
+"""Node's own modules, which are not in machines. Packages import them all the same, often for what
+a machine never comes to: an import stays as it is, and what uses it throws
+(guest/prelude/modules.ts).
+
+Decides: which names mean them, and what is said of a bundle that imports one.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from sandbox.protocol.messages import BuildMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+BARE: Final = (
+    "assert async_hooks buffer child_process cluster console constants crypto dgram "
+    "diagnostics_channel dns domain events fs http http2 https inspector module net os path "
+    "perf_hooks process punycode querystring readline repl stream string_decoder timers tls tty "
+    "url util v8 vm wasi worker_threads zlib"
+)
+"""Those that may be imported without `node:`, of which npm has namesakes."""
+HINTS: Final = {
+    "nanoid": "nanoid/non-secure works",
+    "uuid": "uuid 9 and newer work",
+    "crypto-js": "crypto.getRandomValues and crypto.randomUUID are there",
+}
+"""By package: what to do instead."""
+_REQUIRED: Final = re.compile(r'require\("(node:[^"]+)"\)')
+_PACKAGE: Final = re.compile(r"(?:.*/)?node_modules/((?:@[^/]+/)?[^/]+)/")
+
+
+def options(packages: Iterable[str]) -> list[str]:
+    """What makes esbuild leave imports of them alone; `packages` are those that there are, which
+    come first.
+    """
+    there = set(packages)
+    aliases = [f"--alias:{name}=node:{name}" for name in BARE.split() if name not in there]
+    return ["--external:node:*", *aliases]
+
+
+def packages_of(paths: Iterable[str]) -> set[str]:
+    """The npm packages that files belong to."""
+    return {found[1] for path in paths if (found := _PACKAGE.match(path))}
+
+
+def warnings_of(script: str, files: dict[str, str]) -> list[BuildMessage]:
+    """One for each import of such a module by a file that is in the bundle `script`."""
+    return [
+        BuildMessage(_text(path, module), path, *place)
+        for module in sorted(set(_REQUIRED.findall(script)))
+        for path in sorted(files)
+        for place in _imports(files[path], module)
+    ]
+
+
+def _text(path: str, module: str) -> str:
+    package = _PACKAGE.match(path)
+    who = package[1] if package else "this file"
+    hint = f"; {HINTS[who]}" if who in HINTS else ""
+    return f"{who} imports {module}, which is not in machines: what uses it throws{hint}"
+
+
+def _imports(text: str, module: str) -> Iterator[tuple[int, int]]:
+    """(line, column), from 1, of the first import of `module`."""
+    name = re.escape(module.removeprefix("node:"))
+    pattern = rf"""(?:\bfrom\s*|\bimport\s*\(?\s*|\brequire\s*\(\s*)["'](?:node:)?{name}["']"""
+    if (found := re.search(pattern, text)) is not None:
+        before = text[: found.start()]
+        yield before.count("\n") + 1, found.start() - (before.rfind("\n") + 1) + 1
