@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from machinehub.cli import build as build_commands
-from machinehub.cli import machines, operations, past, sessions
+from machinehub.cli import init, machines, operations, past, sessions
 from machinehub.cli import serve as serve_commands
 from machinehub.cli import types as types_command
 from machinehub.cli.common import FAILED, INTERRUPTED, OK, USAGE, Refused, plain, progress, say
@@ -42,7 +42,16 @@ def _options(
     pass
 
 
-for module in (serve_commands, build_commands, machines, sessions, past, types_command, operations):
+for module in (
+    init,
+    serve_commands,
+    build_commands,
+    machines,
+    sessions,
+    past,
+    types_command,
+    operations,
+):
     module.register(app)
 
 

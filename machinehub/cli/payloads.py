@@ -27,6 +27,7 @@ STEPS_MAX: Final = 16
 VALUES_MAX: Final = 50
 """Of a choice; more of them are written, not chosen."""
 _GRAMMAR: Final = Language(tree_sitter_typescript.language_typescript())
+_OBJECTS: Final = ("object_type", "interface_body", "intersection_type")
 _PLAIN: Final[dict[str, Literal["text", "number", "boolean"]]] = {
     "number": "number",
     "string": "text",
@@ -71,7 +72,7 @@ class _Reader:
         members = dict(self._members(said)) if said is not None else {}
         events = members.get("events")
         parts = self._parts(events[0], STEPS_MAX) if events is not None else []
-        return [part for part in parts if part.type in ("object_type", "interface_body")]
+        return [part for part in parts if part.type in _OBJECTS]
 
     def event(self, node: Node) -> tuple[list[PayloadField], list[str]]:
         """The fields of an event, and the types that it has."""
@@ -100,6 +101,12 @@ class _Reader:
         return PayloadField(name=name, kind="json", optional=optional)
 
     def _members(self, node: Node) -> Iterator[tuple[str, tuple[Node, bool]]]:
+        if node.type == "intersection_type":
+            for each in node.named_children:
+                for part in self._parts(each, STEPS_MAX):
+                    if part.type in _OBJECTS:
+                        yield from self._members(part)
+            return
         for member in node.named_children:
             name = member.child_by_field_name("name")
             kind = member.child_by_field_name("type")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from machinehub.app import Hub
+    from machinehub.cli.appserver import AppServer
     from machinehub.control.catalog import Deployed
 
 SESSIONS_LOOKED_AT = 500
@@ -114,10 +115,11 @@ def dev_command(
         hub = Hub(settings, on_progress=compiling.begun)
         files = Files(project)
         watching: list[asyncio.Task[None]] = []
+        app = _app_of(project, settings)
 
         async def ready() -> None:
             compiling.ended()
-            redeploying = _redeploy_on_save(hub, project, files, fresh=fresh)
+            redeploying = _redeploy_on_save(hub, project, files, app, fresh=fresh)
             watching.append(asyncio.create_task(redeploying))
 
         try:
@@ -128,12 +130,28 @@ def dev_command(
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
             await files.close()
+            if app is not None:
+                app.close()
 
     run(main(), settings)
 
 
+def _app_of(project: Project, settings: Settings) -> AppServer | None:
+    """What serves the project's app, if it has one beside its machine."""
+    from machinehub.cli.appserver import FOLDER, AppServer
+
+    folder = project.entry_path.parent / FOLDER
+    return AppServer(folder, settings.port) if (folder / "index.html").is_file() else None
+
+
 async def _deploy(
-    hub: Hub, project: Project, files: Files, known: set[Path], *, fresh: bool
+    hub: Hub,
+    project: Project,
+    files: Files,
+    known: set[Path],
+    app: AppServer | None,
+    *,
+    fresh: bool,
 ) -> set[Path]:
     """Deploys once. A build that fails is shown, and costs nothing.
 
@@ -170,7 +188,15 @@ async def _deploy(
         else f"version {deployed.version.number}, unchanged"
     )
     progress.print(f"{project.name}: {what} in {deployed.total_us / 1000:.0f} ms")
-    say(f"{hub.settings.base_url}/{deployed.machine.id}")
+    url = f"{hub.settings.base_url}/{deployed.machine.id}"
+    if app is not None:
+        if not app.machine_url:
+            progress.print(f"app: {app.url}", style="bold")
+        app.machine_url = url
+    elif not known - {project.entry_path}:
+        client = f"{hub.settings.base_url}/assets/machinehub-client.tgz"
+        progress.print(f"the client, for an app: npm install {client}", style="dim")
+    say(url)
     if deployed.created and deployed.version.number > 1:
         await _tell_of_sessions(hub, deployed, fresh=fresh)
     return watched
@@ -201,7 +227,9 @@ async def _tell_of_sessions(hub: Hub, deployed: Deployed, *, fresh: bool) -> Non
     progress.print(f"{len(older)} started anew on version {number}")
 
 
-async def _redeploy_on_save(hub: Hub, project: Project, files: Files, *, fresh: bool) -> None:
+async def _redeploy_on_save(
+    hub: Hub, project: Project, files: Files, app: AppServer | None, *, fresh: bool
+) -> None:
     """Deploys now, and again after every save.
 
     Editors replace files rather than write them, so folders are watched.
@@ -212,7 +240,7 @@ async def _redeploy_on_save(hub: Hub, project: Project, files: Files, *, fresh: 
     while True:
         # Read before deploying, so that a save while it deploys counts as one after it.
         seen = _contents(watched)
-        watched = await _deploy(hub, project, files, watched, fresh=fresh)
+        watched = await _deploy(hub, project, files, watched, app, fresh=fresh)
         seen = {path: seen.get(path, content) for path, content in _contents(watched).items()}
         folders = {path.parent for path in watched}
         async for _ in watchfiles.awatch(

@@ -83,6 +83,9 @@ def types_command(
         f"{output}: {'unchanged' if unchanged else 'written'}, {about['name']} version {number}",
         markup=False,
     )
+    if not unchanged:
+        client = f"{server.rstrip('/')}/assets/machinehub-client.tgz"
+        progress.print(f"what it imports: npm install {client}", style="dim", markup=False)
 
 
 def contexts(hub: Hub, path: str, number: int) -> list[Any]:

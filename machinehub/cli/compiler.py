@@ -1,0 +1,128 @@
+"""The types of a machine as the project's own TypeScript sees them: for `machinehub types`, where
+reading the source is not enough (`z.infer`, generics, types of packages).
+
+The compiler runs in a process of its own, over a copy of the deployed files in a folder of its own,
+beside a link to the project's `node_modules`. It is told to write declarations for a file that
+names the machine's types, spelled out: no name of the project's is left in them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from machinehub.cli.typescript import Said
+
+TIMEOUT_S: Final = 60
+DEPTH: Final = 9
+"""Levels of a type that are spelled out; a type that contains itself has no end."""
+_PROBE: Final = "machinehub-types"
+_SUFFIX: Final = re.compile(r"\.(?:ts|tsx|mts)$")
+_CONST: Final = re.compile(r"^export declare const (\w+): (.*?);$", re.MULTILINE | re.DOTALL)
+_SOURCE: Final = """
+import type {{ EmittedFrom, EventFrom, InputFrom, OutputFrom, SnapshotFrom }} from "xstate";
+import * as source from {entry};
+
+type Exports = typeof source;
+type Machines = {{ [K in keyof Exports]: Exports[K] extends {{ __xstatenode: true }} ? Exports[K] : never }};
+type Machine = Exports extends {{ default: {{ __xstatenode: true }} }}
+  ? Exports["default"]
+  : Exports extends {{ machine: {{ __xstatenode: true }} }}
+    ? Exports["machine"]
+    : Machines[keyof Machines];
+
+type Plain = string | number | boolean | bigint | symbol | null | undefined | Date;
+type Spell<T, Depth extends unknown[]> = Depth["length"] extends {depth}
+  ? unknown
+  : T extends Plain
+    ? T
+    : T extends (...given: never[]) => unknown
+      ? never
+      : T extends infer O
+        ? {{ [K in keyof O]: Spell<O[K], [...Depth, unknown]> }}
+        : never;
+declare function spell<T>(): Spell<T, []>;
+
+type Snapshot = SnapshotFrom<Machine>;
+export const context = spell<Snapshot extends {{ context: infer C }} ? C : unknown>();
+export const tags = spell<Snapshot extends {{ tags: Set<infer T> }} ? T : string>();
+export const events = spell<EventFrom<Machine>>();
+export const output = spell<OutputFrom<Machine>>();
+export const emitted = spell<EmittedFrom<Machine>>();
+export const input = spell<InputFrom<Machine>>();
+"""
+
+
+def compiler_of(folder: Path) -> tuple[Path, Path] | None:
+    """The `tsc` of the project that `folder` is in, and its `node_modules`; None where there is
+    none, or no Node to run it.
+    """
+    if shutil.which("node") is None:
+        return None
+    for above in (folder, *folder.parents):
+        modules = above / "node_modules"
+        tsc = modules / "typescript" / "bin" / "tsc"
+        if tsc.is_file() and (modules / "xstate").is_dir():
+            return tsc, modules
+    return None
+
+
+def types_compiled(files: dict[str, str], entry: str, folder: Path) -> Said | None:
+    """The types of the machine in `files`; None where there is no compiler in `folder`'s project,
+    or it does not come to anything.
+    """
+    found = compiler_of(folder)
+    if found is None or not _SUFFIX.search(entry):
+        return None
+    tsc, modules = found
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place).resolve()
+        probe = _lay_out(root, files, entry, modules)
+        options = (
+            "--declaration --emitDeclarationOnly --skipLibCheck --strict --target es2023 --module "
+            "esnext --moduleResolution bundler --jsx react-jsx --noErrorTruncation "
+            "--allowImportingTsExtensions --esModuleInterop --resolveJsonModule --outDir .out"
+        ).split()
+        try:
+            subprocess.run(  # noqa: S603 - the project's own compiler, which the user installed
+                ["node", str(tsc), *options, "--rootDir", str(root), str(probe)],  # noqa: S607
+                cwd=root,
+                capture_output=True,
+                timeout=TIMEOUT_S,
+                check=False,  # errors in the project's own files do not matter here
+            )
+            written = next((root / ".out").rglob(f"{_PROBE}.d.ts"), None)
+            declared = written.read_text(encoding="utf-8") if written else ""
+        except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+            return None
+    types = dict(_CONST.findall(declared))
+    if types.get("events", "any") in ("any", "never", "unknown"):
+        return None
+    known = {key: text for key, text in types.items() if text not in ("any", "never")}
+    return Said(
+        type="{ " + "; ".join(f"{key}: {text}" for key, text in known.items()) + " }",
+        says_context="context" in known and known["context"] != "unknown",
+        namespaces=[],
+        unknown=[],
+    )
+
+
+def _lay_out(root: Path, files: dict[str, str], entry: str, modules: Path) -> Path:
+    """Writes the project's own files, and the one that names the types; returns that."""
+    for path, content in files.items():
+        target = (root / path).resolve()
+        if "node_modules/" in path or not target.is_relative_to(root):
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content, encoding="utf-8", errors="replace")
+    (root / "node_modules").symlink_to(modules)
+    where = PurePosixPath(entry)
+    probe = root / where.parent / f"{_PROBE}.ts"
+    text = _SOURCE.format(entry=json.dumps("./" + _SUFFIX.sub("", where.name)), depth=DEPTH)
+    probe.write_text(text, encoding="utf-8")
+    return probe
