@@ -23,24 +23,58 @@ DEPTH: Final = 9
 """Levels of a type that are spelled out; a type that contains itself has no end."""
 _PROBE: Final = "machinehub-types"
 _SUFFIX: Final = re.compile(r"\.(?:ts|tsx|mts)$")
-_CONST: Final = re.compile(r"^export declare const (\w+): (.*?);$", re.MULTILINE | re.DOTALL)
+_CONST: Final = re.compile(
+    r"^export declare const (\w+): (.*?);\n(?=export |\Z)", re.MULTILINE | re.DOTALL
+)
+_OPTIONS: Final = [
+    "--declaration",
+    "--emitDeclarationOnly",
+    "--skipLibCheck",
+    "--strict",
+    "--target",
+    "es2023",
+    "--module",
+    "esnext",
+    "--moduleResolution",
+    "bundler",
+    "--jsx",
+    "react-jsx",
+    "--noErrorTruncation",
+    "--allowImportingTsExtensions",
+    "--esModuleInterop",
+    "--resolveJsonModule",
+    "--outDir",
+    ".out",
+]
+_LEAF: Final = "machinehub:leaf"
+_SAYS_NOTHING: Final = frozenset(
+    ("any", "never", "unknown", "{}", "{} | null | undefined", "string", "{ type: string; }")
+)
+"""What XState's types are where an author gave none."""
 _SOURCE: Final = """
-import type {{ EmittedFrom, EventFrom, InputFrom, OutputFrom, SnapshotFrom }} from "xstate";
+import type {{
+  AnyStateMachine, EmittedFrom, EventFrom, InputFrom, OutputFrom, SnapshotFrom,
+}} from "xstate";
 import * as source from {entry};
 
 type Exports = typeof source;
-type Machines = {{ [K in keyof Exports]: Exports[K] extends {{ __xstatenode: true }} ? Exports[K] : never }};
-type Machine = Exports extends {{ default: {{ __xstatenode: true }} }}
-  ? Exports["default"]
-  : Exports extends {{ machine: {{ __xstatenode: true }} }}
-    ? Exports["machine"]
+type Some = AnyStateMachine;
+type Machines = {{ [K in keyof Exports]: Exports[K] extends Some ? Exports[K] : never }};
+type Machine = Exports extends {{ default: infer M extends Some }}
+  ? M
+  : Exports extends {{ machine: infer M extends Some }}
+    ? M
     : Machines[keyof Machines];
 
+// A compiler prints the name of a union that has one. With another member it is another union,
+// and has none: that member is taken out of the text again.
+type Digits<T extends number> =
+  number extends T ? T : `${{T}}` extends `${{infer N extends number}}` ? N : T;
 type Plain = string | number | boolean | bigint | symbol | null | undefined | Date;
 type Spell<T, Depth extends unknown[]> = Depth["length"] extends {depth}
   ? unknown
   : T extends Plain
-    ? T
+    ? (T extends string ? `${{T}}` : T extends number ? Digits<T> : T) | {leaf}
     : T extends (...given: never[]) => unknown
       ? never
       : T extends infer O
@@ -83,14 +117,9 @@ def types_compiled(files: dict[str, str], entry: str, folder: Path) -> Said | No
     with tempfile.TemporaryDirectory() as place:
         root = Path(place).resolve()
         probe = _lay_out(root, files, entry, modules)
-        options = (
-            "--declaration --emitDeclarationOnly --skipLibCheck --strict --target es2023 --module "
-            "esnext --moduleResolution bundler --jsx react-jsx --noErrorTruncation "
-            "--allowImportingTsExtensions --esModuleInterop --resolveJsonModule --outDir .out"
-        ).split()
         try:
             subprocess.run(  # noqa: S603 - the project's own compiler, which the user installed
-                ["node", str(tsc), *options, "--rootDir", str(root), str(probe)],  # noqa: S607
+                ["node", str(tsc), *_OPTIONS, "--rootDir", str(root), str(probe)],  # noqa: S607
                 cwd=root,
                 capture_output=True,
                 timeout=TIMEOUT_S,
@@ -100,16 +129,23 @@ def types_compiled(files: dict[str, str], entry: str, folder: Path) -> Said | No
             declared = written.read_text(encoding="utf-8") if written else ""
         except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
             return None
-    types = dict(_CONST.findall(declared))
-    if types.get("events", "any") in ("any", "never", "unknown"):
+    types = {key: _tidy(text) for key, text in _CONST.findall(declared)}
+    known = {key: text for key, text in types.items() if text not in _SAYS_NOTHING}
+    if not known.keys() & {"events", "context"}:
         return None
-    known = {key: text for key, text in types.items() if text not in ("any", "never")}
     return Said(
         type="{ " + "; ".join(f"{key}: {text}" for key, text in known.items()) + " }",
-        says_context="context" in known and known["context"] != "unknown",
+        says_context="context" in known,
         namespaces=[],
         unknown=[],
     )
+
+
+def _tidy(text: str) -> str:
+    """A printed type on one line, without the mark of leaves."""
+    mark = re.escape(json.dumps(_LEAF))
+    text = re.sub(rf" \| {mark}|{mark} \| ", "", text)
+    return re.sub(r"\s*\n\s*", " ", text)
 
 
 def _lay_out(root: Path, files: dict[str, str], entry: str, modules: Path) -> Path:
@@ -123,6 +159,7 @@ def _lay_out(root: Path, files: dict[str, str], entry: str, modules: Path) -> Pa
     (root / "node_modules").symlink_to(modules)
     where = PurePosixPath(entry)
     probe = root / where.parent / f"{_PROBE}.ts"
-    text = _SOURCE.format(entry=json.dumps("./" + _SUFFIX.sub("", where.name)), depth=DEPTH)
+    name = json.dumps("./" + _SUFFIX.sub("", where.name))
+    text = _SOURCE.format(entry=name, depth=DEPTH, leaf=json.dumps(_LEAF))
     probe.write_text(text, encoding="utf-8")
     return probe

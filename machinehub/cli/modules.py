@@ -285,3 +285,32 @@ def all_of(node: Node, kind: str) -> Iterator[Node]:
         if here.type == kind:
             yield here
         waiting.extend(reversed(here.named_children))
+
+
+def is_literal(node: Node) -> bool:
+    return node.type in ("string", "number") or (
+        node.type == "unary_expression" and node.named_children[-1].type == "number"
+    )
+
+
+def asserted_type(value: Node) -> Node | None:
+    """The type of `x as T`, `<T>x`, with or without brackets."""
+    while value.type in ("parenthesized_expression", "satisfies_expression"):
+        value = value.named_children[0]
+    if value.type == "as_expression":
+        return (
+            value.named_children[-1]
+            if value.named_children[-1].type != "const" and len(value.named_children) > 1
+            else None
+        )
+    if value.type == "type_assertion":
+        return next(
+            (
+                child
+                for argument in value.named_children
+                if argument.type == "type_arguments"
+                for child in argument.named_children
+            ),
+            None,
+        )
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote
 
@@ -57,15 +57,14 @@ def types_command(
     number = version["number"]
     definition = hub.read(f"{path}/versions/{number}")["definition"]
     files = hub.read(f"{path}/versions/{number}/files")
-    from machinehub.cli.typescript import types_said
-
-    said = types_said(files["files"], files["entry"])
+    said = types_of(files["files"], files["entry"], (output or Path()).resolve().parent)
     text = typescript(about, number, definition, said, lambda: contexts(hub, path, number))
     for unknown in dict.fromkeys(said.unknown) if said else ():
         progress.print(
             (
                 f"[yellow]note:[/yellow] {plain(unknown)} is only known to a compiler, or to "
-                "another package: it is left out"
+                "another package: it is left out (with `typescript` and `xstate` in the "
+                "project's node_modules, its compiler is asked)"
             ),
             soft_wrap=True,
         )
@@ -86,6 +85,16 @@ def types_command(
     if not unchanged:
         client = f"{server.rstrip('/')}/assets/machinehub-client.tgz"
         progress.print(f"what it imports: npm install {client}", style="dim", markup=False)
+
+
+def types_of(files: dict[str, str], entry: str, folder: Path) -> Said | None:
+    """What the machine says of its types: as the compiler of `folder`'s project sees them, else as
+    they are written.
+    """
+    from machinehub.cli.compiler import types_compiled
+    from machinehub.cli.typescript import types_said
+
+    return types_compiled(files, entry, folder) or types_said(files, entry)
 
 
 def contexts(hub: Hub, path: str, number: int) -> list[Any]:

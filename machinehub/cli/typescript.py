@@ -13,7 +13,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from machinehub.cli.modules import DECLARATIONS, Modules, Source, all_of
+from machinehub.cli.modules import (
+    DECLARATIONS,
+    Modules,
+    Source,
+    all_of,
+    asserted_type,
+    is_literal,
+)
 
 if TYPE_CHECKING:
     from tree_sitter import Node
@@ -212,7 +219,7 @@ class _Reader:
         self._unknown: list[str] = []
 
     def said(self, source: Source, types: Node) -> Said:
-        asserted = _asserted(types)
+        asserted = asserted_type(types)
         if asserted is not None:
             text = self._take(source, asserted)
             says_context = asserted.type != "object_type" or any(
@@ -225,7 +232,7 @@ class _Reader:
             members: dict[str, str] = {}
             for pair in given[1].named_children if given is not None else ():
                 key, value = pair.child_by_field_name("key"), pair.child_by_field_name("value")
-                type_ = _asserted(value) if value is not None and given is not None else None
+                type_ = asserted_type(value) if value is not None and given is not None else None
                 if (
                     key is not None
                     and type_ is not None
@@ -247,7 +254,7 @@ class _Reader:
 
     def _declaration(self, source: Source, node: Node) -> str:
         if node.type == "enum_declaration" and not all(
-            _is_literal(value)
+            is_literal(value)
             for member in all_of(node, "enum_assignment")
             if (value := member.child_by_field_name("value")) is not None
         ):
@@ -300,6 +307,8 @@ class _Reader:
                 return "extends " + ", ".join(text for text in kept if text) if any(kept) else ""
             case "generic_type" if not self._is_known(source, node, bound):
                 return self._give_up(source, node)
+            case "lookup_type" if (listed := self._listed(source, node)) is not None:
+                return listed
             case "lookup_type" if not self._is_known(source, node.named_children[0], bound):
                 return self._give_up(source, node)
             case "index_type_query" if not self._is_known(source, node.named_children[-1], bound):
@@ -309,6 +318,24 @@ class _Reader:
             case "call_expression" | "member_expression" | "import":
                 return self._give_up(source, node)
         return None
+
+    def _listed(self, source: Source, node: Node) -> str | None:
+        """`(typeof LIST)[number]` of a list of literals: the union of them. None for all else."""
+        query, index = node.named_children[0], node.named_children[-1]
+        while query.type == "parenthesized_type":
+            query = query.named_children[0]
+        if query.type != "type_query" or source.of(index) != "number":
+            return None
+        found = self._modules.value(source, source.of(query.named_children[-1]))
+        if found is None:
+            return None
+        there, value = found
+        if value.type != "as_expression" or not there.of(value).endswith("const"):
+            return None
+        items = value.named_children[0].named_children
+        if value.named_children[0].type != "array" or not all(map(is_literal, items)):
+            return None
+        return " | ".join(dict.fromkeys(map(there.of, items))) or None
 
     def _union(self, source: Source, node: Node, bound: frozenset[str]) -> str | None:
         """Without the members that are not known: one of those would make the whole unknown."""
@@ -337,6 +364,8 @@ class _Reader:
         """Whether a type can leave its file: by its name, and for a generic one by its
         arguments.
         """
+        if node.type == "lookup_type" and self._listed(source, node) is not None:
+            return True
         if node.type == "type_identifier":
             return self._where(source, source.of(node), bound) != _UNKNOWN
         if node.type == "nested_type_identifier":
@@ -451,32 +480,3 @@ def _namespace(index: int, declarations: dict[str, str]) -> str:
         + "\n".join(line if line.endswith(("}", ";")) else line + ";" for line in lines)
         + "\n}"
     )
-
-
-def _is_literal(node: Node) -> bool:
-    return node.type in ("string", "number") or (
-        node.type == "unary_expression" and node.named_children[-1].type == "number"
-    )
-
-
-def _asserted(value: Node) -> Node | None:
-    """The type of `x as T`, `<T>x`, with or without brackets."""
-    while value.type in ("parenthesized_expression", "satisfies_expression"):
-        value = value.named_children[0]
-    if value.type == "as_expression":
-        return (
-            value.named_children[-1]
-            if value.named_children[-1].type != "const" and len(value.named_children) > 1
-            else None
-        )
-    if value.type == "type_assertion":
-        return next(
-            (
-                child
-                for argument in value.named_children
-                if argument.type == "type_arguments"
-                for child in argument.named_children
-            ),
-            None,
-        )
-    return None
