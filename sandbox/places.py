@@ -22,7 +22,7 @@ KEYS: Final = {
     "guard": frozenset({"guard", "and", "or", "not", "check", "type"}),
     "actor": frozenset({"src", "spawn", "spawnChild"}),
     "delay": frozenset({"delay", "after"}),
-    "target": frozenset({"target"}),
+    "target": frozenset({"target", "on", "after", "always"}),
     "initial": frozenset({"initial"}),
 }
 """Behind which keys, or calls, the name of what kind stands."""

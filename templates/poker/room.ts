@@ -59,7 +59,9 @@ export const machine = setup({
     vote: assign(({ context, event }) => {
       if (event.type !== "VOTE") return {};
       const player = context.players[event.sender.id]!;
-      return { players: { ...context.players, [event.sender.id]: { ...player, card: event.card } } };
+      return {
+        players: { ...context.players, [event.sender.id]: { ...player, card: event.card } },
+      };
     }),
     notePresence: assign(({ context, event }) => {
       if (!("sender" in event)) return {};

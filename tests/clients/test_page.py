@@ -62,7 +62,7 @@ async def opened(browser: Browser, url: str, **options: Any) -> AsyncIterator[Pa
 
 async def ready(page: Page) -> None:
     await expect(page.locator(".chart")).to_have_attribute("data-ready", "true")
-    await expect(page.locator("header .status")).to_have_text("open")
+    await expect(page.locator("header .status")).to_have_text("connected")
 
 
 def active(page: Page, name: str) -> Any:
@@ -96,7 +96,7 @@ async def test_the_chart_is_alive(client: Client, browser: Browser) -> None:
         await page.locator(".others summary").click()
         await expect(page.get_by_role("button", name="CARD", exact=True)).to_be_disabled()
         await page.get_by_role("button", name="ADD", exact=True).click()
-        await expect(page.locator(".outcome")).to_have_text("ADD: accepted, step 2")
+        await expect(page.locator(".outcome")).to_have_text("ADD: accepted, seq 2")
         await expect(page.locator(".words.taken")).to_contain_text("ADD")
         await expect(page.get_by_test_id("context")).to_contain_text("items: 1")
         await expect(page.locator(".tree .leaf .changed")).to_have_text("1")
@@ -131,13 +131,13 @@ async def test_the_past_can_be_seen_and_gone_on_from(client: Client, browser: Br
         steps = page.locator(".history li")
         await expect(steps).to_have_count(5)
         await steps.nth(2).get_by_role("button").click()
-        await expect(page.locator(".banner")).to_contain_text("As it was after step 3")
+        await expect(page.locator(".banner")).to_contain_text("As it was after input 3")
         await expect(active(page, "shipping")).to_be_visible()
         await expect(page.locator(".label .words.taken")).to_contain_text("NEXT")
         await expect(page.get_by_test_id("context")).to_contain_text('address: ""')
-        assert page.url.endswith("/s?at=3"), "a step can be sent to somebody"
+        assert page.url.endswith("/s?at=3"), "an input can be sent to somebody"
         await page.reload()
-        await expect(page.locator(".banner")).to_contain_text("As it was after step 3")
+        await expect(page.locator(".banner")).to_contain_text("As it was after input 3")
         await expect(page.locator(".history li button[aria-pressed=true]")).to_contain_text("NEXT")
         await tab(page, "live")
         await page.get_by_label("Event type").fill("BACK")
@@ -151,7 +151,7 @@ async def test_the_past_can_be_seen_and_gone_on_from(client: Client, browser: Br
         await expect(active(page, "shipping")).to_be_visible()
         await page.get_by_role("button", name="Fork from here").click()
         await expect(page.locator("header .session")).not_to_have_text("s")
-        await expect(page.locator("header .step")).to_have_text("step 3")
+        await expect(page.locator("header .step")).to_have_text("seq 3")
         await ready(page)
         fork = page.url.rsplit("/", 1)[1]
         assert fork != "s"
@@ -163,13 +163,13 @@ async def test_the_past_can_be_seen_and_gone_on_from(client: Client, browser: Br
         assert (await client.http.get(f"/{machine}/s")).json()["seq"] == 6
         await tab(page, "sessions")
         await expect(page.locator(".sessions li")).to_have_count(2)
-        await page.locator(".sessions button", has_text="step 6").click()
+        await page.locator(".sessions button", has_text="seq 6").click()
         await expect(page.locator("header .session")).to_have_text("s")
         await page.go_back()
         await expect(page.locator("header .session")).to_have_text(fork)
         await page.get_by_role("tab", name="sessions").click()
         await page.get_by_role("button", name="New session").click()
-        await expect(page.locator("header")).to_contain_text("step 1")
+        await expect(page.locator("header")).to_contain_text("seq 1")
 
 
 async def test_history_goes_on_through_rejections_and_gaps(
@@ -196,15 +196,18 @@ async def test_history_goes_on_through_rejections_and_gaps(
         await expect(page.locator(".history li").last).to_contain_text("5ADD")
         await expect(page.locator(".history li.rejected")).to_have_count(230)
         await page.locator(".history li.rejected button").first.click()
-        await expect(page.get_by_label("The step")).to_contain_text("machine_error: bad")
+        await expect(page.get_by_label("The input")).to_contain_text("machine_error: bad")
         await asyncio.gather(
             *(socket.send_raw({"type": "event", "event": {"type": "ADD"}}) for _ in range(500))
         )
-        await expect(page.locator("header .step")).to_have_text("step 505")
+        await expect(page.locator("header .step")).to_have_text("seq 505")
         await expect(page.locator(".history li").last).to_contain_text("505ADD")
         seqs = [int(text) for text in await page.locator(".history .seq").all_inner_texts()]
         assert sorted(set(seqs)) == list(range(min(seqs), 506)), "there are gaps"
-        shown, older = page.locator(".history .seq"), page.get_by_role("button", name="Older steps")
+        shown, older = (
+            page.locator(".history .seq"),
+            page.get_by_role("button", name="Older inputs"),
+        )
         while await older.count():
             before = await shown.count()
             await older.click()
@@ -229,7 +232,7 @@ async def test_what_cannot_be_shown_is_said(client: Client, browser: Browser) ->
         await tab(page, "history")
         await page.locator(".history li").first.get_by_role("button").click()
         await expect(page.locator(".banner")).to_contain_text(
-            "Step 1 cannot be shown: it is not kept"
+            "Input 1 cannot be shown: it is not kept"
         )
         await expect(page.locator(".box.active")).to_have_count(0)
         await expect(page.get_by_role("button", name="Fork from here")).to_have_count(0)
@@ -316,7 +319,7 @@ async def test_what_an_author_wrote_is_text(client: Client, browser: Browser) ->
         assert await page.title() == "page-evil · machinehub"
         await tab(page, "live")
         await page.locator(".events button").filter(has_text="img").first.click()
-        await expect(page.locator(".outcome")).to_contain_text("accepted, step 2")
+        await expect(page.locator(".outcome")).to_contain_text("accepted, seq 2")
         assert await page.title() == "page-evil · machinehub"
 
 

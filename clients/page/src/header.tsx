@@ -47,7 +47,7 @@ export function Header({
         data-status={status}
         title={trouble ? `${trouble.code}: ${trouble.detail}` : ""}
       >
-        {status}
+        {status === "open" ? "connected" : status}
       </span>
     </header>
   );

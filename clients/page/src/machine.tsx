@@ -160,7 +160,7 @@ export function MachinePage({ route }: { route: Route }) {
         name={name}
         session={session}
         value={known?.value}
-        step={step === undefined ? `step ${state.seq}` : `step ${step} of ${state.seq}`}
+        step={step === undefined ? `seq ${state.seq}` : `seq ${step} of ${state.seq}`}
         status={status}
         trouble={error}
         presence={presence}

@@ -42,8 +42,8 @@ export function HistoryPanel({
     return <Refusal problem={history.problem} again={history.again} what="history" />;
   return (
     <>
-      <p className="quiet">A step shows the session as it was right after it.</p>
-      {history.older && <button onClick={history.older}>Older steps</button>}
+      <p className="quiet">Choose an input to see the session as it was right after it.</p>
+      {history.older && <button onClick={history.older}>Older inputs</button>}
       <ol className="history" ref={list} onKeyDown={moveAlong}>
         {history.entries.map((entry) => (
           <li key={`${entry.seq}.${entry.attempt}`} className={entry.outcome}>
@@ -65,8 +65,8 @@ export function HistoryPanel({
         ))}
       </ol>
       {selected && (
-        <section aria-label="The step">
-          <h2>{`${selected.outcome === "rejected" ? "Rejected at step" : "Step"} ${selected.seq}: ${what(selected)}`}</h2>
+        <section aria-label="The input">
+          <h2>{`${selected.outcome === "rejected" ? "Rejected at seq" : "Input"} ${selected.seq}: ${what(selected)}`}</h2>
           {selected.error && (
             <p className="trouble">
               {visibleLines(`${selected.error.code}: ${selected.error.detail}`)}
@@ -200,7 +200,7 @@ export function SessionsPanel({
               <span className="what">{visible(item.id)}</span>
               <span className="note">
                 {[
-                  `step ${item.seq}`,
+                  `seq ${item.seq}`,
                   `v${item.version}`,
                   item.finished ? "ended" : item.connections ? `${item.connections} here` : "",
                   item.parent ? `from ${visible(item.parent.id)} at ${item.parent.at}` : "",

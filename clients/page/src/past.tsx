@@ -60,10 +60,10 @@ export function MomentBanner({
   return (
     <p className="banner" role="status">
       {problem
-        ? `Step ${seq} cannot be shown: ${problem.message} `
+        ? `Input ${seq} cannot be shown: ${problem.message} `
         : loading
-          ? `Looking up step ${seq}… `
-          : `As it was after step ${seq}. `}
+          ? `Looking up input ${seq}… `
+          : `As it was after input ${seq}. `}
       <button onClick={back}>Back to live</button>{" "}
       {!problem && <button onClick={start}>Fork from here</button>}{" "}
       {trouble && `Not forked: ${trouble}`}

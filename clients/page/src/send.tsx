@@ -202,8 +202,8 @@ function outcome({ type, ack, changed }: Sent): string {
   const name = clip(type);
   if (ack === undefined) return `${name}: sent, waiting for the hub…`;
   if (ack.outcome === "accepted" && ack.taken === false)
-    return `${name}: nothing takes it here (step ${ack.seq})`;
+    return `${name}: nothing takes it here (seq ${ack.seq})`;
   if (ack.outcome === "accepted")
-    return `${name}: accepted, step ${ack.seq}${changed ? "" : ", nothing changed"}`;
+    return `${name}: accepted, seq ${ack.seq}${changed ? "" : ", nothing changed"}`;
   return `${name}: rejected, ${visible(ack.error.code)}: ${visibleLines(ack.error.detail)}`;
 }

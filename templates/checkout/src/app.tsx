@@ -8,7 +8,10 @@ location.hash = order;
 
 export function App() {
   const [text, setText] = useState("");
-  const [state, send, { status }] = useMachine({ url, sessionId: order }, { machine, offlineQueue: true });
+  const [state, send, { status }] = useMachine(
+    { url, sessionId: order },
+    { machine, offlineQueue: true },
+  );
   const { items, address, receipt, problem } = state.context;
   const field = (label: string, submit: (value: string) => void) => (
     <form
@@ -34,7 +37,8 @@ export function App() {
           <button onClick={() => send({ type: "ADD" })}>+</button>
         </p>
       )}
-      {state.matches("shipping") && field("Address", (value) => void send({ type: "ADDRESS", value }))}
+      {state.matches("shipping") &&
+        field("Address", (value) => void send({ type: "ADDRESS", value }))}
       {state.matches("shipping") && <p>{address}</p>}
       {state.matches("payment") && field("Card", (value) => void send({ type: "CARD", value }))}
       {state.hasTag("busy") && <p>Paying…</p>}
