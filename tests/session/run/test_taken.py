@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import COUNTER, running_hub
+from tests.support import COUNTER, running_hub, until
 
 if TYPE_CHECKING:
     from pathlib import Path
