@@ -33,6 +33,8 @@ const METADATA_BYTES_MAX = 4_096;
 const DEFINITION_RETRY_MS = 5_000;
 /** How long an update waits for the answers of own events that it may hold. They come right behind it. */
 const HELD_MS = 50;
+/** How long, after a connection broke, what was shown stays until the hub has said which of the own events it had taken. */
+const DOUBT_MS = 2_000;
 const NO_WEBSOCKET: Problem = {
   code: "no_websocket",
   detail: 'there is no WebSocket here: give one as `WebSocket`, or use the transport "sse"',
@@ -124,6 +126,8 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
   /** Own events that the hub has accepted, and that are not in the truth yet. */
   #accepted: { readonly event: string; readonly seq: number }[] = [];
   #held: ReturnType<typeof setTimeout> | undefined;
+  /** Own events that were sent on a connection that broke: whether the truth has them is not known before the hub says so. */
+  readonly #doubtful = new Set<string>();
   #metadata: string | undefined;
   #paused: ReturnType<typeof setTimeout> | undefined;
   #definition: Definition | undefined;
@@ -316,8 +320,12 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
     this.status = "open";
     this.error = null;
     if (this.#metadata !== undefined) this.#transport.describe(this.#metadata);
+    if (this.#options.optimistic !== undefined)
+      for (const { id, sent } of this.#outbox.waiting) if (sent) this.#doubtful.add(id);
     this.#sendAgain();
-    this.#show();
+    if (this.#doubtful.size === 0) return this.#show();
+    this.#hold(DOUBT_MS);
+    this.#tell();
   }
 
   /** The hub's state, of which what is shown may be ahead. */
@@ -333,13 +341,14 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
   }
 
   /** An update may hold own events whose answers are right behind it: shown at once, they would count twice for a moment. */
-  #hold(): void {
-    this.#held ??= setTimeout(() => this.#show(), HELD_MS);
+  #hold(ms = HELD_MS): void {
+    this.#held ??= setTimeout(() => this.#show(), ms);
   }
 
   #show(): void {
     clearTimeout(this.#held);
     this.#held = undefined;
+    this.#doubtful.clear();
     this.#foresee();
     this.#tell();
   }
@@ -377,7 +386,8 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
           this.#accepted.push({ event, seq });
     }
     const pauseMs = this.#outbox.answered(id, seq, error, frame);
-    if (optimistic !== undefined) this.#show();
+    this.#doubtful.delete(id);
+    if (optimistic !== undefined && this.#doubtful.size === 0) this.#show();
     if (isForLater(error)) {
       clearTimeout(this.#paused);
       this.#paused = setTimeout(() => this.#sendAgain(), pauseMs * (0.5 + Math.random() / 2));
