@@ -51,6 +51,11 @@ class _Handler(SimpleHTTPRequestHandler):
         super().__init__(*given, directory=folder)
 
     def do_GET(self) -> None:
+        # A name of somebody else's that leads here would be a page of another site reading ours.
+        host = self.headers.get("Host", "").rpartition(":")[0]
+        if host not in ("127.0.0.1", "localhost"):
+            self.send_error(403, "only for this computer")
+            return
         if self.path.partition("?")[0] != "/machine.json":
             super().do_GET()
             return
@@ -60,6 +65,9 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def list_directory(self, path: Any) -> None:  # noqa: ARG002 - what the base class is asked
+        self.send_error(404, "no such file")
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-cache")  # what was saved is what is seen
