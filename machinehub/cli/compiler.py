@@ -21,6 +21,8 @@ from machinehub.cli.typescript import Said
 TIMEOUT_S: Final = 60
 DEPTH: Final = 9
 """Levels of a type that are spelled out; a type that contains itself has no end."""
+_CONFIGURES: Final = frozenset({"tsconfig.json", "jsconfig.json", "package.json"})
+"""A stranger's configuration of the compiler: not for us."""
 _PROBE: Final = "machinehub-types"
 _SUFFIX: Final = re.compile(r"\.(?:ts|tsx|mts)$")
 _CONST: Final = re.compile(
@@ -68,8 +70,7 @@ type Machine = Exports extends {{ default: infer M extends Some }}
 
 // A compiler prints the name of a union that has one. With another member it is another union,
 // and has none: that member is taken out of the text again.
-type Digits<T extends number> =
-  number extends T ? T : `${{T}}` extends `${{infer N extends number}}` ? N : T;
+type Digits<T extends number> = `${{T}}` extends `${{infer N extends number}}` ? N : T;
 type Plain = string | number | boolean | bigint | symbol | null | undefined | Date;
 type Spell<T, Depth extends unknown[]> = Depth["length"] extends {depth}
   ? unknown
@@ -152,7 +153,7 @@ def _lay_out(root: Path, files: dict[str, str], entry: str, modules: Path) -> Pa
     """Writes the project's own files, and the one that names the types; returns that."""
     for path, content in files.items():
         target = (root / path).resolve()
-        if "node_modules/" in path or not target.is_relative_to(root):
+        if "node_modules/" in path or target.name in _CONFIGURES or not target.is_relative_to(root):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(content, encoding="utf-8", errors="replace")

@@ -41,8 +41,8 @@ export function warmUp(): void {
 const PATIENCE_MS = 7_000;
 
 /**
- * Lays a machine out, as `draw` draws it, for a screen of so many pixels. What would be too small to read there is packed. What cannot be laid out in some seconds (hundreds of states, all of them connected) is drawn
- * without arrows: every transition as a row of its source.
+ * Lays a machine out, as `draw` draws it, for a screen of so many pixels. What would be too small to read there is packed, and so is
+ * what cannot be laid out in some seconds (hundreds of states, all of them connected).
  */
 export async function layOutInTime(
   draw: (arrows: boolean) => Graph,
@@ -55,14 +55,16 @@ export async function layOutInTime(
   );
   const laid = await Promise.race([layOut(draw(true), shape).catch(() => undefined), late]);
   clearTimeout(timer);
-  if (laid === undefined) {
-    giveUp();
-    return layOut(draw(false), shape);
-  }
-  if (Math.min(screen.width / laid.width, screen.height / laid.height) >= LEGIBLE) return laid;
+  if (laid === undefined) giveUp();
+  else if (Math.min(screen.width / laid.width, screen.height / laid.height) >= LEGIBLE) return laid;
   warmUp();
-  return pack(laid, draw(false), shape, elk as NonNullable<typeof elk>);
+  const packed = await pack(draw(true), draw(false), shape, elk as NonNullable<typeof elk>);
+  return laid !== undefined && scaleOf(packed, shape) < scaleOf(laid, shape) * 1.1 ? laid : packed;
 }
+
+/** How large a layout can be shown, among those for the same screen. */
+const scaleOf = ({ width, height }: Layout, shape: number): number =>
+  Math.min(shape / width, 1 / height);
 
 /** At this scale, text is eight pixels high. */
 const LEGIBLE = 0.67;
@@ -106,16 +108,17 @@ export async function arrange(
     }
   }
   if (tries.length === 0) throw problem;
-  const scale = ({ width, height }: Layout): number => Math.min(shape / width, 1 / height);
-  return tries.reduce((best, next) => (scale(next) > scale(best) * 1.05 ? next : best));
+  return tries.reduce((best, next) =>
+    scaleOf(next, shape) > scaleOf(best, shape) * 1.05 ? next : best,
+  );
 }
 
 /**
  * A chart that is too large for its arrows: states stand side by side, in reading order, and their transitions are rows in them. Arrows
- * are drawn across, without words. Of both layouts, the one that can be shown larger.
+ * are drawn across, without words. `full` has the arrows, `graph` the rows.
  */
 export async function pack(
-  laid: Layout,
+  full: Graph,
   graph: Graph,
   shape: number,
   elk: Pick<InstanceType<typeof ELK>, "layout">,
@@ -126,9 +129,7 @@ export async function pack(
     layoutOptions: { ...packing(shape), "elk.json.shapeCoords": "ROOT" },
   });
   const packed = read(graph, found);
-  const scale = ({ width, height }: Layout): number => Math.min(shape / width, 1 / height);
-  if (scale(packed) < scale(laid) * 1.1) return laid;
-  const edges = laid.graph.edges
+  const edges = full.edges
     .filter(({ lines }) => lines.length > 0)
     .map((edge): PlacedEdge => {
       const [from, to] = [packed.places.get(edge.source), packed.places.get(edge.target)];
