@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.support import CACHE, COUNTER, ROOT, free_port
+from tests.support import CACHE, ROOT, free_port
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -48,31 +48,32 @@ async def test_dev_from_an_installed_wheel(tmp_path: Path) -> None:
     for what in (runtime, ("--no-deps", str(wheel))):
         await run(uv, "pip", "install", "--quiet", "--python", str(place), *what, cwd=tmp_path)
 
-    project = tmp_path / "project"
-    project.mkdir()
-    (project / "counter.ts").write_text(COUNTER.replace("count: 0", "count: start"))
-    text = (project / "counter.ts").read_text()
-    (project / "counter.ts").write_text(f'import {{ start }} from "./start";\n{text}')
-    (project / "start.ts").write_text("export const start: number = 40;")
+    # No Node, no checkout; of this one's only what was compiled of the same engine.
+    bare = {
+        "PATH": str(place / "bin"),
+        "HOME": str(tmp_path),
+        "LANG": "C.UTF-8",
+        "MACHINEHUB_CACHE": str(CACHE),
+    }
+    machinehub = str(place / "bin" / "machinehub")
+    await run(machinehub, "init", "poker", "--template", "poker", cwd=tmp_path, **bare)
     process = await asyncio.create_subprocess_exec(
-        *(str(place / "bin" / "machinehub"), "dev", "counter.ts", "--port", str(free_port())),
-        cwd=project,
-        # No Node, no checkout; of this one's only what was compiled of the same engine.
-        env={
-            "PATH": str(place / "bin"),
-            "HOME": str(tmp_path),
-            "LANG": "C.UTF-8",
-            "MACHINEHUB_CACHE": str(CACHE),
-        },
+        *(machinehub, "dev", "--port", str(free_port())),
+        cwd=tmp_path / "poker",
+        env=bare,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
         url = await first_url(process)
         async with httpx.AsyncClient() as http:
-            await http.post(f"{url}/s", json={"type": "increment"})
-            answer = await http.post(f"{url}/s", json={"type": "increment"})
-            assert answer.json()["snapshot"]["context"] == {"count": 42}
+            await http.post(f"{url}/s?client={'k' * 16}", json={"type": "JOIN", "name": "Anna"})
+            vote = {"type": "VOTE", "card": 8}
+            answer = await http.post(f"{url}/s?client={'k' * 16}", json=vote)
+            (player,) = answer.json()["snapshot"]["context"]["players"].values()
+            assert player == {"name": "Anna", "here": True, "card": 8}
+            package = await http.get(f"{url.rpartition('/')[0]}/assets/machinehub-client.tgz")
+            assert package.content.startswith(b"\x1f\x8b")
             page = await http.get(url, headers={"Accept": "text/html"})
             assert "/assets/" in page.text
     finally:
