@@ -284,3 +284,13 @@ async def test_a_route_is_taken_by_every_way_in(client: Client) -> None:
         assert socket.snapshot["value"] == "cart"
     definition = (await client.http.get(f"/{machine}")).json()["definition"]
     assert "xstate.route" in definition["events"]
+
+
+async def test_a_machine_that_did_not_change_is_not_sent_again(client: Client) -> None:
+    machine = await client.deploy(COUNTER, name="etag-machine")
+    first = await client.http.get(f"/{machine}")
+    same = await client.http.get(f"/{machine}", headers={"If-None-Match": first.headers["etag"]})
+    assert (same.status_code, same.content) == (304, b"")
+    await client.deploy(COUNTER + "// two", name="etag-machine")
+    other = await client.http.get(f"/{machine}", headers={"If-None-Match": first.headers["etag"]})
+    assert (other.status_code, other.json()["version"]) == (200, 2)

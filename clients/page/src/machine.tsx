@@ -56,14 +56,7 @@ export function MachinePage({ route }: { route: Route }) {
     readMachine(machine, compared),
   );
   const history = useHistory(machine, session, state.seq);
-  const pending = usePending(
-    machine,
-    session,
-    state.status === "active" ? state.seq : 0,
-    info.data?.definition,
-    state.value,
-    history.entries,
-  );
+  const pending = usePending(machine, session, info.data?.definition, state.value, history);
   const step = selected?.outcome === "accepted" ? selected.seq : undefined;
   const past = useLoaded(step === undefined ? undefined : `${machine} ${session} ${step}`, () =>
     pastOf(machine, session, step as number),

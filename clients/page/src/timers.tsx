@@ -5,6 +5,7 @@ import { activeNodes } from "@machinehub/client";
 import { useEffect, useState } from "react";
 import { type Entry, readTimers, type Timer } from "./api.ts";
 import { countdown, eventText } from "./chart/graph.ts";
+import type { History } from "./history.ts";
 import { useLoaded } from "./load.ts";
 import { visible } from "./text.ts";
 
@@ -45,17 +46,18 @@ export function named(
     .sort((one, other) => one.dueMs - other.dueMs);
 }
 
-/** Fetched anew with each step. `seq` 0: the session is not known yet. */
+/** Fetched anew whenever the history has grown, which follows a busy session at its own pace. Who may not read that sees none. */
 export function usePending(
   machine: string,
   session: string,
-  seq: number,
   definition: Definition | undefined,
   value: unknown,
-  entries: readonly Entry[],
+  { entries, problem }: History,
 ): readonly Pending[] {
-  const loaded = useLoaded(seq === 0 ? undefined : `${machine} ${session} ${seq}`, () =>
-    readTimers(machine, session),
+  const newest = problem === undefined ? entries.at(-1)?.seq : undefined;
+  const loaded = useLoaded(
+    newest === undefined ? undefined : `${machine} ${session} ${newest}`,
+    () => readTimers(machine, session),
   );
   if (loaded.data === undefined || definition === undefined) return [];
   return named(loaded.data, activeNodes(definition.root, value), entries);

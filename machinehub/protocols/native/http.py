@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import re
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -181,18 +182,22 @@ class HttpProtocol:
         if wants(request, "text/html"):
             return page(request)
         definition = target.version.shown
-        return _json(
-            msgspec.json.encode(
-                {
-                    "id": target.machine.id,
-                    "name": target.machine.name,
-                    "version": target.version.number,
-                    "definition": definition,
-                    "events": definition.get("events", []),
-                    "url": f"{self._base_url}/{target.machine.id}",
-                }
-            )
+        body = msgspec.json.encode(
+            {
+                "id": target.machine.id,
+                "name": target.machine.name,
+                "version": target.version.number,
+                "definition": definition,
+                "events": definition.get("events", []),
+                "url": f"{self._base_url}/{target.machine.id}",
+            }
         )
+        # Pages ask every few seconds which version is live, and a definition may be large.
+        etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+        headers = {"ETag": etag, "Cache-Control": "no-cache"}
+        if etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(body, media_type="application/json", headers=headers)
 
     async def _read(self, request: Request, address: Address) -> Response:
         if wants(request, "text/event-stream") and request.method == "GET":
