@@ -8,6 +8,8 @@ import tseslint from "typescript-eslint";
 export default defineConfig(
   {
     ignores: [
+      // Projects of their own, whose compiler and tests are run by tests/cli/test_init.py.
+      "templates/",
       "**/dist/",
       "**/node_modules/",
       "**/.venv/",

@@ -24,6 +24,7 @@ KEYS: Final = {
     "delay": frozenset({"delay", "after"}),
     "target": frozenset({"target", "on", "after", "always"}),
     "initial": frozenset({"initial"}),
+    "key": frozenset(),
 }
 """Behind which keys, or calls, the name of what kind stands."""
 _ANY_KEY: Final = re.compile(
@@ -32,6 +33,15 @@ _ANY_KEY: Final = re.compile(
     # "and", "or" and "not" are words of comments, too, but for where they are called.
     + r")\b(?=\s*[:(])"
 )
+INSTEAD: Final = {
+    "cond": "`guard`",
+    "in": "the guard `stateIn`",
+    "internal": "`reenter`, and does not re-enter without it",
+    "data": "`output`",
+    "services": "`actors`",
+    "activities": "`invoke`",
+}
+"""Keys of XState 4."""
 BEFORE_CHARS: Final = 300
 """How far before a name its key is looked for."""
 _ERRORS: Final = (
@@ -68,7 +78,7 @@ class Missing(msgspec.Struct, frozen=True):
     """A name that nothing implements, as the guest found it (guest/prelude/missing.ts)."""
 
     kind: str
-    """"action", "guard", "actor" or "delay"."""
+    """"action", "guard", "actor" or "delay"; "key" for a key of a config that means nothing."""
     name: str
     state: str
     """The id of the state that names it first."""
@@ -77,6 +87,9 @@ class Missing(msgspec.Struct, frozen=True):
 def warning_about(missing: Missing, files: dict[str, str], entry: str) -> BuildMessage:
     """The warning about a name that nothing implements, with its place where that is found."""
     text = f"no {missing.kind} {missing.name!r} is implemented; {missing.state!r} names it"
+    if missing.kind == "key":
+        instead = f" (XState 5 has {INSTEAD[missing.name]})" if missing.name in INSTEAD else ""
+        text = f"the key {missing.name!r} of {missing.state!r} means nothing to XState{instead}"
     place = find(missing.kind, missing.name, files, entry)
     return BuildMessage(text, *place) if place else BuildMessage(text)
 
@@ -121,14 +134,16 @@ def _occurrences(kind: str, name: str, text: str) -> Iterator[tuple[int, int]]:
     if kind == "target":  # a path of keys may lead there
         quoted = rf"(?:[^'\"`\n]{{0,200}}\.)?{quoted}"
     pattern = rf"(?P<quote>['\"`]){quoted}(?P=quote)"
-    if kind == "delay" and name.isidentifier():
+    if kind in ("delay", "key") and name.isidentifier():
         pattern += rf"|\b{name}(?=\s*:)"
     for found in re.finditer(pattern, text):
         at = found.start()
         keys = _ANY_KEY.findall(text[max(0, at - BEFORE_CHARS) : at])
         fits = bool(keys) and keys[-1] in KEYS[kind]
         is_key = re.match(r"\s*:", text[found.end() : found.end() + 20]) is not None
-        if fits and (kind == "delay" or not is_key):
+        if kind == "key":
+            yield (_SURE if is_key else 0), at
+        elif fits and (kind == "delay" or not is_key):
             yield _SURE, at
         else:
             yield (0 if is_key else 1), at

@@ -128,6 +128,7 @@ def check(
     from machinehub.control.uploads import Upload, check_upload
 
     project = find_project(file, None)
+    budget = budget or events is not None
     given = _read_events(events) if events is not None else project.examples
     limits = lowered(Limits(), project.limits)
     answers = Answers()

@@ -74,6 +74,8 @@ type Digits<T extends number> = `${{T}}` extends `${{infer N extends number}}` ?
 type Plain = string | number | boolean | bigint | symbol | null | undefined | Date;
 type Spell<T, Depth extends unknown[]> = Depth["length"] extends {depth}
   ? unknown
+  : T extends ReadonlyMap<any, any> | ReadonlySet<any>
+    ? {{ [key: string]: never }}
   : T extends Plain
     ? (T extends string ? `${{T}}` : T extends number ? Digits<T> : T) | {leaf}
     : T extends (...given: never[]) => unknown
@@ -85,7 +87,6 @@ declare function spell<T>(): Spell<T, []>;
 
 type Snapshot = SnapshotFrom<Machine>;
 export const context = spell<Snapshot extends {{ context: infer C }} ? C : unknown>();
-export const tags = spell<Snapshot extends {{ tags: Set<infer T> }} ? T : string>();
 export const events = spell<EventFrom<Machine>>();
 export const output = spell<OutputFrom<Machine>>();
 export const emitted = spell<EmittedFrom<Machine>>();

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -55,6 +56,8 @@ def init(
     directory = directory.resolve()
     name = re.sub(r"[^a-z0-9-]+", "-", directory.name.lower()).strip("-") or template.value
     files = files_of(template, name)
+    if directory.exists() and not directory.is_dir():
+        fail(f"{directory} is a file", CONFLICT)
     taken = sorted(path for path in files if (directory / path).exists())
     if taken:
         fail(f"there is {taken[0]} in {directory} already; nothing was written", CONFLICT)
@@ -64,7 +67,7 @@ def init(
         target.write_text(content, encoding="utf-8")
     for path in sorted(files):
         progress.print(path, style="dim", markup=False)
-    here = "" if directory == Path.cwd() else f"cd {_shown(directory)} && "
+    here = "" if directory == Path.cwd() else f"cd {shlex.quote(_shown(directory))} && "
     progress.print(f"{name} is made. Start it, and read {_shown(directory / 'README.md')}:")
     say(f"{here}machinehub dev")
 

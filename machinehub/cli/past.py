@@ -75,7 +75,8 @@ def _what(entry: dict[str, Any]) -> str:
         case _:
             what = json.dumps(entry["event"], ensure_ascii=False)
     if "error" in entry:
-        return f"{what}  rejected: {entry['error']['code']}: {entry['error']['detail']}"
+        detail = entry["error"]["detail"].replace("\n", " ")
+        return f"{what}  rejected: {entry['error']['code']}: {detail}"
     if entry.get("taken") is False:
         return f"{what}  nothing takes it"
     return what if entry["changed"] else f"{what}  nothing changed"
@@ -88,6 +89,9 @@ def _timer(entry: dict[str, Any]) -> str:
     if after is not None:
         delay = duration(int(after[1])) if after[1].isdecimal() else after[1]
         return f"after {delay} in {after[2]}"
+    done = re.fullmatch(r"xstate\.(done|error)\.actor\.(.*)", cause)
+    if done is not None:  # an actor by the id that it has, or by the state that invokes it
+        return f"{done[1]}({re.sub(r'^[0-9]+[.]', '', done[2])})"
     return f"timer {entry['timer']}" + (f" {cause}" if cause else "")
 
 
@@ -126,7 +130,8 @@ def replay(
         rate = found["inputs"] / max(found["ms"], 0.001) * 1000
         progress.print(
             (
-                f"{found['inputs']} inputs replayed in {found['ms']:.0f} ms ({rate:,.0f}/s); "
+                f"{found['inputs']} input{'' if found['inputs'] == 1 else 's'} replayed in "
+                f"{found['ms']:.0f} ms ({rate:,.0f}/s); "
                 f"memory {found['digest']} at {found['seq']}"
             ),
             markup=False,

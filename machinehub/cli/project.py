@@ -8,7 +8,7 @@ import contextlib
 import re
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -126,6 +126,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def config_path(project: Project) -> Path:
+    """Where a project's `machinehub.toml` is, or would be."""
+    folders = (project.entry_path.parent, *project.entry_path.parents)
+    return next(
+        (folder / CONFIG for folder in folders if (folder / CONFIG).is_file()),
+        project.root / CONFIG,
+    )
+
+
 def needs_bundler(project: Project) -> bool:
     """Whether the entry may import more than XState, so that only a bundler knows its files."""
     return project.entry_path.suffix != ".wasm" and not _imports_only_xstate(project.entry_path)
@@ -141,15 +150,18 @@ async def collect_files(project: Project, pool: WorkerPool | None) -> dict[str, 
         return {project.entry: _base64_of(project.entry_path)}
     if pool is not None and needs_bundler(project):
         paths = await pool.builds.inputs(root=str(project.root), entry=project.entry)
-        packages = {
-            match[1]
+        # Folders inside a package may have a package.json, which says how their files are read.
+        folders = {
+            folder
             for path in paths
-            if (match := re.match(r"((?:.*/)?node_modules/(?:@[^/]+/)?[^/]+)/", path))
+            if "node_modules/" in path
+            for folder in PurePosixPath(path).parents
+            if "node_modules" in folder.parts and folder.name != "node_modules"
         }
         paths += [
-            f"{package}/package.json"
-            for package in sorted(packages)
-            if (project.root / package / "package.json").is_file()
+            f"{folder}/package.json"
+            for folder in sorted(folders)
+            if (project.root / folder / "package.json").is_file()
         ]
     paths += _type_only(project.root, paths)
     files: dict[str, str] = {}
@@ -228,15 +240,15 @@ class Files:
     """
 
     def __init__(self, project: Project) -> None:
-        self._project = project
+        self.project = project
         self._open = contextlib.AsyncExitStack()
         self._pool: WorkerPool | None = None
 
     async def collect(self) -> dict[str, str]:
         """As `collect_files`."""
-        if self._pool is None and needs_bundler(self._project):
-            self._pool = await self._open.enter_async_context(forge(self._project.root))
-        return await collect_files(self._project, self._pool)
+        if self._pool is None and needs_bundler(self.project):
+            self._pool = await self._open.enter_async_context(forge(self.project.root))
+        return await collect_files(self.project, self._pool)
 
     async def close(self) -> None:
         await self._open.aclose()

@@ -139,26 +139,30 @@ def send(
     """Send EVENT and print the snapshot after it."""
     try:
         body: Any = json.loads(event, parse_constant=_refuse_constant, parse_float=_finite)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
         if event[:1] in '{["' or event in ("NaN", "Infinity", "-Infinity"):
-            fail(f"the event is not JSON: {event[:200]}", USAGE)
+            fail(f"the event is not JSON ({error}): {event[:200]}", USAGE)
         body = {"type": event}
     hub = Hub(server, token)
     path = hub.session_path(session)
     answer = hub.call("POST", f"{path}?client={client_key(sent_as)}", body=body)
     print_json(answer if as_json else answer["snapshot"])
     if answer.get("taken") is False:
-        progress.print(_why_not_taken(hub, path, answer["snapshot"]), markup=False)
+        why = _why_not_taken(hub, path, answer["snapshot"], str(body.get("type", "")))
+        progress.print(why, markup=False)
         if strict:
             raise typer.Exit(FAILED)
 
 
-def _why_not_taken(hub: Hub, path: str, snapshot: dict[str, Any]) -> str:
+def _why_not_taken(hub: Hub, path: str, snapshot: dict[str, Any], sent: str) -> str:
     """What the machine would take in this state instead, guards aside."""
     version = hub.read(path)["version"]
     machine = path.split("/")[1].partition("@")[0]
     definition = hub.read(f"/{machine}@{version}")["definition"]
-    takes = ", ".join(events_of(definition, snapshot.get("value")))
+    known = events_of(definition, snapshot.get("value"))
+    if sent in known:
+        return f"no transition for {plain_text(sent)} was taken: its guards said no"
+    takes = ", ".join(known)
     return f"nothing takes this event here; it takes: {plain_text(takes) or 'none'}"
 
 
@@ -263,4 +267,5 @@ def _show_line(line: dict[str, Any], *, as_json: bool) -> None:
         print_json(line)
     else:
         at = timestamp(line["at_ms"])[:23].replace("T", " ")
-        say(f"{at}  {line['level']:<5}  {line['session']}  {line['text']}")
+        text = line["text"].replace("\n", "\n    ")
+        say(f"{at}  {line['level']:<5}  {line['session']}  {text}")

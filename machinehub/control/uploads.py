@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -112,7 +113,10 @@ def _check_sizes(files: dict[str, str], limits: Limits) -> None:
         ("npm packages", packages, limits.package_files, limits.package_bytes),
     ):
         if len(paths) > files_max:
-            raise TooLarge("source_too_large", f"the files of {what} are at most {files_max}")
+            count = f"{len(paths)}{_most_of(paths)}"
+            raise TooLarge(
+                "source_too_large", f"the files of {what} are at most {files_max}, not {count}"
+            )
         try:
             size = sum(len(path.encode()) + len(files[path].encode()) for path in paths)
         except UnicodeEncodeError:
@@ -121,6 +125,15 @@ def _check_sizes(files: dict[str, str], limits: Limits) -> None:
             raise TooLarge(
                 "source_too_large", f"the files of {what} have at most {bytes_max} bytes together"
             )
+
+
+def _most_of(paths: set[str]) -> str:
+    """Names the npm package that has the most of the files."""
+    names = re.findall(r"node_modules/((?:@[^/\n]+/)?[^/\n]+)/", "\n".join(paths))
+    if not names:
+        return ""
+    name, count = Counter(names).most_common(1)[0]
+    return f" ({count} of them {name[:100]!r}: import parts of it, if it has any)"
 
 
 def check_name(name: str) -> None:

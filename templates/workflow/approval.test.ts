@@ -4,7 +4,7 @@ import { expect, test } from "vitest";
 import { machine } from "./approval";
 
 test("a pause goes back to where it was", () => {
-  const paper = createActor(machine).start();
+  const paper = createActor(machine, { input: undefined }).start();
   paper.send({ type: "SUBMIT" });
   paper.send({ type: "APPROVE" });
   const before = paper.getSnapshot().value;
@@ -15,7 +15,7 @@ test("a pause goes back to where it was", () => {
 });
 
 test("three approvals are the end", () => {
-  const paper = createActor(machine).start();
+  const paper = createActor(machine, { input: undefined }).start();
   paper.send({ type: "SUBMIT" });
   for (let n = 0; n < 3; n++) paper.send({ type: "APPROVE" });
   expect(paper.getSnapshot().output).toEqual({ approvedBy: ["legal", "finance"] });

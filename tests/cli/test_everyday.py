@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from typing import TYPE_CHECKING
 
-from tests.cli.test_cli import run
-from tests.support import COUNTER, running_hub
+from tests.cli.test_cli import COMMAND, environment, run
+from tests.support import COUNTER, free_port, running_hub, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,3 +165,42 @@ async def test_a_put_with_unknown_members_is_refused(client: Client) -> None:
     refused = await client.http.put(f"/{machine}/s", json={"inptu": {"n": 1}})
     assert (refused.status_code, refused.json()["code"]) == (400, "invalid_body")
     assert "inptu" in refused.json()["detail"]
+
+
+async def test_dev_tries_again_and_says_what_goes_wrong(tmp_path: Path) -> None:
+    """What was missing is installed, the configuration changes, an event is rejected."""
+    (tmp_path / "package.json").write_text("{}")
+    (tmp_path / "m.ts").write_text(
+        'import { createMachine } from "xstate"; import { one } from "late";\n'
+        "export default createMachine({ context: { one }, on: { BAD: { actions: () => { throw new "
+        'Error("no good"); } } } });'
+    )
+    port = free_port()
+    log = tmp_path.parent / "dev.log"
+    with log.open("w") as output:
+        dev = await asyncio.create_subprocess_exec(
+            *(*COMMAND, "dev", "m.ts", "--port", str(port)),
+            cwd=tmp_path,
+            env=environment(),
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        await until(lambda: "Could not resolve" in log.read_text())
+        package = tmp_path / "node_modules" / "late"
+        package.mkdir(parents=True)
+        (package / "package.json").write_text('{"name": "late", "main": "./i.js"}')
+        (package / "i.js").write_text("exports.one = 1;")
+        (tmp_path / "package.json").write_text('{"dependencies": {"late": "1"}}')
+        await until(lambda: "m: version 1 in" in log.read_text())
+        server = {"MACHINEHUB_SERVER": f"http://127.0.0.1:{port}"}
+        assert f"export {'='.join(*server.items())}" in log.read_text()
+        await run("send", "m/s", "BAD", **server)  # type: ignore[arg-type]
+        await until(lambda: "s: machine_error: no good" in log.read_text())
+        (tmp_path / "machinehub.toml").write_text('nme = "x"')
+        await until(lambda: "which means nothing" in log.read_text())
+        (tmp_path / "machinehub.toml").write_text('name = "other"')
+        await until(lambda: "other: version 1 in" in log.read_text())
+    finally:
+        dev.terminate()
+        await dev.communicate()

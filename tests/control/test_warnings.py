@@ -61,6 +61,19 @@ async def test_names_that_nothing_implements_are_warnings(client: Client) -> Non
     assert "warnings" not in shown.text, "file names are for who deployed them"
 
 
+async def test_keys_that_mean_nothing_are_warnings(client: Client) -> None:
+    source = """import { createMachine } from "xstate";
+export default createMachine({ id: "m", predictableActionArguments: true, initial: "a", states: {
+  a: { onn: {}, on: { GO: [{ cond: "x", target: "a" }] }, always: { guard: () => false, data: 1 }, tags: "t" } } });"""
+    deployed = await deploy(client, source, name="keys")
+    assert deployed.json()["warnings"] == [
+        "m.ts:2:41: the key 'predictableActionArguments' of 'm' means nothing to XState",
+        "m.ts:3:8: the key 'onn' of 'm.a' means nothing to XState",
+        "m.ts:3:30: the key 'cond' of 'm.a' means nothing to XState (XState 5 has `guard`)",
+        "m.ts:3:89: the key 'data' of 'm.a' means nothing to XState (XState 5 has `output`)",
+    ]
+
+
 async def test_with_strict_a_warning_is_an_error(client: Client) -> None:
     refused = await deploy(client, TYPO, name="strict", strict=True)
     assert (refused.status_code, refused.json()["code"]) == (422, "has_warnings")

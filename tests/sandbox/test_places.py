@@ -55,6 +55,15 @@ def test_the_users_own_files_are_looked_at_alone_and_the_entry_first() -> None:
     assert said == BuildMessage("no action 'y' is implemented; 'm' names it")
 
 
+def test_keys_that_mean_nothing() -> None:
+    files = {"m.ts": 'on: { A: { target: "b", cond: "x" } },\n  "onn": {}'}
+    said = warning_about(Missing("key", "cond", "m.a"), files, "m.ts")
+    assert said.message == "the key 'cond' of 'm.a' means nothing to XState (XState 5 has `guard`)"
+    assert (said.line, said.column) == (1, 25)
+    other = warning_about(Missing("key", "onn", "m"), files, "m.ts")
+    assert (other.line, other.column) == (2, 3)
+
+
 def test_errors_of_xstate_are_said_plainly() -> None:
     thrown = "Invalid transition definition for state node 'm.a':\nChild state 'goo' does not exist on 'm'"
     told = explained(BuildMessage(thrown, "m.ts", 2, 1), {"m.ts": SOURCE}, "m.ts")

@@ -21,6 +21,8 @@ export interface Outgoing {
   /** How often the hub could not take it. */
   tries: number;
   sent: boolean;
+  /** Whether an earlier page had it: it may have been sent there. */
+  readonly restored: boolean;
   readonly settle: (ack: Ack) => void;
 }
 
@@ -58,12 +60,13 @@ export class Outbox {
         event,
         tries: 0,
         sent: false,
+        restored: true,
         settle: () => undefined,
       });
   }
 
   /** All that the hub has not answered yet, in order. */
-  get waiting(): Iterable<{ readonly id: string; readonly event: string; readonly sent: boolean }> {
+  get waiting(): Iterable<Outgoing> {
     return this.#waiting.values();
   }
 
@@ -106,7 +109,15 @@ export class Outbox {
       return refuse("buffer_full", `${this.#max} events wait for the hub already`);
     let settle!: (ack: Ack) => void;
     const ack = new Promise<Ack>((resolve) => (settle = resolve));
-    this.#waiting.set(id, { id, number, event: text, tries: 0, sent: false, settle });
+    this.#waiting.set(id, {
+      id,
+      number,
+      event: text,
+      tries: 0,
+      sent: false,
+      restored: false,
+      settle,
+    });
     this.#queue?.keep(id, number, text);
     return ack;
   }

@@ -64,6 +64,7 @@ export function socketTransport(
   let socket: ReconnectingWebSocket | undefined;
   let said: { problem: Problem; at: number } | undefined;
   let created = false;
+  let heard = false;
   const over = new AbortController();
   const nap = new Nap();
   const attempts = new Attempts();
@@ -101,7 +102,10 @@ export function socketTransport(
     heartbeat.heard();
     const frame = parse(data);
     if (frame === undefined) return;
-    if (frame.type === "snapshot") attempts.opened();
+    if (frame.type === "snapshot") {
+      attempts.opened();
+      heard = true;
+    }
     said =
       frame.type === "error"
         ? {
@@ -120,7 +124,8 @@ export function socketTransport(
     heartbeat.stop();
     if (over.signal.aborted) return;
     attempts.lost();
-    const name = FINAL_CODES.get(code);
+    // What was there once is a session that was deleted.
+    const name = code === 4004 && heard ? "no_such_session" : FINAL_CODES.get(code);
     const why = said !== undefined && Date.now() - said.at < SAID_MS ? said.problem : undefined;
     said = undefined;
     const detail =

@@ -31,8 +31,8 @@ import type {
 const BUFFER_MAX = 1_000;
 const METADATA_BYTES_MAX = 4_096;
 const DEFINITION_RETRY_MS = 5_000;
-/** How long an update waits for the answers of own events that it may hold. They come right behind it. */
-const HELD_MS = 50;
+/** How long an update waits for the next frame, which says whether it holds an own event: that one's answer is right behind it then. */
+const HELD_MS = 300;
 /** How long, after a connection broke, what was shown stays until the hub has said which of the own events it had taken. */
 const DOUBT_MS = 2_000;
 const NO_WEBSOCKET: Problem = {
@@ -121,8 +121,10 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
   readonly #listeners = new Set<(state: State<T>) => void>();
   readonly #emitted = new Map<string, Set<(event: never) => void>>();
   #state: State<T>;
-  /** What the hub told last, where `#state` may be ahead of it. */
+  /** What the hub told, where `#state` may be ahead of it. */
   #truth: State<T>;
+  /** What it told since, and is not shown yet (`#hold`). */
+  #next: State<T> | undefined;
   /** Own events that the hub has accepted, and that are not in the truth yet. */
   #accepted: { readonly event: string; readonly seq: number }[] = [];
   #held: ReturnType<typeof setTimeout> | undefined;
@@ -182,6 +184,7 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
   }
 
   open(): void {
+    this.#foresee(); // events of an earlier page may wait
     this.#transport.open();
     if (this.status !== "closed" && host.addEventListener !== undefined) {
       const hurry = (): void => this.#transport.hurry();
@@ -298,8 +301,10 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
       case "snapshot":
         return this.#opened(frame);
       case "update":
-        if (Number(frame["seq"]) <= this.#truth.seq) return;
-        this.#learn(this.#stateOf(frame, this.#truth.version));
+        if (Number(frame["seq"]) <= (this.#next ?? this.#truth).seq) return;
+        // No answer came behind the one before: it holds no own event.
+        if (this.#doubtful.size === 0) this.#learn();
+        this.#next = this.#stateOf(frame, (this.#next ?? this.#truth).version);
         return this.#hasOwnUnderWay() ? this.#hold() : this.#show();
       case "ack":
         return this.#answered(frame);
@@ -313,7 +318,7 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
 
   #opened(frame: Frame): void {
     const connection = frame["connection"] as { id: string } | undefined;
-    this.#learn(this.#stateOf(frame, Number(frame["version"])));
+    this.#next = this.#stateOf(frame, Number(frame["version"]));
     // What was accepted before the connection broke is in it, whatever its number: the session may have been started anew.
     this.#accepted = [];
     this.presence = { ...this.presence, self: connection?.id ?? null };
@@ -321,16 +326,24 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
     this.error = null;
     if (this.#metadata !== undefined) this.#transport.describe(this.#metadata);
     if (this.#options.optimistic !== undefined)
-      for (const { id, sent } of this.#outbox.waiting) if (sent) this.#doubtful.add(id);
+      for (const { id, sent, restored } of this.#outbox.waiting)
+        if (sent || restored) this.#doubtful.add(id);
     this.#sendAgain();
     if (this.#doubtful.size === 0) return this.#show();
-    this.#hold(DOUBT_MS);
+    clearTimeout(this.#held);
+    this.#held = setTimeout(() => this.#show(), DOUBT_MS);
+    // A page that has shown nothing yet shows what the hub says, and waits with the rest.
+    if (this.#truth.seq === 0) {
+      this.#learn();
+      this.#foresee();
+    }
     this.#tell();
   }
 
-  /** The hub's state, of which what is shown may be ahead. */
-  #learn(truth: State<T>): void {
-    this.#truth = truth;
+  /** What the hub told last is what all else is computed from. */
+  #learn(): void {
+    const truth = (this.#truth = this.#next ?? this.#truth);
+    this.#next = undefined;
     this.#accepted = this.#accepted.filter(({ seq }) => seq > truth.seq);
   }
 
@@ -341,14 +354,15 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
   }
 
   /** An update may hold own events whose answers are right behind it: shown at once, they would count twice for a moment. */
-  #hold(ms = HELD_MS): void {
-    this.#held ??= setTimeout(() => this.#show(), ms);
+  #hold(): void {
+    this.#held ??= setTimeout(() => this.#show(), HELD_MS);
   }
 
   #show(): void {
     clearTimeout(this.#held);
     this.#held = undefined;
     this.#doubtful.clear();
+    this.#learn();
     this.#foresee();
     this.#tell();
   }
@@ -357,17 +371,18 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
   #foresee(): void {
     const { optimistic } = this.#options;
     this.#state = this.#truth;
-    if (optimistic === undefined || this.#truth.seq === 0) return;
-    const events = [...this.#accepted, ...this.#outbox.waiting].map(({ event }) => event);
+    if (optimistic === undefined) return;
+    const waiting = [...this.#outbox.waiting].filter(
+      ({ id, restored }) => !(restored && this.#doubtful.has(id)),
+    );
+    const events = [...this.#accepted, ...waiting].map(({ event }) => event);
     if (events.length === 0) return;
     const { self } = this.presence;
-    const snapshot = ahead(
-      optimistic as Predictable,
-      this.#truth,
-      events,
-      self === null ? undefined : { id: self },
-    );
     const { seq, version } = this.#truth;
+    const sender = self === null ? undefined : { id: self };
+    // Before the hub was heard there is nothing to compute from.
+    const snapshot =
+      seq === 0 ? this.#truth : ahead(optimistic as Predictable, this.#truth, events, sender);
     this.#state = new State<T>(snapshot, seq, version, this.#getDefinition, events.length);
   }
 

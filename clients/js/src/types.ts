@@ -68,8 +68,11 @@ export type ClientEvent<E> = E extends { readonly type: infer Type extends strin
 
 /** Without `K`; and an enum's member may be said as the text that it is. */
 type DistributiveOmit<E, K extends PropertyKey> = E extends unknown
-  ? { [P in keyof E as P extends K ? never : P]: P extends "type" ? E[P] & string : E[P] }
+  ? { [P in keyof E as P extends K ? never : P]: P extends "type" ? E[P] & string : Sent<E[P]> }
   : never;
+
+/** A date goes over the wire as text, and may be sent as one. */
+type Sent<T> = T extends Date ? T | string : T;
 
 type JsonValue =
   | string

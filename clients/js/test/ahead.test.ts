@@ -272,3 +272,40 @@ test("a session that was started anew is found again", async () => {
   second.say({ type: "update", seq: 2, snapshot: { value: "b", context: {}, status: "active" } });
   expect(store.getSnapshot().value).toBe("b");
 });
+
+test("what is sent while an update waits for its answer is not counted twice", async () => {
+  const { store, socket, seen, count } = await aheadOf(at(1, 0));
+  void store.send({ type: "add" });
+  socket.say(update(2, 1)); // ours, whose answer comes in a moment
+  void store.send({ type: "add" });
+  expect(count()).toBe(2);
+  socket.say(ack(socket.sent[0]?.id, 2));
+  expect([count(), store.getSnapshot().pending]).toEqual([2, 1]);
+  socket.say(update(3, 2));
+  socket.say(ack(socket.sent[1]?.id, 3));
+  socket.say(update(4, 5, "other"));
+  expect([count(), store.getSnapshot().pending]).toEqual([5, 0]);
+  expect(seen.every((value, index) => index === 0 || value >= (seen[index - 1] ?? 0))).toBe(true);
+  store.close();
+});
+
+test("a page that is loaded again does not count what the hub may have", async () => {
+  const storage = new MemoryStorage();
+  const first = await fakeHub().connect({ offlineQueue: storage, optimistic: counter });
+  first.socket.say(at(1, 0));
+  for (let n = 0; n < 3; n++) void first.store.send({ type: "add" });
+  const { store, socket } = await fakeHub().connect({ offlineQueue: storage, optimistic: counter });
+  const shown: number[] = [];
+  store.subscribe((state) => shown.push((state.context as { count: number }).count));
+  expect(store.getSnapshot().pending).toBe(3);
+  socket.say(at(3, 2)); // two had arrived
+  expect(socket.sent.length).toBe(3);
+  socket.say(ack(socket.sent[0]?.id, 2));
+  socket.say(ack(socket.sent[1]?.id, 3));
+  socket.say(update(4, 3));
+  socket.say(ack(socket.sent[2]?.id, 4));
+  expect([shown.at(-1), store.getSnapshot().pending]).toEqual([3, 0]);
+  expect(Math.max(...shown)).toBe(3);
+  expect(shown).toEqual([...shown].sort((one, other) => one - other));
+  store.close();
+});

@@ -165,10 +165,15 @@ export function MachinePage({ route }: { route: Route }) {
           {status === "closed" && error && (
             <p className="banner" role="alert">
               {`${visibleLines(error.detail)} (${error.code}). What is shown is how it was. `}
+              {error.code === "no_such_session" && (
+                <button onClick={() => location.reload()}>Begin it anew</button>
+              )}{" "}
               <a href="/">All machines</a>
             </p>
           )}
-          <NewerVersion machine={machine} session={session} version={current} />
+          {status !== "closed" && (
+            <NewerVersion machine={machine} session={session} version={current} />
+          )}
           {step !== undefined && (
             <MomentBanner
               key={step}

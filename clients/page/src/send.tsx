@@ -141,6 +141,10 @@ export function Send({
           placeholder='{ "payload": "JSON" }'
           rows={2}
           spellCheck={false}
+          onKeyDown={(event) => {
+            if (event.key === "Enter" && (event.ctrlKey || event.metaKey))
+              event.currentTarget.form?.requestSubmit();
+          }}
         />
         <button aria-disabled={why !== undefined} title={why ?? ""}>
           Send
@@ -202,7 +206,7 @@ function outcome({ type, ack, changed }: Sent): string {
   const name = clip(type);
   if (ack === undefined) return `${name}: sent, waiting for the hub…`;
   if (ack.outcome === "accepted" && ack.taken === false)
-    return `${name}: nothing takes it here (seq ${ack.seq})`;
+    return `${name}: not taken, by a guard or by the state (seq ${ack.seq})`;
   if (ack.outcome === "accepted")
     return `${name}: accepted, seq ${ack.seq}${changed ? "" : ", nothing changed"}`;
   return `${name}: rejected, ${visible(ack.error.code)}: ${visibleLines(ack.error.detail)}`;

@@ -69,7 +69,9 @@ function findMachine(exports: Record<string, unknown>): {
         ? failure("several_machines", {
             message: `several machines are exported (${machines.join(", ")}); make one the default export or name it "machine"`,
           })
-        : failure("no_machine", { message: `no XState machine is exported; ${found}` }),
+        : failure("no_machine", {
+            message: `no XState machine is exported; ${found}${hintOf(exports["default"])}`,
+          }),
     };
   }
   const machine = exports[chosen] as AnyStateMachine;
@@ -90,6 +92,13 @@ function findMachine(exports: Record<string, unknown>): {
       }) as string,
     ),
   };
+}
+
+function hintOf(exported: unknown): string {
+  if (typeof exported === "function") return " (a function: call it, and export what it makes)";
+  if (typeof exported === "object" && exported !== null)
+    return " (an object: give it to createMachine, and export what that makes)";
+  return "";
 }
 
 function failure(code: string, error: { message: string; name?: string; at?: string }): string {

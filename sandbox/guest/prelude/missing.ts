@@ -1,10 +1,10 @@
-// Names that a machine uses and nothing implements: of actions, guards, actors and delays. XState finds out when it comes to
+// Names that a machine uses and nothing implements: of actions, guards, actors and delays; and keys that mean nothing. XState finds out when it comes to
 // them, or never; a typo should be seen when the machine is deployed.
 
 import { StateMachine, type AnyStateMachine, type AnyStateNode } from "xstate";
 
 export interface Missing {
-  readonly kind: "action" | "guard" | "actor" | "delay";
+  readonly kind: "action" | "guard" | "actor" | "delay" | "key";
   readonly name: string;
   /** The id of the state that names it first. */
   readonly state: string;
@@ -25,6 +25,32 @@ interface Parts {
   readonly guards?: readonly Part[];
 }
 type Part = string | Parts | (Parts & ((...parameters: never[]) => unknown)) | undefined;
+
+/** What XState 5 reads of a state, of a whole machine and of a transition. */
+const STATE_KEYS = new Set(
+  "id key type initial states on always after entry exit invoke onDone output tags meta description history target route parent order context version schemas types".split(
+    " ",
+  ),
+);
+const TRANSITION_KEYS = new Set(
+  "target actions guard reenter meta description context input params".split(" "),
+);
+
+type Config = { readonly [key: string]: unknown };
+const isConfig = (value: unknown): value is Config =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+/** Keys of a state's config, and of its transitions', that XState passes over. */
+function strangeKeys(config: Config): string[] {
+  const strange = Object.keys(config).filter((key) => !STATE_KEYS.has(key));
+  const lists = [...valuesOf(config["on"]), ...valuesOf(config["after"]), config["always"]];
+  for (const transition of lists.flat())
+    if (isConfig(transition))
+      strange.push(...Object.keys(transition).filter((key) => !TRANSITION_KEYS.has(key)));
+  return strange;
+}
+
+const valuesOf = (value: unknown): unknown[] => (isConfig(value) ? Object.values(value) : []);
 
 const MOST = 50;
 const MACHINES = 100;
@@ -66,6 +92,8 @@ function lookAt(machine: AnyStateMachine, report: (missing: Missing) => void): v
       if (typeof part === "function") part.guards?.forEach(guard);
       else if (part !== undefined) name("guard", known.guards, part.type);
     };
+    for (const key of strangeKeys(node.config as Config))
+      report({ kind: "key", name: key, state: node.id });
     for (const part of [...node.entry, ...node.exit]) action(part);
     for (const { src } of node.invoke) name("actor", known.actors, src);
     const transitions = [...node.transitions.values()].flat();
