@@ -263,10 +263,21 @@ class CheckpointWrite(msgspec.Struct, frozen=True):
     checkpoint: SavedCheckpoint
 
 
+class Successor(msgspec.Struct, frozen=True):
+    """A session that takes another's place and name: as it is after its first input."""
+
+    record: SessionRecord
+    entry: Entry
+    checkpoint: SavedCheckpoint
+
+
 class SessionDelete(msgspec.Struct, frozen=True):
-    """All that is kept of one session goes."""
+    """All that is kept of one session goes; in the same transaction its successor comes, if there
+    is one.
+    """
 
     key: SessionKey
+    successor: Successor | None = None
 
 
 Write = TurnWrite | CheckpointWrite | SessionDelete

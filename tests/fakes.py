@@ -65,6 +65,14 @@ class MemorySessionStore:
                         self._prune(item.key)
                     case SessionDelete():
                         self._delete(item.key)
+                        if (new := item.successor) is not None:
+                            key, saved = new.record.key, new.checkpoint
+                            self._delete(key)
+                            self._insert_record(new.record)
+                            self.journals[key] = {(new.entry.seq, 0): new.entry}
+                            self.saved[key] = {saved.seq: saved}
+                            for timer, due in saved.timers.items():
+                                self.timers[key, timer] = Armed(due)
         except AlreadyWritten:
             for undo in reversed(self._undo):
                 undo()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from machinehub.ids import EventId, MachineId, MemberId, SessionId, SessionKey
-    from machinehub.model import Retention, SavedCheckpoint, SessionRecord, Write
+    from machinehub.model import Retention, SavedCheckpoint, SessionRecord, Successor, Write
     from machinehub.store.database import Connection, Database
     from sandbox.protocol.ids import TimerId
 
@@ -69,9 +69,14 @@ class SessionStore:
         def work(connection: Connection) -> None:
             for deleting, run in groupby(writes, key=lambda each: isinstance(each, SessionDelete)):
                 if deleting:
-                    keys = [{"of_key": each.key} for each in run]
+                    deletes = [each for each in run if isinstance(each, SessionDelete)]
+                    come = [each.successor for each in deletes if each.successor is not None]
+                    # Those that come are deleted as well: the answer to a first try may be lost.
+                    gone = [each.key for each in deletes] + [each.record.key for each in come]
                     for statement in sql.delete_session:
-                        connection.run(statement, keys)
+                        connection.run(statement, [{"of_key": key} for key in gone])
+                    for each in come:
+                        _succeed(connection, each)
                 else:
                     self._write(
                         connection, [each for each in run if not isinstance(each, SessionDelete)]
@@ -420,6 +425,16 @@ def _entry_of(connection: Connection, key: SessionKey, event_id: EventId) -> Ent
 def _checkpoint(connection: Connection, key: SessionKey, until: Seq) -> SavedCheckpoint | None:
     rows = connection.fetch(sql.checkpoint_until, of_key=key, of_seq=until)
     return to_checkpoint(rows[0]) if rows else None
+
+
+def _succeed(connection: Connection, new: Successor) -> None:
+    key, checkpoint = new.record.key, new.checkpoint
+    connection.run(sql.add_session, [session_row(new.record)])
+    connection.run(sql.add_entry, [entry_row(key, new.entry)])
+    connection.run(sql.add_checkpoint, [checkpoint_row(key, checkpoint)])
+    if checkpoint.timers:
+        rows = [timer_row(key, timer, Armed(due)) for timer, due in checkpoint.timers.items()]
+        connection.run(sql.add_timer, rows)
 
 
 def _write_changes(connection: Connection, turns: list[TurnWrite]) -> None:

@@ -24,6 +24,7 @@ from machinehub.model import (
     SessionDelete,
     SessionRecord,
     StoredSession,
+    Successor,
     TurnWrite,
 )
 from machinehub.settings import normalise_database_url
@@ -320,6 +321,21 @@ async def test_deleting_takes_everything_and_the_name_is_free(store: Any) -> Non
     assert [r.session_id for r, _ in await store.page("n", after=None, limit=9)] == ["s"]
     with pytest.raises(NotFound):
         await store.record("m", "s")
+
+
+async def test_a_session_is_succeeded_at_once(store: Any) -> None:
+    made, new = record(), record(key=10)
+    await store.commit([begun(made, timers_set=[(1, 1)])])
+    entry = begun(new).entry
+    write = SessionDelete(made.key, Successor(new, entry, checkpoint(1, t5=77)))
+    for _ in range(2):  # the answer to the first was lost
+        await store.commit([settled(made.key, 2), write] if _ == 0 else [write])
+        found = await store.load("m", "s")
+        assert (found.record.key, found.seq, found.timers) == (10, 1, {5: Armed(77)})
+        assert [each.seq for each in await store.entries(new.key, after=(0, 0), limit=9)] == [1]
+        assert await store.entries(made.key, after=(0, 0), limit=9) == []
+    await store.commit([settled(new.key, 2)])
+    assert (await store.load("m", "s")).seq == 2
 
 
 async def test_sessions_are_listed_by_id(store: Any) -> None:

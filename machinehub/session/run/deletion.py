@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from machinehub.errors import HubError
     from machinehub.ids import MachineId, SessionId
+    from machinehub.model import Successor
     from machinehub.session.decide.session import Session
     from machinehub.session.run.journal import Journal
     from machinehub.session.run.presence_events import PresenceEvents
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from machinehub.store.sessions import SessionStore
 
 DELETED: Final = NotFound("no_such_session", "the session was deleted")
+RESTARTED: Final = Unavailable("unavailable", "the session is started anew just now; try again")
 
 
 class Deletions:
@@ -57,12 +59,12 @@ class Deletions:
         machine_id: MachineId,
         session_id: SessionId,
         *,
-        then: Callable[[], None] | None = None,
+        successor: Successor | None = None,
     ) -> None:
         """Deletes a session and everything that is kept of it. Raises `NotFound`, `Unavailable`.
 
-        `then` is called as soon as its name is free in memory: the session that it begins waits for
-        the deletion, and nobody else can begin one before.
+        A `successor` takes its place in the same transaction: who comes meanwhile waits for that,
+        and who was there is told to come again.
         """
         name = machine_id, session_id
         session = self._registry.find(machine_id, session_id)
@@ -71,14 +73,14 @@ class Deletions:
         else:
             key = (await self._store.record(machine_id, session_id)).key
         self._presence_events.forget(key)
-        deleting = asyncio.ensure_future(self._journal.delete(SessionDelete(key)))
+        deleting = asyncio.ensure_future(self._journal.delete(SessionDelete(key, successor)))
         self._under_way[name] = deleting
         session = self._registry.find(machine_id, session_id)
         if session is not None:
-            why = Ending.DELETED if then is None else Ending.RESTARTED
-            self._forget(session, DELETED, why)
-        if then is not None:
-            then()
+            if successor is None:
+                self._forget(session, DELETED, Ending.DELETED)
+            else:
+                self._forget(session, RESTARTED, Ending.RESTARTED)
         try:
             await asyncio.shield(deleting)
         finally:

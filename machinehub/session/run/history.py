@@ -16,10 +16,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from machinehub.clock import Stopwatch
-from machinehub.errors import Conflict, NotFound, Unavailable
+from machinehub.errors import Conflict, NotFound, Unavailable, error_of
 from machinehub.ids import Seq
-from machinehub.model import Armed, CheckpointWrite, Kind, SavedCheckpoint, SessionRecord
-from machinehub.session.decide.answers import UNCHANGED, BrokenWorker, check_replayed
+from machinehub.model import Armed, CheckpointWrite, Fault, Kind, SavedCheckpoint, SessionRecord
+from machinehub.session.decide.answers import (
+    OUTBOX_BYTES_MAX,
+    UNCHANGED,
+    BrokenWorker,
+    check_replayed,
+    read_outbox,
+)
 from machinehub.session.decide.changes import changes_of
 from machinehub.session.decide.members import read_sender
 from machinehub.session.port import Recomputed
@@ -27,7 +33,7 @@ from machinehub.store.database import AlreadyWritten
 from sandbox.protocol.formats import UnknownFormat, checkpoint_digest
 from sandbox.protocol.ids import Ticket
 from sandbox.protocol.inputs import read_input, timer_of
-from sandbox.protocol.messages import Checkpoint, Close, Done, Failed, Replay, Replayed
+from sandbox.protocol.messages import Checkpoint, Close, Done, Failed, Replay, Replayed, Step
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -199,6 +205,26 @@ class History:
         except AlreadyWritten:
             raise Conflict("session_exists", "there is a session of this name") from None
         return child
+
+    async def begin(self, record: SessionRecord, entry: Entry, *, cpu_ms: int) -> SavedCheckpoint:
+        """A session that has had its first input, `entry`, and is nowhere yet. Raises what the
+        machine's start raises, and `Unavailable`.
+        """
+        async with self._replica(record, None) as replica:
+            question = Step(replica.slot, Ticket(1), entry.input, entry.now_ms, cpu_ms)
+            try:
+                answer = await self.ask(replica.worker, replica.slot, question)
+            except Unavailable as error:
+                raise error_of(Fault(error.code, error.detail)) from None
+            assert isinstance(answer, Done)
+            outbox = read_outbox(answer.result, snapshot_bytes_max=OUTBOX_BYTES_MAX, begins=True)
+            timers = changes_of(outbox.timers_set, outbox.timers_cancelled, fired=None)
+            timers.apply_to(replica.timers)
+            if outbox.finished:
+                replica.timers.clear()
+            replica.snapshot, replica.finished = bytes(outbox.snapshot), outbox.finished
+            replica.seq, replica.last = entry.seq, entry
+            return replica.saved(await replica.freeze(), entry.now_ms)
 
     async def _members_at(self, record: SessionRecord, seq: Seq) -> dict[MemberId, bytes]:
         """Whom the machine was told of after `seq` inputs: member and `sender`, as far as the

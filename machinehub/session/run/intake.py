@@ -7,6 +7,7 @@ limit, and implements `If-Match`.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 from machinehub.errors import (
     Conflict,
@@ -77,6 +78,12 @@ class Intake:
         self._lookups = Tasks()
         self._rates: Rates[str] = Rates()
         """Of events, by machine."""
+        self._succeeded: WeakSet[Session] = WeakSet()
+        """Sessions in whose place others have begun, for as long as somebody holds on to them."""
+
+    def succeeded(self, session: Session) -> None:
+        """Another session took its place: whoever sends to it still may send again."""
+        self._succeeded.add(session)
 
     def stop(self) -> None:
         self._lookups.stop()
@@ -235,6 +242,8 @@ class Intake:
         return receipt
 
     def _refusal(self, session: Session) -> HubError | None:
+        if session in self._succeeded:
+            return Unavailable("unavailable", "the session was started anew; send it again")
         if session.gone:
             return NotFound("no_such_session", "the session was deleted")
         if session.finished:

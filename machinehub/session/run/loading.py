@@ -145,19 +145,6 @@ class Loader:
             raise exists
         return session
 
-    async def restart(self, address: Address, given: bytes | None) -> Session:
-        """Deletes a session, and begins one in its place. Raises `NotFound` when there is none."""
-        machine_id, session_id, version = address
-        target = await self._versions.target(machine_id, version)
-        _check_given(given, target)
-        begun: list[Session] = []
-
-        def begin() -> None:
-            begun.append(self._begin(machine_id, session_id, target, given))
-
-        await self._deletions.delete(machine_id, session_id, then=begin)
-        return await self._when_readable(begun[0])
-
     def _begin(
         self,
         machine_id: MachineId,
@@ -219,7 +206,9 @@ class Loader:
 
     async def _bring_in(self, session: Session, *, may_begin: bool, given: bytes | None) -> None:
         """From the database, or else, if it may begin, into being."""
-        opening = self._openings[session]
+        opening = self._openings.get(session)
+        if opening is None:  # forgotten before this began
+            return
         try:
             await self._deletions.settled(session.machine_id, session.session_id)
             if (
@@ -382,6 +371,8 @@ class Loader:
         """The session is no more, or never was: whoever is connected is told, and hears nothing
         more.
         """
+        if why is Ending.RESTARTED:
+            self._intake.succeeded(session)
         if session.gone:
             return
         opening = self._openings.get(session)

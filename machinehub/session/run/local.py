@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from machinehub.errors import Conflict, NotFound, Unavailable
-from machinehub.ids import Seq
-from machinehub.model import Kind, SessionDelete
+from machinehub.model import SessionDelete
 from machinehub.session.decide.events import check_event, check_input
 from machinehub.session.port import Answered, Closed, Ending, Snapshot, Summary
 from machinehub.session.run.deletion import Deletions
@@ -25,15 +24,15 @@ from machinehub.session.run.presence import Crowds
 from machinehub.session.run.presence_events import PresenceEvents
 from machinehub.session.run.publisher import Publisher, snapshot_of
 from machinehub.session.run.registry import Registry
+from machinehub.session.run.restarts import Restarts
 from machinehub.session.run.scheduler import TimerScheduler
 from machinehub.session.run.waits import Waits
 from machinehub.session.run.waking import Waking
 from machinehub.tasks import Tasks
-from sandbox.protocol.inputs import given_of
 
 if TYPE_CHECKING:
     from machinehub.clock import Clock, Entropy
-    from machinehub.ids import EventId, MachineId, SessionId
+    from machinehub.ids import EventId, MachineId, Seq, SessionId
     from machinehub.limits import Limits
     from machinehub.logs import MachineLogs
     from machinehub.metrics import Metrics
@@ -151,6 +150,15 @@ class LocalSessions:
             intake=self.intake,
             waits=self.waits,
             deletions=self.deletions,
+        )
+        self.restarts = Restarts(
+            self._store,
+            versions,
+            self._clock,
+            self._entropy,
+            history=self.history,
+            deletions=self.deletions,
+            scheduler=self.scheduler,
         )
         self.waking = Waking(
             self.registry,
@@ -392,15 +400,7 @@ class LocalSessions:
         await self.deletions.delete(address.machine_id, address.session_id)
 
     async def restart(self, address: Address) -> Snapshot:
-        record = await self._record(address)
-        first = await self._store.entries(record.key, after=(Seq(0), 0), limit=1)
-        if not first or first[0].kind is not Kind.START:
-            raise NotFound(
-                "history_pruned",
-                "the input that this session began with is not kept any more: delete it, and create"
-                " it with its input",
-            )
-        return snapshot_of(await self.loader.restart(address, given_of(first[0].input)))
+        return await self.restarts.restart(address)
 
     async def delete_machine(self, machine_id: MachineId) -> None:
         await self.deletions.delete_machine(machine_id)
