@@ -8,6 +8,7 @@ Decides: which names mean them, and what is said of a bundle that imports one.
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from sandbox.protocol.messages import BuildMessage
@@ -29,6 +30,9 @@ HINTS: Final = {
 }
 """By package: what to do instead."""
 _REQUIRED: Final = re.compile(r'require\("(node:[^"]+)"\)')
+_IMPORTING: Final = re.compile(r"\b(?:from|import|require)\s{0,20}\(?\s{0,20}$")
+BEFORE_CHARS: Final = 60
+WARNINGS_MAX: Final = 50
 _PACKAGE: Final = re.compile(r"(?:.*/)?node_modules/((?:@[^/]+/)?[^/]+)/")
 
 
@@ -42,18 +46,22 @@ def options(packages: Iterable[str]) -> list[str]:
 
 
 def packages_of(paths: Iterable[str]) -> set[str]:
-    """The npm packages that files belong to."""
-    return {found[1] for path in paths if (found := _PACKAGE.match(path))}
+    """The npm packages that files belong to, and that every file finds: those at the top."""
+    tops = (re.match(r"node_modules/((?:@[^/]+/)?[^/]+)/", path) for path in paths)
+    return {found[1] for found in tops if found}
 
 
 def warnings_of(script: str, files: dict[str, str]) -> list[BuildMessage]:
     """One for each import of such a module by a file that is in the bundle `script`."""
-    return [
+    known = {f"node:{name}" for name in BARE.split()}
+    modules = sorted({each for each in _REQUIRED.findall(script) if each.split("/")[0] in known})
+    found = (
         BuildMessage(_text(path, module), path, *place)
-        for module in sorted(set(_REQUIRED.findall(script)))
+        for module in modules
         for path in sorted(files)
         for place in _imports(files[path], module)
-    ]
+    )
+    return list(islice(found, WARNINGS_MAX))
 
 
 def _text(path: str, module: str) -> str:
@@ -65,8 +73,12 @@ def _text(path: str, module: str) -> str:
 
 def _imports(text: str, module: str) -> Iterator[tuple[int, int]]:
     """(line, column), from 1, of the first import of `module`."""
-    name = re.escape(module.removeprefix("node:"))
-    pattern = rf"""(?:\bfrom\s*|\bimport\s*\(?\s*|\brequire\s*\(\s*)["'](?:node:)?{name}["']"""
-    if (found := re.search(pattern, text)) is not None:
-        before = text[: found.start()]
-        yield before.count("\n") + 1, found.start() - (before.rfind("\n") + 1) + 1
+    name = module.removeprefix("node:")
+    quoted = [f"{quote}{prefix}{name}{quote}" for quote in "\"'" for prefix in ("", "node:")]
+    for at in sorted(at for text_ in quoted if (at := text.find(text_)) >= 0):
+        # What stands before it is looked at backwards, and not far.
+        if (found := _IMPORTING.search(text[max(0, at - BEFORE_CHARS) : at])) is not None:
+            start = max(0, at - BEFORE_CHARS) + found.start()
+            before = text[:start]
+            yield before.count("\n") + 1, start - (before.rfind("\n") + 1) + 1
+            return

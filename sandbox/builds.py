@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 ERRORS_MAX, ERROR_CHARS_MAX, FILE_CHARS_MAX = 50, 2_000, 300
 """Of a build that failed: what is shown."""
+MISSING_MAX = 50
+"""Names that nothing implements, of which a place is looked for."""
 
 
 class Builds:
@@ -91,7 +93,11 @@ class Builds:
         warnings = [
             *bundle.warnings,
             *map(BuildMessage, report.warnings),
-            *(places.warning_about(each, build.files, build.entry) for each in report.missing),
+            *(
+                places.warning_about(each, build.files, build.entry)
+                for each in report.missing[:MISSING_MAX]
+                if each.kind in places.KEYS
+            ),
         ]
         return Built(
             build.ticket,

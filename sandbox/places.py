@@ -8,6 +8,7 @@ that fits best is taken.
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -42,6 +43,10 @@ INSTEAD: Final = {
     "activities": "`invoke`",
 }
 """Keys of XState 4."""
+LOOKED_AT: Final = 200_000
+"""Characters of a file: nobody writes longer ones, and what looks for names must not take long."""
+OCCURRENCES_MAX: Final = 200
+"""Of one name in a file."""
 BEFORE_CHARS: Final = 300
 """How far before a name its key is looked for."""
 _ERRORS: Final = (
@@ -109,7 +114,7 @@ def explained(error: BuildMessage, files: dict[str, str], entry: str) -> BuildMe
 
 def find(kind: str, name: str, files: dict[str, str], entry: str) -> tuple[str, int, int] | None:
     """(file, line, column), both from 1, of the name in the uploader's own files."""
-    own = [path for path in files if "node_modules/" not in path]
+    own = [path for path in files if "node_modules/" not in path and len(files[path]) <= LOOKED_AT]
     own.sort(key=lambda path: path != entry)
     best: tuple[int, str, int] | None = None
     for path in own:
@@ -136,7 +141,7 @@ def _occurrences(kind: str, name: str, text: str) -> Iterator[tuple[int, int]]:
     pattern = rf"(?P<quote>['\"`]){quoted}(?P=quote)"
     if kind in ("delay", "key") and name.isidentifier():
         pattern += rf"|\b{name}(?=\s*:)"
-    for found in re.finditer(pattern, text):
+    for found in islice(re.finditer(pattern, text), OCCURRENCES_MAX):
         at = found.start()
         keys = _ANY_KEY.findall(text[max(0, at - BEFORE_CHARS) : at])
         fits = bool(keys) and keys[-1] in KEYS[kind]

@@ -37,7 +37,7 @@ class AppServer:
 
     @staticmethod
     def _listen(handler: Any, port: int) -> ThreadingHTTPServer:
-        for number in range(port + 1, port + PORTS_TRIED):
+        for number in range(port + 1, min(port + PORTS_TRIED, 65536)):
             try:
                 return ThreadingHTTPServer(("127.0.0.1", number), handler)
             except OSError:
@@ -52,8 +52,8 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         # A name of somebody else's that leads here would be a page of another site reading ours.
-        host = self.headers.get("Host", "").rpartition(":")[0]
-        if host not in ("127.0.0.1", "localhost"):
+        host = self.headers.get("Host", "").rpartition(":")[0].lower()
+        if host not in ("127.0.0.1", "localhost") or "%00" in self.path:
             self.send_error(403, "only for this computer")
             return
         if self.path.partition("?")[0] != "/machine.json":
@@ -65,6 +65,9 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        self.send_error(405, "GET alone")
 
     def list_directory(self, path: Any) -> None:  # noqa: ARG002 - what the base class is asked
         self.send_error(404, "no such file")

@@ -144,6 +144,13 @@ def table(headings: list[str], rows: Iterable[list[str]]) -> None:
         say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def session_part(session: str) -> str:
+    """A session's id as a segment of a path. Two of them would mean another path to everything that
+    handles URLs, unless their dots are written out.
+    """
+    return "%2E" * len(session) if session in (".", "..") else quote(session, safe="")
+
+
 @dataclass(frozen=True, slots=True)
 class Hub:
     """A hub over HTTP. Every failure ends the command with its message and exit code."""
@@ -248,7 +255,7 @@ class Hub:
             if refused.exit_code != UNAUTHORISED:
                 raise
             self._check_is_id(name, refused)
-        return f"/{name}{at}{version}/{quote(session, safe='')}"
+        return f"/{name}{at}{version}/{session_part(session)}"
 
     def _check_is_id(self, machine: str, refused: Refused) -> None:
         """Ends the command when no machine has this id: it is a name, or a typo."""
@@ -269,7 +276,7 @@ class Hub:
         machine, slash, session = machine_and_session.partition("/")
         if not slash or not machine or not session:
             fail(f"{machine_and_session!r} is not MACHINE/SESSION", USAGE)
-        return f"{self.machine_path(machine.partition('@')[0])}/sessions/{quote(session, safe='')}"
+        return f"{self.machine_path(machine.partition('@')[0])}/sessions/{session_part(session)}"
 
 
 class Refused(Exception):

@@ -2,8 +2,9 @@
 reading the source is not enough (`z.infer`, generics, types of packages).
 
 The compiler runs in a process of its own, over a copy of the deployed files in a folder of its own,
-beside a link to the project's `node_modules`. It is told to write declarations for a file that
-names the machine's types, spelled out: no name of the project's is left in them.
+beside a link to the project's `node_modules`. It writes nothing: a file of ours gives each of the
+machine's types, spelled out, to something that takes none, and what the compiler has against that
+says what the type is. The files may be a stranger's: what is read of the answer must be a type.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from machinehub.cli.modules import is_type
 from machinehub.cli.typescript import Said
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TIMEOUT_S: Final = 60
 DEPTH: Final = 9
@@ -25,12 +30,16 @@ _CONFIGURES: Final = frozenset({"tsconfig.json", "jsconfig.json", "package.json"
 """A stranger's configuration of the compiler: not for us."""
 _PROBE: Final = "machinehub-types"
 _SUFFIX: Final = re.compile(r"\.(?:ts|tsx|mts)$")
-_CONST: Final = re.compile(
-    r"^export declare const (\w+): (.*?);\n(?=export |\Z)", re.MULTILINE | re.DOTALL
+_SAYS: Final = re.compile(
+    r"^(?P<file>[^\n(]+)\((?P<line>\d+),\d+\): error TS2322: "
+    r"Type '(?P<type>.*)' is not assignable to type 'never'\.$",
+    re.MULTILINE,
 )
+_KEYS: Final = ("context", "events", "output", "emitted", "input")
 _OPTIONS: Final = [
-    "--declaration",
-    "--emitDeclarationOnly",
+    "--noEmit",
+    "--pretty",
+    "false",
     "--skipLibCheck",
     "--strict",
     "--target",
@@ -45,8 +54,6 @@ _OPTIONS: Final = [
     "--allowImportingTsExtensions",
     "--esModuleInterop",
     "--resolveJsonModule",
-    "--outDir",
-    ".out",
 ]
 _LEAF: Final = "machinehub:leaf"
 _SAYS_NOTHING: Final = frozenset(
@@ -86,11 +93,11 @@ type Spell<T, Depth extends unknown[]> = Depth["length"] extends {depth}
 declare function spell<T>(): Spell<T, []>;
 
 type Snapshot = SnapshotFrom<Machine>;
-export const context = spell<Snapshot extends {{ context: infer C }} ? C : unknown>();
-export const events = spell<EventFrom<Machine>>();
-export const output = spell<OutputFrom<Machine>>();
-export const emitted = spell<EmittedFrom<Machine>>();
-export const input = spell<InputFrom<Machine>>();
+const context: never = spell<Snapshot extends {{ context: infer C }} ? C : unknown>();
+const events: never = spell<EventFrom<Machine>>();
+const output: never = spell<OutputFrom<Machine>>();
+const emitted: never = spell<EmittedFrom<Machine>>();
+const input: never = spell<InputFrom<Machine>>();
 """
 
 
@@ -118,20 +125,19 @@ def types_compiled(files: dict[str, str], entry: str, folder: Path) -> Said | No
     tsc, modules = found
     with tempfile.TemporaryDirectory() as place:
         root = Path(place).resolve()
-        probe = _lay_out(root, files, entry, modules)
         try:
-            subprocess.run(  # noqa: S603 - the project's own compiler, which the user installed
-                ["node", str(tsc), *_OPTIONS, "--rootDir", str(root), str(probe)],  # noqa: S607
+            probe = _lay_out(root, files, entry, modules)
+            done = subprocess.run(  # noqa: S603 - the project's own compiler, which the user installed
+                ["node", str(tsc), *_OPTIONS, str(probe)],  # noqa: S607
                 cwd=root,
                 capture_output=True,
                 timeout=TIMEOUT_S,
                 check=False,  # errors in the project's own files do not matter here
             )
-            written = next((root / ".out").rglob(f"{_PROBE}.d.ts"), None)
-            declared = written.read_text(encoding="utf-8") if written else ""
-        except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+            said = done.stdout.decode()
+        except (OSError, ValueError, subprocess.SubprocessError):
             return None
-    types = {key: _tidy(text) for key, text in _CONST.findall(declared)}
+        types = dict(_read(said, root, probe))
     known = {key: text for key, text in types.items() if text not in _SAYS_NOTHING}
     if not known.keys() & {"events", "context"}:
         return None
@@ -143,6 +149,18 @@ def types_compiled(files: dict[str, str], entry: str, folder: Path) -> Said | No
     )
 
 
+def _read(said: str, root: Path, probe: Path) -> Iterator[tuple[str, str]]:
+    """The types by their keys, as far as the compiler says them."""
+    lines = probe.read_text(encoding="utf-8").splitlines()
+    for found in _SAYS.finditer(said):
+        if (root / found["file"]).resolve() != probe:
+            continue
+        key = lines[int(found["line"]) - 1].removeprefix("const ").partition(":")[0]
+        text = _tidy(found["type"])
+        if key in _KEYS and is_type(text):
+            yield key, text
+
+
 def _tidy(text: str) -> str:
     """A printed type on one line, without the mark of leaves."""
     mark = re.escape(json.dumps(_LEAF))
@@ -151,16 +169,20 @@ def _tidy(text: str) -> str:
 
 
 def _lay_out(root: Path, files: dict[str, str], entry: str, modules: Path) -> Path:
-    """Writes the project's own files, and the one that names the types; returns that."""
+    """Writes the project's own files, and the one that names the types; returns that. Raises
+    `OSError` and `ValueError` for paths that cannot be, or lead elsewhere.
+    """
+    (root / "node_modules").symlink_to(modules)
     for path, content in files.items():
         target = (root / path).resolve()
         if "node_modules/" in path or target.name in _CONFIGURES or not target.is_relative_to(root):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(content, encoding="utf-8", errors="replace")
-    (root / "node_modules").symlink_to(modules)
     where = PurePosixPath(entry)
     probe = root / where.parent / f"{_PROBE}.ts"
+    if "node_modules" in where.parts or not probe.resolve().is_relative_to(root):
+        raise ValueError(entry)
     name = json.dumps("./" + _SUFFIX.sub("", where.name))
     text = _SOURCE.format(entry=name, depth=DEPTH, leaf=json.dumps(_LEAF))
     probe.write_text(text, encoding="utf-8")

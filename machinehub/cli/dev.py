@@ -229,14 +229,16 @@ class Developing:
                 "`machinehub dev --fresh`"
             )
             return
+        anew = 0
         for each in older:
             try:
                 await self._hub.sessions.restart(Address(machine.id, each.session_id))
+                anew += 1
             except HubError as error:
                 progress.print(
                     f"{plain(each.session_id)} was not started anew: {plain(error.detail)}"
                 )
-        progress.print(f"{len(older)} started anew on version {number}")
+        progress.print(f"{anew} started anew on version {number}")
 
 
 def _show_error(line: LogLine) -> None:

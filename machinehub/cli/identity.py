@@ -5,6 +5,7 @@ events from one terminal, and from the next, are one participant's. `--as NAME` 
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,7 @@ As = Annotated[
     ),
 ]
 KEY_CHARS = 32
+_KEY = re.compile(f"[0-9a-f]{{{KEY_CHARS}}}")
 
 
 def client_key(name: str = "") -> str:
@@ -37,8 +39,8 @@ def client_key(name: str = "") -> str:
 
 def _own_key(path: Path) -> str:
     try:
-        known = path.read_text(encoding="ascii").strip()
-        if len(known) == KEY_CHARS:
+        known = path.read_text(encoding="ascii").strip() if path.is_file() else ""
+        if _KEY.fullmatch(known):
             return known
     except (OSError, UnicodeDecodeError):
         pass

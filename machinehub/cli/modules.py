@@ -287,6 +287,13 @@ def all_of(node: Node, kind: str) -> Iterator[Node]:
         waiting.extend(reversed(here.named_children))
 
 
+def is_type(text: str) -> bool:
+    """Whether a text is one type of TypeScript, and nothing besides: it may be put into a file."""
+    root = Parser(_GRAMMARS[False]).parse(f"type T = {text};".encode(errors="replace")).root_node
+    (first, *more) = root.named_children or [root]
+    return not root.has_error and first.type == "type_alias_declaration" and not more
+
+
 def is_literal(node: Node) -> bool:
     return node.type in ("string", "number") or (
         node.type == "unary_expression" and node.named_children[-1].type == "number"

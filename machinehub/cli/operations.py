@@ -96,6 +96,7 @@ def create_token(
     name: Annotated[str, typer.Option("--name", help="What it is for.")] = "", data: Data = None
 ) -> None:
     """Create a token and print it: it is shown this once."""
+    name = " ".join(name.split())  # a name is a line
     token = new_token()
     now_ms = SystemClock().now_ms()
     _with_store(data, lambda store: store.add_token(name=name[:100], token=token, now_ms=now_ms))

@@ -37,6 +37,13 @@ _PLAIN: Final[dict[str, Literal["text", "number", "boolean"]]] = {
 
 def payloads_of(files: dict[str, str], entry: str) -> dict[str, list[PayloadField]]:
     """The fields of each event by its type, of those that have any."""
+    try:
+        return _payloads(files, entry)
+    except RecursionError:  # types that contain themselves
+        return {}
+
+
+def _payloads(files: dict[str, str], entry: str) -> dict[str, list[PayloadField]]:
     said = types_said(files, entry)
     if said is None:
         return {}

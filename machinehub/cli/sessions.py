@@ -6,7 +6,6 @@ import json
 import math
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
 import typer
 
@@ -29,6 +28,7 @@ from machinehub.cli.common import (
     progress,
     read_json,
     say,
+    session_part,
     table,
 )
 from machinehub.cli.definitions import events_of
@@ -73,7 +73,7 @@ def _delete_sessions(hub: Hub, machine: str, *, yes: bool) -> None:
         paths = {machine.partition("/")[2]: hub.session_api_path(machine)}
     else:
         of = hub.machine_path(machine) + "/sessions"
-        paths = {each["id"]: f"{of}/{quote(each['id'], safe='')}" for each in hub.items(of)}
+        paths = {each["id"]: f"{of}/{session_part(each['id'])}" for each in hub.items(of)}
     if paths and not yes:
         if not sys.stdin.isatty():
             fail("deleting cannot be undone; say --yes", USAGE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from urllib.parse import quote
 
 import typer
 
@@ -21,6 +20,7 @@ from machinehub.cli.common import (
     fail,
     plain,
     progress,
+    session_part,
 )
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def contexts(hub: Hub, path: str, number: int) -> list[Any]:
             continue
         try:
             found.append(
-                hub.read(f"{path}/sessions/{quote(session['id'], safe='')}")["snapshot"]["context"]
+                hub.read(f"{path}/sessions/{session_part(session['id'])}")["snapshot"]["context"]
             )
         except (Refused, LookupError, TypeError):  # it was deleted meanwhile
             continue

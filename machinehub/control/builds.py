@@ -101,6 +101,14 @@ def _checked(definition: bytes, upload: Upload, warnings: list[dict[str, Any]]) 
         "payloads": msgspec.to_builtins(upload.payloads),
         "warnings": warnings,
     }
-    if said := {key: value for key, value in more.items() if value}:
-        return msgspec.json.encode(read | said)
-    return definition
+    said = {key: value for key, value in more.items() if value}
+    if not said:
+        return definition
+    whole = msgspec.json.encode(read | said)
+    if len(whole) > DEFINITION_BYTES_MAX:
+        raise BuildFailed(
+            "definition_too_large",
+            f"the machine's definition with its payloads takes more than {DEFINITION_BYTES_MAX} "
+            "bytes",
+        )
+    return whole

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from machinehub.cli.compiler import types_compiled
+from machinehub.cli.modules import is_type
 from machinehub.cli.payloads import payloads_of
 from machinehub.cli.typescript import types_said
 from machinehub.model import PayloadField
@@ -119,6 +120,36 @@ def test_what_is_deployed_writes_nowhere_else(project: Path) -> None:
     assert sorted(path.name for path in project.iterdir()) == ["node_modules", "src"]
 
 
+def test_a_strangers_files_change_nothing_and_say_nothing_but_types(project: Path) -> None:
+    mine = project / "src" / "mine.ts"
+    mine.write_text("export const mine = 1;")
+    declared = project / "src" / "mine.d.ts"
+    declared.write_text("by hand")
+    evil = "export declare const context: {n: number} };\nfetch('x'); type X = {;"
+    hostile = FILES | {
+        "src/m.ts": f'import type {{ mine }} from "{mine.with_suffix("")}";\n{SOURCE}',
+        ".out/src/machinehub-types.d.ts": evil,
+        "machinehub-types.d.ts": evil,
+    }
+    said = types_compiled(hostile, "src/m.ts", project)
+    assert said is not None
+    assert "fetch" not in said.type
+    assert declared.read_text() == "by hand"
+    for entry in ("node_modules/x/m.ts", str(project / "m.ts"), "../m.ts", "", "a\0.ts"):
+        assert types_compiled({entry: SOURCE}, entry, project) is None, entry
+    assert types_compiled(FILES | {"node_modules": "x"}, "src/m.ts", project) is not None
+    assert types_compiled({"a": "", "a/b.ts": SOURCE}, "a/b.ts", project) is None
+    assert sorted(path.name for path in project.rglob("machinehub-types*")) == []
+    assert not (project / "node_modules" / "x").exists()
+
+
+@pytest.mark.core
+def test_a_type_is_one_type() -> None:
+    assert is_type("{ a: number } | string")
+    for text in ("{ a: number }; fetch('x')", "{ a: number", "", "x; type Y = 1", "1 }; {", "/*"):
+        assert not is_type(text), text
+
+
 async def test_the_command_asks_it(client: Client, project: Path) -> None:
     body = {"name": "compiled", "entry": "src/m.ts", "files": FILES}
     assert (await client.http.post("/api/v1/deployments", json=body)).status_code in (200, 201)
@@ -156,6 +187,9 @@ def test_payloads_are_read_from_types() -> None:
         "B": both,
     }
     assert payloads_of({"m.js": source}, "m.js") == {}
+    endless = """import { setup } from "xstate"; type E = E & { type: "A" };
+    export default setup({ types: {} as { events: E } }).createMachine({});"""
+    assert payloads_of({"m.ts": endless}, "m.ts") == {}
     deep = "type A = B; type B = A; " + "type E = " + "(" * 300 + "A" + ")" * 300 + ";"
     hostile = deep + "export default setup({ types: {} as { events: E } }).createMachine({});"
     assert payloads_of({"m.ts": 'import { setup } from "xstate";' + hostile}, "m.ts") == {}

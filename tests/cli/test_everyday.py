@@ -79,6 +79,21 @@ async def test_sessions_are_started_anew_and_deleted(client: Client) -> None:
     ]
 
 
+async def test_a_session_called_like_a_way_up_is_a_session(client: Client) -> None:
+    machine = await client.deploy(COUNTER, name="dots")
+    for name in ("%2E%2E", "%2E", "keep"):
+        assert (await client.http.put(f"/{machine}/{name}", json={})).status_code == 201
+    assert (
+        json.loads((await run("sessions", "dots/..", "--json", client=client)).stdout)["id"] == ".."
+    )
+    assert (await run("restart", "dots/..", client=client)).returncode == 0
+    assert (await run("sessions", "dots/..", "--delete", "--yes", client=client)).returncode == 0
+    listed = json.loads((await run("sessions", "dots", "--json", client=client)).stdout)
+    assert [each["id"] for each in listed] == [".", "keep"]
+    assert (await run("sessions", "dots", "--delete", "--yes", client=client)).returncode == 0
+    assert (await run("info", "dots", client=client)).returncode == 0, "the machine is there"
+
+
 async def test_who_has_no_token_hears_that_names_need_one(tmp_path: Path) -> None:
     async with running_hub(tmp_path, token="secret") as client:
         machine = await client.deploy(COUNTER, name="named")

@@ -21,6 +21,8 @@ VALUES = """[
   new Date(NaN).toLocaleString(),
   [1234.5, new Date(0)].toLocaleString(),
   new Intl.DateTimeFormat().resolvedOptions().timeZone,
+  Intl.DateTimeFormat("en", { timeZone: "utc" }).resolvedOptions().timeZone,
+  "aß".toLocaleUpperCase(), "AÉ".toLocaleLowerCase("en"),
   "a".localeCompare("b"), "b".localeCompare("a"), "a".localeCompare("a"),
 ]"""
 THROW = [
@@ -37,6 +39,7 @@ THROW = [
     "'a'.localeCompare('b', 'de')",
     "['b', 'a'].sort((x, y) => x.localeCompare(y, undefined, { numeric: true }))",
     "Intl.getCanonicalLocales('en')",
+    "'i'.toLocaleUpperCase('tr')",
 ]
 
 

@@ -75,15 +75,15 @@ export default createMachine({ id: "m", predictableActionArguments: true, initia
 
 
 async def test_with_strict_a_warning_is_an_error(client: Client) -> None:
-    refused = await deploy(client, TYPO, name="strict", strict=True)
+    refused = await deploy(client, TYPO, name="strictly", strict=True)
     assert (refused.status_code, refused.json()["code"]) == (422, "has_warnings")
     assert {"file": "m.ts", "line": 6, "column": 30} in [
         {key: value for key, value in each.items() if key != "message"}
         for each in refused.json()["errors"]
     ]
-    assert (await client.http.get("/api/v1/machines/strict")).status_code == 404
+    assert (await client.http.get("/api/v1/machines/strictly")).status_code == 404
     await deploy(client, TYPO, name="loose")
-    known = await deploy(client, TYPO, name="strict", strict=True)
+    known = await deploy(client, TYPO, name="strictly", strict=True)
     assert known.json()["code"] == "has_warnings", "content that was built before"
     assert (await deploy(client, COUNTER, name="clean", strict=True)).status_code == 201
 

@@ -64,6 +64,17 @@ def test_keys_that_mean_nothing() -> None:
     assert (other.line, other.column) == (2, 3)
 
 
+def test_hostile_text_is_looked_at_quickly() -> None:
+    """None of these ends within the patience of anybody if it takes the square of its length."""
+    spaces = "/* import" + " " * 900_000 + '*/ import * as fs from "node:fs";'
+    (said,) = warnings_of('require("node:fs")', {"m.ts": spaces})
+    assert said.line == 1
+    many = "".join(f'require("node:{number}");' for number in range(20_000))
+    assert warnings_of(many, {"m.ts": many}) == []
+    assert find("action", "x", {"m.ts": '"x"' * 50_000}, "m.ts") == ("m.ts", 1, 1)
+    assert find("action", "x", {"m.ts": '"x"' * 500_000}, "m.ts") is None
+
+
 def test_errors_of_xstate_are_said_plainly() -> None:
     thrown = "Invalid transition definition for state node 'm.a':\nChild state 'goo' does not exist on 'm'"
     told = explained(BuildMessage(thrown, "m.ts", 2, 1), {"m.ts": SOURCE}, "m.ts")

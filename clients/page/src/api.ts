@@ -126,8 +126,12 @@ function parsed(text: string): unknown {
 }
 
 const machinePath = (machine: string): string => `/api/v1/machines/${encodeURIComponent(machine)}`;
-const sessionPath = (machine: string, session: string): string =>
-  `${machinePath(machine)}/sessions/${encodeURIComponent(session)}`;
+/** Browsers take two ids for a way up, however they are written: those can be had by the command line. */
+const sessionPath = (machine: string, session: string): string => {
+  if (session === "." || session === "..")
+    throw new Problem(0, "invalid_session_id", `a browser cannot name the session ${session}`);
+  return `${machinePath(machine)}/sessions/${encodeURIComponent(session)}`;
+};
 
 export const readMachine = (machine: string, version?: number): Promise<MachineInfo> =>
   call(`/${machine}${version === undefined ? "" : `@${version}`}`);

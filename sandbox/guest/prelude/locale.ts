@@ -66,6 +66,8 @@ function installTexts(): void {
   /* eslint-disable @typescript-eslint/unbound-method -- called with a value of the caller's */
   const itsCompare = String.prototype.localeCompare;
   const bigintText = BigInt.prototype.toString;
+  const upper = String.prototype.toUpperCase;
+  const lower = String.prototype.toLowerCase;
   /* eslint-enable @typescript-eslint/unbound-method */
   const methods: [object, string, unknown][] = [
     [
@@ -99,6 +101,21 @@ function installTexts(): void {
         return Reflect.apply(itsCompare, this, [other]);
       },
     ],
+    ...(["toLocaleUpperCase", "toLocaleLowerCase"] as const).map(
+      (name): [object, string, unknown] => {
+        const plain = name === "toLocaleUpperCase" ? upper : lower;
+        return [
+          String.prototype,
+          name,
+          {
+            [name](this: string, locales?: unknown): string {
+              check(`String's ${name}`, locales, undefined);
+              return Reflect.apply(plain, this, []);
+            },
+          }[name],
+        ];
+      },
+    ),
     [Date.prototype, "toLocaleDateString", ofDate("toLocaleDateString", dateText)],
     [Date.prototype, "toLocaleTimeString", ofDate("toLocaleTimeString", timeText)],
     [
@@ -111,13 +128,13 @@ function installTexts(): void {
     Object.defineProperty(prototype, name, { value, writable: true, configurable: true });
 }
 
-const UTC = ["UTC", "Etc/UTC", "GMT", "Etc/GMT"];
+const UTC = ["UTC", "ETC/UTC", "GMT", "ETC/GMT"];
 
 /** Says that it is UTC here, and formats nothing. */
 class DateTimeFormat {
   constructor(_locales?: unknown, options?: { readonly timeZone?: string }) {
     const zone = options?.timeZone;
-    if (zone !== undefined && !UTC.includes(zone))
+    if (zone !== undefined && !UTC.includes(zone.toUpperCase()))
       throw new RangeError(`Invalid time zone specified: ${zone} (machines know UTC alone)`);
   }
 
@@ -156,7 +173,13 @@ const ABSENT = [
 
 export function installLocale(): void {
   installTexts();
-  const Intl: Record<string, unknown> = { DateTimeFormat };
+  // Which may be called without `new`.
+  const callable = function (...given: ConstructorParameters<typeof DateTimeFormat>) {
+    return new DateTimeFormat(...given);
+  };
+  callable.prototype = DateTimeFormat.prototype;
+  callable.supportedLocalesOf = () => [];
+  const Intl: Record<string, unknown> = { DateTimeFormat: callable };
   for (const name of ABSENT)
     // eslint-disable-next-line @typescript-eslint/no-extraneous-class -- what libraries look for is a class
     Intl[name] = class {

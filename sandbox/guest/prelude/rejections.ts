@@ -8,13 +8,17 @@ import { describe } from "./turn.ts";
 /** More are not told apart from each other: a log has no more lines than that in a turn. */
 const REMEMBERED = 64;
 
-let waiting: ({ promise: unknown; reason: unknown } | undefined)[] = [];
+let waiting: { promise: unknown; reason: unknown }[] = [];
 
 /** What the engine calls (`tell_rejection` in glue.c): `handled` when somebody listens to the promise after all. */
 export function rejected(promise: unknown, reason: unknown, handled: boolean): void {
   if (handled) {
-    for (let at = 0; at < waiting.length; at++)
-      if (waiting[at]?.promise === promise) waiting[at] = undefined;
+    const others: typeof waiting = [];
+    for (let at = 0; at < waiting.length; at++) {
+      const each = waiting[at] as (typeof waiting)[number];
+      if (each.promise !== promise) safe.append(others, each);
+    }
+    waiting = others;
   } else if (waiting.length < REMEMBERED) safe.append(waiting, { promise, reason });
 }
 
@@ -24,9 +28,7 @@ export function logRejections(): void {
   const rejections = waiting;
   waiting = [];
   for (let at = 0; at < rejections.length; at++) {
-    const rejection = rejections[at];
-    if (!rejection) continue;
-    const { name, message } = describe(rejection.reason);
+    const { name, message } = describe((rejections[at] as (typeof rejections)[number]).reason);
     log("error", `a promise was rejected, and nothing handles that: ${name}: ${message}`);
   }
 }

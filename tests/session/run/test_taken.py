@@ -23,6 +23,7 @@ export default setup({ delays: { soon: 20 } }).createMachine({
       TIMEOUT: { actions: () => { setTimeout(() => {}, 20); } },
       REJECT: { actions: async () => { throw new TypeError("nobody hears this"); } },
       CAUGHT: { actions: () => { Promise.reject(new Error("x")).catch(() => {}); } },
+      MANY_CAUGHT: { actions: () => { for (let i = 0; i < 200; i++) Promise.reject(i).catch(() => {}); } },
       LATE: { actions: () => { const p = Promise.reject(1); Promise.resolve().then(() => p.catch(() => {})); } },
     } },
     b: { after: { soon: "a" } },
@@ -102,7 +103,7 @@ async def test_the_journal_says_which_event_a_timer_was(
 
 async def test_promises_that_nobody_handles_are_logged(client: Client) -> None:
     machine = await client.deploy(SOURCE, name="rejections")
-    for event in ("CAUGHT", "LATE", "REJECT"):
+    for event in ("CAUGHT", "LATE", "MANY_CAUGHT", "REJECT"):
         answer = await client.http.post(f"/{machine}/s", json={"type": event})
         assert answer.status_code == 200
     lines = (await client.http.get(f"/api/v1/machines/{machine}/logs")).json()["data"]
