@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from machinehub.limits import Limits
 from tests.support import COUNTER, running_hub, until
 
 if TYPE_CHECKING:
@@ -136,3 +137,31 @@ async def test_pending_timers_are_listed(client: Client) -> None:
     definition = (await client.http.get(f"/{machine}")).json()["definition"]
     (after,) = definition["root"]["states"]["b"]["transitions"]
     assert (after["delay"], after["delayMs"]) == ("soon", 3600000)
+
+
+async def test_another_event_under_a_forgotten_id_is_refused(tmp_path: Path) -> None:
+    """Also when memory has forgotten the id, or the hub was started again in between."""
+    limits = Limits(ids_remembered=2)
+
+    async def send(client: Client, machine: str, body: bytes, key: str) -> Any:
+        headers = {"Idempotency-Key": key}
+        return await client.http.post(f"/{machine}/s", content=body, headers=headers)
+
+    odd = b'{"type":"x","n":[1e400,%d,true]}' % 10**400
+    async with running_hub(tmp_path, workers=1, limits=limits) as client:
+        machine = await client.deploy(COUNTER)
+        assert (await send(client, machine, odd, "odd")).status_code == 200
+        assert (await send(client, machine, b'{"type":"increment"}', "old")).status_code == 200
+        for number in range(6):
+            await send(client, machine, b'{"type":"increment"}', f"k{number}")
+        other = await send(client, machine, b'{"type":"decrement"}', "old")
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+    async with running_hub(tmp_path, workers=1, limits=limits) as client:
+        other = await send(client, machine, b'{"type":"decrement"}', "old")
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+        assert (await send(client, machine, odd, "odd")).json()["seq"] == 2
+        spaced = odd.replace(b",", b" , ")
+        assert (await send(client, machine, spaced, "odd")).json()["seq"] == 2
+        unlike = await send(client, machine, odd.replace(b"true", b"1"), "odd")
+        assert unlike.status_code == 422
+        assert (await client.http.get(f"/{machine}/s")).json()["seq"] == 9
