@@ -282,6 +282,7 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
     clearTimeout(this.#asking);
     clearTimeout(this.#held);
     this.#outbox.refuseAll(problem);
+    this.#learn();
     this.#foresee();
     this.#tell();
   }
@@ -320,7 +321,7 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
     const connection = frame["connection"] as { id: string } | undefined;
     this.#next = this.#stateOf(frame, Number(frame["version"]));
     // What was accepted before the connection broke is in it, whatever its number: the session may have been started anew.
-    this.#accepted = [];
+    this.#accepted = this.#accepted.map(({ event }) => ({ event, seq: 0 }));
     this.presence = { ...this.presence, self: connection?.id ?? null };
     this.status = "open";
     this.error = null;
