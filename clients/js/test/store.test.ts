@@ -54,7 +54,7 @@ test("what is not acknowledged is sent again, in order, with the same ids", asyn
 test.each([
   [4001, "unauthorised"],
   [4003, "forbidden"],
-  [4004, "no_such_machine"],
+  [4004, "no_such_session"],
 ])("%i is the end", async (code, name) => {
   const hub = fakeHub();
   const { store, socket } = await hub.connect();
