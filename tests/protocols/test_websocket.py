@@ -126,6 +126,7 @@ async def test_emitted_events_and_presence(client: Client) -> None:
     )
     machine = await client.deploy(source, name="emits")
     async with client.socket(f"{machine}/s") as one:
+        await one.until("snapshot")  # from here on it hears what is emitted
         async with client.socket(f"{machine}/s") as two:
             await two.event({"type": "PING", "n": 7})
             emitted = await one.until("emitted")
