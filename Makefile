@@ -16,7 +16,7 @@ FORGE_SOURCES := sandbox/forge.py sandbox/image.py sandbox/leb128.py $(wildcard 
 # Python keeps what it compiled, whatever the environment says: half of a short run would go there.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup guest client page screenshots run test browser core check format wheel image-check sim chaos fuzz test262 bench bench-peer lock clean
+.PHONY: setup guest client page screenshots run test browser proxies core check format wheel image-check sim chaos fuzz test262 bench bench-peer lock clean
 
 setup: $(VENV)/.installed guest client page
 
@@ -61,12 +61,16 @@ screenshots: setup browser
 run: setup
 	$(BIN)/machinehub dev examples/counter.ts
 
-test: setup check browser
+test: setup check browser proxies
 	$(BIN)/python -m pytest -q -n 3 --dist loadgroup
 
 # The page is tested in a real browser.
 browser:
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; } || { echo "install chromium: apt-get install chromium"; exit 1; }
+
+# The hub is tested behind real proxies.
+proxies:
+	PATH=$$PATH:/usr/sbin; for name in nginx caddy openssl faketime; do command -v $$name >/dev/null || { apt-get update -qq && apt-get install -y -qq $$name; } || { echo "install $$name: apt-get install $$name"; exit 1; }; done
 
 # Only the files that have such tests are read: importing the others takes longer than these run.
 core: setup

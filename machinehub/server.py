@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
 from machinehub.edge.http_connection import HubHttp
+from machinehub.edge.listening import connections_allowed, listen, raise_descriptor_limit
 from machinehub.edge.websocket_connection import HubSocket
+from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from machinehub.app import Hub
+
+log = logging.getLogger("machinehub.server")
 
 KEEP_ALIVE_S: Final = 75
 SHUTDOWN_S: Final = 5
@@ -29,6 +35,9 @@ UNACKNOWLEDGED_MS: Final = 15_000
 network is gone is noticed.
 """
 GC_OBJECTS: Final = 50_000
+RESUME_SHARE: Final = 0.98
+"""Accepting goes on when the connections are fewer than this share of what there may be."""
+LOOK_S: Final = 0.05
 FRAME_SLACK_BYTES: Final = 4096
 """What a frame may have around its event: type, id, white space."""
 
@@ -51,13 +60,18 @@ class HubServer(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                headers=[("X-Content-Type-Options", "nosniff")],
+                forwarded_allow_ips=settings.proxies,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=SHUTDOWN_S,
-                http=HubHttp.serving(hub.admission),
+                http=HubHttp.serving(hub.admission, hub.metrics, self),
                 limit_concurrency=settings.limits.connections,
             )
         )
         self._hub = hub
+        self._listening: list[socket.socket] = []
+        self._connections_max = 0
+        self._tasks = Tasks()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -70,16 +84,65 @@ class HubServer(uvicorn.Server):
                 number for number in self._captured_signals if number != signal.SIGTERM
             ]
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for server in self.servers:
-            for listening in server.sockets:
-                _notice_dead_readers(listening)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
+        """Listens. Ends the process where that cannot be, as uvicorn does."""
+        try:
+            self._listening = listen(self.config.host, self.config.port)
+        except OSError as error:
+            log.error("cannot listen on %s:%s: %s", self.config.host, self.config.port, error)
+            sys.exit(1)
+        for listening in self._listening:
+            _notice_dead_readers(listening)
+        self._connections_max = connections_allowed()
+        await self._accept()
 
-    async def shutdown(self, sockets: Any = None) -> None:
-        """Everybody is told, then uvicorn's own shutdown."""
+    async def _accept(self) -> None:
+        # Copies are listened on: closing one ends no queue of the kernel's.
+        await super().startup([each.dup() for each in self._listening])
+
+    def connected(self) -> None:
+        """A connection was accepted. The last one for which there is a descriptor is the last one
+        for now.
+        """
+        if len(self.server_state.connections) < self._connections_max or not self._hub.accepting:
+            return
+        self._hub.accepting = False
+        for server in self.servers:
+            server.close()
+        log.warning(
+            "%d connections: no more are accepted until some end, for lack of descriptors "
+            "(`ulimit -n`)",
+            self._connections_max,
+        )
+        self._tasks.spawn(self._accept_again())
+
+    async def _accept_again(self) -> None:
+        while len(self.server_state.connections) >= self._connections_max * RESUME_SHARE:
+            await asyncio.sleep(LOOK_S)
+        log.info("connections are accepted again")
+        await self._accept()
+        self._hub.accepting = True
+
+    async def shutdown(self, sockets: Any = None) -> None:  # noqa: ARG002 - uvicorn's
+        """The hub is not ready any more, and serves on for a while; then everybody is told; then
+        uvicorn's own shutdown.
+        """
+        await self._drain()
+        self._tasks.stop()
         self._hub.say_goodbye()
-        await super().shutdown(sockets)
+        await super().shutdown(self._listening)
+
+    async def _drain(self) -> None:
+        """A second signal ends it."""
+        self._hub.operations.draining = True
+        wait_s = self._hub.settings.drain_s
+        if wait_s:
+            log.info("not ready any more; the hub stops in %d s", wait_s)
+        for tick in range(wait_s * 10):
+            if self.force_exit:
+                return
+            await asyncio.sleep(0.1)
+            await self.on_tick(tick)
 
 
 def _notice_dead_readers(listening: socket.socket) -> None:
@@ -91,6 +154,7 @@ def _notice_dead_readers(listening: socket.socket) -> None:
 
 async def serve(hub: Hub, *, on_ready: Callable[[], Awaitable[None]] | None = None) -> None:
     """Runs a hub until it is told to stop (SIGTERM, SIGINT). `on_ready` runs once it listens."""
+    raise_descriptor_limit()
     await hub.start()
     # What is here now stays, and what comes is freed by its reference counts: cycles need not be
     # looked for after every 700 objects.

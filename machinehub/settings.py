@@ -6,8 +6,10 @@ docs/settings.md.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 PREFIX = "MACHINEHUB_"
 LIMIT_PREFIX = PREFIX + "LIMIT_"
+OTHERS = frozenset({"SERVER", "CACHE", "CONFIG", "BUILT"})
+"""Variables of commands that talk to a hub, of folders, and of the wheel's build."""
+_ORCHESTRATORS = re.compile("MACHINEHUB_(SERVICE_.*|PORT_[0-9]+_.*)")
+"""What Kubernetes tells every container about a service that is named machinehub, besides
+`MACHINEHUB_PORT=tcp://...`.
+"""
 KEEPING = ("keep_checkpoints", "keep_checkpoint_every", "keep_journal", "expire_finished_s")
 
 
@@ -59,6 +67,16 @@ class Settings:
     """Sites whose pages may use machines, as in `https://example.org https://example.com`; empty
     for all.
     """
+    trusted_proxies: str = "127.0.0.1, ::1"
+    """Addresses and networks of the proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are
+    believed, as in `10.0.0.0/8, ::1`. All clients of any other proxy count as one address: its own.
+    """
+    drain_s: int = 0
+    """How long a hub that was told to stop is not ready but still serves, in seconds: so long a
+    balancer may take to notice.
+    """
+    backup_before_upgrade: bool = True
+    """Whether a SQLite database is copied before its schema is changed."""
     fuel: bool = False
     """Whether wasmtime's fuel is counted for every turn: the same work costs the same everywhere,
     and a fifth more CPU.
@@ -77,6 +95,15 @@ class Settings:
     def base_url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return self.public_url.rstrip("/") or f"http://{host}:{self.port}"
+
+    @property
+    def base_path(self) -> str:
+        """The path of the public URL, as in `/hub`; empty where it has none."""
+        return urlsplit(self.base_url).path.rstrip("/")
+
+    @property
+    def proxies(self) -> list[str]:
+        return self.trusted_proxies.replace(",", " ").split()
 
     @property
     def worker_count(self) -> int:
@@ -119,12 +146,15 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
         ("workers", int),
         ("public_url", str),
         ("origins", str),
+        ("trusted_proxies", str),
+        ("drain_s", int),
+        ("backup_before_upgrade", _yes_or_no),
         ("fuel", _yes_or_no),
         ("isolate_machines", _yes_or_no),
         *((name, int) for name in KEEPING),
     ):
         text = environment.get(PREFIX + name.upper())
-        if text:
+        if text and not (name == "port" and text.startswith("tcp://")):
             values[name] = _convert(PREFIX + name.upper(), text, convert)
     limits = {
         name: _convert(LIMIT_PREFIX + name.upper(), text, int)
@@ -134,15 +164,12 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
     for name, value in limits.items():
         if not 1 <= int(str(value)) <= 2**40:
             raise BadSettings(f"{LIMIT_PREFIX}{name.upper()}: {value} is not a limit")
-    unknown = {key for key in environment if key.startswith(LIMIT_PREFIX)} - {
-        LIMIT_PREFIX + name.upper() for name in Limits.__struct_fields__
-    }
-    if unknown:
-        raise BadSettings(f"{', '.join(sorted(unknown))}: no such limit")
+    _check_names(environment)
     values |= {key: value for key, value in chosen.items() if value is not None}
     for name, lowest, highest in (
         ("port", 1, 65535),
         ("workers", 0, 256),
+        ("drain_s", 0, 3600),
         ("keep_checkpoints", 1, 1000),
         *((name, 0, 2**31) for name in KEEPING[1:]),
     ):
@@ -151,7 +178,54 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
                 f"{PREFIX}{name.upper()}: {values[name]} is not between {lowest} and {highest}"
             )
     _public_host(str(values.get("public_url", "")))
+    _check_origins(str(values.get("origins", "")))
+    _check_networks(str(values.get("trusted_proxies", "")))
+    if values.get("database_url"):
+        normalise_database_url(str(values["database_url"]))
     return Settings(**values, limits=Limits(**limits))  # type: ignore[arg-type]
+
+
+def _check_names(environment: Mapping[str, str]) -> None:
+    """Raises `BadSettings` for variables that mean nothing: a setting that is misspelled would not
+    be noticed before it is missed.
+    """
+    known = {PREFIX + name.upper() for name in Settings.__dataclass_fields__} | {
+        PREFIX + name for name in OTHERS
+    }
+    limits = {LIMIT_PREFIX + name.upper() for name in Limits.__struct_fields__}
+    known = (known - {LIMIT_PREFIX[:-1] + "S"}) | limits
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in known and not _ORCHESTRATORS.fullmatch(name):
+            near = difflib.get_close_matches(name, known, 1)
+            what = "no such limit" if name.startswith(LIMIT_PREFIX) else "there is no such setting"
+            raise BadSettings(f"{name}: {what}" + (f"; is it {near[0]}?" if near else ""))
+
+
+def _check_origins(origins: str) -> None:
+    """Raises `BadSettings` for what no browser would send as `Origin` (RFC 6454, section 7)."""
+    for origin in origins.replace(",", " ").split():
+        try:
+            parts = urlsplit(origin)
+            is_one = (
+                parts.hostname and parts.port != 0 and origin == f"{parts.scheme}://{parts.netloc}"
+            )
+        except ValueError:
+            is_one = False
+        if not is_one or "@" in origin or origin != origin.lower():
+            raise BadSettings(
+                f"{PREFIX}ORIGINS: {origin!r} is not an origin as in https://app.example "
+                "(lower case, no path)"
+            )
+
+
+def _check_networks(networks: str) -> None:
+    for network in networks.replace(",", " ").split():
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise BadSettings(
+                f"{PREFIX}TRUSTED_PROXIES: {error}; write addresses and networks, as in 10.0.0.0/8"
+            ) from None
 
 
 def check_can_listen(settings: Settings, *, has_tokens: bool) -> None:

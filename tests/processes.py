@@ -54,14 +54,17 @@ async def start_hub(
     *arguments: str,
     port: int,
     log: int | Any = asyncio.subprocess.PIPE,
+    under: tuple[str, ...] = (),
     **environment: str,
 ) -> Process:
+    """`under` is a command that runs the hub's, as prlimit(1) does."""
     env = (
         {key: value for key, value in os.environ.items() if not key.startswith("MACHINEHUB_")}
         | {"MACHINEHUB_CACHE": str(CACHE)}
         | environment
     )
     process = await asyncio.create_subprocess_exec(
+        *under,
         sys.executable,
         "-c",
         "from machinehub.cli.main import main; main()",
@@ -92,9 +95,17 @@ async def until_ready(url: str, *, within_s: float = 60) -> None:
 
 @contextlib.asynccontextmanager
 async def hub_process(
-    data: Path, *arguments: str, wait: bool = True, port: int | None = None, **environment: str
+    data: Path,
+    *arguments: str,
+    wait: bool = True,
+    port: int | None = None,
+    log: int | Any = asyncio.subprocess.PIPE,
+    under: tuple[str, ...] = (),
+    **environment: str,
 ) -> AsyncIterator[Process]:
-    running = await start_hub(data, *arguments, port=port or free_port(), **environment)
+    running = await start_hub(
+        data, *arguments, port=port or free_port(), log=log, under=under, **environment
+    )
     try:
         if wait:
             await until_ready(running.url)

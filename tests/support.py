@@ -215,7 +215,7 @@ async def running_hub(
     a test takes.
     """
     hub = Hub(
-        Settings(port=free_port(), data=data, cache=CACHE, **{"workers": 1} | settings),
+        Settings(data=data, cache=CACHE, **{"port": free_port(), "workers": 1} | settings),
         clock=clock,
         entropy=Entropy(seed=1) if clock else None,
     )

@@ -24,6 +24,12 @@ const finish: Plugin = {
 
 export default defineConfig({
   base: "/assets/",
+  // The page itself names its files from the site's root, and the hub puts its base path before that; scripts name others
+  // relative to themselves.
+  experimental: {
+    renderBuiltUrl: (name, { hostType }) =>
+      hostType === "html" ? `/assets/${name}` : { relative: true },
+  },
   plugins: [react(), finish],
   build: {
     outDir: out,

@@ -151,6 +151,15 @@ def session_part(session: str) -> str:
     return "%2E" * len(session) if session in (".", "..") else quote(session, safe="")
 
 
+def untrusted(server: str, error: str) -> str:
+    """What is said of a certificate that is not trusted here."""
+    why = error.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
+    return (
+        f"the certificate of {server} is not trusted here: {why or error}. SSL_CERT_FILE names a "
+        "file of other authorities."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Hub:
     """A hub over HTTP. Every failure ends the command with its message and exit code."""
@@ -190,7 +199,9 @@ class Hub:
             yield
         except httpx.InvalidURL:
             fail(f"{self.server!r} is not a URL", USAGE)
-        except httpx.ConnectError:
+        except httpx.ConnectError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                fail(untrusted(self.server, str(error)))
             fail(
                 f"no hub answers at {self.server}. Start one with `machinehub serve`, or name "
                 "another with --server."

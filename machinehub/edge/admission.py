@@ -2,18 +2,21 @@
 
 In one order: names (`Host`, proxies), origins, how many and how often, identity. How large a body
 may be depends on what is asked, and is refused where it is read (`requests.read_body`). Counts are
-kept by address (of the proxy's client, where a proxy on this computer names one; an IPv6 network of
-64 bits counts as one). On an open hub, which only this computer reaches, nothing is counted: a
+kept by address (of the proxy's client, where a trusted proxy names one; an IPv6 network of 64 bits
+counts as one). On an open hub, which only this computer reaches, nothing is counted: a
 developer's own load test is no abuse.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from machinehub.edge.peers import is_mine
 from machinehub.errors import BadRequest, Forbidden, RateLimited
 from machinehub.principal import Principal, Standing
 from machinehub.rates import Rates
@@ -22,12 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
     from machinehub.clock import Clock
+    from machinehub.edge.peers import Address
     from machinehub.edge.tokens import Tokens
     from machinehub.limits import Limits
     from machinehub.settings import Settings
 
-PROXIES: Final = frozenset({"127.0.0.1", "::1"})
-"""From where `X-Forwarded-For` is believed, as uvicorn does."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 ASSETS: Final = "/assets/"
 TOKEN_PROTOCOL: Final = "machinehub.token."  # noqa: S105 - not one
@@ -66,7 +68,7 @@ class _Headers:
                     self.site = value.decode("latin-1")
                 case b"sec-fetch-mode":
                     self.mode = value.decode("latin-1")
-                case b"forwarded":
+                case b"forwarded" | b"via":
                     self.forwarded = True
                 case _ if name.startswith(b"x-forwarded-"):
                     self.forwarded = True
@@ -81,6 +83,8 @@ class Admission:
         clock: Clock,
     ) -> None:
         self._names = LOOPBACK_NAMES | {settings.host}
+        self._proxies = [ip_network(proxy) for proxy in settings.proxies]
+        self._is_proxy = functools.lru_cache(maxsize=4096)(self._look_up_proxy)
         self._origins = frozenset(settings.origins.replace(",", " ").split())
         self._limits = limits
         self._tokens = tokens
@@ -94,14 +98,27 @@ class Admission:
         """Whether everybody on this computer may do everything."""
         return self._tokens.is_open
 
-    def connect(self, peer: str) -> Callable[[], None] | None:
-        """Counts a new TCP connection from `peer`. Returns a function that the caller has to call
-        when the connection closes, or None if it is not counted: on an open hub, and for a proxy
-        on this computer, whose requests are counted by `enter`. Raises `RateLimited`.
+    def connect(
+        self, peer: Address | None, ours: Address | None = None
+    ) -> Callable[[], None] | None:
+        """Counts a new TCP connection from `peer` to our address `ours`. Returns a function that
+        the caller has to call when the connection closes, or None if it is not counted: on an open
+        hub, and for a trusted proxy, whose clients are counted by `enter`. Raises `RateLimited`,
+        and `Forbidden` where the hub is open and another user's process connects.
         """
-        if self.is_open or peer in PROXIES:
+        if peer is None:
             return None
-        address = network_of(peer)
+        if self.is_open:
+            if ours is not None and not is_mine(peer, ours):
+                raise Forbidden(
+                    "foreign_host",
+                    "an open hub is for the user who started it: another user's process connects, "
+                    "as a proxy does; configure a token (`machinehub tokens create`)",
+                )
+            return None
+        if self._is_proxy(peer[0]):
+            return None
+        address = network_of(peer[0])
         self._count(self._connected, address, "connections")
         return lambda: self._uncount(self._connected, address)
 
@@ -109,8 +126,9 @@ class Admission:
         """A request or a socket begins: `scope` carries its principal from now on. What to call
         when it ends. Raises `Forbidden`, `RateLimited`.
         """
+        await self._tokens.look()
         head = _Headers(scope["headers"])
-        self._check_names(head)
+        self._check_names(head, scope["http_version"])
         self._check_origin(head, scope["path"])
         address = network_of(scope["client"][0] if scope.get("client") else "")
         if not self.is_open:
@@ -121,15 +139,23 @@ class Admission:
         self._count(self._inside, address, "connections and requests")
         return lambda: self._uncount(self._inside, address)
 
+    def _look_up_proxy(self, peer: str) -> bool:
+        try:
+            address = ip_address(peer)
+        except ValueError:
+            return False
+        return any(address in network for network in self._proxies)
+
     # --- names and origins ------------------------------------------------------------------------
 
-    def _check_names(self, head: _Headers) -> None:
+    def _check_names(self, head: _Headers, http_version: str) -> None:
         """An open hub is for this computer alone: neither a page whose server points a name of its
-        own here (DNS rebinding) nor whoever comes through a proxy is let in.
+        own here (DNS rebinding) nor whoever comes through a proxy is let in. A proxy that adds no
+        header of its own, and calls the hub by its address, is known by HTTP/1.0: nginx's default.
         """
         if not self.is_open:
             return
-        if head.forwarded:
+        if head.forwarded or http_version == "1.0":
             raise Forbidden(
                 "foreign_host",
                 (

@@ -8,19 +8,20 @@ the same problem+json as everything else. (A request's body is bounded by who re
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from machinehub.edge.problem import MEDIA_TYPE, problem_body
 from machinehub.edge.websocket_connection import HubSocket
-from machinehub.errors import RateLimited
+from machinehub.errors import HubError
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
     from machinehub.edge.admission import Admission
+    from machinehub.metrics import Metrics
 
 HEAD_BYTES_MAX: Final = 32 * 1024
 HEADERS_MAX: Final = 100
@@ -34,9 +35,18 @@ WAITING_MAX: Final = 8
 """Requests that a client may send before it has the answer to its first."""
 
 
+class Accepting(Protocol):
+    """Whoever accepts connections."""
+
+    def connected(self) -> None:
+        """Hears of each that was accepted."""
+
+
 class HubHttp(HttpToolsProtocol):
     admission: ClassVar[Admission | None] = None
-    """Who counts connections; set by the hub that serves (`serving`)."""
+    """Who counts connections; this and what follows is set by the hub that serves (`serving`)."""
+    metrics: ClassVar[Metrics | None] = None
+    accepting: ClassVar[Accepting | None] = None
 
     _timer: asyncio.TimerHandle | None = None
     """Ends the connection when a head, or the rest of a body that was answered, takes too long."""
@@ -47,19 +57,22 @@ class HubHttp(HttpToolsProtocol):
     _leave: Callable[[], None] | None = None
 
     @classmethod
-    def serving(cls, admission: Admission) -> type[HubHttp]:
+    def serving(cls, admission: Admission, metrics: Metrics, accepting: Accepting) -> type[HubHttp]:
         """The protocol for one hub."""
-        return type("HubHttp", (cls,), {"admission": admission})
+        own = {"admission": admission, "metrics": metrics, "accepting": accepting}
+        return type("HubHttp", (cls,), own)
 
     # --- what asyncio calls -----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.accepting is not None:
+            self.accepting.connected()
         self._await_head()
-        if self.admission is not None and self.client is not None:
+        if self.admission is not None:
             try:
-                self._leave = self.admission.connect(self.client[0])
-            except RateLimited as error:
+                self._leave = self.admission.connect(self.client, self.server)
+            except HubError as error:
                 self._refuse(error.status, error.code, error.detail)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -176,6 +189,8 @@ class HubHttp(HttpToolsProtocol):
             return
         self._stop_waiting()
         self._refused = True
+        if self.metrics is not None:
+            self.metrics.refused.labels(code=code).inc()
         if self._is_answering:
             if (
                 self.pipeline or self.cycle.response_started
@@ -188,6 +203,7 @@ class HubHttp(HttpToolsProtocol):
         body = problem_body(status, title, code, detail)
         head = (
             f"HTTP/1.1 {status} {title}\r\nContent-Type: {MEDIA_TYPE}\r\n"
+            "X-Content-Type-Options: nosniff\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)

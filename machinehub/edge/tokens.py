@@ -1,15 +1,17 @@
 """The hub's tokens: which are valid, and whether the hub is open.
 
 A hub is *open* when it listens on loopback and never had a token: everybody on this computer may do
-everything. That is decided once, at the start: revoking the last token closes a hub, it does not
-open it.
+everything. The first token that is created closes it, also while it runs; revoking the last one
+does not open it.
 """
 
 from __future__ import annotations
 
 import hmac
+import logging
 from typing import TYPE_CHECKING, Final
 
+from machinehub.errors import Unavailable
 from machinehub.store.store import hash_token
 
 if TYPE_CHECKING:
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from machinehub.settings import Settings
     from machinehub.store.store import Store
 
+log = logging.getLogger("machinehub.edge")
+
+LOOK_S: Final = 0.5
+"""How often an open hub looks whether there is a token now."""
 REMEMBERED_S: Final = 2.0
 """How long the list of valid tokens is remembered: a revoked one is refused this soon."""
 TOKEN_CHARS_MAX: Final = 1024
@@ -31,6 +37,7 @@ class Tokens:
         self._store = store
         self._clock = clock
         self._open = False
+        self._looked_at_s = -LOOK_S
         self._valid: set[str] = set()
         self._read_at_s = -REMEMBERED_S
 
@@ -43,6 +50,20 @@ class Tokens:
         has_token = self._own is not None or bool(await self._store.token_list())
         self._open = self._is_loopback and not has_token
         self._read_at_s = self._clock.monotonic_s() - REMEMBERED_S
+
+    async def look(self) -> None:
+        """Closes an open hub that has a token by now."""
+        now_s = self._clock.monotonic_s()
+        if not self._open or now_s - self._looked_at_s < LOOK_S:
+            return
+        self._looked_at_s = now_s
+        try:
+            created = await self._store.token_list()
+        except Unavailable:
+            return
+        if created:
+            self._open = False
+            log.warning("there is a token now: the hub is not open any more")
 
     async def is_valid(self, token: str) -> bool:
         """Raises `Unavailable`."""

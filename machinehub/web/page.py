@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -41,7 +42,9 @@ _PAGE: Final = {
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-_ALWAYS: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+BASE_PATH: Final = "machinehub.base_path"
+"""Where the ASGI scope carries the path that the hub has on its site, if it has one."""
+_ALWAYS: Final = {"Referrer-Policy": "no-referrer"}
 _FRESH: Final = {"Cache-Control": "no-cache"}
 _FOREVER: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
 """For files whose names change with what is in them."""
@@ -54,7 +57,8 @@ def page(request: Request, *, status: int = 200) -> Response:
     """
     response = _static(request, "index.html", _PAGE | _FRESH)
     response.status_code = status
-    return response
+    base = request.scope.get(BASE_PATH, "")
+    return _moved(response, base) if base else response
 
 
 async def welcome(request: Request) -> Response:
@@ -75,6 +79,23 @@ async def asset(request: Request) -> Response:
     if name.endswith(".tgz"):
         return _package(request, name)
     return _static(request, name, _FOREVER if "-" in name else _FRESH)
+
+
+def _moved(response: Response, base: str) -> Response:
+    """The page as it is below a base path: its files are named from there, and a `meta` element
+    says it to the page's script.
+    """
+    text = (STATIC / "index.html").read_text()
+    quoted = html.escape(base, quote=True)
+    text = text.replace('"/assets/', f'"{quoted}/assets/').replace(
+        "<head>", f'<head><meta name="machinehub-base" content="{quoted}">', 1
+    )
+    headers = {
+        name: value
+        for name, value in response.headers.items()
+        if name not in ("content-encoding", "content-length", "content-type")
+    }
+    return Response(text, response.status_code, headers, _TYPES[".html"])
 
 
 def _package(request: Request, name: str) -> Response:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +15,7 @@ from websockets.typing import Subprotocol
 
 from machinehub.edge.admission import principal_of
 from machinehub.principal import Standing
-from tests.support import COUNTER, Client, problem, running_hub
+from tests.support import COUNTER, Client, problem, running_hub, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -126,6 +128,7 @@ async def test_a_token_says_who_asks(
     guarded: Client, header: tuple[bytes, bytes], standing: Standing
 ) -> None:
     scope = {"headers": [(b"host", b"hub.example"), header], "path": "/", "client": ("1.2.3.4", 5)}
+    scope["http_version"] = "1.1"
     leave = await guarded.hub.admission.enter(scope)
     assert principal_of(scope).standing == standing
     leave()
@@ -137,3 +140,51 @@ async def test_a_socket_that_brings_a_token_speaks_the_protocol(guarded: Client)
     protocols = [Subprotocol("machinehub.token.mh_t"), Subprotocol("machinehub.v1")]
     async with connect(url, subprotocols=protocols) as socket:
         assert socket.subprotocol == "machinehub.v1"
+
+
+async def test_an_open_hub_does_not_answer_what_proxies_speak(client: Client) -> None:
+    """nginx, as Debian has it, says HTTP/1.0 and the hub's own address, and nothing of a client."""
+    port = client.hub.settings.port
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET /api/v1/machines HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert b"foreign_host" in answer
+
+
+CONNECT = """
+import encodings.idna, os, socket, sys
+try:
+    os.setuid(65534)
+except PermissionError:
+    pass
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as hub:
+    hub.sendall(b"GET /healthz HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nConnection: close\\r\\n\\r\\n")
+    print(os.getuid(), hub.recv(9000))
+"""
+
+
+async def test_an_open_hub_is_for_the_user_who_started_it(client: Client) -> None:
+    """A proxy on this computer has a user of its own. (Only root can be another.)"""
+    asking = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", CONNECT, str(client.hub.settings.port)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said = (await asking.communicate())[0].decode()
+    uid = int(said.split()[0])
+    assert ("foreign_host" in said) == (uid != os.getuid()), said
+
+
+async def test_the_first_token_closes_an_open_hub(tmp_path: Path) -> None:
+    async with running_hub(tmp_path) as client:
+        deployment = {"name": "c", "entry": "c.ts", "files": {"c.ts": COUNTER}}
+        assert (await client.http.post("/api/v1/deployments", json=deployment)).status_code == 201
+        await client.hub.store.add_token(name="first", token="mh_first", now_ms=0)
+
+        async def is_closed() -> bool:
+            return (await client.http.get("/api/v1/machines")).status_code == 401
+
+        await until(is_closed)
+        headers = {"Authorization": "Bearer mh_first"}
+        assert (await client.http.get("/api/v1/machines", headers=headers)).status_code == 200

@@ -1,6 +1,7 @@
 // The hub's public API, as anybody may use it. Where a hub wants a token the page asks for one, and keeps it in this tab only.
 
 import type { Definition } from "@machinehub/client";
+import { onSite } from "./base.ts";
 
 export interface MachineInfo {
   readonly id: string;
@@ -102,7 +103,7 @@ async function call<T>(path: string, init: RequestInit = {}): Promise<T> {
   if (token() && path.startsWith("/api/")) headers.set("Authorization", `Bearer ${token()}`);
   let response: Response;
   try {
-    response = await fetch(path, { ...init, headers });
+    response = await fetch(onSite(path), { ...init, headers });
   } catch {
     throw new Problem(0, "unreachable", "the hub cannot be reached");
   }

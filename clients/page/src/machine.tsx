@@ -11,6 +11,7 @@ import {
   takes,
 } from "@machinehub/client";
 import { type Entry, fork, readMachine, type Snapshot } from "./api.ts";
+import { onSite } from "./base.ts";
 import { NewerVersion } from "./newer.tsx";
 import { Chart } from "./chart/chart.tsx";
 import { compare } from "./chart/compare.ts";
@@ -37,7 +38,7 @@ let lastTab: Tab = "live";
 export function MachinePage({ route }: { route: Route }) {
   const { machine, version } = route;
   const session = route.session ?? LOBBY;
-  const path = `/${machine}${version === undefined ? "" : `@${version}`}`;
+  const path = onSite(`/${machine}${version === undefined ? "" : `@${version}`}`);
   const [state, send, { status, presence, error }] = useMachine({
     url: location.origin + path,
     sessionId: session,
@@ -168,7 +169,7 @@ export function MachinePage({ route }: { route: Route }) {
               {error.code === "no_such_session" && (
                 <button onClick={() => location.reload()}>Begin it anew</button>
               )}{" "}
-              <a href="/">All machines</a>
+              <a href={onSite("/")}>All machines</a>
             </p>
           )}
           {status !== "closed" && (
@@ -293,7 +294,7 @@ function Ended({
         {again && <button onClick={again}>Try again</button>}
       </p>
       <p>
-        <a href="/">All machines of this hub</a>
+        <a href={onSite("/")}>All machines of this hub</a>
       </p>
     </div>
   );

@@ -12,6 +12,7 @@ import {
   type SessionItem,
   type Version,
 } from "./api.ts";
+import { base } from "./base.ts";
 import type { Difference } from "./chart/compare.ts";
 import { eventText } from "./chart/graph.ts";
 import type { History } from "./history.ts";
@@ -45,8 +46,9 @@ export function HistoryPanel({
       <p className="quiet">Choose an input to see the session as it was right after it.</p>
       {history.older && <button onClick={history.older}>Older inputs</button>}
       <ol className="history" ref={list} onKeyDown={moveAlong}>
-        {history.entries.map((entry) => (
+        {history.entries.map((entry, index) => (
           <li key={`${entry.seq}.${entry.attempt}`} className={entry.outcome}>
+            {gapBefore(entry, history.entries[index - 1])}
             <button
               aria-pressed={isSame(selected, entry)}
               onClick={() => select(isSame(selected, entry) ? undefined : entry)}
@@ -89,6 +91,15 @@ function moveAlong(event: KeyboardEvent<HTMLOListElement>): void {
   if (!next) return;
   event.preventDefault();
   next.focus();
+}
+
+/** The timers of a session that nobody listened to are not kept for ever. */
+function gapBefore(entry: Entry, before: Entry | undefined) {
+  if (before === undefined || entry.seq <= before.seq + 1) return null;
+  const first = before.seq + 1;
+  const last = entry.seq - 1;
+  const inputs = first === last ? `Input ${first} is` : `Inputs ${first} to ${last} are`;
+  return <p className="quiet">{`${inputs} not kept any more.`}</p>;
 }
 
 const isSame = (one: Entry | undefined, other: Entry): boolean =>
@@ -359,12 +370,12 @@ export function SharePanel({
   session: string;
   type: string;
 }) {
-  const url = `${location.origin}/${machine}/${urlPart(session)}`;
+  const url = `${location.origin}${base}/${machine}/${urlPart(session)}`;
   const curl = `curl -X POST ${shellQuoted(url)} -d ${shellQuoted(asciiJson({ type }))}`;
   const react = `import { useMachine } from "@machinehub/client/react";
 
 const [state, send] = useMachine({
-  url: ${asciiJson(`${location.origin}/${machine}`)},
+  url: ${asciiJson(`${location.origin}${base}/${machine}`)},
   sessionId: ${asciiJson(session)},
 });
 // state.context, state.matches(…)
@@ -375,7 +386,7 @@ const [state, send] = useMachine({
         [
           ["URL", url],
           ["curl", curl],
-          ["npm", `npm install ${location.origin}/assets/machinehub-client.tgz`],
+          ["npm", `npm install ${location.origin}${base}/assets/machinehub-client.tgz`],
           ["React", react],
         ] as const
       ).map(([name, text]) => (

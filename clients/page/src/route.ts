@@ -1,6 +1,7 @@
 // The page's address is the machine's: /{machine}[@version][/{session}]. Opening another session is going somewhere.
 
 import { useSyncExternalStore } from "react";
+import { base, onSite } from "./base.ts";
 
 export interface Route {
   readonly machine: string;
@@ -9,7 +10,9 @@ export interface Route {
 }
 
 export function readRoute(path: string): Route {
-  const [, first = "", second] = path.split("/");
+  const [, first = "", second] = (path.startsWith(base) ? path.slice(base.length) : path).split(
+    "/",
+  );
   const [machine = "", version] = first.split("@");
   let session: string | undefined;
   try {
@@ -21,7 +24,9 @@ export function readRoute(path: string): Route {
 }
 
 export const pathOf = ({ machine, version, session }: Route): string =>
-  `/${machine}${version === undefined ? "" : `@${version}`}${session === undefined ? "" : `/${encodeURIComponent(session)}`}`;
+  onSite(
+    `/${machine}${version === undefined ? "" : `@${version}`}${session === undefined ? "" : `/${encodeURIComponent(session)}`}`,
+  );
 
 /** The step that the address names: it can be sent to somebody. */
 export function stepInAddress(): number | undefined {

@@ -1,6 +1,7 @@
 // The hub's own page: its machines.
 
 import { readMachines } from "./api.ts";
+import { onSite } from "./base.ts";
 import { useLoaded } from "./load.ts";
 import { Copy, Refusal } from "./parts.tsx";
 
@@ -21,7 +22,7 @@ export function Welcome() {
       <ul>
         {machines.data?.map((machine) => (
           <li key={machine.id}>
-            <a href={`/${machine.id}`}>{machine.name}</a>{" "}
+            <a href={onSite(`/${machine.id}`)}>{machine.name}</a>{" "}
             <span className="quiet">
               {machine.active_version === null
                 ? "no active version"
