@@ -15,10 +15,9 @@ A broken assumption of our own is an `assert`, never one of these.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-if TYPE_CHECKING:
-    from machinehub.model import Fault
+from machinehub.model import Fault
 
 
 class HubError(Exception):
@@ -108,8 +107,19 @@ class Unavailable(HubError):
     status, title = 503, "Unavailable"
 
 
+def fault_of(error: HubError) -> Fault:
+    return Fault(error.code, error.detail, error.more.get("reason"))
+
+
 def error_of(fault: Fault) -> HubError:
     """The error for what became of an event. The machine's fault, unless we know better."""
+    error = _error_of(fault)
+    if fault.reason is not None:
+        error.more["reason"] = fault.reason
+    return error
+
+
+def _error_of(fault: Fault) -> HubError:
     match fault.code:
         case "session_deleted" | "no_such_version":
             return NotFound(fault.code, fault.detail)

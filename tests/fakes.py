@@ -15,6 +15,7 @@ from machinehub.model import (
     Armed,
     CheckpointWrite,
     Entry,
+    Kind,
     Retention,
     SavedCheckpoint,
     SessionDelete,
@@ -23,7 +24,7 @@ from machinehub.model import (
     TurnWrite,
 )
 from machinehub.store.database import AlreadyWritten
-from machinehub.store.sessions import superfluous
+from machinehub.store.retention import cut_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ class MemorySessionStore:
                             item.checkpoint.seq,
                             item.checkpoint,
                         )
-                        self._prune(item.key)
+                        self._prune(item.key, compacts=item.compacts)
                     case SessionDelete():
                         self._delete(item.key)
                         if (new := item.successor) is not None:
@@ -132,26 +133,19 @@ class MemorySessionStore:
             raise AlreadyWritten("the sessions")
         self._set(self.records, record.key, record)
 
-    def _prune(self, key: int) -> None:
-        saved, keep = self.saved[key], self.retention
-        seqs = sorted(saved)
-        base = max(
-            (seq for seq in seqs if keep.journal and seq <= seqs[-1] - keep.journal), default=0
-        )
-        every = (
-            min(keep.checkpoint_every or keep.journal, max(1, keep.journal // 2))
-            if keep.journal
-            else keep.checkpoint_every
-        )
-        gone = [
-            seq for seq in superfluous(seqs, newest=keep.checkpoints, every=every) if seq != base
-        ]
-        for seq in [seq for seq in seqs if seq in gone or seq < base]:
+    def _prune(self, key: int, *, compacts: bool) -> None:
+        saved = self.saved[key]
+        cut = cut_of(sorted(saved), self.retention, compacts=compacts)
+        for seq in cut.checkpoints:
             self._remove(saved, seq)
         for at, entry in list(self.journals[key].items()):
-            if entry.seq <= base:
+            is_tick = entry.kind is Kind.TIMER and entry.seq <= cut.ticks_to
+            if is_tick or entry.seq <= cut.inputs_to:
                 self._remove(self.journals[key], at)
                 self._remove(self.ids, (key, entry.event_id))
+        if cut.compacted_to:
+            noted = msgspec.structs.replace(self.records[key], compacted_to=cut.compacted_to)
+            self._set(self.records, key, noted)
 
     def _delete(self, key: int) -> None:
         self._remove(self.records, key)
@@ -315,7 +309,9 @@ class MemorySessionStore:
         return self.ids.get((key, event_id))
 
     async def span(self, key: int) -> tuple[int, int]:
-        applied = [seq for seq, attempt in self.journals.get(key, {}) if attempt == 0]
+        from_ = self.records[key].compacted_to or 0 if key in self.records else 0
+        journal = self.journals.get(key, {})
+        applied = [seq for seq, attempt in journal if attempt == 0 and seq > from_]
         last = max([*applied, *self.saved.get(key, {}), 0])
         return min(applied, default=last + 1), last
 

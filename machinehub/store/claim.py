@@ -19,10 +19,12 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 import asyncpg
 
 from machinehub.errors import Unavailable
-from machinehub.store.engine import connect_postgres
+from machinehub.store.engine import connect_postgres, create_private
 from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import URL
 
 log = logging.getLogger("machinehub.store")
@@ -74,7 +76,9 @@ class FileClaim:
         self._file: IO[str] | None = None
 
     async def take(self) -> None:
-        file = Path(f"{self._database}.hub").open("a")  # noqa: ASYNC230, SIM115 - it stays open
+        path = Path(f"{self._database}.hub")
+        create_private(path)
+        file = path.open("a")  # noqa: ASYNC230 - it stays open
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -98,12 +102,14 @@ class FileClaim:
 class PostgresClaim:
     """The claim on a Postgres database: a session-level advisory lock that one connection holds.
 
-    A task checks the connection every `LOOK_S` seconds, and takes the lock again when it is lost.
+    It is lost the moment that the connection ends, which a task checks every `LOOK_S` seconds
+    besides; the task then takes it again. `on_change` hears of both.
     Source: PostgreSQL's documentation, section 13.3.5 (advisory locks).
     """
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, on_change: Callable[[bool], None]) -> None:
         self._url = url
+        self._on_change = on_change
         self._connection: asyncpg.Connection[Any] | None = None
         self._tasks = Tasks()
 
@@ -138,6 +144,7 @@ class PostgresClaim:
             ) from error
         try:
             if await connection.fetchval("SELECT pg_try_advisory_lock($1)", HUB_LOCK):
+                connection.add_termination_listener(self._ended)
                 self._connection = connection
                 return None
             row = await connection.fetchrow(_HOLDER, HUB_LOCK)
@@ -162,16 +169,29 @@ class PostgresClaim:
                     await self._connection.fetchval("SELECT 1", timeout=ANSWER_S)
                     continue
                 except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                    log.error("the claim on the database is lost: nothing is written meanwhile")
-                    await self._let_go()
+                    await self._lost()
             try:
                 holder = await self._try()
             except Unavailable:
                 continue
             if holder is None:
                 log.warning("the database is claimed again")
+                self._on_change(True)
             else:
                 log.error("another hub has taken the database: %s", holder)
+
+    def _ended(self, connection: asyncpg.Connection[Any]) -> None:
+        """The connection is closed, by whomever."""
+        if connection is self._connection:
+            self._tasks.spawn(self._lost())
+
+    async def _lost(self) -> None:
+        if self._connection is None:
+            return
+        log.error("the claim on the database is lost: the hub serves nothing meanwhile")
+        gone, self._connection = self._connection, None
+        self._on_change(False)
+        await _close(gone)
 
     async def _let_go(self) -> None:
         connection, self._connection = self._connection, None

@@ -23,6 +23,7 @@ from machinehub.clock import Stopwatch
 from machinehub.errors import Unavailable
 from machinehub.store.claim import FileClaim, PostgresClaim
 from machinehub.store.engine import LOCK_WAIT_S, set_up_sqlite
+from machinehub.store.trouble import CLAIM_LOST, DAMAGED, because_of, cause_of, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -198,6 +199,9 @@ class Database:
             if engine.dialect.name == "sqlite"
             else engine.execution_options(isolation_level="REPEATABLE READ")
         )
+        self.damaged = False
+        """Whether something of it could not be read for what it is. That does not pass by itself.
+        """
         self._path = ""
         self._claim: Claim | None = None
         self._inode = 0
@@ -215,20 +219,41 @@ class Database:
 
         Raises `AlreadyWritten`, and `Unavailable` when it cannot be known to have been committed.
         """
-        if self._claim is not None and not self._claim.is_held:
-            raise Unavailable("unavailable", "this hub has lost its claim on the database")
+        self._check_claim()
         return await self._run(work, self._writer, self._engine, small=small)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """The same for work that only reads."""
+        self._check_claim()
         return await self._run(work, self._reader, self._snapshots)
 
-    async def claim(self) -> None:
-        """From now on the database is this hub's alone, until `close`. Raises `Unavailable` while
-        another has it.
+    def _check_claim(self) -> None:
+        if self._claim is not None and not self._claim.is_held:
+            raise unavailable(CLAIM_LOST)
+
+    async def claim(self, on_change: Callable[[bool], None] | None = None) -> None:
+        """From now on the database is this hub's alone, until `close`. `on_change` hears when that
+        is lost, and when it is so again. Raises `Unavailable` while another has it.
         """
-        self._claim = FileClaim(self._path) if self._path else PostgresClaim(self._engine.url)
+        self._claim = (
+            FileClaim(self._path)
+            if self._path
+            else PostgresClaim(self._engine.url, on_change or (lambda _held: None))
+        )
         await self._claim.take()
+
+    @property
+    def has_claim(self) -> bool:
+        return self._claim is None or self._claim.is_held
+
+    @property
+    def path(self) -> Path | None:
+        """The file of a database that is one."""
+        return Path(self._path) if self._path and self._path != ":memory:" else None
+
+    @property
+    def folder(self) -> Path | None:
+        return self.path.parent if self.path is not None else None
 
     def check_file(self) -> None:
         """Raises `Unavailable` when the file was taken away: what is written goes nowhere."""
@@ -265,6 +290,5 @@ class Database:
         except (IntegrityError, sqlite3.IntegrityError) as error:
             raise AlreadyWritten(str(error)) from error
         except (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError) as error:
-            raise Unavailable(
-                "unavailable", f"the database does not answer: {type(error).__name__}"
-            ) from error
+            self.damaged = self.damaged or cause_of(error) == DAMAGED
+            raise because_of(error) from error

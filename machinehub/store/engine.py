@@ -5,6 +5,7 @@ libpq's URLs say.
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,10 +42,27 @@ def open_engine(url: str) -> AsyncEngine:
             pool_pre_ping=True,
         )
     if parsed.database and parsed.database != ":memory:":
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(parsed.database)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = create_async_engine(parsed, connect_args={"timeout": LOCK_WAIT_S})
     event.listen(engine.sync_engine, "connect", set_up_sqlite)
     return engine
+
+
+def file_of(url: str) -> Path | None:
+    """The file of a database that is one."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return None
+    return Path(parsed.database)
+
+
+def create_private(path: Path) -> None:
+    """An empty file that only this user may read, unless there is one. SQLite gives what it keeps
+    beside a database the database's own permissions. Raises `OSError`.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 @contextlib.asynccontextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from machinehub.errors import Unavailable
 from machinehub.ids import EventId, MemberId, SessionId
 from machinehub.model import (
     Armed,
@@ -54,6 +55,7 @@ def to_record(row: Any) -> SessionRecord:
         finished_at_ms,
         parent,
         forked_at,
+        compacted_to,
     ) = row
     return SessionRecord(
         key=key,
@@ -66,6 +68,7 @@ def to_record(row: Any) -> SessionRecord:
         finished_at_ms=finished_at_ms,
         parent=None if parent is None else SessionId(parent.decode()),
         forked_at=forked_at,
+        compacted_to=compacted_to,
     )
 
 
@@ -79,7 +82,9 @@ def entry_row(key: SessionKey, entry: Entry) -> dict[str, Any]:
         "now_ms": entry.now_ms,
         "event_id": None if entry.event_id is None else entry.event_id.encode(),
         "changed": entry.changed,
-        "error": None if entry.error is None else msgspec.json.encode(entry.error),
+        "error": None
+        if (error := entry.error) is None
+        else msgspec.json.encode((error.code, error.detail)),
         "format": entry.format,
         "taken": entry.taken,
         "cause": entry.cause.encode() or None,
@@ -125,3 +130,17 @@ def to_checkpoint(row: Any) -> SavedCheckpoint:
         timers=msgspec.msgpack.decode(timers, type=dict[TimerId, int]),
         at_ms=at_ms,
     )
+
+
+def check_is_whole(record: SessionRecord, tail: list[Entry], since: int, last: int) -> None:
+    """Raises `Unavailable` where an input is missing: to go on without it would be a guess."""
+    there = [entry.seq for entry in tail]
+    for expected, found in zip(range(since + 1, last + 1), [*there, None], strict=False):
+        if found != expected:
+            raise Unavailable(
+                "session_damaged",
+                f"input {expected} of {record.machine_id}/{record.session_id} is missing from the "
+                f"journal: what was before it can be forked (at {expected - 1})"
+                if expected > 1
+                else f"the first input of {record.machine_id}/{record.session_id} is missing",
+            )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from machinehub.errors import Unavailable
+from machinehub.store.backup import back_up
+from machinehub.store.engine import create_private
 from machinehub.store.tables import formats as formats_table
 from sandbox.protocol import formats
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+log = logging.getLogger("machinehub.store")
 
 MIGRATION_LOCK: Final = 0x6D_68_75_62  # "mhub"
 _PACKAGED: Final = Path(__file__).parents[1] / "migrations"
@@ -39,8 +44,9 @@ KNOWN_FORMATS: Final = {
 """What this hub reads, and writes the newest of."""
 
 
-async def migrate(engine: AsyncEngine) -> str | None:
-    """Brings the schema to the newest revision; returns the revision that it found.
+async def migrate(engine: AsyncEngine, *, backup: bool = False) -> str | None:
+    """Brings the schema to the newest revision; returns the revision that it found. With `backup` a
+    SQLite database is copied before it is changed.
 
     Raises `Unavailable` for a database of a newer hub, which is left as it is.
     """
@@ -48,12 +54,35 @@ async def migrate(engine: AsyncEngine) -> str | None:
         path = engine.url.database
         if engine.dialect.name == "sqlite" and path and path != ":memory:":
             await locks.enter_async_context(_file_lock(Path(f"{path}.lock")))
+            create_private(Path(path))
+            if backup:
+                await _back_up(Path(path), await current_revision(engine))
         async with engine.begin() as connection:
             if engine.dialect.name != "sqlite":
                 await connection.execute(
                     sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK}
                 )
             return await connection.run_sync(_upgrade)
+
+
+async def _back_up(database: Path, revision: str | None) -> None:
+    """Copies a database whose schema is about to change, to `<database>.schema-<revision>`."""
+    if revision is None or revision == newest_revision():
+        return
+    check_is_known(revision)
+    target = Path(f"{database}.schema-{revision}")
+    if target.exists():
+        log.info("%s is kept: it was copied by an upgrade before this one", target)
+        return
+    try:
+        await asyncio.to_thread(back_up, database, target)
+    except Unavailable as error:
+        error.detail = (
+            f"no copy could be made before the upgrade ({error.detail}); "
+            "MACHINEHUB_BACKUP_BEFORE_UPGRADE=no does without"
+        )
+        raise
+    log.warning("the database of schema %s was copied to %s before its upgrade", revision, target)
 
 
 async def current_revision(engine: AsyncEngine) -> str | None:
@@ -143,6 +172,7 @@ def _run_migrations(connection: Connection) -> None:
 
 @contextlib.asynccontextmanager
 async def _file_lock(path: Path) -> AsyncIterator[None]:
+    create_private(path)
     with path.open("a") as file:
         await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
         yield

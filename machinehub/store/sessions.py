@@ -22,7 +22,10 @@ from machinehub.model import (
     TurnWrite,
 )
 from machinehub.store import statements as sql
+from machinehub.store.notes import Notes
+from machinehub.store.retention import prune
 from machinehub.store.rows import (
+    check_is_whole,
     checkpoint_row,
     entry_row,
     member_row,
@@ -98,28 +101,9 @@ class SessionStore:
             connection.run(sql.delete_checkpoint, keys)
             rows = [checkpoint_row(each.key, each.checkpoint) for each in frozen]
             connection.run(sql.add_checkpoint, rows)
+            compacted = {each.key for each in frozen if each.compacts}
             for key in {each.key for each in frozen}:
-                self._prune(connection, key)
-
-    def _prune(self, connection: Connection, key: SessionKey) -> None:
-        keep = self._retention
-        seqs = [seq for (seq,) in connection.fetch(sql.checkpoint_seqs, of_key=key)]
-        # What is left of the journal can still be replayed, from the checkpoint just before it.
-        base = max(
-            (seq for seq in seqs if keep.journal and seq <= seqs[-1] - keep.journal), default=0
-        )
-        every = (
-            min(keep.checkpoint_every or keep.journal, max(1, keep.journal // 2))
-            if keep.journal
-            else keep.checkpoint_every
-        )  # or none would ever be old enough
-        gone = {
-            seq for seq in superfluous(seqs, newest=keep.checkpoints, every=every) if seq != base
-        } | {seq for seq in seqs if seq < base}
-        if gone:
-            connection.run(sql.delete_checkpoint, [{"of_key": key, "of_seq": seq} for seq in gone])
-        if base:
-            connection.run(sql.forget_entries, [{"of_key": key, "of_seq": base}])
+                prune(connection, key, self._retention, compacts=key in compacted)
 
     async def fork(
         self,
@@ -158,12 +142,17 @@ class SessionStore:
 
         await self._database.write(work)
 
+    async def count(self) -> int:
+        """How many sessions there are."""
+        return int((await self._database.read(lambda each: each.fetch(sql.count_sessions)))[0][0])
+
     # --- reading ----------------------------------------------------------------------------------
 
     async def ping(self) -> None:
-        """Raises `Unavailable` when the database does not answer."""
-        self._database.check_file()
-        await self._database.read(lambda connection: connection.fetch(sql.one))
+        """Writes a note. Raises `Unavailable` when the database does not answer, or cannot be
+        written.
+        """
+        await Notes(self._database).ping()
 
     async def load(self, machine_id: MachineId, session_id: SessionId) -> StoredSession | None:
         """Everything that is needed to go on with a session; None when there is none."""
@@ -340,19 +329,6 @@ class SessionStore:
         return await self._database.read(work)
 
 
-def superfluous(seqs: list[Seq], *, newest: int, every: int) -> list[Seq]:
-    """Which of a session's checkpoints to drop: all but the newest ones and the first at or after
-    every so many inputs.
-    """
-    kept = set(seqs[-newest:]) if newest else set(seqs)
-    last = 0
-    for seq in seqs:
-        if every and seq // every > last // every:
-            kept.add(seq)
-            last = seq
-    return [seq for seq in seqs if seq not in kept]
-
-
 def _in_place_of(connection: Connection, item: TurnWrite) -> Entry | str | None:
     """What stands in the database where `item` should: another entry, "another session", "ours",
     nothing.
@@ -385,18 +361,17 @@ def _load(
     checkpoint = _checkpoint(connection, key, _LAST)
     since = checkpoint.seq if checkpoint else 0
     newest = connection.fetch(sql.newest_entry, of_key=key)
-    seq, attempts = newest[0] if newest else (since, 0)
+    seq, attempts = newest[0] if newest and newest[0][0] >= since else (since, 0)
+    applied = connection.fetch(sql.applied_since, of_key=key, of_seq=since) if seq > since else []
+    tail = [to_entry(row) for row in applied]
+    check_is_whole(record, tail, since, seq)
     timers = connection.fetch(sql.timers_of, of_key=key)
     return StoredSession(
         record=record,
         seq=Seq(seq),
         attempts=attempts,
         checkpoint=checkpoint,
-        tail=[
-            to_entry(row) for row in connection.fetch(sql.applied_since, of_key=key, of_seq=since)
-        ]
-        if seq > since
-        else [],
+        tail=tail,
         timers={timer: Armed(due_at_ms, tries) for timer, due_at_ms, tries in timers},
         receipts=[to_entry(row) for row in connection.fetch(sql.newest_ids, of_key=key)][::-1],
         members={

@@ -10,7 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from machinehub.store.database import Statement
-from machinehub.store.tables import checkpoints, journal, members, sessions, timers
+from machinehub.store.tables import checkpoints, journal, members, notes, sessions, timers
 
 RECEIPTS_LOADED: Final = 100
 """Event ids that a session is loaded with.
@@ -70,6 +70,8 @@ session_page = Statement(
     .limit(_limit)
 )
 
+count_sessions = Statement(sa.select(sa.func.count()).select_from(sessions))
+
 some_keys = Statement(
     sa.select(sessions.c.key)
     .where(sessions.c.machine_id == _of("machine", sa.String))
@@ -125,13 +127,23 @@ entries = Statement(
     .order_by(journal.c.seq, journal.c.attempt)
     .limit(_limit)
 )
+_compacted_to = sa.func.coalesce(
+    sa.select(sessions.c.compacted_to).where(sessions.c.key == _key).scalar_subquery(), _count(0)
+)
 applied_span = Statement(
     sa.select(sa.func.min(journal.c.seq), sa.func.max(journal.c.seq)).where(
-        journal.c.key == _key, _applied
+        journal.c.key == _key, _applied, journal.c.seq > _compacted_to
     )
 )
 forget_entries = Statement(
     journal.delete().where(journal.c.key == _key, journal.c.seq <= _of("seq"))
+)
+forget_ticks = Statement(
+    journal.delete().where(
+        journal.c.key == _key,
+        journal.c.seq <= _of("seq"),
+        journal.c.kind == sa.literal_column("'timer'"),
+    )
 )
 _inherited = (
     "seq",
@@ -152,6 +164,10 @@ inherit_entries = Statement(
             journal.c.key == _key, journal.c.seq <= _of("seq"), _applied
         ),
     )
+)
+
+note_compacted = Statement(
+    sessions.update().where(sessions.c.key == _key).values(compacted_to=_of("seq"))
 )
 
 # --- checkpoints and timers
@@ -207,4 +223,9 @@ presence_entries = Statement(
     )
     .order_by(journal.c.seq)
 )
-one = Statement(sa.select(_count(1)))
+
+# --- the hub's notes
+
+add_note = Statement(notes.insert())
+delete_note = Statement(notes.delete().where(notes.c.name == _of("name", sa.String)))
+note_named = Statement(sa.select(notes.c.value).where(notes.c.name == _of("name", sa.String)))

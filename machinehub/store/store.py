@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from machinehub.errors import Conflict, NotFound, Unavailable
 from machinehub.model import Image, Machine, Token, Version
 from machinehub.store.tables import engines, images, machines, tokens, versions
+from machinehub.store.trouble import because_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -62,9 +63,7 @@ class Store:
         except IntegrityError:
             raise
         except (SQLAlchemyError, OSError) as error:
-            raise Unavailable(
-                "unavailable", f"the database does not answer: {type(error).__name__}"
-            ) from error
+            raise because_of(error) from error
 
     async def ping(self) -> None:
         """Raises `Unavailable` when the database does not answer."""

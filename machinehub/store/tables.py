@@ -99,6 +99,8 @@ sessions = Table(
     Column("finished_at_ms", BigInteger, nullable=True),
     Column("parent", LargeBinary, nullable=True),  # UTF-8
     Column("forked_at", BigInteger, nullable=True),
+    # Inputs up to this seq may be missing from the journal: they were pruned or compacted.
+    Column("compacted_to", BigInteger, nullable=True),
     UniqueConstraint("machine_id", "session_id"),
     Index("ix_sessions_finished_at_ms", "finished_at_ms"),
 )
@@ -160,6 +162,14 @@ timers = Table(
     Column("due_at_ms", BigInteger, nullable=False, index=True),
     Column("tries", Integer, nullable=False),
     sqlite_with_rowid=False,
+)
+
+# What the hub notes for itself: "clock" (MessagePack [session_ms, wall_ms]), "written".
+notes = Table(
+    "notes",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
 )
 
 # Which versions of what is kept for ever there may be here (sandbox/protocol/formats.py).

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machinehub.store.sessions import superfluous
+from machinehub.store.retention import superfluous
 
 if TYPE_CHECKING:
     from machinehub.ids import Seq

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -413,6 +414,29 @@ async def test_a_journal_is_pruned_however_few_checkpoints_are_kept(
     assert last == 201
     assert 20 <= last - first <= 40
     assert len(await store.checkpoint_seqs(made.key)) <= 4
+
+
+async def test_the_inputs_of_timers_are_compacted(make: Callable[..., Any]) -> None:
+    """Behind the checkpoint before the newest one; what people sent stays."""
+    store = make(checkpoints=1, checkpoint_every=0)
+    made = record()
+    await store.commit([begun(made)])
+    for seq in range(2, 31):
+        is_tick = seq not in (5, 25)
+        turn = settled(made.key, seq, event_id=None if is_tick else f"e{seq}")
+        if is_tick:
+            entry = msgspec.structs.replace(turn.entry, kind=Kind.TIMER)
+            turn = msgspec.structs.replace(turn, entry=entry)
+        frozen = [CheckpointWrite(made.key, checkpoint(seq), seq > 10)] if seq % 10 == 0 else []
+        await store.commit([turn, *frozen])
+    assert await store.checkpoint_seqs(made.key) == [20, 30]
+    left = await store.entries(made.key, after=(0, 0), limit=99)
+    assert [each.seq for each in left] == [1, 5, *range(21, 31)]
+    assert await store.span(made.key) == (21, 30)
+    assert (await store.record("m", "s")).compacted_to == 20
+    found = await store.load("m", "s")
+    assert (found.seq, found.checkpoint.seq, found.tail) == (30, 30, [])
+    assert (await store.entry_of(made.key, EventId("e5"))).seq == 5
 
 
 async def test_a_session_all_of_whose_journal_is_in_its_checkpoint_still_counts_on(

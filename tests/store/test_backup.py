@@ -1,0 +1,168 @@
+"""Backups: taken while a hub works, checked, and put back; before each upgrade; and what a database
+says of itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from machinehub.store.backup import back_up
+from machinehub.store.schema import newest_revision
+from tests.cli.test_cli import run
+from tests.databases import new_database
+from tests.durable import send
+from tests.processes import deploy, hub_process
+from tests.store.test_trouble import damage_pages
+from tests.support import COUNTER, running_hub, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_a_backup_under_load_has_all_that_was_acknowledged(tmp_path: Path) -> None:
+    data, copy, again = tmp_path / "data", tmp_path / "copy.db", tmp_path / "again"
+    counts: dict[str, int] = {}
+    done = asyncio.Event()
+    async with hub_process(data) as hub, httpx.AsyncClient(timeout=60) as http:
+        machine = await deploy(hub.url)
+        path = machine.removeprefix(hub.url)
+
+        async def load(session: str) -> None:
+            while not done.is_set():
+                sent = await http.post(f"{machine}/{session}", json={"type": "increment"})
+                assert sent.status_code == 200, sent.text
+                counts[session] = sent.json()["snapshot"]["context"]["count"]
+
+        loading = [asyncio.create_task(load(f"s{number}")) for number in range(10)]
+        await until(lambda: _ended(loading) or sum(counts.values()) >= 500)
+        before = dict(counts)
+        taken = await run("backup", str(copy), "--data", str(data))
+        assert taken.returncode == 0, taken.stderr
+        assert "10 sessions" in taken.stdout
+        more = counts["s0"] + 20
+        await until(lambda: _ended(loading) or counts["s0"] >= more)
+        refused = await run("restore", str(copy), "--data", str(data))
+        assert refused.returncode == 1
+        assert "another hub uses" in refused.stderr
+        done.set()
+        await asyncio.gather(*loading)
+    assert copy.stat().st_mode & 0o777 == 0o600
+    restored = await run("restore", str(copy), "--data", str(again))
+    assert restored.returncode == 0, restored.stderr
+    async with hub_process(again) as hub, httpx.AsyncClient(timeout=60) as http:
+        for session, count in before.items():
+            found = (await http.get(f"{hub.url}{path}/{session}")).json()
+            assert found["snapshot"]["context"]["count"] >= count
+        checked = await run("verify", MACHINEHUB_SERVER=hub.url)
+        assert checked.returncode == 0, checked.stderr
+        assert checked.stdout.startswith("10 sessions, ")
+
+
+def _ended(tasks: list[asyncio.Task[None]]) -> bool:
+    return any(task.done() for task in tasks)
+
+
+async def test_a_database_that_is_replaced_is_kept(tmp_path: Path) -> None:
+    for name, sessions in (("a", 1), ("b", 2)):
+        async with running_hub(tmp_path / name) as client:
+            machine = await client.deploy(COUNTER)
+            for number in range(sessions):
+                await send(client, f"{machine}/{number}")
+    copy = tmp_path / "a.copy"
+    back_up(tmp_path / "a" / "hub.db", copy)
+    restored = await run("restore", str(copy), "--data", str(tmp_path / "b"))
+    assert restored.returncode == 0, restored.stderr
+    (aside,) = (tmp_path / "b").glob("hub.db.replaced-*")
+    assert str(aside) in restored.stderr.replace("\n", "")
+    assert back_up(aside, tmp_path / "aside.copy").sessions == 2
+    assert back_up(tmp_path / "b" / "hub.db", tmp_path / "b.copy").sessions == 1
+
+
+async def test_a_damaged_backup_is_not_put_back(tmp_path: Path) -> None:
+    async with running_hub(tmp_path / "data") as client:
+        machine = await client.deploy(COUNTER)
+        await send(client, f"{machine}/s")
+    copy = tmp_path / "copy.db"
+    back_up(tmp_path / "data" / "hub.db", copy)
+    before = (tmp_path / "data" / "hub.db").read_bytes()
+    damage_pages(copy)
+    for bad in (copy, tmp_path / "missing.db"):
+        refused = await run("restore", str(bad), "--data", str(tmp_path / "data"))
+        assert refused.returncode == 1
+        assert "Traceback" not in refused.stderr
+    again = await run("backup", str(copy), "--data", str(tmp_path / "data"))
+    assert "is there already" in again.stderr
+    assert (tmp_path / "data" / "hub.db").read_bytes() == before
+    assert not list((tmp_path / "data").glob("*unfinished*"))
+
+
+def make_older(path: Path) -> None:
+    """Undoes the newest migration."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE notes")
+        connection.execute("ALTER TABLE sessions DROP COLUMN compacted_to")
+        connection.execute("UPDATE alembic_version SET version_num = '0005'")
+    connection.close()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_before_an_upgrade_the_database_is_copied(tmp_path: Path, wanted: bool) -> None:
+    async with running_hub(tmp_path) as client:
+        machine = await client.deploy(COUNTER)
+        await send(client, f"{machine}/s")
+    make_older(tmp_path / "hub.db")
+    status = await run("db", "status", "--data", str(tmp_path), "--json")
+    assert json.loads(status.stdout) == {
+        "database": str(tmp_path / "hub.db"),
+        "schema": "0005",
+        "newest": newest_revision(),
+        "in_use": False,
+        "copies": [],
+    }
+    async with running_hub(tmp_path, backup_before_upgrade=wanted) as client:
+        assert (await send(client, f"{machine}/s")).json()["seq"] == 3
+    copy = tmp_path / "hub.db.schema-0005"
+    assert copy.exists() == wanted
+    if wanted:
+        assert back_up(copy, tmp_path / "look").revision == "0005"
+        restored = await run("restore", str(copy), "--data", str(tmp_path))
+        assert restored.returncode == 0, restored.stderr
+        async with running_hub(tmp_path) as client:
+            assert (await send(client, f"{machine}/s")).json()["seq"] == 3
+
+
+async def test_a_database_says_how_it_stands(tmp_path: Path, postgres: str) -> None:
+    empty = await run("db", "status", "--data", str(tmp_path / "none"))
+    assert "none: the database is empty" in empty.stdout
+    url = await new_database(postgres)
+    all_settings: tuple[dict[str, Any], ...] = ({}, {"MACHINEHUB_DATABASE_URL": url})
+    for settings in all_settings:
+        async with hub_process(tmp_path / "data", **settings) as hub:
+            await deploy(hub.url)
+            status = await run("db", "status", "--data", str(tmp_path / "data"), **settings)
+            assert status.returncode == 0, status.stderr
+            assert newest_revision() in status.stdout
+            assert ("in_use    yes" in status.stdout) == (not settings)
+            sizes = await run("db", "size", "--data", str(tmp_path / "data"), **settings)
+            assert sizes.returncode == 0, sizes.stderr
+            assert "engines" in sizes.stdout
+            assert "total" in sizes.stdout
+    refused = await run("backup", "x.db", MACHINEHUB_DATABASE_URL=url)
+    assert refused.returncode == 1
+    assert "pg_dump" in refused.stderr
+
+
+async def test_what_a_hub_makes_is_its_users_alone(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with hub_process(data) as hub:
+        await deploy(hub.url)
+        assert data.stat().st_mode & 0o777 == 0o700
+        modes = {path.name: path.stat().st_mode & 0o777 for path in data.iterdir()}
+        assert modes
+        assert set(modes.values()) == {0o600}, modes
