@@ -49,22 +49,22 @@ def on_sqlite(data: str) -> list[tuple[str, str, str]]:
         opening = measure("opening", hub, machine, sessions=300)
         hub.settle()
         commits, seconds = (
-            hub.metric("machinehub_journal_commits_total"),
-            hub.metric("machinehub_journal_commit_seconds_total"),
+            hub.metric("machinehub_commit_seconds_count"),
+            hub.metric("machinehub_commit_seconds_sum"),
         )
         ping = measure("events", hub, machine, sessions=1, clients=1, seconds=3)
         commit_ms = (
-            (hub.metric("machinehub_journal_commit_seconds_total") - seconds)
-            / (hub.metric("machinehub_journal_commits_total") - commits)
+            (hub.metric("machinehub_commit_seconds_sum") - seconds)
+            / (hub.metric("machinehub_commit_seconds_count") - commits)
             * 1000
         )
         lines, commits = (
-            hub.metric("machinehub_journal_lines_total"),
-            hub.metric("machinehub_journal_commits_total"),
+            hub.metric("machinehub_commit_lines_sum"),
+            hub.metric("machinehub_commit_seconds_count"),
         )
         many = measure("events", hub, machine, sessions=100, clients=1, seconds=5)
-        share = (hub.metric("machinehub_journal_lines_total") - lines) / (
-            hub.metric("machinehub_journal_commits_total") - commits
+        share = (hub.metric("machinehub_commit_lines_sum") - lines) / (
+            hub.metric("machinehub_commit_seconds_count") - commits
         )
         fan = measure("events", hub, machine, sessions=1, clients=100, seconds=4)
         memory = measure("memory", hub, machine, sessions=1000)

@@ -7,14 +7,15 @@ client -> uvicorn (edge/) -> admission -> protocols -> session port -> placement
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from starlette.routing import Route
 
-from machinehub.clock import Entropy, SystemClock
+from machinehub.clock import Entropy, SystemClock, measured_s
 from machinehub.control.api import DeployApi
-from machinehub.control.app import ControlApp
+from machinehub.control.app import ControlApp, what_is_asked
 from machinehub.control.catalog import Catalog
+from machinehub.control.health import Health
 from machinehub.control.operations import Operations
 from machinehub.control.sessions import SessionApi
 from machinehub.edge.admission import Admission
@@ -25,21 +26,31 @@ from machinehub.metrics import Metrics
 from machinehub.protocols.native.http import HttpProtocol
 from machinehub.protocols.native.websocket import WebSocketProtocol
 from machinehub.session.run.local import LocalSessions
+from machinehub.session.run.timekeeping import Timekeeper
 from machinehub.settings import Settings, check_can_listen
 from machinehub.store.database import Database
 from machinehub.store.engine import open_engine
+from machinehub.store.integrity import check_file, look_through
+from machinehub.store.notes import Notes
 from machinehub.store.schema import migrate
 from machinehub.store.sessions import SessionStore
 from machinehub.store.store import Store
-from machinehub.web.page import asset, welcome
+from machinehub.store.trouble import CLAIM_LOST, unavailable
+from machinehub.tasks import Tasks
+from machinehub.web.page import BASE_PATH, asset, welcome
 from machinehub.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from machinehub.clock import Clock
+
+
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OPERATIONS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+"""What answers also while the hub may not use its database."""
 
 
 class Face(Protocol):
@@ -82,6 +93,7 @@ class Hub:
             forge_bytes_max=limits.forge_bytes,
             fuel=settings.fuel,
             isolated_max=limits.isolated_machines if settings.isolate_machines else 0,
+            on_ended=lambda kind, why: self.metrics.worker_ends.labels(kind, why).inc(),
             on_progress=on_progress,
         )
         self.catalog = Catalog(self.store, self.pool, clock, entropy, limits)
@@ -101,9 +113,21 @@ class Hub:
         )
         self._tokens = Tokens(settings, self.store, clock)
         self.admission = Admission(settings, limits, self._tokens, clock)
-        self.operations = Operations(
-            self.session_store, self.pool, self.metrics, counts=self.sessions.counts
+        self.health = Health(
+            self.session_store,
+            self._database,
+            self.metrics,
+            folder=self._database.folder,
+            refused=self.sessions.journal.failed_lately,
         )
+        self.operations = Operations(
+            self.health, self.pool, self.metrics, measure=self.sessions.gauges.measure
+        )
+        self._timekeeper = Timekeeper(
+            clock, Notes(self._database), self.metrics, stepped=self.sessions.time_moved
+        )
+        self._tasks = Tasks()
+        self._base_path = settings.base_path
         self._faces = self._make_faces(clock, entropy)
 
     def _make_faces(self, clock: Clock, entropy: Entropy) -> tuple[Face, ...]:
@@ -130,6 +154,15 @@ class Hub:
             HttpProtocol(self.sessions, self.catalog, limits, self.metrics, base_url=base_url),
         )
 
+    @property
+    def accepting(self) -> bool:
+        """Whether connections are accepted: False while there are no descriptors for more."""
+        return self.operations.accepting
+
+    @accepting.setter
+    def accepting(self, are: bool) -> None:
+        self.operations.accepting = are
+
     async def start(self) -> None:
         """Claims and migrates the database, starts the workers. A start that fails leaves nothing
         open.
@@ -143,18 +176,36 @@ class Hub:
             raise
 
     async def _start(self) -> None:
-        await self._database.claim()
-        await migrate(self.engine)
+        await self._database.claim(self._claim_changed)
+        await self._check_file()
+        await migrate(self.engine, backup=self.settings.backup_before_upgrade)
         self._database.check_file()
         check_can_listen(self.settings, has_tokens=bool(await self.store.valid_token_hashes()))
         await self._tokens.start()
         await self.pool.start(self.sessions)
         await self.catalog.keep_engine()
+        await self._timekeeper.start()
         await self.sessions.start()
+        self.health.start()
+
+    async def _check_file(self) -> None:
+        path = self._database.path
+        if path is not None and not await check_file(path):
+            self._tasks.spawn(look_through(path, self._database))
+
+    def _claim_changed(self, held: bool) -> None:
+        """Another hub may use the database meanwhile: what is in memory counts for nothing."""
+        if held:
+            self.sessions.resume()
+        else:
+            self.sessions.suspend(unavailable(CLAIM_LOST))
 
     async def stop(self) -> None:
+        self._tasks.stop()
+        self.health.stop()
         await self.sessions.freeze_all()
         await self.sessions.stop()
+        await self._timekeeper.stop()
         await self.pool.stop()
         await self._database.close()
         await self.store.close()
@@ -163,19 +214,47 @@ class Hub:
         """The hub is about to stop: it is not ready any more, and everybody is told to come
         back.
         """
-        self.operations.draining = True
+        self.operations.draining = self.operations.stopping = True
         self.sessions.say_goodbye("the hub is going away")
+
+    def _enter_base_path(self, scope: Scope) -> None:
+        """Takes the public URL's path off the path that is asked for, where a proxy left it."""
+        base = self._base_path
+        if not base:
+            return
+        scope[BASE_PATH] = base
+        if scope["path"] == base or scope["path"].startswith(base + "/"):
+            raw: bytes = scope["raw_path"]
+            scope["path"] = scope["path"][len(base) :] or "/"
+            scope["raw_path"] = raw[len(base.encode()) :] or b"/"
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What uvicorn calls for every request and every socket."""
+        self._enter_base_path(scope)
         face = next(face for face in self._faces if face.takes(scope))
         try:
+            if not self._database.has_claim and scope["path"] not in OPERATIONS:
+                raise unavailable(CLAIM_LOST)
             leave = await self.admission.enter(scope)
         except HubError as error:
             self.metrics.refused.labels(code=error.code).inc()
             await face.refuse(error, scope, receive, send)
             return
+        if scope["type"] == "http":
+            send = self._timed(scope, send)
         try:
             await face(scope, receive, send)
         finally:
             leave()
+
+    def _timed(self, scope: Scope, send: Send) -> Send:
+        """`send`, which notes how long the head of the answer took."""
+        began_s, method, path = measured_s(), scope["method"], scope["path"]
+
+        async def timed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                labels = method if method in METHODS else "other", what_is_asked(path)
+                self.metrics.request.labels(*labels).observe(measured_s() - began_s)
+            await send(message)
+
+        return timed

@@ -34,6 +34,10 @@ class Clock(Protocol):
         ...
 
 
+STEP_NS: Final = 500_000_000
+"""The computer's clock moved by more than this against the time that passed: it was set. (NTP slews
+by half a millisecond in a second.)
+"""
 CATCHING_UP: Final = 20
 """While the computer's clock is behind what sessions have seen, theirs is slower by one part in so
 many.
@@ -46,6 +50,9 @@ class SystemClock:
     When the computer's clock is put forward, sessions see that at once. When it is put back, by an
     hour say, their time goes on from where it was, a little slower, until the computer's has caught
     up: a timer of a minute fires after a minute. (NTP slews a clock for the same reason.)
+
+    `resume` goes on from the time of an earlier process. `on_step` hears by how many milliseconds
+    the computer's clock was set.
     """
 
     ticks = True
@@ -59,17 +66,38 @@ class SystemClock:
         self._wall_ns = wall_ns
         self._monotonic_ns = monotonic_ns
         self._at_ns = monotonic_ns()
-        self._now_ns = wall_ns()
+        self._seen_ns = self._now_ns = wall_ns()
+        self.on_step: Callable[[int], None] = lambda _ms: None
 
     def now_ms(self) -> int:
         wall_ns, at_ns = self._wall_ns(), self._monotonic_ns()
         passed_ns, self._at_ns = at_ns - self._at_ns, at_ns
+        step_ns, self._seen_ns = wall_ns - self._seen_ns - passed_ns, wall_ns
         if wall_ns >= self._now_ns + passed_ns:
             self._now_ns = wall_ns
         else:
             slower_ns = self._now_ns + passed_ns - passed_ns // CATCHING_UP
             self._now_ns = max(wall_ns, slower_ns)
+        if not -STEP_NS < step_ns < STEP_NS:
+            self.on_step(step_ns // 1_000_000)
         return self._now_ns // 1_000_000
+
+    @property
+    def wall_ms(self) -> int:
+        """What the computer's clock says."""
+        return self._wall_ns() // 1_000_000
+
+    @property
+    def ahead_ms(self) -> int:
+        """How far sessions' time is ahead of the computer's clock."""
+        return self.now_ms() - self.wall_ms
+
+    def resume(self, session_ms: int, wall_ms: int) -> None:
+        """Goes on from an earlier process, in which sessions' time was `session_ms` when the
+        computer's clock said `wall_ms`.
+        """
+        since_ms = max(0, self.wall_ms - wall_ms)
+        self._now_ns = max(self._now_ns, (session_ms + since_ms) * 1_000_000)
 
     def monotonic_s(self) -> float:
         return self._monotonic_ns() / 1e9
@@ -91,6 +119,10 @@ class ManualClock:
 
     def move_to(self, now_ms: int) -> None:
         self._now_ms = now_ms
+
+
+measured_s: Final = time.perf_counter
+"""Seconds on a clock that measures how long something takes: nothing is decided by it."""
 
 
 class Stopwatch:

@@ -92,6 +92,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     A machine may set its next timer at once.
     """
+    unattended_timers_per_min: int = 60
+    """Timers of a session that nobody listens to, sustained; what is due beyond that fires later.
+
+    A workflow that waits and reminds has a few an hour, a game that nobody plays has ten a second.
+    """
+    unattended_timer_burst: int = 600
+    """So many of them may fire before that rate counts: whoever left may come back soon."""
     actors: int = 1_000
     """Children of a session, and theirs, after a turn: each is in the snapshot.
 

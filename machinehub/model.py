@@ -130,6 +130,8 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     parent: SessionId | None = None
     """The session that this one was forked from, at `forked_at`."""
     forked_at: Seq | None = None
+    compacted_to: Seq | None = None
+    """Inputs up to this one may be missing from the journal: they were pruned or compacted."""
 
 
 class Kind(StrEnum):
@@ -142,10 +144,13 @@ class Kind(StrEnum):
 
 
 class Fault(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Why an input was undone or refused: a code of docs/errors.md, and a sentence for a person."""
+    """Why an input was undone or refused: a code of docs/errors.md, and a sentence for a person.
+    `reason` is what is wrong with the database, where that is why.
+    """
 
     code: str
     detail: str
+    reason: str | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -261,6 +266,8 @@ class CheckpointWrite(msgspec.Struct, frozen=True):
 
     key: SessionKey
     checkpoint: SavedCheckpoint
+    compacts: bool = False
+    """Whether inputs of timers behind the checkpoint before it are not kept any longer."""
 
 
 class Successor(msgspec.Struct, frozen=True):

@@ -35,6 +35,10 @@ class Principal:
         """Whether rates apply. A developer's own load test on an open hub is no abuse."""
         return self.standing not in (Standing.LOCAL, Standing.FOREIGN_PAGE)
 
+    @property
+    def may_operate(self) -> bool:
+        return self.standing in (Standing.LOCAL, Standing.TOKEN)
+
     def must_operate(self) -> None:
         """Raises `Unauthorised` or `Forbidden` unless they may deploy machines and look after
         them.

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from machinehub.cli import build as build_commands
-from machinehub.cli import dev, init, machines, operations, past, sessions
+from machinehub.cli import database, dev, init, machines, operations, past, sessions
 from machinehub.cli import serve as serve_commands
 from machinehub.cli import types as types_command
 from machinehub.cli.common import FAILED, INTERRUPTED, OK, USAGE, Refused, plain, progress, say
@@ -52,6 +52,7 @@ for module in (
     past,
     types_command,
     operations,
+    database,
 ):
     module.register(app)
 

@@ -1,7 +1,4 @@
-"""`machinehub tokens, db, doctor`: looking after a hub.
-
-`tokens` and `db` work on the database itself.
-"""
+"""`machinehub tokens, doctor`: looking after a hub. `tokens` works on the database itself."""
 
 from __future__ import annotations
 
@@ -60,9 +57,6 @@ def register(app: typer.Typer) -> None:
     tokens.command("list")(list_tokens)
     tokens.command("revoke")(revoke_token)
     app.add_typer(tokens, name="tokens")
-    db = typer.Typer(help="Look after the hub's database.", no_args_is_help=True)
-    db.command("upgrade")(upgrade)
-    app.add_typer(db, name="db")
     app.command("doctor")(doctor)
 
 
@@ -136,19 +130,6 @@ def revoke_token(
 
     revoked = _with_store(data, revoke)
     progress.print(f"token {revoked.name or revoked.id}: revoked", markup=False)
-
-
-def upgrade(data: Data = None) -> None:
-    """Bring the database to the newest schema. A hub does this when it starts, too."""
-    from machinehub.store.engine import opened
-    from machinehub.store.schema import migrate, newest_revision
-
-    async def run() -> str | None:
-        async with opened(from_environment(os.environ, data=data).sqlalchemy_url) as engine:
-            return await migrate(engine)
-
-    before = asyncio.run(run())
-    progress.print(f"schema {before or 'none'} -> {newest_revision()}", markup=False)
 
 
 async def _look_at_database(url: str) -> str:

@@ -15,6 +15,7 @@ from machinehub.cli.common import (
     USAGE,
     AsJson,
     Hub,
+    Refused,
     Server,
     SessionArgument,
     TokenOption,
@@ -26,6 +27,8 @@ from machinehub.cli.common import (
 )
 from machinehub.cli.definitions import duration
 
+VERIFIED_SAID = 100
+"""After so many sessions it is said how far a verification is."""
 At = Annotated[
     int | None,
     typer.Option(
@@ -35,7 +38,7 @@ At = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    for command in (history, replay, fork):
+    for command in (history, replay, verify, fork):
         app.command(command.__name__)(command)
 
 
@@ -50,6 +53,9 @@ def history(
 ) -> None:
     """Print a session's inputs, oldest first: what came, from whom, and what became of it."""
     hub = Hub(server, token)
+    compacted_to = hub.read(hub.session_api_path(session)).get("compacted_to")
+    if compacted_to is not None:
+        progress.print(f"of the inputs up to {compacted_to} some are not kept", style="dim")
     for number, entry in enumerate(
         islice(hub.items(hub.session_api_path(session) + "/journal"), limit + 1)
     ):
@@ -156,6 +162,67 @@ def replay(
             else "nothing was stored yet to compare with",
             markup=False,
         )
+
+
+def verify(
+    what: Annotated[
+        str, typer.Argument(metavar="[M[/S]]", help="A machine, or one session; else everything.")
+    ] = "",
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
+    """Compute sessions again from their journals: is every input there, and does the memory agree
+    with every checkpoint? Exit code 6 when one does not.
+    """
+    hub = Hub(server, token)
+    machine, slash, session = what.partition("/")
+    names = [machine] if machine else [each["name"] for each in hub.items("/api/v1/machines")]
+    checked: list[dict[str, Any]] = []
+    for name in names:
+        path = hub.machine_path(name) + "/sessions"
+        found = [session] if slash else (each["id"] for each in hub.items(path))
+        for each in found:
+            checked.append(_verified(hub, f"{name}/{each}"))
+            if checked[-1]["fault"]:
+                progress.print(f"{plain(name)}/{plain(each)}: {checked[-1]['fault']}")
+            elif len(checked) % VERIFIED_SAID == 0:
+                progress.print(f"{len(checked)} sessions agree so far, of {plain(name)} now")
+    broken = [each for each in checked if each["fault"]]
+    if as_json:
+        print_json(checked)
+    else:
+        inputs = sum(each["inputs"] for each in checked)
+        checkpoints = sum(each["checkpoints"] for each in checked)
+        say(
+            f"{len(checked)} sessions, {inputs} inputs, {checkpoints} checkpoints: "
+            + (f"{len(broken)} damaged" if broken else "all agree")
+        )
+    if broken:
+        raise typer.Exit(BROKEN_BUILD)
+
+
+def _verified(hub: Hub, session: str) -> dict[str, Any]:
+    """What replaying a session says of it; `fault` is empty for one that is sound."""
+    path = hub.session_api_path(session) + "/replay"
+    try:
+        found = hub.call("POST", path, timeout_s=3600)
+    except Refused as refused:
+        fault = str(refused.problem.get("detail", refused))
+        return {"session": session, "inputs": 0, "checkpoints": 0, "fault": fault}
+    wrong = [
+        f"the memory at input {each['seq']} was {each['stored']}, and comes to {each['recomputed']}"
+        for each in found["checkpoints"]
+        if each["stored"] != each["recomputed"]
+    ]
+    if not found["verified"] and not wrong:
+        wrong = ["what the session says of itself is not what its journal comes to"]
+    return {
+        "session": session,
+        "inputs": found["inputs"],
+        "checkpoints": len(found["checkpoints"]),
+        "fault": "; ".join(wrong),
+    }
 
 
 def fork(

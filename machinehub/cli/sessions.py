@@ -47,8 +47,12 @@ def register(app: typer.Typer) -> None:
 def sessions(
     machine: Annotated[
         str,
-        typer.Argument(metavar="MACHINE[/SESSION]", help="A machine, or one session of it."),
-    ],
+        typer.Argument(metavar="[MACHINE[/SESSION]]", help="A machine, or one session of it."),
+    ] = "",
+    busiest: Annotated[
+        bool,
+        typer.Option("--busiest", help="The hub's, by how many turns they had in a minute."),
+    ] = False,
     delete: Annotated[bool, typer.Option("--delete", help="Delete them all.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
@@ -57,6 +61,11 @@ def sessions(
 ) -> None:
     """List a machine's sessions, or delete them."""
     hub = Hub(server, token)
+    if busiest == bool(machine) or (busiest and delete):
+        fail("name a machine or one session of it, or say --busiest", USAGE)
+    if busiest:
+        _show_busiest(hub, as_json=as_json)
+        return
     if delete:
         _delete_sessions(hub, machine, yes=yes)
         return
@@ -66,6 +75,15 @@ def sessions(
         return
     found = list(hub.items(hub.machine_path(machine) + "/sessions"))
     print_json(found) if as_json else _show_sessions(found)
+
+
+def _show_busiest(hub: Hub, *, as_json: bool) -> None:
+    found = hub.read("/api/v1/busiest")["data"]
+    if as_json:
+        print_json(found)
+        return
+    rows = [[f"{each['machine']['name']}/{each['session']}", str(each["turns"])] for each in found]
+    table(["SESSION", "TURNS A MINUTE"], rows)
 
 
 def _delete_sessions(hub: Hub, machine: str, *, yes: bool) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 
-from machinehub.clock import timestamp
+from machinehub.clock import measured_s, timestamp
 from machinehub.control.openapi import openapi_document
 from machinehub.control.uploads import Upload, check_name, upload_bytes_max
 from machinehub.edge.admission import principal_of
@@ -90,6 +90,7 @@ class DeployApi:
             ("GET", _VERSION, self.version_read),
             ("GET", _VERSION + "/files", self.version_files),
             ("POST", _VERSION + "/activate", self.version_activate),
+            ("GET", "/busiest", self._session_api.busiest),
             ("GET", _MACHINE + "/sessions", self._session_api.list),
             # One call for all of these: what is the session's id, which may hold slashes, is seen
             # in the raw path only.
@@ -127,6 +128,7 @@ class DeployApi:
         body = await read_body(
             request, bytes_max=upload_bytes_max(self._limits), code="source_too_large"
         )
+        began_s = measured_s()
         try:
             deployed = await self._catalog.deploy(decode(body, Upload))
         except HubError as error:
@@ -134,6 +136,7 @@ class DeployApi:
             raise
         outcome = "created" if deployed.created else "unchanged"
         self._metrics.deployments.labels(outcome=outcome).inc()
+        self._metrics.deploy.observe(measured_s() - began_s)
         machine, version = deployed.machine, deployed.version
         answer = {
             "machine": {"id": machine.id, "name": machine.name, "url": self._url(machine)},
@@ -240,7 +243,7 @@ class DeployApi:
         try:
             for line in last:
                 yield b"data: " + msgspec.json.encode(line) + b"\n\n"
-            while not self._operations.draining:
+            while not self._operations.stopping:
                 try:
                     line = await asyncio.wait_for(lines.get(), 1)
                     yield b"data: " + msgspec.json.encode(line) + b"\n\n"

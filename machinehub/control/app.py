@@ -24,6 +24,15 @@ PATHS: Final = frozenset({"/", "/healthz", "/readyz", "/metrics"})
 PREFIXES: Final = ("/api/", "/assets/")
 
 
+def what_is_asked(path: str) -> str:
+    """For metrics: of four things, whose a path is."""
+    if path.startswith("/api/"):
+        return "api"
+    if path == "/" or path.startswith("/assets/"):
+        return "page"
+    return "operations" if path in PATHS else "machine"
+
+
 class ControlApp:
     """Everything over HTTP that is no machine's: no machine's id is one of these paths."""
 

@@ -40,7 +40,11 @@ def openapi_document(base_url: str, limits: Limits) -> dict[str, Any]:
         },
         "servers": [{"url": base_url}],
         "security": [{"token": []}, {}],
-        "paths": _hub_paths() | _machine_paths() | _session_paths() | _url_paths(),
+        "paths": _hub_paths()
+        | _machine_paths()
+        | _session_paths()
+        | _history_paths()
+        | _url_paths(),
         "components": {
             "schemas": SCHEMAS | {"Wait": wait_body(limits)},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -147,6 +151,13 @@ def _session_paths() -> dict[str, Any]:
     machine = [in_path("machine")]
     session = [in_path("machine"), in_path("session")]
     return {
+        "/api/v1/busiest": {
+            "get": call(
+                "The sessions of the hub with the most turns in the last minute",
+                {"200": answer("The busiest first", list_of("Busy"))},
+                parameters=PAGE[:1],
+            ),
+        },
         "/api/v1/machines/{machine}/sessions": {
             "parameters": machine,
             "get": call(
@@ -166,6 +177,13 @@ def _session_paths() -> dict[str, Any]:
                 "Delete a session and all that is kept of it", {"204": answer("It is gone")}
             ),
         },
+    }
+
+
+def _history_paths() -> dict[str, Any]:
+    """What a session was, and what it may become."""
+    session = [in_path("machine"), in_path("session")]
+    return {
         "/api/v1/machines/{machine}/sessions/{session}/journal": {
             "parameters": session,
             "get": call(

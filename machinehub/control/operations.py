@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from machinehub.edge.admission import principal_of
 from machinehub.edge.problem import Json
-from machinehub.errors import HubError
+from machinehub.metrics import set_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
 
+    from machinehub.control.health import Health
     from machinehub.metrics import Metrics
     from machinehub.workers.pool import WorkerPool
 
 
-class Pings(Protocol):
-    """The session store, as it is needed here."""
-
-    async def ping(self) -> None: ...
-
-
 class Operations:
-    """`counts` are the sessions in memory, and those of them that are on workers."""
+    """`measure` sets the gauges of sessions."""
 
     def __init__(
         self,
-        store: Pings,
+        health: Health,
         pool: WorkerPool,
         metrics: Metrics,
         *,
-        counts: Callable[[], tuple[int, int]],
+        measure: Callable[[], Awaitable[None]],
     ) -> None:
-        self._store = store
+        self._health = health
         self._pool = pool
         self._metrics = metrics
-        self._counts = counts
+        self._measure = measure
         self.draining = False
-        """Whether the hub has begun to stop: it is not ready any more, and streams end."""
+        """Whether the hub was told to stop: it is not ready any more."""
+        self.stopping = False
+        """Whether it does: streams end."""
+        self.accepting = True
+        """Whether connections are accepted: there may be no descriptors for more."""
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -56,15 +55,30 @@ class Operations:
 
     async def ready(self, _request: Request) -> Response:
         """200 when sessions can be opened and machines deployed."""
-        checks = {"workers": self._pool.is_ready, "draining": self.draining, "database": True}
-        with contextlib.suppress(HubError):
-            await self._store.ping()
-            return Json(checks, 200 if checks["workers"] and not self.draining else 503)
-        return Json(checks | {"database": False}, 503)
+        trouble = await self._health.trouble()
+        checks: dict[str, bool | str] = {
+            "workers": self._pool.is_ready,
+            "draining": self.draining,
+            "accepting": self.accepting,
+            "database": trouble is None,
+        }
+        if trouble is not None:
+            checks["reason"] = trouble
+        is_ready = checks["workers"] and self.accepting and not self.draining and trouble is None
+        return Json(checks, 200 if is_ready else 503)
 
-    async def metrics(self, _request: Request) -> Response:
-        in_memory, live = self._counts()
-        self._metrics.sessions.set(in_memory)
-        self._metrics.live_sessions.set(live)
-        self._metrics.walls_hit.set(self._pool.breaches)
-        return Response(self._metrics.expose(), media_type="text/plain; version=0.0.4")
+    async def metrics(self, request: Request) -> Response:
+        """Everybody may read them, but for those that name sessions: a session's id may be all that
+        keeps strangers from it.
+        """
+        metrics = self._metrics
+        await self._measure()
+        if not principal_of(request.scope).may_operate:
+            metrics.busiest.clear()
+        metrics.accepting.set(self.accepting)
+        workers = self._pool.everybody()
+        named = [((worker.kind, str(worker.number)), worker) for worker in workers]
+        set_all(metrics.worker_memory, {name: each.memory_bytes() for name, each in named})
+        set_all(metrics.worker_sessions, {name: each.session_count for name, each in named})
+        metrics.say_build(self._pool.engine_and_base[0])
+        return Response(metrics.expose(), media_type="text/plain; version=0.0.4")

@@ -201,6 +201,13 @@ SCHEMAS: dict[str, Any] = {
         parent={"type": ["object", "null"], "properties": {"id": TEXT, "at": _NUMBER}},
         timers={"type": "array", "items": object_of("id due_at", id=_NUMBER, due_at=TEXT)},
         snapshot=ANY,
+        compacted_to=_NUMBER,
+    ),
+    "Busy": object_of(
+        "machine session turns",
+        machine=object_of("id name", id=TEXT, name=TEXT),
+        session=TEXT,
+        turns=_NUMBER,
     ),
     "Entry": object_of(
         "seq attempt kind at seed outcome changed",

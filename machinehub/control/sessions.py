@@ -76,6 +76,19 @@ class SessionApi:
         )
         return Json(page([_show(summary) for summary in found], limit=limit, key="id"))
 
+    async def busiest(self, request: Request) -> Response:
+        """The hub's sessions with the most turns in the last minute."""
+        limit, _ = page_of(request, limit_max=self._limits.page_items)
+        shown = []
+        for each in self._sessions.busiest(limit):
+            try:
+                machine = await self._store.machine(each.machine_id)
+            except NotFound:
+                continue  # it was deleted meanwhile
+            named = {"id": machine.id, "name": machine.name}
+            shown.append({"machine": named, "session": each.session_id, "turns": each.turns})
+        return Json({"data": shown, "next": None})
+
     async def any(self, request: Request) -> Response:
         """Everything below `.../sessions/`: finds out which session, and what of it."""
         machine = await self._store.machine(request.path_params["machine"])
@@ -150,7 +163,7 @@ def _show(summary: Summary) -> dict[str, Any]:
     parent = None
     if summary.parent is not None:
         parent = {"id": summary.parent, "at": summary.forked_at}
-    return {
+    shown: dict[str, Any] = {
         "id": summary.session_id,
         "version": summary.version,
         "seq": summary.seq,
@@ -160,6 +173,9 @@ def _show(summary: Summary) -> dict[str, Any]:
         "live": summary.live,
         "parent": parent,
     }
+    if summary.compacted_to is not None:
+        shown["compacted_to"] = summary.compacted_to
+    return shown
 
 
 def show_entry(entry: Entry) -> dict[str, Any]:

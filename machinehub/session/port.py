@@ -205,6 +205,8 @@ class Summary(NamedTuple):
     """Whether it is on a worker."""
     parent: SessionId | None
     forked_at: Seq | None
+    compacted_to: Seq | None = None
+    """Inputs up to this one may be missing from its journal, and cannot be replayed."""
 
 
 class Recomputed(NamedTuple):
@@ -277,6 +279,14 @@ class Subscription(Protocol):
 
     def close(self) -> None:
         """The listener hears nothing more. Closing twice changes nothing."""
+
+
+class Busy(NamedTuple):
+    """A session, and how many turns it had in the last minute, about."""
+
+    machine_id: MachineId
+    session_id: SessionId
+    turns: int
 
 
 class Sessions(Protocol):
@@ -396,4 +406,8 @@ class Sessions(Protocol):
 
     async def delete_machine(self, machine_id: MachineId) -> None:
         """Deletes all sessions of a machine, and lets no new one begin."""
+        ...
+
+    def busiest(self, count: int) -> list[Busy]:
+        """The sessions with the most turns in the last minute, the busiest first."""
         ...

@@ -171,7 +171,7 @@ class Builds:
         try:
             return await asyncio.wait_for(self._answer, BUILD_TIMEOUT_S)
         except TimeoutError:
-            forge.kill("a build took too long")
+            forge.kill("a build took too long", reason="slow_build")
             raise BuildFailedError("build_timeout", "the build took too long") from None
         finally:
             self._answer = None

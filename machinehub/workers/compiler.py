@@ -65,7 +65,7 @@ class Compiler:
             try:
                 found = await asyncio.wait_for(answer, TIMEOUT_S)
             except TimeoutError:
-                worker.kill("compiling a module took too long")
+                worker.kill("compiling a module took too long", reason="slow_build")
                 raise BuildFailed("build_timeout", "compiling the module took too long") from None
             finally:
                 await worker.stop()

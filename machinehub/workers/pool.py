@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from typing import TYPE_CHECKING, Final, Protocol
 
 from machinehub.errors import Unavailable
@@ -81,8 +80,11 @@ class WorkerPool:
         root: Path | None = None,
         isolated_max: int = 0,
         on_progress: Callable[[str], None] | None = None,
+        on_ended: Callable[[str, str], None] | None = None,
     ) -> None:
-        """`root` is a folder whose files `inputs` may be asked about; `fuel`: whether sessions
+        """`on_ended` hears of each worker that ended unasked: its kind, and why, in a word.
+
+        `root` is a folder whose files `inputs` may be asked about; `fuel`: whether sessions
         count it.
 
         With `isolated_max` each machine has a worker of its own, of which there are so many at
@@ -107,12 +109,11 @@ class WorkerPool:
             )
         )
         self.builds = Builds(compiler, lambda: self._forge)
+        self._on_ended = on_ended or (lambda _kind, _reason: None)
         self._on_progress = on_progress or (lambda _what: None)
         self._numbers = 0
         self._crashes = 0
         self.restarts = 0
-        self.breaches = 0
-        """Workers that their own walls ended."""
         self._listener: Listener | None = None
         self._groups: dict[Group, list[WorkerProcess]] = {SCRIPTS: []}
         """All but that of scripts are opened when there is the first session for them."""
@@ -132,7 +133,7 @@ class WorkerPool:
             *(worker.start(self._how["session"]) for worker in self.workers),
         )
         # One that dies meanwhile is replaced as later; several that do are a reason to give up.
-        while not all(worker.ready.is_set() for worker in self._everybody()):
+        while not all(worker.ready.is_set() for worker in self.everybody()):
             if self.restarts > START_TRIES:
                 raise Unavailable(
                     "unavailable",
@@ -159,7 +160,7 @@ class WorkerPool:
         )
         return {kind: worker.walls for kind, worker in kinds if worker is not None}
 
-    def _everybody(self) -> list[WorkerProcess]:
+    def everybody(self) -> list[WorkerProcess]:
         return [
             *(worker for group in self._groups.values() for worker in group),
             *([self._forge] if self._forge else []),
@@ -168,7 +169,7 @@ class WorkerPool:
     async def stop(self) -> None:
         self._closed = True
         self._tasks.stop()
-        await asyncio.gather(*(worker.stop() for worker in self._everybody()))
+        await asyncio.gather(*(worker.stop() for worker in self.everybody()))
 
     @property
     def is_ready(self) -> bool:
@@ -279,7 +280,8 @@ class WorkerPool:
                 case Ready() if message.frames != FRAMES:
                     worker.kill(
                         "it is of another version of machinehub: was that installed while the hub "
-                        "ran?"
+                        "ran?",
+                        reason="version",
                     )
                     return
                 case Ready():
@@ -296,14 +298,15 @@ class WorkerPool:
             return
         self.restarts += 1
         self._crashes += 1
-        log.warning("sandbox worker %d ended; starting another", worker.number)
         self._tasks.spawn(self._replace(worker))
         if worker is not self._forge and self._listener is not None:
             self._listener.worker_lost(worker)
 
     async def _replace(self, worker: WorkerProcess) -> None:
-        if await worker.ended() == -signal.SIGSYS:
-            self.breaches += 1
+        reason, why = await worker.end()
+        self._on_ended(worker.kind, reason)
+        log.warning("sandbox worker %d ended (%s); starting another", worker.number, why)
+        if reason == "walls":
             log.error(
                 "sandbox worker %d tried what no worker does, and its walls ended it: somebody may"
                 " have got out of wasmtime",
@@ -343,21 +346,22 @@ class WorkerPool:
             self._close_idle_groups(loop.time())
             if loop.time() - forgiven_at > 10:
                 forgiven_at, self._crashes = loop.time(), max(0, self._crashes - 1)
-            for worker in self._everybody():
+            for worker in self.everybody():
                 if (
                     not worker.ready.is_set()
                     and worker.started_at
                     and loop.time() - worker.started_at > START_S
                     and not worker.lost
                 ):
-                    worker.kill(f"it was not ready within {START_S:g} s")
+                    worker.kill(f"it was not ready within {START_S:g} s", reason="slow_start")
                 if (
                     worker is not self._forge
                     and worker.owes
                     and loop.time() - worker.heard_at > SILENCE_S
                     and not worker.lost
                 ):
-                    worker.kill(f"it owes {worker.owes} answers and was silent for {SILENCE_S:g} s")
+                    why = f"it owes {worker.owes} answers and was silent for {SILENCE_S:g} s"
+                    worker.kill(why, reason="silent")
 
 
 def _freest(workers: list[WorkerProcess]) -> WorkerProcess | None:

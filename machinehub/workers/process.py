@@ -36,6 +36,7 @@ log = logging.getLogger("machinehub.workers")
 COMMAND: Final = ("-m", "sandbox.worker")
 END_S: Final = 2.0
 """How long a process may take to end whose socket is closed."""
+PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 SAID_CHARS: Final = 4_000
 """Of what a worker says of its end, so much goes into the log."""
 
@@ -78,6 +79,10 @@ class WorkerProcess(asyncio.Protocol):
         self.lost = False
         self.suspect: Slot | None = None
         self._killed = False
+        self._why = ""
+        """Why it was killed, in a word."""
+        self.kind = ""
+        """What it was started for."""
         self.heard_at = 0.0
         self.started_at = 0.0
         self.wanted_at = 0.0
@@ -124,6 +129,7 @@ class WorkerProcess(asyncio.Protocol):
             raise
         finally:
             theirs.close()
+        self.kind = how.kind
         self.started_at = self._loop.time()
         ours.setblocking(False)
         await self._loop.create_connection(lambda: self, sock=ours)
@@ -183,6 +189,8 @@ class WorkerProcess(asyncio.Protocol):
                 if self._has_spoken:
                     raise frames.BadFrame("it said twice why it ends")
                 self._has_spoken = True
+                if "MemoryError" in message.text or "Cannot allocate memory" in message.text:
+                    self._why = "memory"
                 log.error(
                     "sandbox worker %d: %s",
                     self.number,
@@ -266,8 +274,8 @@ class WorkerProcess(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frames.encode(messages))
 
-    def kill(self, why: str, *, suspect: Slot | None = None) -> None:
-        """Ends the process.
+    def kill(self, why: str, *, reason: str = "protocol", suspect: Slot | None = None) -> None:
+        """Ends the process. `why` is for the log, `reason` for the metric.
 
         `suspect` is the session to blame; else the one whose answer was due next, since a worker
         works in order.
@@ -276,10 +284,34 @@ class WorkerProcess(asyncio.Protocol):
             return
         log.error("killing sandbox worker %d: %s", self.number, why)
         self._killed = True
+        self._why = reason
         self.suspect = self._due_next if suspect is None else suspect
         self._end_process()
         if self._transport is not None:
             self._transport.abort()
+
+    async def end(self) -> tuple[str, str]:
+        """Why it ended, whose socket is closed: in a word for the metric, and for the log."""
+        status = await self.ended()
+        name = signal.Signals(-status).name if status < 0 else ""
+        if self._why:
+            return self._why, self._why
+        if status == -signal.SIGSYS:
+            return "walls", "its walls ended it"
+        if status == -signal.SIGKILL:
+            return "killed", "somebody killed it: the system, which had no memory left, or a person"
+        if self._has_spoken:
+            return "error", "it said why"
+        return ("signal", name) if name else ("exit", f"exit code {status}")
+
+    def memory_bytes(self) -> int:
+        """Its resident memory; 0 when that cannot be told."""
+        try:
+            assert self.process is not None
+            pages = Path(f"/proc/{self.process.pid}/statm").read_bytes().split()[1]
+        except (OSError, AssertionError, IndexError):
+            return 0
+        return int(pages) * PAGE_BYTES
 
     def _end_process(self) -> None:
         if self.process is not None and self.process.returncode is None:

@@ -62,8 +62,11 @@ def members_json(presence: Presence) -> bytes:
 
 
 def fault_json(fault: Fault) -> bytes:
-    """`{"code", "detail"}`"""
-    return quote({"code": fault.code, "detail": fault.detail})
+    """`{"code", "detail"}`, and `reason` where there is one."""
+    told = {"code": fault.code, "detail": fault.detail}
+    if fault.reason is not None:
+        told["reason"] = fault.reason
+    return quote(told)
 
 
 def _snapshot(message: Snapshot) -> bytes:

@@ -24,9 +24,9 @@ from machinehub.errors import (
     Unauthorised,
     Unavailable,
     error_of,
+    fault_of,
 )
 from machinehub.ids import EventId
-from machinehub.model import Fault
 from machinehub.protocols.native.frames import (
     PONG,
     SUBPROTOCOL,
@@ -221,7 +221,7 @@ class SocketListener:
                 self._refuse(error)
             else:
                 self._metrics.refused.labels(code=error.code).inc()
-                fault = Fault(error.code, error.detail)
+                fault = fault_of(error)
                 seq = self._subscription.seq
                 self.receive(Settled(event_id, seq, changed=False, error=fault, cost=None))
 

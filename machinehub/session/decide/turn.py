@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from machinehub.clock import measured_s
 from machinehub.model import NO_CHANGES, Fault
 from sandbox.protocol.inputs import read_input
 
@@ -98,6 +99,9 @@ class Pending:
     """How that timer stood before it came due."""
     member: MemberChange | None = None
     """Of whose coming or leaving a presence event tells."""
+    arrived_s: float = field(default_factory=measured_s)
+    sent_s: float = 0.0
+    """When it came, and when it was handed to a worker, for metrics."""
     crashes: int = 0
     """How often a worker died while this was the next input to be answered."""
 

@@ -12,28 +12,25 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from machinehub.clock import Stopwatch
-from machinehub.errors import Conflict, NotFound, Unavailable, error_of
+from machinehub.errors import Conflict, HubError, NotFound, Unavailable, error_of, fault_of
 from machinehub.ids import Seq
-from machinehub.model import Armed, CheckpointWrite, Fault, Kind, SavedCheckpoint, SessionRecord
+from machinehub.model import Armed, CheckpointWrite, SavedCheckpoint, SessionRecord
 from machinehub.session.decide.answers import (
     OUTBOX_BYTES_MAX,
-    UNCHANGED,
-    BrokenWorker,
-    check_replayed,
     read_outbox,
 )
 from machinehub.session.decide.changes import changes_of
 from machinehub.session.decide.members import read_sender
 from machinehub.session.port import Recomputed
+from machinehub.session.run.replicas import Replica, replica_at
 from machinehub.store.database import AlreadyWritten
 from sandbox.protocol.formats import UnknownFormat, checkpoint_digest
 from sandbox.protocol.ids import Ticket
-from sandbox.protocol.inputs import read_input, timer_of
-from sandbox.protocol.messages import Checkpoint, Close, Done, Failed, Replay, Replayed, Step
+from sandbox.protocol.inputs import read_input
+from sandbox.protocol.messages import Close, Done, Failed, Replayed, Step
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,14 +41,11 @@ if TYPE_CHECKING:
     from machinehub.session.run.placement import Placement
     from machinehub.session.run.worker_interfaces import Images, SandboxWorker, SandboxWorkers
     from machinehub.store.sessions import SessionStore
-    from sandbox.protocol.ids import Slot, TimerId
+    from sandbox.protocol.ids import Slot
     from sandbox.protocol.messages import Question, ToHub
 
 log = logging.getLogger("machinehub.session")
 
-SLICE_US: Final = 10_000
-"""CPU of a worker that a replay takes before others have their turn."""
-SLICE_INPUTS_MAX: Final = 200
 ENTRIES_AT_ONCE: Final = 500
 REPLAYS_AT_ONCE: Final = 4
 REPLAYS_WAITING_MAX: Final = 64
@@ -61,76 +55,6 @@ machines together. Any further replay is refused with `unavailable`.
 """
 ANSWER_S: Final = 30.0
 PRESENCE_JOINED: Final = b'{"type":"presence.joined"'
-
-
-@dataclass(slots=True)
-class Replica:
-    """A session at some step of its history, on a worker."""
-
-    history: History
-    worker: SandboxWorker
-    slot: Slot
-    seq: Seq
-    snapshot: bytes
-    finished: bool
-    timers: dict[TimerId, Armed] = field(default_factory=dict)
-    last: Entry | None = None
-    """What was replayed last."""
-
-    async def replay(self, entries: list[Entry]) -> None:
-        """Goes on through `entries`, a slice of CPU at a time, so that the worker's other sessions
-        have their turns in between.
-        """
-        at = 0
-        while at < len(entries):
-            part = entries[at : at + SLICE_INPUTS_MAX]
-            inputs = [(entry.input, entry.now_ms) for entry in part]
-            question = Replay(self.slot, Ticket(at + 1), inputs, SLICE_US)
-            answer = await self.history.ask(self.worker, self.slot, question)
-            if not isinstance(answer, Replayed) or not 1 <= answer.count <= len(part):
-                raise self._broken()
-            try:
-                check_replayed(answer.snapshot)
-            except BrokenWorker as error:
-                self.worker.kill(str(error), suspect=self.slot)
-                raise self._broken() from error
-            at += answer.count
-            self._take(part[: answer.count], answer)
-
-    def _broken(self) -> Unavailable:
-        return Unavailable("unavailable", "the worker does not answer what it was asked; try again")
-
-    def _take(self, entries: list[Entry], answer: Replayed) -> None:
-        if answer.snapshot != UNCHANGED:
-            self.snapshot = answer.snapshot
-        told = {position: (was_set, gone) for position, was_set, gone in answer.timers}
-        for position, entry in enumerate(entries):
-            was_set, cancelled = told.get(position, ([], []))
-            fired = timer_of(entry.input) if entry.kind is Kind.TIMER else None
-            changes_of(was_set, cancelled, fired=fired).apply_to(self.timers)
-        if answer.finished:
-            self.timers.clear()
-        self.finished = answer.finished
-        self.last = entries[-1]
-        self.seq = self.last.seq
-
-    async def freeze(self) -> bytes:
-        """The checkpoint of what it is now."""
-        question = Checkpoint(self.slot, Ticket(1))
-        answer = await self.history.ask(self.worker, self.slot, question)
-        assert isinstance(answer, Done)
-        return answer.result
-
-    def saved(self, data: bytes, at_ms: int) -> SavedCheckpoint:
-        """What it is now, as it is kept."""
-        return SavedCheckpoint(
-            seq=self.seq,
-            data=data,
-            snapshot=self.snapshot,
-            finished=self.finished,
-            timers={timer: armed.due_at_ms for timer, armed in self.timers.items()},
-            at_ms=at_ms,
-        )
 
 
 class History:
@@ -176,9 +100,23 @@ class History:
         """A new session that goes on from `seq`. What is left of each timer's time then is left of
         it now.
 
-        Raises `NotFound` as `snapshot_at`, and `Conflict` when there is a session of that name.
+        Without `seq` that is the last one; of a damaged session the last one that it can be
+        computed up to. Raises `NotFound` as `snapshot_at`, and `Conflict` when there is a session
+        of that name.
         """
-        seq = (await self._store.span(record.key))[1] if seq is None else seq
+        if seq is not None:
+            return await self._fork(record, seq, session_id)
+        last: HubError = NotFound("no_such_seq", "the session has no inputs")
+        async for head in self._heads(record):
+            try:
+                return await self._fork(record, head, session_id)
+            except Unavailable as error:
+                if error.code != "session_damaged":
+                    raise
+                last = error
+        raise last
+
+    async def _fork(self, record: SessionRecord, seq: Seq, session_id: SessionId) -> SessionRecord:
         base = await self._start_for(record, seq)
         async with self._replica(record, base) as replica:
             await self._walk(record, replica, seq)
@@ -198,6 +136,7 @@ class History:
             finished_at_ms=now_ms if replica.finished else None,
             parent=record.session_id,
             forked_at=seq,
+            compacted_to=record.compacted_to,
         )
         members = await self._members_at(record, seq)
         try:
@@ -215,7 +154,7 @@ class History:
             try:
                 answer = await self.ask(replica.worker, replica.slot, question)
             except Unavailable as error:
-                raise error_of(Fault(error.code, error.detail)) from None
+                raise error_of(fault_of(error)) from None
             assert isinstance(answer, Done)
             outbox = read_outbox(answer.result, snapshot_bytes_max=OUTBOX_BYTES_MAX, begins=True)
             timers = changes_of(outbox.timers_set, outbox.timers_cancelled, fired=None)
@@ -353,7 +292,7 @@ class History:
                 assert checkpoint is not None
                 data = checkpoint.data
                 await self.ask(worker, slot, self._placement.opening(slot, record.digest, data))
-            yield _replica_at(self, worker, slot, checkpoint)
+            yield replica_at(self, worker, slot, checkpoint)
 
     def _close(self, worker: SandboxWorker, slot: Slot, record: SessionRecord) -> None:
         if not worker.lost:
@@ -386,15 +325,42 @@ class History:
         try:
             while after < until:
                 entries = await reading
-                if not entries or entries[0].seq != after + 1:
-                    raise NotFound(
-                        "history_pruned", f"input {after + 1} is not in the journal any more"
-                    )
+                expected = range(after + 1, until + 1)
+                for wanted, entry in zip(expected, [*entries, None], strict=False):
+                    if entry is None and entries:
+                        break
+                    if entry is None or entry.seq != wanted:
+                        raise await self._missing(record, Seq(wanted))
                 after = entries[-1].seq
                 reading = self._read_ahead(record, after, until)  # while these are replayed
                 await replica.replay(entries)
         finally:
             reading.cancel()
+
+    async def _missing(self, record: SessionRecord, seq: Seq) -> HubError:
+        """Why an input is not in the journal."""
+        first, _ = await self._store.span(record.key)
+        if seq < first:
+            return NotFound("history_pruned", f"input {seq} is not in the journal any more")
+        return Unavailable("session_damaged", f"input {seq} is missing from the journal")
+
+    async def _heads(self, record: SessionRecord) -> AsyncIterator[Seq]:
+        """The last inputs that a session can be computed up to, from each of its checkpoints and
+        from its beginning: the newest one first. There is one, unless the session is damaged.
+        """
+        first, _ = await self._store.span(record.key)
+        bases = [*reversed(await self._store.checkpoint_seqs(record.key))]
+        for base in [*bases, Seq(0)] if first == 1 else bases:
+            head = base
+            while entries := await self._store.entries(
+                record.key, after=(head, 0), limit=ENTRIES_AT_ONCE, applied_only=True
+            ):
+                whole = [each for at, each in enumerate(entries, head + 1) if each.seq == at]
+                head = whole[-1].seq if whole else head
+                if len(whole) < len(entries):
+                    break
+            if head:
+                yield head
 
     def _read_ahead(
         self, record: SessionRecord, after: Seq, until: Seq
@@ -440,22 +406,6 @@ class History:
         for asked_of, answer in self._asked.values():
             if asked_of is worker and not answer.done():
                 answer.set_exception(_ended())
-
-
-def _replica_at(
-    history: History, worker: SandboxWorker, slot: Slot, checkpoint: SavedCheckpoint | None
-) -> Replica:
-    if checkpoint is None:
-        return Replica(history, worker, slot, Seq(0), UNCHANGED, finished=False)
-    return Replica(
-        history,
-        worker,
-        slot,
-        checkpoint.seq,
-        checkpoint.snapshot,
-        checkpoint.finished,
-        {timer: Armed(due) for timer, due in checkpoint.timers.items()},
-    )
 
 
 def _digest(checkpoint: SavedCheckpoint) -> str:

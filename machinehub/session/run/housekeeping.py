@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from machinehub.session.run.presence import Crowds
     from machinehub.session.run.publisher import Publisher
     from machinehub.session.run.registry import Registry
+    from machinehub.session.run.unattended import Unattended
     from machinehub.session.run.waits import Waits
     from machinehub.session.run.waking import Waking
     from machinehub.store.sessions import SessionStore
@@ -37,6 +38,10 @@ ALONE_IDLE_MS: Final = 10_000
 """The same for one that nobody is connected to."""
 FRESH_MS: Final = 1_000
 """However many there are, one that was asked for just now stays."""
+TAIL_MAX: Final = 1_000
+"""A session that has had so many inputs since its last checkpoint gets another one, though it is
+not idle: else one that never rests would take ever longer to restore.
+"""
 SWEEP_S: Final = 1.0
 EXPIRE_S: Final = 30.0
 FREEZE_ALL_S: Final = 10.0
@@ -65,7 +70,9 @@ class Housekeeper:
         waking: Waking,
         waits: Waits,
         deletions: Deletions,
+        unattended: Unattended,
     ) -> None:
+        self._unattended = unattended
         self._registry = registry
         self._store = store
         self._clock = clock
@@ -141,8 +148,9 @@ class Housekeeper:
         now_ms = self._clock.now_ms()
         for session in self._registry.all:
             idle_ms = WATCHED_IDLE_MS if self._is_needed(session) else ALONE_IDLE_MS
-            if now_ms - session.used_at_ms >= idle_ms:
+            if now_ms - session.used_at_ms >= idle_ms or len(session.tail) >= TAIL_MAX:
                 self.let_go(session)
+        self._unattended.tidy(now_ms)
         live = sorted(self._placement.live, key=lambda session: session.used_at_ms)
         too_many = len(live) + self._waking.waiting_for_room - self._limits.live_sessions
         for session in live[: max(0, too_many)]:

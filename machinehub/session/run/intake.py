@@ -17,8 +17,9 @@ from machinehub.errors import (
     PreconditionFailed,
     RateLimited,
     Unavailable,
+    fault_of,
 )
-from machinehub.model import Fault, Kind
+from machinehub.model import Kind
 from machinehub.rates import Rates
 from machinehub.session.decide.events import check_event
 from machinehub.session.decide.lifecycle import Phase
@@ -165,7 +166,7 @@ class Intake:
         try:
             entry = await self._store.entry_of(session.record.key, event_id)
         except Unavailable as error:
-            entry, receipt.error = None, Fault(error.code, error.detail)
+            entry, receipt.error = None, fault_of(error)
         else:
             receipt.error = SESSION_FINISHED
         if entry is None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from machinehub.errors import Unavailable
 from machinehub.model import CheckpointWrite, TurnWrite
 from machinehub.store.database import AlreadyWritten
+from machinehub.store.trouble import UNREACHABLE, unavailable
 from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ PATIENCE_S: Final = 1.0
 GIVE_UP_S: Final = 5.0
 """What was decided already is refused after so long."""
 PROBE_S: Final = 0.5
+LATELY_S: Final = 10.0
 
 
 class CommitOutcomes(Protocol):
@@ -98,6 +100,9 @@ class Journal:
         self._idle.set()
         self._tasks = Tasks()
         self._failing_since_s: float | None = None
+        self._failure: Unavailable | None = None
+        """Why the last attempt failed."""
+        self._last_failure: tuple[float, Unavailable] | None = None
         self._began_s: float | None = None
         """When the commit that is under way was first tried."""
         self._probing = False
@@ -138,10 +143,12 @@ class Journal:
             )
         )
 
-    def add_checkpoint(self, session: Session, checkpoint: SavedCheckpoint) -> None:
+    def add_checkpoint(
+        self, session: Session, checkpoint: SavedCheckpoint, *, compacts: bool = False
+    ) -> None:
         self._add(
             QueuedWrite(
-                CheckpointWrite(session.record.key, checkpoint),
+                CheckpointWrite(session.record.key, checkpoint, compacts),
                 session,
                 None,
                 None,
@@ -163,10 +170,24 @@ class Journal:
             waiting_since_s is not None
             and asyncio.get_running_loop().time() - waiting_since_s > PATIENCE_S
         ):
-            return Unavailable("unavailable", "the database does not answer; try again later")
+            return self._failure or unavailable(UNREACHABLE)
         if len(self._queue) > LINES_WAITING_MAX or self._bytes > BYTES_WAITING_MAX:
             return Unavailable("unavailable", "the database does not keep up; try again later")
         return None
+
+    @property
+    def waiting(self) -> int:
+        """How much waits to be committed."""
+        return len(self._queue)
+
+    def failed_lately(self) -> Unavailable | None:
+        """Why the last commit failed, if that was not long ago. A full disk may have room for less
+        than events need, so nothing else shows that events can be written.
+        """
+        if self._last_failure is None:
+            return None
+        at_s, error = self._last_failure
+        return error if asyncio.get_running_loop().time() - at_s < LATELY_S else None
 
     def _add(self, line: QueuedWrite) -> None:
         if line.session is not None:
@@ -206,7 +227,9 @@ class Journal:
                     batch = await self._settle_already_written(batch, found)
                     continue
             except Unavailable as error:
-                self._failing_since_s = self._failing_since_s or started_s
+                self._failing_since_s, self._failure = self._failing_since_s or started_s, error
+                self._last_failure = (loop.time(), error)
+                self._metrics.commit_failures.labels(error.more.get("reason", "unknown")).inc()
                 if loop.time() - began_s > GIVE_UP_S:
                     log.error("events are refused: %s", error.detail)
                     self._refuse(batch, error)
@@ -215,6 +238,7 @@ class Journal:
                 delay_s = min(delay_s * 2, RETRY_S_MAX)
                 continue
             self._metrics.count_commit(len(batch), loop.time() - started_s)
+            self._last_failure = None
             self._committed(batch)
             return
 
@@ -226,7 +250,7 @@ class Journal:
         """
         items = [line.item for line in batch if isinstance(line.item, TurnWrite | CheckpointWrite)]
         foreign, all_ours = await self._store.explain_conflict(items)
-        self._failing_since_s = None
+        self._failing_since_s = self._failure = None
         if all_ours or not any(
             isinstance(item, TurnWrite) for item in items
         ):  # an earlier attempt did succeed; only its answer was lost
@@ -251,7 +275,7 @@ class Journal:
         return kept
 
     def _committed(self, batch: list[QueuedWrite]) -> None:
-        self._failing_since_s = None
+        self._failing_since_s = self._failure = None
         for line in batch:
             if line.session is not None:
                 left = self._uncommitted.get(line.session, 1) - 1
@@ -302,6 +326,6 @@ class Journal:
             except Unavailable:
                 continue
             self._probing = False
-            self._failing_since_s = None
+            self._failing_since_s = self._failure = None
             self._outcomes.recovered()
             return

@@ -13,6 +13,7 @@ from machinehub.model import SessionDelete
 from machinehub.session.decide.events import check_event, check_input
 from machinehub.session.port import Answered, Closed, Ending, Snapshot, Summary
 from machinehub.session.run.deletion import Deletions
+from machinehub.session.run.gauges import Gauges
 from machinehub.session.run.history import History
 from machinehub.session.run.housekeeping import Housekeeper
 from machinehub.session.run.intake import Intake, settled_of
@@ -26,6 +27,7 @@ from machinehub.session.run.publisher import Publisher, snapshot_of
 from machinehub.session.run.registry import Registry
 from machinehub.session.run.restarts import Restarts
 from machinehub.session.run.scheduler import TimerScheduler
+from machinehub.session.run.unattended import Attendance, Unattended
 from machinehub.session.run.waits import Waits
 from machinehub.session.run.waking import Waking
 from machinehub.tasks import Tasks
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from machinehub.session.decide.turn import Receipt
     from machinehub.session.port import (
         Address,
+        Busy,
         Listener,
         Presence,
         Recomputed,
@@ -84,6 +87,7 @@ class LocalSessions:
         self.publisher = Publisher(
             clock, logs, metrics, emitted_kept_bytes=limits.emitted_kept_bytes
         )
+        self._attendance = Attendance(self.registry, self.publisher, clock, logs)
         self.waits = Waits(self.publisher, per_session=limits.connections_per_session)
         self.journal = Journal(store, metrics)
         self.placement = Placement(pool, images, clock, limits)
@@ -92,17 +96,27 @@ class LocalSessions:
         # others later.
         self._make_inputs()
         self._make_lives(versions)
+        self.gauges = Gauges(
+            self.registry,
+            store,
+            metrics,
+            placement=self.placement,
+            journal=self.journal,
+            publisher=self.publisher,
+        )
         self.journal.report_to(self.outcomes)
         self.placement.report_to(self.outcomes)
 
     def _make_inputs(self) -> None:
         """What gives sessions their inputs: timers, senders, and members who come and go."""
+        self.unattended = Unattended(self._limits, self._metrics, self._attendance)
         self.scheduler = TimerScheduler(
             self._clock,
             self._store,
             lambda *timer: self.waking.timer_due(*timer),
             lambda *timer: self.waking.timer_pending(*timer),
             per_s=self._limits.timer_turns_per_s,
+            unattended=self.unattended,
         )
         self.intake = Intake(
             self._store,
@@ -179,6 +193,7 @@ class LocalSessions:
             history=self.history,
             waits=self.waits,
             metrics=self._metrics,
+            unattended=self.unattended,
         )
         self.housekeeper = self._make_housekeeper()
 
@@ -197,6 +212,7 @@ class LocalSessions:
             waking=self.waking,
             waits=self.waits,
             deletions=self.deletions,
+            unattended=self.unattended,
         )
 
     # --- the hub's life ---------------------------------------------------------------------------
@@ -237,15 +253,29 @@ class LocalSessions:
             listeners = self.publisher.listeners(session)
             self.publisher.send(listeners, Closed(Ending.GOING_AWAY, reason))
 
-    def counts(self) -> tuple[int, int]:
-        """Sessions in memory, and those of them that are on workers."""
-        return len(self.registry), len(self.placement.live)
+    def suspend(self, error: Unavailable) -> None:
+        """Forgets every session: the database may be another's now. Clients are told to come
+        back.
+        """
+        self.waits.end(error.detail, self.loader.openings)
+        for session in list(self.registry.all):
+            self.outcomes.refused(session, error)
+            self.loader.forget(session, error, Ending.UNAVAILABLE)
+        self.presence_events.forget_all()
+
+    def resume(self) -> None:
+        """The database is this hub's again."""
+        self.outcomes.recovered()
+        self._tasks.spawn(self.presence_events.take_up())
+
+    def time_moved(self) -> None:
+        """The computer's clock was set: what is due now?"""
+        self.scheduler.fire()
 
     def worker_answered(self, worker: SandboxWorker, messages: list[ToHub]) -> None:
         self.placement.worker_answered(worker, messages)
 
     def worker_lost(self, worker: SandboxWorker) -> None:
-        self._metrics.worker_crashes.inc()
         self.history.worker_lost(worker)
         self.placement.worker_lost(worker)
 
@@ -331,7 +361,8 @@ class LocalSessions:
         if at is None:
             session = await self.loader.open_existing(address.machine_id, address.session_id)
             snapshot = snapshot_of(session)
-            return self._summary(session.record, snapshot.seq), snapshot
+            # The database knows better than memory up to where the journal was pruned.
+            return self._summary(await self._record(address), snapshot.seq), snapshot
         record = await self._record(address)
         snapshot = Snapshot(at, record.version, await self.history.snapshot_at(record, at))
         return self._summary(record, at), snapshot
@@ -360,6 +391,7 @@ class LocalSessions:
             live=session is not None and self.placement.is_on_worker(session),
             parent=record.parent,
             forked_at=record.forked_at,
+            compacted_to=record.compacted_to,
         )
 
     async def journal_of(
@@ -401,6 +433,9 @@ class LocalSessions:
 
     async def restart(self, address: Address) -> Snapshot:
         return await self.restarts.restart(address)
+
+    def busiest(self, count: int) -> list[Busy]:
+        return self.gauges.busiest(count)
 
     async def delete_machine(self, machine_id: MachineId) -> None:
         await self.deletions.delete_machine(machine_id)

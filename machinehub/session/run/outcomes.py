@@ -15,7 +15,7 @@ import logging
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from machinehub.errors import HubError, Unavailable, error_of
+from machinehub.errors import HubError, Unavailable, error_of, fault_of
 from machinehub.model import Fault, Kind
 from machinehub.session.decide.lifecycle import Phase
 from machinehub.tasks import Tasks
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from machinehub.session.run.publisher import Publisher
     from machinehub.session.run.registry import Registry
     from machinehub.session.run.scheduler import TimerScheduler
+    from machinehub.session.run.unattended import Unattended
     from machinehub.session.run.waits import Waits
     from machinehub.session.run.worker_interfaces import SandboxWorker
     from sandbox.protocol.messages import Done, Failed, Replayed
@@ -54,7 +55,9 @@ class Outcomes:
         history: History,
         waits: Waits,
         metrics: Metrics,
+        unattended: Unattended,
     ) -> None:
+        self._unattended = unattended
         self._registry = registry
         self._journal = journal
         self._placement = placement
@@ -88,7 +91,8 @@ class Outcomes:
             self._tell(session, turn)
 
     def frozen(self, session: Session, checkpoint: SavedCheckpoint) -> None:
-        self._journal.add_checkpoint(session, checkpoint)
+        compacts = self._unattended.ticks_on(session.record.key)
+        self._journal.add_checkpoint(session, checkpoint, compacts=compacts)
 
     def replayed(self, session: Session, snapshot: bytes) -> None:
         was_replaying = session.phase is Phase.REPLAYING
@@ -136,7 +140,7 @@ class Outcomes:
                 self._loader.reload_after(session, mending)
             await self._loader.load(session)
         except HubError as error:
-            self._give_up(session, Fault(error.code, error.detail))
+            self._give_up(session, fault_of(error))
             return
         finally:
             self._mending.discard(session)
@@ -177,7 +181,7 @@ class Outcomes:
         if session.gone:
             return
         self._placement.leave(session)
-        turns = session.refuse_all(Fault(error.code, error.detail))
+        turns = session.refuse_all(fault_of(error))
         if any(turn.pending.kind is Kind.TIMER for turn in turns):
             self._scheduler.again_soon(session.record.key)
         for turn in turns:

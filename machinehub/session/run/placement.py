@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakValueDictionary
 
-from machinehub.errors import HubError
+from machinehub.clock import measured_s
+from machinehub.errors import HubError, fault_of
 from machinehub.model import Fault, Kind
 from machinehub.session.decide.answers import BrokenWorker
 from machinehub.session.decide.flow import CostEstimate, HeavyLane, SendWindow
@@ -181,6 +182,7 @@ class Placement:
             each = pending[index]
             is_start = each.kind is Kind.START
             cpu_ms = self._limits.start_cpu_ms if is_start else self._limits.event_cpu_ms
+            each.sent_s = measured_s()
             worker.ask(place.slot, Step(place.slot, each.ticket, each.input, each.now_ms, cpu_ms))
 
     def _settled(self, place: Place, turn: Turn, *, overran: bool) -> None:
@@ -250,7 +252,7 @@ class Placement:
         except HubError as error:
             self._placing -= 1
             place.move(Move.GIVE_UP)
-            self._outcomes.lost(session, Fault(error.code, error.detail))
+            self._outcomes.lost(session, fault_of(error))
             return
         self._placing -= 1
         if session.phase.loaded and (session.pending or session.phase is Phase.REPLAYING):

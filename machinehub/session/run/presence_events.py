@@ -10,6 +10,7 @@ the second copy.
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
@@ -19,6 +20,8 @@ from machinehub.ids import EventId
 from machinehub.model import Kind, MemberChange
 from machinehub.session.decide.answers import OUR_FAULTS
 from machinehub.tasks import Tasks
+
+log = logging.getLogger("machinehub.session")
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Iterable
@@ -120,6 +123,16 @@ class PresenceEvents:
             self._inherit(key, member, sender)
             self._told[key].awaited = True
         self._tasks.spawn(self._end_waiting(list(self._told)))
+
+    async def take_up(self) -> None:
+        """The same once more, later, if the database answers."""
+        try:
+            await self.start()
+        except Unavailable as error:
+            log.warning("whom machines take to be there is not known: %s", error.detail)
+
+    def forget_all(self) -> None:
+        self._told.clear()
 
     def stop(self) -> None:
         self._tasks.stop()

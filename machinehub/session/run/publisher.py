@@ -10,7 +10,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from machinehub.clock import measured_s
 from machinehub.session.port import Emitted, Snapshot, Update
+from machinehub.session.run.activity import Activity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -65,6 +67,7 @@ class Publisher:
         self._logs = logs
         self._metrics = metrics
         self._emitted_kept_bytes = emitted_kept_bytes
+        self.activity = Activity()
         self._audiences: dict[Session, Audience] = {}
 
     # --- who listens ------------------------------------------------------------------------------
@@ -142,8 +145,16 @@ class Publisher:
 
     def _note(self, session: Session, turn: Turn) -> None:
         """Logs and metrics."""
+        metrics, pending = self._metrics, turn.pending
+        now_s = measured_s()
+        self.activity.count(session, now_s)
+        metrics.turn_total.add(now_s - pending.arrived_s)
+        if pending.sent_s:
+            metrics.turn_queue.add(pending.sent_s - pending.arrived_s)
+        if turn.cost is not None:
+            metrics.turn_guest.add(turn.cost.cpu_us / 1e6)
         if turn.error is None:
-            self._metrics.count_turn()
+            metrics.turns.add()
             if not turn.logs:
                 return
         lines = turn.logs

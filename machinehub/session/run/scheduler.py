@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from machinehub.clock import Clock
     from machinehub.ids import SessionKey
+    from machinehub.session.run.unattended import Unattended
     from machinehub.store.sessions import SessionStore
 
 log = logging.getLogger("machinehub.session")
@@ -30,10 +31,13 @@ PRUNE_AT: Final = 4096
 """Entries at which cancelled timers are first looked for; then at twice what was left."""
 HORIZON_MS: Final = 10 * 60_000
 """How far ahead timers are kept in memory."""
-EXTEND_S: Final = 60.0
-LOOK_S: Final = 1.0
-"""How soon a step forward of the computer's clock is noticed by timers that wait."""
+EXTEND_MS: Final = 60_000
+"""How much nearer the horizon may come before it is read further."""
+LOOK_S: Final = 0.5
+"""How soon a step forward of the computer's clock is noticed."""
 RETRY_MS: Final = 1000
+_HELD: Final = TimerId(-1)
+"""Another: timers of the session were held back, and are to be looked at."""
 _ALWAYS: Final = -(2**62)
 _NEVER: Final = 2**62
 _ANY_TIMER: Final = TimerId(0)
@@ -55,7 +59,9 @@ class TimerScheduler:
         pending: Callable[[SessionKey, TimerId, int], bool],
         *,
         per_s: int,
+        unattended: Unattended,
     ) -> None:
+        self._unattended = unattended
         self._clock = clock
         self._store = store
         self._due = due
@@ -91,7 +97,7 @@ class TimerScheduler:
             if due_at_ms <= self._horizon_ms:
                 self._queue.add(key, timer, due_at_ms)
         if len(self._queue) > self._prune_at:
-            self._queue.prune(self._pending)
+            self._queue.prune(self._is_pending)
             self._prune_at = max(PRUNE_AT, 2 * len(self._queue))
         self._arm()
 
@@ -101,6 +107,7 @@ class TimerScheduler:
 
     async def reload(self) -> None:
         """Takes up once more what the database has: some timers may have fired in vain."""
+        self._unattended.forget_all()
         try:
             self._take(await self._store.timers_due(after_ms=_ALWAYS, until_ms=self._horizon_ms))
         except Unavailable as error:
@@ -121,18 +128,39 @@ class TimerScheduler:
             self._second = now_ms // 1000
             self._fired.clear()
         for key, timer, due_at_ms in self._queue.pop_due(now_ms):
-            self._fired[key] += 1
-            if (
-                self._fired[key] > self._per_s
-            ):  # a machine that sets its next timer at once would have the hub to itself
-                self._queue.add(key, timer, due_at_ms, not_before_ms=(self._second + 1) * 1000)
+            if timer == _HELD:
+                self._release(key, now_ms)
             else:
-                self._due(key, timer, due_at_ms)
+                self._come_due(key, timer, due_at_ms, now_ms)
         self._arm()
+
+    def _come_due(self, key: SessionKey, timer: TimerId, due_at_ms: int, now_ms: int) -> None:
+        if self._fired[key] >= self._per_s:
+            # A machine that sets its next timer at once would have the hub to itself.
+            self._queue.add(key, timer, due_at_ms, not_before_ms=(self._second + 1) * 1000)
+            return
+        wait_ms = self._unattended.take(key, timer, due_at_ms, now_ms)
+        if wait_ms == 0:
+            self._fired[key] += 1
+            self._due(key, timer, due_at_ms)
+        elif wait_ms is not None:
+            self._queue.add(key, _HELD, now_ms + wait_ms)
+
+    def _release(self, key: SessionKey, now_ms: int) -> None:
+        free, wait_ms = self._unattended.release(key, now_ms)
+        for timer, due_at_ms in free:
+            self._due(key, timer, due_at_ms)
+        if wait_ms is not None:
+            self._queue.add(key, _HELD, now_ms + wait_ms)
+
+    def _is_pending(self, key: SessionKey, timer: TimerId, due_at_ms: int) -> bool:
+        return timer == _HELD or self._pending(key, timer, due_at_ms)
 
     async def _extend_on(self) -> None:
         while True:
-            await asyncio.sleep(EXTEND_S)
+            await asyncio.sleep(LOOK_S)
+            if self._clock.now_ms() + HORIZON_MS - self._horizon_ms < EXTEND_MS:
+                continue
             try:
                 await self._extend()
             except Unavailable as error:

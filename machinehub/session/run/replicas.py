@@ -1,0 +1,118 @@
+"""A session at some step of its history, computed again on a worker beside the session itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from machinehub.errors import Unavailable
+from machinehub.ids import Seq
+from machinehub.model import Armed, Kind, SavedCheckpoint
+from machinehub.session.decide.answers import UNCHANGED, BrokenWorker, check_replayed
+from machinehub.session.decide.changes import changes_of
+from sandbox.protocol.ids import Ticket
+from sandbox.protocol.inputs import timer_of
+from sandbox.protocol.messages import Checkpoint, Done, Replay, Replayed
+
+if TYPE_CHECKING:
+    from machinehub.model import Entry
+    from machinehub.session.run.worker_interfaces import SandboxWorker
+    from sandbox.protocol.ids import Slot, TimerId
+    from sandbox.protocol.messages import Question, ToHub
+
+SLICE_US: Final = 10_000
+"""CPU of a worker that a replay takes before others have their turn."""
+SLICE_INPUTS_MAX: Final = 200
+
+
+class Asks(Protocol):
+    """Who talks to workers for replicas."""
+
+    async def ask(self, worker: SandboxWorker, slot: Slot, message: Question) -> ToHub:
+        """Raises `Unavailable`."""
+
+
+@dataclass(slots=True)
+class Replica:
+    """A session at some step of its history, on a worker."""
+
+    asks: Asks
+    worker: SandboxWorker
+    slot: Slot
+    seq: Seq
+    snapshot: bytes
+    finished: bool
+    timers: dict[TimerId, Armed] = field(default_factory=dict)
+    last: Entry | None = None
+    """What was replayed last."""
+
+    async def replay(self, entries: list[Entry]) -> None:
+        """Goes on through `entries`, a slice of CPU at a time, so that the worker's other sessions
+        have their turns in between.
+        """
+        at = 0
+        while at < len(entries):
+            part = entries[at : at + SLICE_INPUTS_MAX]
+            inputs = [(entry.input, entry.now_ms) for entry in part]
+            question = Replay(self.slot, Ticket(at + 1), inputs, SLICE_US)
+            answer = await self.asks.ask(self.worker, self.slot, question)
+            if not isinstance(answer, Replayed) or not 1 <= answer.count <= len(part):
+                raise self._broken()
+            try:
+                check_replayed(answer.snapshot)
+            except BrokenWorker as error:
+                self.worker.kill(str(error), suspect=self.slot)
+                raise self._broken() from error
+            at += answer.count
+            self._take(part[: answer.count], answer)
+
+    def _broken(self) -> Unavailable:
+        return Unavailable("unavailable", "the worker does not answer what it was asked; try again")
+
+    def _take(self, entries: list[Entry], answer: Replayed) -> None:
+        if answer.snapshot != UNCHANGED:
+            self.snapshot = answer.snapshot
+        told = {position: (was_set, gone) for position, was_set, gone in answer.timers}
+        for position, entry in enumerate(entries):
+            was_set, cancelled = told.get(position, ([], []))
+            fired = timer_of(entry.input) if entry.kind is Kind.TIMER else None
+            changes_of(was_set, cancelled, fired=fired).apply_to(self.timers)
+        if answer.finished:
+            self.timers.clear()
+        self.finished = answer.finished
+        self.last = entries[-1]
+        self.seq = self.last.seq
+
+    async def freeze(self) -> bytes:
+        """The checkpoint of what it is now."""
+        question = Checkpoint(self.slot, Ticket(1))
+        answer = await self.asks.ask(self.worker, self.slot, question)
+        assert isinstance(answer, Done)
+        return answer.result
+
+    def saved(self, data: bytes, at_ms: int) -> SavedCheckpoint:
+        """What it is now, as it is kept."""
+        return SavedCheckpoint(
+            seq=self.seq,
+            data=data,
+            snapshot=self.snapshot,
+            finished=self.finished,
+            timers={timer: armed.due_at_ms for timer, armed in self.timers.items()},
+            at_ms=at_ms,
+        )
+
+
+def replica_at(
+    asks: Asks, worker: SandboxWorker, slot: Slot, checkpoint: SavedCheckpoint | None
+) -> Replica:
+    if checkpoint is None:
+        return Replica(asks, worker, slot, Seq(0), UNCHANGED, finished=False)
+    return Replica(
+        asks,
+        worker,
+        slot,
+        checkpoint.seq,
+        checkpoint.snapshot,
+        checkpoint.finished,
+        {timer: Armed(due) for timer, due in checkpoint.timers.items()},
+    )
