@@ -34,6 +34,7 @@ from machinehub.store.integrity import check_file, look_through
 from machinehub.store.notes import Notes
 from machinehub.store.schema import migrate
 from machinehub.store.sessions import SessionStore
+from machinehub.store.space import give_back_on
 from machinehub.store.store import Store
 from machinehub.store.trouble import CLAIM_LOST, unavailable
 from machinehub.tasks import Tasks
@@ -110,6 +111,7 @@ class Hub:
             logs=self.logs,
             metrics=self.metrics,
             expire_after_ms=settings.expire_finished_s * 1000,
+            resident_bytes=settings.resident_bytes,
         )
         self._tokens = Tokens(settings, self.store, clock)
         self.admission = Admission(settings, limits, self._tokens, clock)
@@ -149,7 +151,7 @@ class Hub:
             Route("/assets/{name}", asset, methods=["GET"]),
         ]
         return (
-            WebSocketProtocol(self.sessions, clock, limits, self.metrics),
+            WebSocketProtocol(self.sessions, clock, limits, self.metrics, self.admission.identify),
             ControlApp([*api.routes(), *pages], self.metrics),
             HttpProtocol(self.sessions, self.catalog, limits, self.metrics, base_url=base_url),
         )
@@ -180,13 +182,14 @@ class Hub:
         await self._check_file()
         await migrate(self.engine, backup=self.settings.backup_before_upgrade)
         self._database.check_file()
-        check_can_listen(self.settings, has_tokens=bool(await self.store.valid_token_hashes()))
+        check_can_listen(self.settings, has_tokens=bool(await self.store.valid_tokens()))
         await self._tokens.start()
         await self.pool.start(self.sessions)
         await self.catalog.keep_engine()
         await self._timekeeper.start()
         await self.sessions.start()
         self.health.start()
+        self._tasks.spawn(give_back_on(self._database))
 
     async def _check_file(self) -> None:
         path = self._database.path

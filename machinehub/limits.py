@@ -149,6 +149,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Private memory of one sandbox worker, counted as the kernel does: an image counts whole for
     each of its sessions, though a tenth of it is touched.
     """
+    resident_bytes: int = 0
+    """Memory that all session workers touch together; 0 for two thirds of what the computer or the
+    container has. Idle sessions are frozen before it is reached.
+    """
     forge_bytes: int = 2 * 1024 * 1024 * 1024
     """The same of the process that builds images; the bundler alone may have 512 MiB."""
     live_sessions: int = 4_096

@@ -98,6 +98,10 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     engine_code: bytes = b""
     """That engine, when it is not the one that workers have anyway; of a module its machine code.
     """
+    template: str = ""
+    """Digest of what it is compressed against; "" for nothing."""
+    template_code: bytes = b""
+    """That template, when it is not the one that workers have anyway."""
 
     @property
     def is_module(self) -> bool:

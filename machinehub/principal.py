@@ -29,6 +29,13 @@ class Principal:
     standing: Standing
     user: str | None = None
     """The subject of a token that names one; nothing gives such tokens yet."""
+    token: str | None = None
+    """The name of the token that they showed."""
+
+    @property
+    def who(self) -> str:
+        """For the log."""
+        return f"token {self.token!r}" if self.token is not None else "somebody on this computer"
 
     @property
     def is_counted(self) -> bool:

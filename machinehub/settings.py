@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from machinehub import capacity
 from machinehub.limits import Limits
 from machinehub.model import Retention
 from machinehub.paths import cache_folder
@@ -107,12 +107,12 @@ class Settings:
 
     @property
     def worker_count(self) -> int:
-        return self.workers or max(
-            2,
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 2,
-        )
+        return self.workers or max(2, capacity.cores())
+
+    @property
+    def resident_bytes(self) -> int:
+        """What session workers may touch together; 0 when the computer does not say what it has."""
+        return self.limits.resident_bytes or capacity.memory_bytes() * 2 // 3
 
     @property
     def retention(self) -> Retention:

@@ -30,6 +30,7 @@ from sandbox.protocol.messages import (
 )
 
 if TYPE_CHECKING:
+    from sandbox.compression import Template
     from sandbox.engine import Engine, Module
     from sandbox.forge import Guest
     from sandbox.protocol.ids import Ticket
@@ -41,9 +42,18 @@ MISSING_MAX = 50
 
 
 class Builds:
-    """What a forge does. `guest` and `esbuild` are None in a process that compiles modules."""
+    """What a forge does. `guest`, `esbuild` and `template` are None in a process that compiles
+    modules.
+    """
 
-    def __init__(self, engine: Engine, guest: Guest | None, esbuild: Module | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        guest: Guest | None,
+        esbuild: Module | None,
+        template: Template | None = None,
+    ) -> None:
+        self._template = template
         self._engine = engine
         self._guest = guest
         self._esbuild = esbuild
@@ -88,7 +98,8 @@ class Builds:
                 "machine_throws",
                 [BuildMessage(f"the file cannot be built ({type(error).__name__})")],
             )
-        packed = pack(image)
+        assert self._template is not None
+        packed = self._template.pack(image)
         frozen = time.perf_counter_ns()
         warnings = [
             *bundle.warnings,
@@ -126,8 +137,10 @@ class Builds:
 
     def give_engine(self, request: GiveEngine, answers: list[ToHub]) -> None:
         assert self._guest is not None
-        engine = pack(self._guest.engine_wasm)
-        answers.append(EngineGiven(request.ticket, self._guest.engine_digest, engine))
+        assert self._template is not None
+        engine, template = pack(self._guest.engine_wasm), pack(self._template.data)
+        given = (self._guest.engine_digest, engine, self._template.digest, template)
+        answers.append(EngineGiven(request.ticket, *given))
 
 
 def _build_failed(ticket: Ticket, error: BuildError) -> BuildFailed:

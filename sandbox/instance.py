@@ -9,6 +9,7 @@ elsewhere. It uses no session ids and no connections.
 
 from __future__ import annotations
 
+import mmap
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -50,6 +51,7 @@ REPLAY_CPU_S: Final = 5.0
 """CPU budget for a replay: ten times what the bounds above let come together, for a slower hour."""
 PLACE_CHARS_MAX: Final = 300
 DEPTH_MAX: Final = 256
+NO_ROOM: Final = "the sandbox worker has no memory left"
 """Of an outbox: the hub's parser, and those of clients, recurse."""
 _REJECTED: Final = b"[0,"
 
@@ -110,6 +112,17 @@ def load_image(
     memory = bytes(pristine.view())
     pristine.close()
     return LoadedImage(code, module, handles, memory)
+
+
+def process_has(size_bytes: int) -> bool:
+    """Whether the process could get so much more memory. If not, a session that could not grow may
+    have met the process's bound, not its own.
+    """
+    try:
+        mmap.mmap(-1, max(1, size_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        return False
+    return True
 
 
 class LiveMachine:
@@ -180,6 +193,9 @@ class LiveMachine:
             outbox = self._step(data, now_ms)
         except Trap as trap:
             fault = Fault(trap.code, trap.message)
+            more = self._sizes.memory_bytes_max - instance.memory_bytes
+            if trap.code == "memory_exceeded" and not process_has(more):
+                fault = Fault("unavailable", NO_ROOM)
         cpu_ns = watchdog.stop()
         self.cost = Cost(cpu_ns // 1000, instance.memory_bytes, fuel - instance.fuel)
         if fault is None:

@@ -10,7 +10,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from sandbox.checkpoint import DamagedCheckpoint
-from sandbox.compression import unpack
+from sandbox.compression import Template, unpack
 from sandbox.forge import digest_of
 from sandbox.instance import LiveMachine, LoadedImage, LostSession, Sizes, load_image
 from sandbox.protocol.limits import HEAVY_US
@@ -23,6 +23,7 @@ from sandbox.protocol.messages import (
     Frozen,
     LoadEngine,
     LoadImage,
+    LoadTemplate,
     Open,
     Replay,
     Replayed,
@@ -47,10 +48,18 @@ IMAGE_MEMORY_BYTES_MAX: Final = 256 * 1024 * 1024
 class Turns:
     """The sessions of one process, by the slots that the hub gave them."""
 
-    def __init__(self, engine: Engine, guest: Guest | None, *, memory_bytes_max: int = 0) -> None:
-        """`guest` is None where modules run, which need none; `memory_bytes_max` is the process's,
-        0 for none.
+    def __init__(
+        self,
+        engine: Engine,
+        guest: Guest | None,
+        template: Template | None = None,
+        *,
+        memory_bytes_max: int = 0,
+    ) -> None:
+        """`guest` and `template` are None where modules run, which need none; `memory_bytes_max` is
+        the process's, 0 for none.
         """
+        self._templates = {template.digest: template} if template else {}
         self._memory_bytes_max = memory_bytes_max
         self._engine = engine
         self._runs_modules = guest is None
@@ -169,10 +178,28 @@ class Turns:
         if request.digest in self._images:
             return
         with contextlib.suppress(ValueError, Trap):
-            wasm = unpack(request.image, bytes_max=IMAGE_MEMORY_BYTES_MAX)
+            wasm = self._unpacked(request)
             self._images[request.digest] = load_image(
                 self._engine, self._engines, wasm, memory_bytes_max=IMAGE_MEMORY_BYTES_MAX
             )
+
+    def _unpacked(self, request: LoadImage) -> bytes:
+        """Raises `ValueError`."""
+        if not request.template:
+            return unpack(request.image, bytes_max=IMAGE_MEMORY_BYTES_MAX)
+        template = self._templates.get(request.template)
+        if template is None:
+            raise ValueError("its template could not be loaded")
+        return template.unpack(request.image, bytes_max=IMAGE_MEMORY_BYTES_MAX)
+
+    def load_template(self, request: LoadTemplate, _answers: list[ToHub]) -> None:
+        """What is damaged is noticed as its images are."""
+        if request.digest in self._templates:
+            return
+        with contextlib.suppress(ValueError):
+            template = Template(unpack(request.template, bytes_max=IMAGE_MEMORY_BYTES_MAX))
+            if template.digest == request.digest:
+                self._templates[request.digest] = template
 
     def load_engine(self, request: LoadEngine, _answers: list[ToHub]) -> None:
         """Compiles an older engine, or maps it from the cache; takes a module's machine code.

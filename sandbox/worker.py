@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sandbox import walls
 from sandbox.builds import Builds
+from sandbox.compression import Template
 from sandbox.engine import Engine, Kind
 from sandbox.forge import load_guest
 from sandbox.protocol import frames, messages
@@ -65,14 +66,15 @@ class Worker:
         engine: Engine,
         guest: Guest | None,
         esbuild: Module | None,
+        template: Template | None = None,
         *,
         memory_bytes_max: int = 0,
     ) -> None:
-        """`guest` is None where modules run; `esbuild` is a forge's; `memory_bytes_max` is the
-        process's.
+        """`guest` and `template` are None where modules run; `esbuild` is a forge's;
+        `memory_bytes_max` is the process's.
         """
-        self._turns = turns = Turns(engine, guest, memory_bytes_max=memory_bytes_max)
-        builds = Builds(engine, guest, esbuild)
+        self._turns = turns = Turns(engine, guest, template, memory_bytes_max=memory_bytes_max)
+        builds = Builds(engine, guest, esbuild, template)
         self._does: dict[type, Callable[[Any, list[ToHub]], None]] = {
             messages.Step: turns.step,
             messages.Open: turns.open,
@@ -81,6 +83,7 @@ class Worker:
             messages.Close: turns.close,
             messages.LoadImage: turns.load_image,
             messages.LoadEngine: turns.load_engine,
+            messages.LoadTemplate: turns.load_template,
             messages.Forget: turns.forget,
             messages.Build: builds.build,
             messages.BuildModule: builds.build_module,
@@ -169,11 +172,13 @@ def _set_up(options: argparse.Namespace, connection: socket.socket) -> tuple[Wor
     # A forge compiles code that runs once, esbuild above all: what it saves in compiling it never
     # loses in running.
     engine = Engine(options.cache, kind=KINDS[options.kind], fuel=options.fuel, on_compile=tell)
-    names = {"session": ("engine", "base"), "forge": ("engine", "base", "esbuild")}.get(
-        options.kind, ()
-    )
+    names = {
+        "session": ("engine", "base", "template"),
+        "forge": ("engine", "base", "template", "esbuild"),
+    }.get(options.kind, ())
     files = {name: (GUEST / f"{name}.wasm").read_bytes() for name in names}
-    engine.fill_cache({name: wasm for name, wasm in files.items() if name != "base"})
+    compiled = {name: wasm for name, wasm in files.items() if name in ("engine", "esbuild")}
+    engine.fill_cache(compiled)
     own_user = options.root is None
     writable = [options.scratch] if options.scratch is not None else []
     readable = [options.cache] if files and options.cache else []
@@ -190,7 +195,8 @@ def _set_up(options: argparse.Namespace, connection: socket.socket) -> tuple[Wor
     guest = load_guest(engine, files["engine"], files["base"]) if files else None
     esbuild = files.get("esbuild")
     bundler = engine.compile_cached(esbuild, name="esbuild") if esbuild else None
-    worker = Worker(engine, guest, bundler, memory_bytes_max=options.memory_bytes_max)
+    template = Template(files["template"]) if files else None
+    worker = Worker(engine, guest, bundler, template, memory_bytes_max=options.memory_bytes_max)
     if options.scratch is not None:
         tempfile.tempdir = str(options.scratch)
     engine.watchdog.start(1)  # its thread is there from now on
@@ -201,7 +207,11 @@ def _set_up(options: argparse.Namespace, connection: socket.socket) -> tuple[Wor
     gc.freeze()  # what is here now stays; the collector need not look at it again
     starting = False
     return worker, Ready(
-        guest.engine_digest if guest else "", guest.base_digest if guest else "", stood, FRAMES
+        guest.engine_digest if guest else "",
+        guest.base_digest if guest else "",
+        stood,
+        FRAMES,
+        template.digest if template else "",
     )
 
 

@@ -32,6 +32,7 @@ LAYERS = [
     {"store"},
     {"session/decide", "session/port", "settings"},
     {
+        "capacity",
         "clock",
         "closecodes",
         "errors",

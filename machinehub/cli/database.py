@@ -40,6 +40,7 @@ def register(app: typer.Typer) -> None:
     db.command("status")(status)
     db.command("size")(size)
     db.command("upgrade")(upgrade)
+    db.command("vacuum")(vacuum)
     db.command("reset-clock")(reset_clock)
     app.add_typer(db, name="db")
     app.command("backup")(backup)
@@ -138,6 +139,29 @@ def upgrade(data: Data = None) -> None:
 
     before = asyncio.run(run())
     progress.print(f"schema {before or 'none'} -> {newest_revision()}", markup=False)
+
+
+def vacuum(data: Data = None) -> None:
+    """Rewrite a SQLite database as small as it can be, while no hub runs. Needs as much free space
+    as the database has.
+    """
+    from machinehub.store import space
+    from machinehub.store.claim import FileClaim
+
+    path = _sqlite_file(from_environment(os.environ, data=data))
+    if not path.exists():
+        fail(f"there is no database {path}")
+
+    async def rewrite() -> tuple[int, int]:
+        claim = FileClaim(str(path))
+        await claim.take()
+        try:
+            return await asyncio.to_thread(space.vacuum, path)
+        finally:
+            await claim.release()
+
+    before, after = asyncio.run(rewrite())
+    progress.print(f"{_kib(before)} KiB -> {_kib(after)} KiB", markup=False)
 
 
 def reset_clock(data: Data = None) -> None:

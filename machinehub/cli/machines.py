@@ -69,12 +69,25 @@ def info(
 
 def versions(
     machine: MachineArgument,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete those that nothing uses.")] = False,
+    keep: Annotated[
+        int, typer.Option("--keep", min=1, help="With --prune: how many of the newest stay.")
+    ] = 10,
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
     token: TokenOption = "",
 ) -> None:
-    """List a machine's versions, newest first."""
+    """List a machine's versions, newest first; or delete those that are neither active, nor one of
+    the newest, nor that of a session.
+    """
     hub = Hub(server, token)
+    if prune:
+        gone = hub.call("POST", f"{hub.machine_path(machine)}/versions/prune", body={"keep": keep})
+        count = len(gone["deleted"])
+        progress.print(f"{count} version{'' if count == 1 else 's'} deleted", markup=False)
+        if as_json:
+            print_json(gone)
+        return
     found = list(hub.items(hub.machine_path(machine) + "/versions"))
     if as_json:
         print_json(found)

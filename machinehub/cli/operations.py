@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from machinehub import capacity
 from machinehub.cli.common import (
     DEFAULT_SERVER,
     FAILED,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from machinehub.model import Token
+    from machinehub.settings import Settings
     from machinehub.store.store import Store
 
 T = TypeVar("T")
@@ -132,6 +134,19 @@ def revoke_token(
     progress.print(f"token {revoked.name or revoked.id}: revoked", markup=False)
 
 
+def _capacity(settings: Settings) -> str:
+    """What was derived from the computer or the container."""
+    from machinehub.edge.listening import connections_allowed, raise_descriptor_limit
+
+    descriptors = raise_descriptor_limit()
+    return (
+        f"{capacity.cores()} cores: {settings.worker_count} session workers; "
+        f"{capacity.memory_bytes() / 2**30:.1f} GiB: workers touch at most "
+        f"{settings.resident_bytes / 2**30:.1f} GiB; {descriptors} descriptors: "
+        f"{connections_allowed()} connections"
+    )
+
+
 async def _look_at_database(url: str) -> str:
     """What is to be said of a database, which is left as it is. Raises `HubError`."""
     from machinehub.store.engine import opened
@@ -170,6 +185,7 @@ def doctor(
         note("cache", False, f"{cache}: {error.strerror}")
     try:
         settings = from_environment(os.environ, data=data)
+        note("capacity", True, _capacity(settings))
         note("database", True, asyncio.run(_look_at_database(settings.sqlalchemy_url)))
     except (HubError, OSError) as error:
         note("database", False, str(error))

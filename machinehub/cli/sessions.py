@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import sys
@@ -163,7 +164,8 @@ def send(
         body = {"type": event}
     hub = Hub(server, token)
     path = hub.session_path(session)
-    answer = hub.call("POST", f"{path}?client={client_key(sent_as)}", body=body)
+    key = {"Machinehub-Client": client_key(sent_as)}
+    answer = hub.call("POST", path, body=body, headers=key)
     print_json(answer if as_json else answer["snapshot"])
     if answer.get("taken") is False:
         why = _why_not_taken(hub, path, answer["snapshot"], str(body.get("type", "")))
@@ -207,14 +209,17 @@ def watch(
     from websockets.sync.client import connect
 
     from machinehub.protocols.native.frames import SUBPROTOCOL
+    from machinehub.protocols.native.queries import KEY_PROTOCOL
 
     hub = Hub(server, token)
-    path = f"{hub.session_path(session)}?client={client_key(watched_as)}"
+    path = hub.session_path(session)
+    key = client_key(watched_as).encode()
+    who = KEY_PROTOCOL + base64.urlsafe_b64encode(key).decode().rstrip("=")
     url = server.rstrip("/").replace("http", "ws", 1) + path
     delay_s = 0.5
     while True:
         try:
-            with connect(url, subprotocols=[SUBPROTOCOL], max_size=None) as socket:  # type: ignore[list-item]
+            with connect(url, subprotocols=[SUBPROTOCOL, who], max_size=None) as socket:  # type: ignore[list-item]
                 delay_s = 0.5
                 for message in socket:
                     _show(read_json(str(message)), as_json=as_json)

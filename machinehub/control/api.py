@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 
 from machinehub.clock import measured_s, timestamp
+from machinehub.control.audit import note
 from machinehub.control.openapi import openapi_document
 from machinehub.control.uploads import Upload, check_name, upload_bytes_max
 from machinehub.edge.admission import principal_of
@@ -40,10 +41,17 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "/api/v1"
 PATCH_BYTES_MAX: Final = 65536
+PRUNE_BYTES_MAX: Final = 4096
 _MACHINE: Final = "/machines/{machine}"
 _VERSION: Final = _MACHINE + "/versions/{number}"
 _SESSION: Final = _MACHINE + "/sessions/{session:path}"
 _NUMBER: Final = re.compile("[0-9]{1,9}")
+
+
+class PruneBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST .../versions/prune`: how many of the newest stay in any case."""
+
+    keep: Annotated[int, msgspec.Meta(ge=1, le=10**6)] = 10
 
 
 class MachinePatch(msgspec.Struct):
@@ -87,6 +95,7 @@ class DeployApi:
             ("PATCH", _MACHINE, self.machine_change),
             ("DELETE", _MACHINE, self.machine_delete),
             ("GET", _MACHINE + "/versions", self.version_list),
+            ("POST", _MACHINE + "/versions/prune", self.version_prune),
             ("GET", _VERSION, self.version_read),
             ("GET", _VERSION + "/files", self.version_files),
             ("POST", _VERSION + "/activate", self.version_activate),
@@ -138,6 +147,8 @@ class DeployApi:
         self._metrics.deployments.labels(outcome=outcome).inc()
         self._metrics.deploy.observe(measured_s() - began_s)
         machine, version = deployed.machine, deployed.version
+        if deployed.created:
+            note(request, "deployed version %d of %s", version.number, machine)
         answer = {
             "machine": {"id": machine.id, "name": machine.name, "url": self._url(machine)},
             "version": {
@@ -175,6 +186,7 @@ class DeployApi:
         machine = await self._find(request)
         renamed = await self._store.rename(machine.id, patch.name)
         self._catalog.forget(machine.id)
+        note(request, "renamed %s to %s", machine, renamed.name)
         return Json(self._machine(renamed))
 
     async def machine_delete(self, request: Request) -> Response:
@@ -183,6 +195,7 @@ class DeployApi:
         await self._store.delete_machine(machine.id)
         self._catalog.forget(machine.id)
         self._logs.forget(machine.id)
+        note(request, "deleted %s and all its sessions", machine)
         return Response(status_code=204)
 
     async def version_list(self, request: Request) -> Response:
@@ -212,7 +225,16 @@ class DeployApi:
         machine = await self._find(request)
         activated = await self._store.activate(machine.id, _number(request))
         self._catalog.forget(machine.id)
+        note(request, "activated version %d of %s", activated.active_version, machine)
         return Json(self._machine(activated))
+
+    async def version_prune(self, request: Request) -> Response:
+        machine = await self._find(request)
+        wanted = decode(await read_body(request, bytes_max=PRUNE_BYTES_MAX), PruneBody)
+        used = self._sessions.versions_in_use(machine.id)
+        gone = await self._catalog.prune(machine.id, keep=wanted.keep, used=used)
+        note(request, "deleted %d versions of %s", len(gone), machine)
+        return Json({"deleted": gone})
 
     # --- logs -------------------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ async def build(pool: WorkerPool, source: Source, limits: Limits) -> Build:
     )
     warnings = [msgspec.structs.asdict(each) for each in built.warnings]
     return Build(
-        Image(image=built.image, engine=pool.engine_and_base[0]),
+        Image(image=built.image, engine=pool.engine_and_base[0], template=pool.template),
         _checked(built.definition, upload, warnings),
         b"",
         warnings,

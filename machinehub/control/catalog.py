@@ -22,6 +22,8 @@ from machinehub.limits import MachineLimits, lowered
 from machinehub.store.store import pack_files
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from machinehub.clock import Clock, Entropy
     from machinehub.control.builds import Build
     from machinehub.control.uploads import Source, Upload
@@ -39,8 +41,8 @@ TARGETS_REMEMBERED: Final = 10_000
 VERSIONS_REMEMBERED: Final = 10_000
 """Whose limits are in memory: a version never changes."""
 IMAGES_REMEMBERED: Final = 64
-"""Compressed images in memory, about 400 KiB each; the rest are read from the database when a
-session needs them.
+"""Compressed images in memory, some 20 KiB each, or 400 KiB of older ones; the rest are read from
+the database when a session needs them.
 """
 HEARS_PRESENCE: Final = frozenset({"presence.joined", "presence.left", "presence.*"})
 
@@ -147,8 +149,16 @@ class Catalog:
             now_ms=self._clock.now_ms(),
             image=built.image.image if built else None,
             engine=built.image.engine if built else "",
+            template=built.image.template if built else "",
             definition=built.definition if built else None,
         )
+
+    async def prune(self, machine_id: MachineId, *, keep: int, used: Collection[int]) -> list[int]:
+        """Deletes versions that nothing uses: all but the active one, the newest `keep`, those that
+        sessions are on, and `used`. Returns their numbers.
+        """
+        self.forget(machine_id)
+        return await self._store.prune_versions(machine_id, keep=keep, used=used)
 
     # --- looking up -------------------------------------------------------------------------------
 
@@ -194,6 +204,9 @@ class Catalog:
                 if image.is_module:
                     code = await self._pool.builds.compile(code)
                 image = msgspec.structs.replace(image, engine_code=code)
+            if image.template not in ("", self._pool.template):
+                code = await self._store.engine_code(image.template)
+                image = msgspec.structs.replace(image, template_code=code)
             self._remember_image(digest, image)
         return image
 
@@ -205,12 +218,15 @@ class Catalog:
         return image
 
     async def keep_engine(self) -> None:
-        """Stores the engine that new images are frozen under: sessions stay on theirs when the hub
-        gets another.
+        """Stores the engine that new images are frozen under, and the template that they are
+        compressed against: sessions stay on theirs when the hub gets others.
         """
-        digest, _ = self._pool.engine_and_base
-        if not await self._store.has_engine(digest):
-            await self._store.add_engine(digest, await self._pool.builds.engine_code())
+        engine, _ = self._pool.engine_and_base
+        for digest in (engine, self._pool.template):
+            if not await self._store.has_engine(digest):
+                given = await self._pool.builds.parts()
+                await self._store.add_engine(given.digest, given.engine)
+                await self._store.add_engine(given.template_digest, given.template)
 
     def forget(self, machine_id: MachineId) -> None:
         """Something about the machine changed: the next lookup asks the database."""

@@ -42,6 +42,7 @@ def openapi_document(base_url: str, limits: Limits) -> dict[str, Any]:
         "security": [{"token": []}, {}],
         "paths": _hub_paths()
         | _machine_paths()
+        | _version_paths()
         | _session_paths()
         | _history_paths()
         | _url_paths(),
@@ -89,9 +90,8 @@ def _hub_paths() -> dict[str, Any]:
 
 
 def _machine_paths() -> dict[str, Any]:
-    """Machines and their versions."""
+    """Machines."""
     machine = [in_path("machine")]
-    version = [in_path("machine"), in_path("number", "integer")]
     return {
         "/api/v1/machines": {
             "get": call(
@@ -113,12 +113,29 @@ def _machine_paths() -> dict[str, Any]:
             ),
             "delete": call("Delete a machine and its sessions", {"204": answer("It is gone")}),
         },
+    }
+
+
+def _version_paths() -> dict[str, Any]:
+    """What was deployed of a machine, and what it logs."""
+    machine = [in_path("machine")]
+    version = [in_path("machine"), in_path("number", "integer")]
+    return {
         "/api/v1/machines/{machine}/versions": {
             "parameters": machine,
             "get": call(
                 "List versions, newest first",
                 {"200": answer("A page", list_of("Version"))},
                 parameters=PAGE,
+            ),
+        },
+        "/api/v1/machines/{machine}/versions/prune": {
+            "parameters": machine,
+            "post": call(
+                "Delete versions that nothing uses: not the active one, the newest `keep`, or "
+                "those of sessions",
+                {"200": answer("What was deleted", ref("Pruned"))},
+                body=ref("Prune"),
             ),
         },
         "/api/v1/machines/{machine}/versions/{number}": {

@@ -203,6 +203,8 @@ SCHEMAS: dict[str, Any] = {
         snapshot=ANY,
         compacted_to=_NUMBER,
     ),
+    "Prune": object_of("", keep={"type": "integer", "minimum": 1}),
+    "Pruned": object_of("deleted", deleted={"type": "array", "items": _NUMBER}),
     "Busy": object_of(
         "machine session turns",
         machine=object_of("id name", id=TEXT, name=TEXT),

@@ -13,6 +13,7 @@ import msgspec
 from starlette.responses import Response
 
 from machinehub.clock import timestamp
+from machinehub.control.audit import note
 from machinehub.edge.addresses import check_session_id, decode_part
 from machinehub.edge.problem import Json
 from machinehub.edge.requests import decode, page, page_of, read_body, seq_of, while_connected
@@ -119,8 +120,9 @@ class SessionApi:
         shown = {"timers": timers, "snapshot": msgspec.Raw(snapshot.state)}
         return Json(_show(summary) | shown)
 
-    async def _delete(self, _request: Request, address: Address) -> Response:
+    async def _delete(self, request: Request, address: Address) -> Response:
         await self._sessions.delete(address)
+        note(request, "deleted session %s/%s", address.machine_id, address.session_id)
         return Response(status_code=204)
 
     async def _journal(self, request: Request, address: Address) -> Response:
@@ -152,6 +154,7 @@ class SessionApi:
         wanted = decode(body, RestartBody) if body else RestartBody()
         snapshot = await self._sessions.restart(address._replace(version=wanted.version))
         summary, _ = await self._sessions.inspect(address)
+        note(request, "started %s/%s anew", address.machine_id, address.session_id)
         return Json(_show(summary) | {"snapshot": msgspec.Raw(snapshot.state)})
 
     async def _replay(self, request: Request, address: Address) -> Response:

@@ -223,10 +223,17 @@ class Admission:
         if self.is_open:
             own_page = not head.origin or site_of(head.origin) == head.host
             return Principal(Standing.LOCAL if own_page else Standing.FOREIGN_PAGE)
-        if not head.token:
-            return Principal(Standing.ANONYMOUS)
-        is_valid = await self._tokens.is_valid(head.token)
-        return Principal(Standing.TOKEN if is_valid else Standing.WRONG_TOKEN)
+        found = await self.identify(head.token) if head.token else None
+        return found or Principal(Standing.ANONYMOUS)
+
+    async def identify(self, token: str) -> Principal | None:
+        """Whose token that is; None where the hub is open. Raises `Unavailable`."""
+        if self.is_open:
+            return None
+        name = await self._tokens.name_of(token)
+        if name is None:
+            return Principal(Standing.WRONG_TOKEN)
+        return Principal(Standing.TOKEN, token=name)
 
 
 def principal_of(scope: MutableMapping[str, Any]) -> Principal:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from machinehub.store.store import Store
 
 log = logging.getLogger("machinehub.edge")
+audit = logging.getLogger("machinehub.audit")
 
 LOOK_S: Final = 0.5
 """How often an open hub looks whether there is a token now."""
@@ -38,7 +39,9 @@ class Tokens:
         self._clock = clock
         self._open = False
         self._looked_at_s = -LOOK_S
-        self._valid: set[str] = set()
+        self._valid: dict[str, str] = {}
+        """Hashes of tokens, and their names."""
+        self._has_read = False
         self._read_at_s = -REMEMBERED_S
 
     @property
@@ -65,13 +68,25 @@ class Tokens:
             self._open = False
             log.warning("there is a token now: the hub is not open any more")
 
-    async def is_valid(self, token: str) -> bool:
-        """Raises `Unavailable`."""
+    async def name_of(self, token: str) -> str | None:
+        """The name of a valid token, for the log; None for one that is not valid. Raises
+        `Unavailable`.
+        """
         now_s = self._clock.monotonic_s()
         if now_s - self._read_at_s >= REMEMBERED_S:
-            self._valid = await self._store.valid_token_hashes()
+            self._take(await self._store.valid_tokens())
             self._read_at_s = now_s
-        accepted = self._valid | ({self._own} if self._own else set())
         given = hash_token(token[:TOKEN_CHARS_MAX])
+        own = {self._own: "MACHINEHUB_TOKEN"} if self._own else {}
         # All are compared, always: the time it takes says nothing.
-        return any([hmac.compare_digest(given, known) for known in accepted])  # noqa: C419
+        fitting = [
+            name for known, name in (self._valid | own).items() if hmac.compare_digest(given, known)
+        ]
+        return fitting[0] if fitting else None
+
+    def _take(self, valid: dict[str, str]) -> None:
+        for _, name in valid.items() - self._valid.items() if self._has_read else ():
+            audit.info("token %r is valid from now on", name)
+        for _, name in self._valid.items() - valid.items():
+            audit.info("token %r was revoked", name)
+        self._valid, self._has_read = valid, True

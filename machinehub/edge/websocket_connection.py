@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EXTENSION: Final = "machinehub.socket"
 """Where the ASGI scope carries the `HubSocket`, under `extensions`."""
+HELLO: Final = "machinehub.hello"
 FRAGMENTS_MAX: Final = 1024
 CLOSE_TIMEOUT_S: Final = 2.0
 
@@ -66,6 +67,13 @@ class HubSocket(WebSocketsSansIOProtocol):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
+
+    def hand_back(self, data: bytes) -> None:
+        """The listener leaves `data`, and all that follows, to whoever called `listen`: it is heard
+        there as a message of type `HELLO`, until it listens again.
+        """
+        self.listener = None
+        self.queue.put_nowait(cast("Any", {"type": HELLO, "text": data.decode()}))
 
     def write_frame(self, wire: bytes) -> None:
         """Sends bytes that are a whole frame already, together with what else is sent in this turn

@@ -408,6 +408,10 @@ class Sessions(Protocol):
         """Deletes all sessions of a machine, and lets no new one begin."""
         ...
 
+    def versions_in_use(self, machine_id: MachineId) -> set[int]:
+        """Versions that sessions in memory are on, some of which may not be in the database yet."""
+        ...
+
     def busiest(self, count: int) -> list[Busy]:
         """The sessions with the most turns in the last minute, the busiest first."""
         ...

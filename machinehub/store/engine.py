@@ -81,6 +81,7 @@ def set_up_sqlite(connection: Any, _record: Any = None) -> None:
     """How every connection to SQLite is set up: WAL, full sync, foreign keys on."""
     cursor = connection.cursor()
     for pragma in (
+        "auto_vacuum=INCREMENTAL",  # of a database that is empty yet
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",

@@ -18,11 +18,12 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from machinehub.errors import Conflict, NotFound, Unavailable
 from machinehub.model import Image, Machine, Token, Version
+from machinehub.store.prune import drop_images, prune_versions
 from machinehub.store.tables import engines, images, machines, tokens, versions
 from machinehub.store.trouble import because_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -109,11 +110,8 @@ class Store:
             )
             await connection.execute(versions.delete().where(versions.c.machine_id == machine_id))
             await connection.execute(machines.delete().where(machines.c.id == machine_id))
-        used = sa.select(versions.c.digest).where(versions.c.digest == images.c.digest).exists()
-        # A deployment of the same content may come between: then the image stays.
-        with contextlib.suppress(IntegrityError):
-            async with self._transaction() as connection:
-                await connection.execute(images.delete().where(images.c.digest.in_(mine), ~used))
+        async with self._transaction() as connection:
+            await drop_images(connection, mine)
 
     # --- versions ---------------------------------------------------------------------------------
 
@@ -138,10 +136,12 @@ class Store:
         image: bytes | None,
         engine: str,
         definition: bytes | None,
+        template: str = "",
     ) -> Deployment | None:
         """Adds a version to the machine of this name, creating the machine with `new_id` if there
         is none; with `activate`, new sessions get the version. `files` comes from `pack_files`,
-        `image` is zstd-compressed, `definition` is JSON; both are stored if there is no such image.
+        `image` is zstd-compressed (against `template`), `definition` is JSON; both are stored if
+        there is no such image.
 
         Returns None, having stored nothing, if the database has no image `digest` and none is
         given. Raises `Conflict` if the name is a machine's id, or others kept deploying first.
@@ -149,13 +149,9 @@ class Store:
         stored = None
         if image is not None:
             stored = {"digest": digest, "engine": engine, "image": image, "definition": definition}
-        row = {
-            "digest": digest,
-            "entry": entry,
-            "files": files,
-            "message": message,
-            "created_at_ms": now_ms,
-        }
+            stored["template"] = template or None
+        uploaded = {"entry": entry, "files": files, "message": message}
+        row = {"digest": digest, "created_at_ms": now_ms, **uploaded}
         for attempt in range(_TRIES):
             try:
                 async with self._transaction() as connection:
@@ -216,17 +212,31 @@ class Store:
             )
             return await _machine(connection, machine_id)
 
+    async def prune_versions(
+        self, machine_id: MachineId, *, keep: int, used: Collection[int]
+    ) -> list[int]:
+        """Deletes versions that nothing uses, with their images: all but the active one, the newest
+        `keep`, those that sessions are on, and `used`. Returns their numbers.
+        """
+        async with self._transaction() as connection:
+            numbers, digests = await prune_versions(connection, machine_id, keep=keep, used=used)
+        async with self._transaction() as connection:
+            await drop_images(connection, digests)
+        return numbers
+
     async def image(self, digest: Digest) -> Image:
         """Raises `NotFound` when its machine was deleted."""
         async with self._transaction() as connection:
             row = (
                 await connection.execute(
-                    sa.select(images.c.image, images.c.engine).where(images.c.digest == digest)
+                    sa.select(images.c.image, images.c.engine, images.c.template).where(
+                        images.c.digest == digest
+                    )
                 )
             ).first()
         if row is None:
             raise NotFound("no_such_version", "the version's image is gone")
-        return Image(image=row.image, engine=row.engine)
+        return Image(image=row.image, engine=row.engine, template=row.template or "")
 
     # --- engines ----------------------------------------------------------------------------------
 
@@ -316,15 +326,11 @@ class Store:
             raise NotFound("no_such_token", f"there is no token {token_id}")
         return _to_token(row)
 
-    async def valid_token_hashes(self) -> set[str]:
+    async def valid_tokens(self) -> dict[str, str]:
+        """Hashes of the tokens in use, and their names."""
+        query = sa.select(tokens.c.hash, tokens.c.name).where(tokens.c.revoked_at_ms.is_(None))
         async with self._transaction() as connection:
-            return set(
-                (
-                    await connection.execute(
-                        sa.select(tokens.c.hash).where(tokens.c.revoked_at_ms.is_(None))
-                    )
-                ).scalars()
-            )
+            return {row.hash: row.name for row in await connection.execute(query)}
 
 
 def hash_token(token: str) -> str:

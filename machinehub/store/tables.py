@@ -45,6 +45,8 @@ images = Table(
     Column("digest", String(64), primary_key=True),
     Column("engine", String(64), nullable=False),
     Column("image", LargeBinary, nullable=False),  # zstd of the image module
+    # Of `engines`: what the image is compressed against; NULL for nothing.
+    Column("template", String(64), nullable=True),
     Column("definition", LargeBinary, nullable=False),  # JSON
 )
 
@@ -83,7 +85,7 @@ engines = Table(
     "engines",
     metadata,
     Column("digest", String(64), primary_key=True),
-    Column("engine", LargeBinary, nullable=False),  # zstd of the WASM
+    Column("engine", LargeBinary, nullable=False),  # zstd of the WASM, or of a template of images
 )
 
 sessions = Table(

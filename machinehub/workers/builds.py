@@ -129,11 +129,11 @@ class Builds:
         with self._waiting():
             return _raised(await self._compiler.ask(question))
 
-    async def engine_code(self) -> bytes:
-        """The engine of new images, zstd-compressed."""
+    async def parts(self) -> EngineGiven:
+        """The engine and the template of new images."""
         answer = await self._ask(GiveEngine)
         assert isinstance(answer, EngineGiven)
-        return answer.engine
+        return answer
 
     async def inputs(self, *, root: str, entry: str) -> list[str]:
         """The files below `root` that `entry` needs, relative to it."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from machinehub.errors import Unavailable
 from machinehub.tasks import Tasks
+from machinehub.workers import scratch
 from machinehub.workers.builds import Builds
 from machinehub.workers.compiler import Compiler
 from machinehub.workers.process import Start, WorkerProcess
@@ -122,9 +123,13 @@ class WorkerPool:
         self._closed = False
         self._worker_ready = asyncio.Event()
         self._digests = ("", "")
+        self.template = ""
+        """The digest of what new images are compressed against."""
 
     async def start(self, listener: Listener | None) -> None:
         """Starts everything and waits until it is ready."""
+        for folder in scratch.left_behind():
+            self._tasks.spawn(asyncio.to_thread(scratch.remove, folder))
         self._listener = listener
         self._groups[SCRIPTS] = [self._new_worker() for _ in range(self._count)]
         self._forge = self._new_worker()
@@ -287,6 +292,7 @@ class WorkerPool:
                 case Ready():
                     if message.engine:
                         self._digests = (message.engine, message.base)
+                        self.template = message.template
                     worker.walls = message.walls
                     worker.ready.set()
                     self._worker_ready.set()

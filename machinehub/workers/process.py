@@ -12,17 +12,25 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import threading
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast
 
+from machinehub.workers import scratch
 from sandbox.protocol import frames, messages
-from sandbox.protocol.messages import Forget, Frozen, LoadEngine, LoadImage, Progress, Ready, Said
+from sandbox.protocol.messages import (
+    Forget,
+    Frozen,
+    LoadEngine,
+    LoadImage,
+    LoadTemplate,
+    Progress,
+    Ready,
+    Said,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +97,7 @@ class WorkerProcess(asyncio.Protocol):
         """When a session was last placed here, or was about to be."""
         self._images: Counter[Digest] = Counter()
         self._engines: set[str] = set()
+        self._templates: set[str] = set()
         self._modules: dict[Digest, str] = {}
         """Images of modules that are there, and their code."""
         self._owed: deque[tuple[Slot, messages.Question]] = deque()
@@ -147,7 +156,7 @@ class WorkerProcess(asyncio.Protocol):
         ]
         arguments += ["--cpu-s-max", str(how.cpu_s_max), *(["--fuel"] if how.fuel else [])]
         if how.kind == "forge":
-            self._scratch = Path(tempfile.mkdtemp(prefix="machinehub-forge-"))
+            self._scratch = scratch.make()
             arguments += ["--scratch", str(self._scratch)]
         if how.root is not None:
             arguments += ["--root", str(how.root)]
@@ -215,7 +224,7 @@ class WorkerProcess(asyncio.Protocol):
         wait.
         """
         if self._scratch is not None:
-            threading.Thread(target=_remove, args=(self._scratch,), name="tidying").start()
+            threading.Thread(target=scratch.remove, args=(self._scratch,), name="tidying").start()
 
     # --- our own ----------------------------------------------------------------------------------
 
@@ -256,7 +265,10 @@ class WorkerProcess(asyncio.Protocol):
             if image.engine_code and image.engine not in self._engines:
                 self._engines.add(image.engine)
                 self.tell(LoadEngine(image.engine, image.engine_code))
-            self.tell(LoadImage(digest, image.image))
+            if image.template_code and image.template not in self._templates:
+                self._templates.add(image.template)
+                self.tell(LoadTemplate(image.template, image.template_code))
+            self.tell(LoadImage(digest, image.image, image.template))
         self._images[digest] += 1
 
     def leave(self, digest: Digest) -> None:
@@ -313,6 +325,15 @@ class WorkerProcess(asyncio.Protocol):
             return 0
         return int(pages) * PAGE_BYTES
 
+    def resident_bytes(self) -> int:
+        """Its memory that is its own: what it shares with others by files is left out."""
+        try:
+            assert self.process is not None
+            found = Path(f"/proc/{self.process.pid}/statm").read_bytes().split()
+        except (OSError, AssertionError):
+            return 0
+        return (int(found[1]) - int(found[2])) * PAGE_BYTES
+
     def _end_process(self) -> None:
         if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -337,12 +358,3 @@ class WorkerProcess(asyncio.Protocol):
         except TimeoutError:
             self._end_process()
             return await self.process.wait()
-
-
-def _remove(folder: Path) -> None:
-    """Removed by `rm`: a folder may be deeper than Python recurses, and so large that the hub would
-    wait.
-    """
-    with contextlib.suppress(OSError):
-        command = ["rm", "-rf", "--", str(folder)]
-        subprocess.run(command, check=False, stderr=subprocess.DEVNULL)  # noqa: S603 - our own

@@ -1,5 +1,5 @@
 """A hub keeps notes of its own: how sessions' time stands, and that the database could be written.
-A session says up to which input its journal may have gaps.
+A session says up to which input its journal may have gaps, an image what it is compressed against.
 """
 
 import sqlalchemy as sa
@@ -17,4 +17,5 @@ def upgrade() -> None:
         sa.Column("name", sa.String(32), primary_key=True),
         sa.Column("value", sa.LargeBinary, nullable=False),
     )
+    op.add_column("images", sa.Column("template", sa.String(64), nullable=True))
     op.add_column("sessions", sa.Column("compacted_to", sa.BigInteger, nullable=True))

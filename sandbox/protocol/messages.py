@@ -47,10 +47,13 @@ NO_COST: Final = Cost(0, 0)
 
 
 class LoadImage(Message, tag=0, frozen=True):
-    """Keep this image (zstd-compressed) under its digest."""
+    """Keep this image (zstd-compressed) under its digest. `template` is the digest of what it was
+    compressed against, "" for nothing: the worker's own, or one of a `LoadTemplate` before.
+    """
 
     digest: str
     image: bytes
+    template: str = ""
 
 
 class Open(Message, tag=1, frozen=True):
@@ -147,8 +150,19 @@ class LoadEngine(Message, tag=9, frozen=True):
     engine: bytes
 
 
+class LoadTemplate(Message, tag=14, frozen=True):
+    """A template (zstd-compressed) other than the worker's own, for images that were compressed
+    against it.
+    """
+
+    digest: str
+    template: bytes
+
+
 class GiveEngine(Message, tag=10, frozen=True):
-    """Which engine is new images' own? The hub keeps each for as long as there are images of it."""
+    """Which engine and which template are new images' own? The hub keeps each for as long as there
+    are images of it.
+    """
 
     ticket: Ticket
 
@@ -180,7 +194,7 @@ class Compile(Message, tag=12, frozen=True):
 
 
 class Ready(Message, tag=32, frozen=True):
-    """The worker has loaded its engine and the base image, of these digests."""
+    """The worker has loaded its engine, the base image and its template, of these digests."""
 
     engine: str
     base: str
@@ -188,6 +202,7 @@ class Ready(Message, tag=32, frozen=True):
     """What stands around the worker (sandbox/walls.py): name, whether it stands, what it is."""
     frames: int = 1
     """Which version of these messages it speaks (`formats.FRAMES`): a hub takes its own alone."""
+    template: str = ""
 
 
 class Progress(Message, tag=33, frozen=True):
@@ -252,6 +267,9 @@ class EngineGiven(Message, tag=41, frozen=True):
     digest: str
     engine: bytes
     """zstd-compressed"""
+    template_digest: str = ""
+    template: bytes = b""
+    """zstd-compressed"""
 
 
 class BuildMessage(msgspec.Struct, frozen=True):
@@ -264,7 +282,7 @@ class BuildMessage(msgspec.Struct, frozen=True):
 class Built(Message, tag=36, frozen=True):
     ticket: Ticket
     image: bytes
-    """zstd-compressed"""
+    """zstd-compressed, against the forge's own template"""
     definition: bytes
     """JSON"""
     warnings: Annotated[list[BuildMessage], _Few]
@@ -314,6 +332,7 @@ class Said(Message, tag=42, frozen=True):
 ToWorker = (
     LoadImage
     | LoadEngine
+    | LoadTemplate
     | Open
     | Replay
     | Step

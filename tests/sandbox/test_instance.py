@@ -12,12 +12,22 @@ import zstandard
 
 from sandbox import image as images
 from sandbox.checkpoint import DamagedCheckpoint, apply_checkpoint
+from sandbox.compression import Template
 from sandbox.engine import Engine
 from sandbox.forge import BuildError, forge_base, forge_image, load_guest
 from sandbox.instance import Fault, load_image
 from sandbox.protocol.formats import checkpoint_digest
 from sandbox.protocol.ids import Slot, Ticket
-from sandbox.protocol.messages import Checkpoint, Done, LoadEngine, LoadImage, Open, Replay, Step
+from sandbox.protocol.messages import (
+    Checkpoint,
+    Done,
+    LoadEngine,
+    LoadImage,
+    LoadTemplate,
+    Open,
+    Replay,
+    Step,
+)
 from sandbox.protocol.outbox import decode_outbox
 from sandbox.worker import GUEST, Worker
 from tests.attacks.actions import ACTIONS, Attack
@@ -121,6 +131,44 @@ def test_recorded_runs_come_to_the_same_bytes(sandbox: Sandbox, path: Path) -> N
         run.base == sandbox.guest.base_digest
     ):  # another guest lays its memory out differently: `python -m tests.runs`
         assert digest == run.digest
+
+
+def test_an_image_is_unpacked_against_the_template_that_it_names(sandbox: Sandbox) -> None:
+    """One that is not there, or is not what it says, leaves the image damaged, and the worker well."""
+    script = 'module.exports={default:require("xstate").createMachine({})};'
+    wasm, _, _ = forge_image(
+        sandbox.engine, sandbox.guest, script, source_map=None, cpu_s=2, memory_bytes_max=MEMORY
+    )
+    template = Template(b"of an earlier guest " * 1000 + wasm[:100_000])
+    packed = template.pack(wasm)
+    assert template.unpack(packed, bytes_max=len(wasm)) == wasm
+    with pytest.raises(ValueError, match="may hold"):
+        template.unpack(packed, bytes_max=len(wasm) - 1)
+    assert len(packed) < len(zstandard.compress(wasm))
+    worker = worker_of(sandbox)
+    answers: list[Any] = []
+    opening = (MEMORY, 10**6, 10**6, None)
+    messages: list[Any] = [
+        LoadImage("early", packed, template.digest),
+        LoadTemplate(template.digest, zstandard.compress(b"another")),
+        LoadTemplate(template.digest, b"no zstd"),
+        LoadImage("forged", packed, template.digest),
+        LoadTemplate(template.digest, zstandard.compress(template.data)),
+        LoadImage("i", packed, template.digest),
+        LoadImage("bare", packed),
+        *(
+            Open(Slot(slot), Ticket(0), name, *opening)
+            for slot, name in enumerate(("early", "forged", "i", "bare"))
+        ),
+    ]
+    for message in messages:
+        worker.handle(message, answers)
+    assert [getattr(answer, "code", "opened") for answer in answers] == [
+        "image_damaged",
+        "image_damaged",
+        "opened",
+        "image_damaged",
+    ]
 
 
 def test_an_image_runs_under_the_engine_that_it_was_frozen_under(sandbox: Sandbox) -> None:

@@ -347,10 +347,11 @@ async def test_what_a_memory_may_grow_to_is_kept_for_it(tmp_path: Path) -> None:
             await client.http.post(f"/{machine}/s{number}", json={"type": "X"})
             for number in range(8)
         ]
-        assert [answer.status_code for answer in answers] == [200] * 6 + [503] * 2
-        assert "no room" in answers[-1].json()["detail"]
-        await client.http.delete("/api/v1/machines/large/sessions/s0")
-        assert (await client.http.post(f"/{machine}/s6", json={"type": "X"})).status_code == 200
+        # Six have room at once: those that rest make way for the others.
+        assert [answer.status_code for answer in answers] == [200] * 8
+        assert client.hub.sessions.placement.live_count <= 6
+        again = await client.http.post(f"/{machine}/s0", json={"type": "X"})
+        assert again.json()["seq"] == 3
 
 
 async def test_growing_stops_at_the_limit(client: Client) -> None:

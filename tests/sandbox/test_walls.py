@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machinehub.workers.process import Start, WorkerProcess, _remove
+from machinehub.workers.process import Start, WorkerProcess
+from machinehub.workers.scratch import remove
 from sandbox import landlock, seccomp
 from sandbox.protocol import frames, messages
 from sandbox.protocol.ids import Slot, Ticket
@@ -386,5 +387,5 @@ def test_what_a_forge_leaves_behind_may_be_deep(tmp_path: Path) -> None:
         os.close(at)
         at = below
     os.close(at)
-    _remove(deep)
+    remove(deep)
     assert not deep.exists()

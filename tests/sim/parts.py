@@ -179,6 +179,9 @@ class SimWorker:
     def leave(self, digest: str) -> None:
         pass
 
+    def resident_bytes(self) -> int:
+        return 0
+
     def kill(self, why: str, *, suspect: int | None = None) -> None:
         self.die(suspect)
 

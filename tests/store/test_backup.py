@@ -14,6 +14,7 @@ import pytest
 
 from machinehub.store.backup import back_up
 from machinehub.store.schema import newest_revision
+from sandbox.compression import Template, pack, unpack
 from tests.cli.test_cli import run
 from tests.databases import new_database
 from tests.durable import send
@@ -106,6 +107,14 @@ def make_older(path: Path) -> None:
     """Undoes the newest migration."""
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TABLE notes")
+        templates = "SELECT images.digest, image, engines.engine FROM images, engines"
+        for digest, image, template in connection.execute(
+            f"{templates} WHERE engines.digest = images.template"
+        ).fetchall():
+            kept = Template(unpack(template, bytes_max=2**24)).unpack(image, bytes_max=2**24)
+            update = "UPDATE images SET image = ? WHERE digest = ?"
+            connection.execute(update, (pack(kept), digest))
+        connection.execute("ALTER TABLE images DROP COLUMN template")
         connection.execute("ALTER TABLE sessions DROP COLUMN compacted_to")
         connection.execute("UPDATE alembic_version SET version_num = '0005'")
     connection.close()

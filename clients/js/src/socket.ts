@@ -29,6 +29,7 @@ const SAID_MS = 2_000;
 /** Servers and proxies take addresses of some kilobytes; a longer input goes ahead by itself. */
 const INPUT_CHARS_MAX = 2_000;
 const TOKEN_PROTOCOL = "machinehub.token.";
+const KEY_PROTOCOL = "machinehub.key.";
 
 /** What a network does to a connection is noticed by asking, when it was quiet for long. */
 class Heartbeat {
@@ -75,7 +76,7 @@ export function socketTransport(
   const input = inputText(address);
   const ahead = input !== undefined && encodeURIComponent(input).length > INPUT_CHARS_MAX;
 
-  /** Where the next connection goes, and the subprotocols that it offers: a token is one, since a URL is written into logs. */
+  /** Where the next connection goes, and the subprotocols that it offers: key and token are two, since a URL is written into logs. */
   const prepare = async (): Promise<{ url: string; protocols: string[] }> => {
     await nap.sleep(backoffMs(attempts.next()));
     try {
@@ -87,8 +88,12 @@ export function socketTransport(
       return {
         url:
           sessionUrl(address.url, address.sessionId).replace(/^http/i, "ws") +
-          query({ client: address.key, input: ahead ? undefined : input }),
-        protocols: ["machinehub.v1", ...(token === undefined ? [] : [TOKEN_PROTOCOL + token])],
+          query({ input: ahead ? undefined : input }),
+        protocols: [
+          "machinehub.v1",
+          KEY_PROTOCOL + base64url(address.key),
+          ...(token === undefined ? [] : [TOKEN_PROTOCOL + token]),
+        ],
       };
     } catch (error) {
       const [problem, final] = lossOf(error);
@@ -190,4 +195,9 @@ function parse(data: unknown): Frame | undefined {
   } catch {
     return undefined;
   }
+}
+
+function base64url(text: string): string {
+  const bytes = String.fromCharCode(...new TextEncoder().encode(text));
+  return btoa(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }

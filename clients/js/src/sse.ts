@@ -12,7 +12,6 @@ import {
   lossOf,
   Nap,
   problemOf,
-  query,
   Refused,
   refusal,
   sessionUrl,
@@ -31,7 +30,6 @@ export function sseTransport(
   fetcher: typeof fetch = globalThis.fetch.bind(globalThis),
 ): Transport {
   const url = sessionUrl(address.url, address.sessionId);
-  const who = query({ client: address.key });
   const over = new AbortController();
   const nap = new Nap();
   const attempts = new Attempts();
@@ -55,7 +53,7 @@ export function sseTransport(
         Accept: "text/event-stream",
         ...(lastId && { "Last-Event-ID": lastId }),
       });
-      const response = await fetcher(url + who, { headers, signal, cache: "no-store" });
+      const response = await fetcher(url, { headers, signal, cache: "no-store" });
       if (!response.ok || response.body === null) throw await refusal(response);
       for await (const { id, data } of events(response.body, alive)) {
         lastId = id || lastId;
@@ -118,7 +116,7 @@ export function sseTransport(
         "Content-Type": "application/json",
         "Idempotency-Key": next.id,
       });
-      const response = await fetcher(url + who, {
+      const response = await fetcher(url, {
         method: "POST",
         headers,
         body: next.event,
@@ -169,7 +167,7 @@ export function sseTransport(
     describe(metadata) {
       headersOf(address, { "Content-Type": "application/json" })
         .then((headers) =>
-          fetcher(`${url}/presence${who}`, {
+          fetcher(`${url}/presence`, {
             method: "PUT",
             headers,
             body: `{"metadata":${metadata}}`,

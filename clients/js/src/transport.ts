@@ -117,7 +117,8 @@ export async function headersOf(
   more: { [name: string]: string },
 ): Promise<{ [name: string]: string }> {
   const token = await tokenOf(address);
-  return token === undefined ? more : { ...more, Authorization: `Bearer ${token}` };
+  const known = { ...more, "Machinehub-Client": encodeURIComponent(address.key) };
+  return token === undefined ? known : { ...known, Authorization: `Bearer ${token}` };
 }
 
 /** The hub answered, and not with what was asked for. */

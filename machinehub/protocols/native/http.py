@@ -66,7 +66,8 @@ _PREFLIGHT: Final = _CORS | {
     "Access-Control-Allow-Methods": "GET, POST, PUT",
     "Access-Control-Max-Age": "86400",
     "Access-Control-Allow-Headers": (
-        "Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, Authorization"
+        "Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, Authorization,"
+        " Machinehub-Client"
     ),
 }
 _STREAM: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -331,7 +332,7 @@ class HttpProtocol:
 
 
 def _visitor(request: Request) -> Visitor:
-    return Visitor(principal_of(request.scope), client_key(request.scope["query_string"]))
+    return Visitor(principal_of(request.scope), client_key(request.scope))
 
 
 def wants(request: Request, media_type: str) -> bool:

@@ -7,14 +7,15 @@ browsers show scripts nothing of a refused one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
 from machinehub.closecodes import CloseCode
 from machinehub.edge.addresses import read_url
 from machinehub.edge.admission import principal_of
-from machinehub.edge.websocket_connection import EXTENSION, HubSocket
+from machinehub.edge.websocket_connection import EXTENSION, HELLO, HubSocket
 from machinehub.errors import (
     BadRequest,
     Forbidden,
@@ -41,13 +42,20 @@ from machinehub.session.decide.events import EVENT_ID_CHARS_MAX
 from machinehub.session.port import Closed, Ending, Settled, Update, Visitor
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.types import Receive, Scope, Send
 
     from machinehub.clock import Clock
     from machinehub.limits import Limits
     from machinehub.metrics import Metrics
+    from machinehub.principal import Principal
     from machinehub.session.port import Message, Sessions, Subscription
 
+HELLO_PROTOCOL: Final = "machinehub.hello"
+"""A client that offers it says who it is in its first frame, and gets nothing before that."""
+HELLO_S: Final = 10.0
+_ENDS: Final = ("websocket.disconnect", HELLO)
 HOLD_GAP_S: Final = 0.05
 HOLD_S: Final = 0.25
 _HOLDS: Final = ("rate_limited", "unavailable")
@@ -66,6 +74,14 @@ class ClientFrame(msgspec.Struct):
     id: str | None = None
     event: msgspec.Raw = msgspec.Raw(b"")
     metadata: msgspec.Raw = msgspec.Raw(b"")
+
+
+class Hello(msgspec.Struct):
+    """A first frame that says who the client is, where a subprotocol cannot."""
+
+    type: Literal["hello"]
+    key: str | None = None
+    token: str | None = None
 
 
 _decode: Final = msgspec.json.Decoder(ClientFrame).decode
@@ -139,10 +155,12 @@ class SocketListener:
         self._resends = ResendGuard()
         self._rates: ClientRates | None = None
         self._subscription: Subscription
+        self._may_say_hello = True
 
     def begin(self, subscription: Subscription, *, is_counted: bool) -> None:
         """From now on frames of the client are for this session."""
         self._subscription = subscription
+        self._rates = None
         if is_counted:
             self._rates = ClientRates(self._limits, subscription.limits)
 
@@ -193,6 +211,11 @@ class SocketListener:
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             self._refuse_frame(data, error)
             return
+        if frame.type == "hello" and self._may_say_hello:
+            self._may_say_hello = False
+            self._socket.hand_back(data)
+            return
+        self._may_say_hello = False
         if frame.type == "event":
             self._receive_event(frame, len(data))
         elif self._too_many():
@@ -203,7 +226,11 @@ class SocketListener:
             self._receive_presence(frame, len(data))
         else:
             self._refuse(
-                BadRequest("bad_frame", 'a frame\'s type is "event", "presence" or "ping"')
+                BadRequest(
+                    "bad_frame",
+                    'a frame\'s type is "event", "presence" or "ping"; the first one\'s may be'
+                    ' "hello"',
+                )
             )
 
     def _receive_event(self, frame: ClientFrame, size: int) -> None:
@@ -267,7 +294,16 @@ class SocketListener:
 class WebSocketProtocol:
     """The ASGI callable for WebSockets."""
 
-    def __init__(self, sessions: Sessions, clock: Clock, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        clock: Clock,
+        limits: Limits,
+        metrics: Metrics,
+        identify: Callable[[str], Awaitable[Principal | None]],
+    ) -> None:
+        """`identify` finds out whose token that is; None where tokens mean nothing."""
+        self._identify = identify
         self._sessions = sessions
         self._clock = clock
         self._limits = limits
@@ -286,20 +322,61 @@ class WebSocketProtocol:
             self._metrics,
             tells_cost=wants_cost(scope["query_string"]),
         )
+        self._metrics.connections.inc()
         try:
-            subscription = await self._subscribe(scope, listener)
+            await self._serve(scope, receive, socket, listener)
         except HubError as error:
             self._metrics.refused.labels(code=error.code).inc()
             _say_why(socket, error)
-            return
-        self._metrics.connections.inc()
-        try:
-            socket.listen(listener, high_water_bytes=self._limits.unsent_bytes_soft)
-            while (await receive())["type"] != "websocket.disconnect":
-                pass
         finally:
             self._metrics.connections.dec()
-            subscription.close()
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, socket: HubSocket, listener: SocketListener
+    ) -> None:
+        """Until the client goes. One that announced a first frame is somebody only behind it;
+        another that sends one becomes somebody else. Raises `HubError`.
+        """
+        principal, key = principal_of(scope), client_key(scope)
+        waits = HELLO_PROTOCOL in scope["subprotocols"]
+        while True:
+            if waits:
+                principal, key = await self._hello(receive, principal, key)
+            subscription = await self._subscribe(scope, listener, Visitor(principal, key))
+            try:
+                socket.listen(listener, high_water_bytes=self._limits.unsent_bytes_soft)
+                while (message := await receive())["type"] not in _ENDS:
+                    pass
+            finally:
+                subscription.close()
+            if message["type"] == "websocket.disconnect":
+                return
+            principal, key = await self._known(message["text"], principal, key)
+            waits = False
+
+    async def _hello(
+        self, receive: Receive, principal: Principal, key: str | None
+    ) -> tuple[Principal, str | None]:
+        try:
+            async with asyncio.timeout(HELLO_S):
+                message = await receive()
+        except TimeoutError:
+            raise BadRequest("bad_frame", "no frame of type hello came") from None
+        if message["type"] == "websocket.disconnect":
+            raise BadRequest("bad_frame", "the client went before it said who it is")
+        return await self._known(message.get("text") or "", principal, key)
+
+    async def _known(
+        self, text: str, principal: Principal, key: str | None
+    ) -> tuple[Principal, str | None]:
+        """Who says hello so. Raises `BadRequest`, `Unauthorised`."""
+        try:
+            said = msgspec.json.decode(text, type=Hello)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise BadRequest("bad_frame", f"not a hello: {error}"[:300]) from None
+        if said.token is not None:
+            principal = await self._identify(said.token) or principal
+        return principal, key if said.key is None else said.key
 
     async def refuse(self, error: HubError, scope: Scope, receive: Receive, send: Send) -> None:
         """Turns away somebody whom admission did not let in: lets them in only to be told why not.
@@ -320,17 +397,16 @@ class WebSocketProtocol:
         assert isinstance(socket, HubSocket)
         return socket
 
-    async def _subscribe(self, scope: Scope, listener: SocketListener) -> Subscription:
-        query = scope["query_string"]
+    async def _subscribe(
+        self, scope: Scope, listener: SocketListener, visitor: Visitor
+    ) -> Subscription:
         url = read_url(scope["raw_path"], session_chars_max=self._limits.session_id_chars)
         if url.session is None or url.action is not None:
             raise NotFound("no_such_session", "a WebSocket goes to /{machine}/{session}")
-        principal = principal_of(scope)
-        visitor = Visitor(principal, client_key(query))
         subscription = await self._sessions.subscribe(
-            url.address, listener, visitor, given=given_input(query)
+            url.address, listener, visitor, given=given_input(scope["query_string"])
         )
-        listener.begin(subscription, is_counted=principal.is_counted)
+        listener.begin(subscription, is_counted=visitor.principal.is_counted)
         return subscription
 
 

@@ -194,10 +194,13 @@ class History:
             stops = [stop for stop in await self._store.checkpoint_seqs(record.key) if stop < seq]
             for stop in [*(stop for stop in stops if stop > began), seq]:
                 await self._walk(record, replica, stop)
-                digest = checkpoint_digest(await replica.freeze())
+                data = await replica.freeze()
+                digest = checkpoint_digest(data)
                 stored = await self._store.checkpoint_before(record.key, stop)
                 if stored is not None and stored.seq == stop:
-                    compared.append((stop, _digest(stored), digest))
+                    # What says the same digest may hold something else all the same.
+                    is_sound = stored.data == data or await self._thaws(replica, record, stored)
+                    compared.append((stop, _digest(stored) if is_sound else "damaged", digest))
             return Recomputed(
                 seq=seq,
                 state=replica.snapshot,
@@ -207,6 +210,23 @@ class History:
                 checkpoints=compared,
                 verified=all(stored == found for _, stored, found in compared),
             )
+
+    async def _thaws(
+        self, replica: Replica, record: SessionRecord, checkpoint: SavedCheckpoint
+    ) -> bool:
+        """Whether a session can be thawed from a checkpoint as it is stored."""
+        slot, worker = self._placement.new_slot(), replica.worker
+        worker.take(record.digest, await self._images.image(record.digest))
+        opening = self._placement.opening(slot, record.digest, checkpoint.data)
+        try:
+            await self.ask(worker, slot, opening)
+        except Unavailable as error:
+            if error.code != "session_damaged":
+                raise
+            return False
+        finally:
+            self._close(worker, slot, record)
+        return True
 
     # --- damage -----------------------------------------------------------------------------------
 

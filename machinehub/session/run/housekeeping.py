@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from machinehub.errors import HubError
 from machinehub.session.decide.lifecycle import Phase, Stage
+from machinehub.session.run.pressure import Pressure
 from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -71,7 +72,17 @@ class Housekeeper:
         waits: Waits,
         deletions: Deletions,
         unattended: Unattended,
+        resident_bytes: int,
     ) -> None:
+        self._pressure = Pressure(
+            placement,
+            clock,
+            limits,
+            resident_bytes=resident_bytes,
+            at_rest=self.at_rest,
+            let_go=self.let_go,
+        )
+        placement.make_room_by(self._pressure.make_room)
         self._unattended = unattended
         self._registry = registry
         self._store = store
@@ -151,6 +162,7 @@ class Housekeeper:
             if now_ms - session.used_at_ms >= idle_ms or len(session.tail) >= TAIL_MAX:
                 self.let_go(session)
         self._unattended.tidy(now_ms)
+        self._pressure.relieve()
         live = sorted(self._placement.live, key=lambda session: session.used_at_ms)
         too_many = len(live) + self._waking.waiting_for_room - self._limits.live_sessions
         for session in live[: max(0, too_many)]:

@@ -16,7 +16,7 @@ from machinehub.session.run.deletion import Deletions
 from machinehub.session.run.gauges import Gauges
 from machinehub.session.run.history import History
 from machinehub.session.run.housekeeping import Housekeeper
-from machinehub.session.run.intake import Intake, settled_of
+from machinehub.session.run.intake import Intake
 from machinehub.session.run.journal import Journal
 from machinehub.session.run.loading import Loader
 from machinehub.session.run.outcomes import Outcomes
@@ -27,6 +27,7 @@ from machinehub.session.run.publisher import Publisher, snapshot_of
 from machinehub.session.run.registry import Registry
 from machinehub.session.run.restarts import Restarts
 from machinehub.session.run.scheduler import TimerScheduler
+from machinehub.session.run.subscription import LocalSubscription
 from machinehub.session.run.unattended import Attendance, Unattended
 from machinehub.session.run.waits import Waits
 from machinehub.session.run.waking import Waking
@@ -40,9 +41,7 @@ if TYPE_CHECKING:
     from machinehub.metrics import Metrics
     from machinehub.model import Entry, SessionRecord
     from machinehub.session.decide.conditions import Condition
-    from machinehub.session.decide.members import Identity
     from machinehub.session.decide.session import Session
-    from machinehub.session.decide.turn import Receipt
     from machinehub.session.port import (
         Address,
         Busy,
@@ -75,7 +74,9 @@ class LocalSessions:
         logs: MachineLogs,
         metrics: Metrics,
         expire_after_ms: int = 0,
+        resident_bytes: int = 0,
     ) -> None:
+        self._resident_bytes = resident_bytes
         self._store = store
         self._clock = clock
         self._entropy = entropy
@@ -213,6 +214,7 @@ class LocalSessions:
             waits=self.waits,
             deletions=self.deletions,
             unattended=self.unattended,
+            resident_bytes=self._resident_bytes,
         )
 
     # --- the hub's life ---------------------------------------------------------------------------
@@ -304,7 +306,9 @@ class LocalSessions:
         if emitted_after is not None:
             for emitted in self.publisher.audience(session).recent.after(emitted_after):
                 listener.receive(emitted)
-        return LocalSubscription(self, session, listener, who, visitor)
+        return LocalSubscription(
+            session, listener, who, visitor, intake=self.intake, crowds=self.crowds
+        )
 
     async def send(
         self,
@@ -434,56 +438,11 @@ class LocalSessions:
     async def restart(self, address: Address) -> Snapshot:
         return await self.restarts.restart(address)
 
+    def versions_in_use(self, machine_id: MachineId) -> set[int]:
+        return {each.record.version for each in self.registry.all if each.machine_id == machine_id}
+
     def busiest(self, count: int) -> list[Busy]:
         return self.gauges.busiest(count)
 
     async def delete_machine(self, machine_id: MachineId) -> None:
         await self.deletions.delete_machine(machine_id)
-
-
-class LocalSubscription:
-    """`Subscription` (session/port.py)."""
-
-    __slots__ = ("_listener", "_principal", "_sender", "_session", "_sessions", "_who")
-
-    def __init__(
-        self,
-        sessions: LocalSessions,
-        session: Session,
-        listener: Listener,
-        who: Identity,
-        visitor: Visitor,
-    ) -> None:
-        self._sessions = sessions
-        self._session = session
-        self._listener = listener
-        self._who = who
-        self._sender = who.sender
-        self._principal = visitor.principal
-
-    @property
-    def seq(self) -> Seq:
-        return self._session.seq
-
-    @property
-    def limits(self) -> Limits:
-        return self._session.allowed
-
-    def send(self, event: bytes, event_id: EventId | None) -> None:
-        intake, session = self._sessions.intake, self._session
-        intake.check(session, event, self._principal)
-        if event_id is None:
-            intake.send(session, event, self._sender, event_id=None, then=None)
-            return
-        listener = self._listener
-
-        def tell(receipt: Receipt) -> None:
-            listener.receive(settled_of(event_id, receipt))
-
-        intake.send(session, event, self._sender, event_id=event_id, then=tell)
-
-    def describe(self, metadata: bytes) -> None:
-        self._sessions.crowds.describe(self._session, self._who, metadata)
-
-    def close(self) -> None:
-        self._sessions.crowds.detach(self._session, self._listener)

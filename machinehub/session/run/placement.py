@@ -9,6 +9,7 @@ know: the database, or who listens. What it knows of a session is its `Place`, w
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakValueDictionary
@@ -35,6 +36,8 @@ from sandbox.protocol.messages import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from machinehub.clock import Clock
     from machinehub.ids import Digest
     from machinehub.limits import Limits
@@ -48,6 +51,21 @@ OPEN_TICKET: Final = Ticket(0)
 """The ticket of `Open` and of the `Replay` after it, which the worker answers before any input."""
 FREEZE_TICKET: Final = Ticket(-1)
 """The ticket of `Checkpoint`. The tickets of inputs count from 1, so neither can collide."""
+
+NEW_BYTES: Final = 4 * 1024 * 1024
+"""What a session's memory is taken for before its first turn."""
+FULL: Final = 0.8
+"""The share of a worker's memory at which sessions that rest are frozen."""
+WORKER_OWN_BYTES: Final = 128 * 1024 * 1024
+"""What a worker needs beside the memories of sessions: its own code, and room to freeze one."""
+ROOM_TRIES: Final = 30
+ROOM_WAIT_S: Final = 0.1
+"""How often a session is placed again for which its worker had no room, and how soon."""
+
+
+def room_of(limits: Limits) -> int:
+    """Memory that a worker has for those of sessions."""
+    return max(limits.worker_bytes - WORKER_OWN_BYTES, limits.worker_bytes // 2)
 
 
 class TurnOutcomes(Protocol):
@@ -78,6 +96,10 @@ class Place:
     worker: SandboxWorker | None = None
     """None unless the stage is ON or FREEZING."""
     window: SendWindow = field(default_factory=SendWindow)
+    memory_bytes: int = NEW_BYTES
+    """The session's memory after its last turn."""
+    tries: int = 0
+    """How often it found no room on a worker, one time after the other."""
 
     def move(self, move: Move) -> None:
         following = MOVES[self.stage].get(move)
@@ -100,10 +122,13 @@ class Placement:
         self._places: dict[Session, Place] = {}
         self._by_slot: dict[Slot, Place] = {}
         self._lanes: dict[SandboxWorker, HeavyLane[Slot]] = {}
+        self._mapped: Counter[SandboxWorker] = Counter()
+        """Memory of the sessions on each worker."""
         self._estimates: WeakValueDictionary[Digest, CostEstimate] = WeakValueDictionary()
         """By image, as long as sessions of it are on workers."""
         self._tasks = Tasks()
         self._outcomes: TurnOutcomes
+        self._make_room: Callable[[SandboxWorker], None] = lambda _worker: None
 
     def report_to(self, outcomes: TurnOutcomes) -> None:
         """Once, before anything is placed."""
@@ -112,12 +137,20 @@ class Placement:
     def stop(self) -> None:
         self._tasks.stop()
 
+    def make_room_by(self, make_room: Callable[[SandboxWorker], None]) -> None:
+        """What to call when a session found no room on a worker, before it is tried again."""
+        self._make_room = make_room
+
     # --- who is where -----------------------------------------------------------------------------
 
     @property
     def live(self) -> list[Session]:
         """The sessions that are on a worker."""
         return [place.session for place in self._by_slot.values()]
+
+    @property
+    def places_on_workers(self) -> Collection[Place]:
+        return self._by_slot.values()
 
     @property
     def live_count(self) -> int:
@@ -187,7 +220,11 @@ class Placement:
 
     def _settled(self, place: Place, turn: Turn, *, overran: bool) -> None:
         """The session's oldest input came back: another may follow."""
+        place.tries = 0
         if turn.cost is not None:
+            if turn.cost.memory_bytes > place.memory_bytes and place.worker is not None:
+                self._fill(place.worker, turn.cost.memory_bytes - place.memory_bytes)
+                place.memory_bytes = turn.cost.memory_bytes
             estimate = place.window.estimate
             took = estimate.start_took if turn.pending.kind is Kind.START else estimate.took
             took(turn.cost.cpu_us)
@@ -267,12 +304,32 @@ class Placement:
         self._by_slot[place.slot] = place
         worker.take(session.record.digest, image)
         place.worker = worker
+        self._fill(worker, place.memory_bytes)
         worker.ask(place.slot, self.opening(place.slot, session.record.digest, session.checkpoint))
         if session.tail:
             worker.ask(place.slot, Replay(place.slot, OPEN_TICKET, session.tail, 0))
         place.window.restart()
         place.window.estimate = self._estimate_of(session.record.digest)
         self._send_steps(place)
+
+    def _fill(self, worker: SandboxWorker, more: int) -> None:
+        """So much more memory is mapped on a worker: others make way before it is full."""
+        self._mapped[worker] += more
+        if self._mapped[worker] > FULL * room_of(self._limits):
+            self._make_room(worker)
+
+    def _try_again(self, place: Place) -> None:
+        """The worker has no room for the session: others make way, and it is placed once more."""
+        assert place.worker is not None
+        worker = place.worker
+        place.tries += 1
+        self._leave(place)
+        self._make_room(worker)
+        asyncio.get_running_loop().call_later(ROOM_WAIT_S, self._place_again, place.session)
+
+    def _place_again(self, session: Session) -> None:
+        if session.pending or session.phase is Phase.REPLAYING:
+            self.place(session)
 
     def _estimate_of(self, digest: Digest) -> CostEstimate:
         estimate = self._estimates.get(digest)
@@ -302,6 +359,8 @@ class Placement:
     def _leave(self, place: Place) -> None:
         self._make_way(place)
         worker, place.worker = place.worker, None
+        if worker is not None:
+            self._mapped[worker] -= place.memory_bytes
         self._by_slot.pop(place.slot, None)
         place.move(Move.LEAVE)
         if worker is not None and not worker.lost:
@@ -315,6 +374,7 @@ class Placement:
         The one whose answer was due next is held to blame: a worker does its work in order.
         """
         self._lanes.pop(worker, None)
+        self._mapped.pop(worker, None)
         for place in [place for place in self._by_slot.values() if place.worker is worker]:
             place.worker = None
             del self._by_slot[place.slot]
@@ -387,22 +447,29 @@ class Placement:
                 self._outcomes.decided(session, turn)
                 if turn.finished:
                     self._refuse_late(session)
-            case Failed(ticket=0):
-                self._leave(place)
-                self._outcomes.lost(session, Fault(message.code, message.message))
-            case Failed(code="session_lost"):
-                self._leave(place)
-                self._thaw_elsewhere(place, blamed=True)
             case Failed():
-                turn = session.failed(
-                    message.ticket, message.code, message.message, message.at, message.cost
-                )
-                self._settled(place, turn, overran=message.code == "cpu_exceeded")
-                self._outcomes.decided(session, turn)
+                self._hear_failure(place, message)
             case Frozen():
                 self._keep(session, message.checkpoint)
             case Replayed():
                 self._outcomes.replayed(session, message.snapshot)
+
+    def _hear_failure(self, place: Place, message: Failed) -> None:
+        session = place.session
+        if message.code == "unavailable" and place.tries < ROOM_TRIES:
+            self._try_again(place)
+        elif message.ticket == OPEN_TICKET:
+            self._leave(place)
+            self._outcomes.lost(session, Fault(message.code, message.message))
+        elif message.code == "session_lost":
+            self._leave(place)
+            self._thaw_elsewhere(place, blamed=True)
+        else:
+            turn = session.failed(
+                message.ticket, message.code, message.message, message.at, message.cost
+            )
+            self._settled(place, turn, overran=message.code == "cpu_exceeded")
+            self._outcomes.decided(session, turn)
 
     def _keep(self, session: Session, data: bytes) -> None:
         checkpoint = session.frozen(data, self._clock.now_ms())

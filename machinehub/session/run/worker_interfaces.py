@@ -43,6 +43,10 @@ class SandboxWorker(Protocol):
     def leave(self, digest: Digest) -> None:
         """Drops a reference to the image; the last one makes the worker unload it."""
 
+    def resident_bytes(self) -> int:
+        """Memory of the process that it shares with no other; 0 when that cannot be told."""
+        ...
+
     def kill(self, why: str, *, suspect: Slot | None = None) -> None:
         """Ends the process; `suspect` is the slot to blame."""
 

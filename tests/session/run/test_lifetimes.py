@@ -157,6 +157,6 @@ async def test_a_session_stays_on_its_engine(tmp_path: Path) -> None:
         assert (await send(client, "Older1/s", "INC")).json()["snapshot"]["context"] == {"n": 1}
         newer = await client.deploy(COUNTER)
         assert (await send(client, f"{newer}/s")).json()["snapshot"]["context"] == {"count": 1}
-        assert await count(client, "engines") == 2
+        assert await count(client, "engines") == 3  # two engines, and a template
     async with running_hub(tmp_path, workers=1) as client:
         assert (await send(client, "Older1/s", "INC")).json()["snapshot"]["context"] == {"n": 2}
