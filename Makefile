@@ -91,6 +91,7 @@ format: setup
 # A wheel that needs no Node where it is installed, in build/wheel.
 wheel: setup
 	rm -rf build/wheel
+	$(BIN)/python supply.py
 	MACHINEHUB_BUILT=1 $(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build/wheel .
 
 # The steps of the Dockerfile in clean Debian roots, as root, without Docker.

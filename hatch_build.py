@@ -12,7 +12,11 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUILT = ("sandbox/guest/dist/base.wasm", "machinehub/web/static/index.html")
+BUILT = (
+    "sandbox/guest/dist/base.wasm",
+    "machinehub/web/static/index.html",
+    "machinehub/legal/sbom.cdx.json",
+)
 
 
 class GuestHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -39,3 +43,4 @@ def _build(root: Path) -> None:
     subprocess.run(install, cwd=root, check=True)
     for package in ("js", "page"):
         subprocess.run(build, cwd=root / "clients" / package, check=True)
+    subprocess.run([sys.executable, "supply.py"], cwd=root, check=True)

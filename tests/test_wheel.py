@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.support import CACHE, ROOT, free_port
 
@@ -37,6 +40,20 @@ async def first_url(process: Process) -> str:
     return line
 
 
+def check_supply(folder: Path) -> None:
+    """What the wheel says of its parts: valid, with a licence and its text for each of them."""
+    text = (folder / "sbom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    parts = json.loads(text)["components"]
+    names = {part["name"] for part in parts}
+    assert {"wasmtime", "starlette", "xstate", "react", "elkjs", "quickjs-ng"} <= names
+    notices = (folder / "THIRD-PARTY-NOTICES.txt").read_text()
+    for part in parts:
+        _, _, behind = notices.partition(f"{part['name']} {part['version']}: ")
+        assert len(behind.split("=" * 80)[1].strip()) > 300, part["name"]
+    assert not any(name in names for name in ("pytest", "mypy", "typescript", "vite"))
+
+
 @pytest.mark.xdist_group("wheel")
 async def test_dev_from_an_installed_wheel(tmp_path: Path) -> None:
     await run("make", "wheel", f"PYTHON={sys.executable}", cwd=ROOT)
@@ -55,6 +72,7 @@ async def test_dev_from_an_installed_wheel(tmp_path: Path) -> None:
         "LANG": "C.UTF-8",
         "MACHINEHUB_CACHE": str(CACHE),
     }
+    check_supply(next(place.glob("lib/python*/site-packages/machinehub/legal")))
     machinehub = str(place / "bin" / "machinehub")
     await run(machinehub, "init", "poker", "--template", "poker", cwd=tmp_path, **bare)
     process = await asyncio.create_subprocess_exec(

@@ -20,6 +20,8 @@ from typing import Final
 
 HERE: Final = Path(__file__).parent
 RESULT: Final = HERE.parent / "dist" / "quickjs.wasm"
+LICENSE: Final = HERE.parent / "dist" / "quickjs.LICENSE"
+"""QuickJS's, for the notices of third parties (supply.py)."""
 DIGEST: Final = HERE / "quickjs.sha256"
 ENVIRONMENT: Final = HERE / ".venv"
 PYTHON: Final = ENVIRONMENT / "bin" / "python"
@@ -59,7 +61,10 @@ HEADERS: Final = ["engine.h", "freeze.h", "heap.h", "image.h"]
 def main() -> int:
     _install()
     with tempfile.TemporaryDirectory(prefix="machinehub-engine-") as work:
-        wasm = _compile(_source(Path(work)))
+        source = _source(Path(work))
+        wasm = _compile(source)
+        # The source distribution has it nowhere but at the head of each file.
+        head, _, _ = (source / "quickjs.c").read_text().partition("*/")
     digest = hashlib.sha256(wasm).hexdigest()
     if "--accept" in sys.argv[1:]:
         DIGEST.write_text(f"{digest}\n")
@@ -71,6 +76,7 @@ def main() -> int:
         )
         return 1
     RESULT.parent.mkdir(exist_ok=True)
+    LICENSE.write_text("".join(f"{line.strip('/* ')}\n" for line in head.splitlines()).lstrip())
     RESULT.write_bytes(wasm)
     print(f"quickjs.wasm {digest[:16]}")
     return 0
