@@ -92,7 +92,7 @@ def _bill(found: list[Part]) -> dict[str, Any]:
                 "name": part.name,
                 "version": part.version,
                 "purl": part.url,
-                "licenses": [{"expression": part.license}],
+                **({"licenses": [{"expression": part.license}]} if part.license else {}),
                 **({"hashes": part.hashes} if part.hashes else {}),
             }
             for part in found
@@ -128,7 +128,10 @@ def _python() -> list[Part]:
 
 
 def _of_distribution(name: str, version: str) -> tuple[str, str]:
-    installed = metadata.distribution(name)
+    try:
+        installed = metadata.distribution(name)
+    except metadata.PackageNotFoundError:  # built without it: `make wheel` has it
+        return "", ""
     if installed.version != version:
         raise RuntimeError(f"{name} {installed.version} is installed, the lock has {version}")
     about = installed.metadata

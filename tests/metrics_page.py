@@ -11,7 +11,7 @@ PAGE = ROOT / "docs" / "metrics.md"
 HEAD = """\
 # Metrics
 
-`GET /metrics` answers in Prometheus's text format, without a token: keep it from strangers by the proxy (deploy/nginx.conf does). Counters count from the hub's start.
+`GET /metrics` answers in Prometheus's text format, without a token: keep it from strangers by the proxy (deploy/nginx.conf does). Counters count from the hub's start. `deploy/alerts.yaml` has rules for Prometheus, `deploy/dashboard.json` a dashboard for Grafana; [operations.md](operations.md) says what to do when one fires.
 
 This page is made of the code (`python -m tests.metrics_page`).
 

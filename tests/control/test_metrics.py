@@ -6,20 +6,20 @@ import json
 import os
 import re
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cli.test_cli import run
 from tests.durable import send
 from tests.metrics_page import PAGE, page
-from tests.support import COUNTER, running_hub, until
+from tests.support import COUNTER, ROOT, running_hub, until
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from tests.support import Client
 
@@ -110,3 +110,29 @@ async def test_the_busiest_sessions_are_named_to_those_who_may_know(tmp_path: Pa
             text = (await stranger.get("/metrics")).text
             assert "machinehub_turns_total" in text
             assert machine not in text
+
+
+def rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((ROOT / "deploy" / "alerts.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+@pytest.mark.parametrize("file", ["alerts.yaml", "dashboard.json"])
+def test_what_is_asked_of_prometheus_is_there(file: str) -> None:
+    known = set()
+    for name, kind in re.findall(r"^\| `(\w+)` \| (\w+)", page(), re.MULTILINE):
+        known |= (
+            {f"{name}_{part}" for part in ("bucket", "sum", "count")}
+            if kind == "histogram"
+            else {name}
+        )
+    asked = set(re.findall(r"machinehub_\w+", (ROOT / "deploy" / file).read_text()))
+    assert asked
+    assert asked <= known
+
+
+def test_each_alert_is_in_the_runbook() -> None:
+    runbook = (ROOT / "docs" / "operations.md").read_text()
+    for rule in rules():
+        assert rule["alert"] in runbook
+        assert rule["annotations"]["summary"]
