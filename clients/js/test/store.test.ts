@@ -13,10 +13,12 @@ afterEach(() => void vi.restoreAllMocks());
 test("the address says who asks, for what, with what", async () => {
   const token = vi.fn(() => Promise.resolve("t.k"));
   const { socket } = await fakeHub().connect({ input: { n: 1 }, token });
-  expect(socket.url).toBe(
-    "ws://hub/Wu5gAj/a%2Fb%20%C3%A9?client=0123456789abcdef&input=%7B%22n%22%3A1%7D",
-  );
-  expect(socket.protocols).toEqual(["machinehub.v1", "machinehub.token.t.k"]);
+  expect(socket.url).toBe("ws://hub/Wu5gAj/a%2Fb%20%C3%A9?input=%7B%22n%22%3A1%7D");
+  expect(socket.protocols).toEqual([
+    "machinehub.v1",
+    "machinehub.key.MDEyMzQ1Njc4OWFiY2RlZg",
+    "machinehub.token.t.k",
+  ]);
   expect(token).toHaveBeenCalledTimes(1);
 });
 
