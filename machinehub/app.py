@@ -7,6 +7,9 @@ client -> uvicorn (edge/) -> admission -> protocols -> session port -> placement
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 from typing import TYPE_CHECKING, Final, Protocol
 
 from starlette.routing import Route
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 
     from machinehub.clock import Clock
 
+
+log = logging.getLogger("machinehub")
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OPERATIONS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -178,6 +183,7 @@ class Hub:
             raise
 
     async def _start(self) -> None:
+        self._check_cache()
         await self._database.claim(self._claim_changed)
         await self._check_file()
         await migrate(self.engine, backup=self.settings.backup_before_upgrade)
@@ -190,6 +196,13 @@ class Hub:
         await self.sessions.start()
         self.health.start()
         self._tasks.spawn(give_back_on(self._database))
+
+    def _check_cache(self) -> None:
+        cache = self.settings.cache
+        with contextlib.suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+        if not os.access(cache, os.W_OK):
+            log.warning("%s cannot be written: each start compiles anew, for ten seconds", cache)
 
     async def _check_file(self) -> None:
         path = self._database.path
@@ -227,9 +240,11 @@ class Hub:
             return
         scope[BASE_PATH] = base
         if scope["path"] == base or scope["path"].startswith(base + "/"):
-            raw: bytes = scope["raw_path"]
             scope["path"] = scope["path"][len(base) :] or "/"
-            scope["raw_path"] = raw[len(base.encode()) :] or b"/"
+            # The raw path may spell the same with other characters percent-encoded.
+            raw: bytes = scope["raw_path"]
+            behind = raw.split(b"/", base.count("/") + 1)[base.count("/") + 1 :]
+            scope["raw_path"] = b"/" + b"".join(behind)
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What uvicorn calls for every request and every socket."""

@@ -78,6 +78,18 @@ class Metrics:
         self._workers()
         self._edge()
         self._hub()
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """What an alert waits for must be there before it happens for the first time: to appear at
+        one is no increase.
+        """
+        for reason in ("walls", "killed", "memory", "silent", "error", "signal", "exit"):
+            self.worker_ends.labels("session", reason)
+        for direction in ("forward", "back"):
+            self.clock_steps.labels(direction)
+        for reason in ("disk_full", "read_only", "damaged", "moved", "claim_lost", "unreachable"):
+            self.commit_failures.labels(reason)
 
     def _turns(self) -> None:
         self.turns = self._tally("turns", "Inputs that were applied")

@@ -320,3 +320,9 @@ class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
     """The last entries that have an event id, oldest first."""
     members: dict[MemberId, bytes] = {}
     """Who its machine was told is there, and their `sender`."""
+
+    @property
+    def last_ms(self) -> int:
+        """When its last input came, as far as that is known."""
+        since = self.checkpoint.at_ms if self.checkpoint else self.record.created_at_ms
+        return self.tail[-1].now_ms if self.tail else since

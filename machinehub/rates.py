@@ -26,12 +26,16 @@ class Rate:
         self._burst = min(self._burst, per_s if burst is None else burst)
         self._level = min(self._level, self._burst)
 
-    def take(self, units: float, now_s: float) -> bool:
-        """Whether `units` may pass now; when not, nothing is taken."""
+    def has(self, units: float, now_s: float) -> bool:
+        """Whether `units` may pass now."""
         if self._at is not None:
             self._level = min(self._burst, self._level + (now_s - self._at) * self._per_s)
         self._at = now_s
-        if units > self._level:
+        return units <= self._level
+
+    def take(self, units: float, now_s: float) -> bool:
+        """Whether `units` may pass now; when not, nothing is taken."""
+        if not self.has(units, now_s):
             return False
         self._level -= units
         return True

@@ -11,8 +11,8 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, urlsplit
 
 from machinehub import capacity
 from machinehub.limits import Limits
@@ -127,7 +127,7 @@ class Settings:
         return (
             normalise_database_url(self.database_url)
             if self.database_url
-            else f"sqlite+aiosqlite:///{self.data / 'hub.db'}"
+            else f"sqlite+aiosqlite:///{quote(str(self.data / 'hub.db'))}"
         )
 
 
@@ -245,6 +245,10 @@ def check_can_listen(settings: Settings, *, has_tokens: bool) -> None:
     )
 
 
+_PLAIN_PATH: Final = re.compile("(/[A-Za-z0-9._-]+)*/?")
+"""What proxies and browsers spell in one way only."""
+
+
 def _public_host(url: str) -> str | None:
     """The host of a public URL; None where there is none. Raises `BadSettings`."""
     if not url:
@@ -256,6 +260,11 @@ def _public_host(url: str) -> str | None:
         host = None
     if host is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
         raise BadSettings(f"{PREFIX}PUBLIC_URL: {url!r} is not a URL as in https://hub.example")
+    if not _PLAIN_PATH.fullmatch(parts.path):
+        raise BadSettings(
+            f"{PREFIX}PUBLIC_URL: the path {parts.path!r} has other characters than letters, "
+            "digits, dots, dashes and underscores"
+        )
     return host
 
 

@@ -161,7 +161,10 @@ class MemorySessionStore:
         parent: int,
         checkpoint: SavedCheckpoint,
         members: dict[MemberId, bytes],
-    ) -> None:
+    ) -> SessionRecord:
+        has_gaps = self.records[parent].compacted_to is not None
+        gaps_to = checkpoint.seq if has_gaps else None
+        record = msgspec.structs.replace(record, compacted_to=gaps_to)
         self._insert_record(record)
         self.journals[record.key] = {
             at: Entry(e.seq, e.attempt, e.kind, e.input, e.now_ms, None, e.changed, e.error)
@@ -172,6 +175,7 @@ class MemorySessionStore:
         self.timers |= {(record.key, timer): Armed(due) for timer, due in checkpoint.timers.items()}
         if not checkpoint.finished:
             self.present |= {(record.key, member): sender for member, sender in members.items()}
+        return record
 
     # --- reading
 

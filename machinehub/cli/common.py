@@ -36,7 +36,7 @@ OK, FAILED, USAGE, UNAUTHORISED, NOT_FOUND, CONFLICT, BROKEN_BUILD, INTERRUPTED 
     130,
 )
 
-progress = Console(stderr=True, highlight=False)
+progress = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 Server = Annotated[str, typer.Option("--server", envvar="MACHINEHUB_SERVER", help="The hub's URL.")]

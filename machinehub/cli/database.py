@@ -5,7 +5,9 @@ itself.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +43,7 @@ def register(app: typer.Typer) -> None:
     db.command("size")(size)
     db.command("upgrade")(upgrade)
     db.command("vacuum")(vacuum)
+    db.command("recover")(recover)
     db.command("reset-clock")(reset_clock)
     app.add_typer(db, name="db")
     app.command("backup")(backup)
@@ -164,6 +167,43 @@ def vacuum(data: Data = None) -> None:
     progress.print(f"{_kib(before)} KiB -> {_kib(after)} KiB", markup=False)
 
 
+def recover(
+    file: Annotated[Path, typer.Argument(metavar="NEW", help="The file to make.")],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Save what can be read of a damaged SQLite database into the file NEW, while no hub runs."""
+    from machinehub.store import recovery
+    from machinehub.store.engine import opened, url_of
+    from machinehub.store.schema import migrate
+
+    database = _sqlite_file(from_environment(os.environ, data=data))
+    if not database.exists():
+        fail(f"there is no database {database}")
+    if file.exists():
+        fail(f"{file} is there already")
+
+    async def make() -> None:
+        async with opened(url_of(file)) as engine:
+            await migrate(engine)
+
+    asyncio.run(make())
+    try:
+        counts = recovery.recover(database, file)
+    except sqlite3.Error as error:
+        file.unlink()
+        fail(f"{database}: {error}")
+    if as_json:
+        print_json(counts)
+        return
+    table(["TABLE", "ROWS"], [[name, str(count)] for name, count in counts.items()])
+    progress.print(
+        f"{file} has what could be read. `machinehub restore {file}` puts it in place; then look "
+        "with `machinehub verify`.",
+        markup=False,
+    )
+
+
 def reset_clock(data: Data = None) -> None:
     """Let sessions' time be the computer's again, after that was far ahead by mistake. Timers that
     were armed meanwhile keep the time that they are due at.
@@ -208,9 +248,9 @@ def restore(file: File, data: Data = None, as_json: AsJson = False) -> None:
 
     database = _sqlite_file(from_environment(os.environ, data=data))
     database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    check_is_known(backups.look_into(file, named=file).revision)
-    second = timestamp(SystemClock().now_ms())[:19].replace(":", "")
-    aside = database.with_name(f"{database.name}.replaced-{second}")
+    if file.exists():
+        check_is_known(backups.look_into(file, named=file).revision)
+    aside = _free_name(database)
 
     async def put_back() -> Contents:
         claim = FileClaim(str(database))
@@ -224,6 +264,16 @@ def restore(file: File, data: Data = None, as_json: AsJson = False) -> None:
     if aside.exists():
         progress.print(f"what was there is {aside}", markup=False)
     _tell("restored from", file, found, as_json=as_json)
+
+
+def _free_name(database: Path) -> Path:
+    """For the database that is replaced: no two have one."""
+    second = timestamp(SystemClock().now_ms())[:19].replace(":", "")
+    name = f"{database.name}.replaced-{second}"
+    numbers = itertools.chain([""], (f".{number}" for number in itertools.count(2)))
+    return next(
+        path for number in numbers if not (path := database.with_name(name + number)).exists()
+    )
 
 
 def _tell(

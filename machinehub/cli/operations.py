@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import platform
 import sys
@@ -71,21 +72,42 @@ def _with_store(
     A database that is empty gets the schema, unless there is an answer for that case, `otherwise`.
     Raises `Unavailable` for a database of a newer machinehub.
     """
-    from machinehub.store.engine import opened
-    from machinehub.store.schema import check_is_known, current_revision, migrate
+    from machinehub.store.engine import file_of, opened
+    from machinehub.store.schema import check_is_known, current_revision
     from machinehub.store.store import Store
 
     async def run() -> T:
-        async with opened(from_environment(os.environ, data=data).sqlalchemy_url) as engine:
+        url = from_environment(os.environ, data=data).sqlalchemy_url
+        async with opened(url) as engine:
             revision = await current_revision(engine)
             check_is_known(revision)
             if revision is None and otherwise is not None:
                 return otherwise
             if revision is None:
-                await migrate(engine)
+                await _begin_database(url, file_of(url))
             return await work(Store(engine))
 
     return asyncio.run(run())
+
+
+async def _begin_database(url: str, database: Path | None) -> None:
+    """Makes a new database, and says so: a folder is easily mistyped. Ends the command where a hub
+    runs whose file was taken away.
+    """
+    from machinehub.store.claim import FileClaim
+    from machinehub.store.engine import opened
+    from machinehub.store.schema import migrate
+
+    claim = FileClaim(str(database)) if database is not None else None
+    if claim is not None:
+        await claim.take()
+    try:
+        async with opened(url) as engine:
+            await migrate(engine)
+    finally:
+        if claim is not None:
+            await claim.release()
+    progress.print(f"a new database: {database or url.rsplit('@', maxsplit=1)[-1]}", markup=False)
 
 
 def create_token(
@@ -149,9 +171,13 @@ def _capacity(settings: Settings) -> str:
 
 async def _look_at_database(url: str) -> str:
     """What is to be said of a database, which is left as it is. Raises `HubError`."""
-    from machinehub.store.engine import opened
+    from machinehub.store.engine import file_of, opened
     from machinehub.store.schema import check_is_known, current_revision, newest_revision
 
+    if (file := file_of(url)) is not None:
+        folder = next(each for each in file.absolute().parents if each.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise OSError(errno.EACCES, "cannot be written", str(folder))
     async with opened(url) as engine:
         revision = await current_revision(engine)
     check_is_known(revision)

@@ -26,7 +26,11 @@ from machinehub.cli.common import (
     say,
 )
 from machinehub.cli.definitions import duration
+from machinehub.clock import pause_about
 
+DAMAGE = ("session_damaged", "image_damaged")
+PASSING = ("unavailable", "history_pruned", "rate_limited")
+VERIFY_TRIES = 5
 VERIFIED_SAID = 100
 """After so many sessions it is said how far a verification is."""
 At = Annotated[
@@ -183,9 +187,12 @@ def verify(
         path = hub.machine_path(name) + "/sessions"
         found = [session] if slash else (each["id"] for each in hub.items(path))
         for each in found:
-            checked.append(_verified(hub, f"{name}/{each}"))
-            if checked[-1]["fault"]:
-                progress.print(f"{plain(name)}/{plain(each)}: {checked[-1]['fault']}")
+            verified = _verified(hub, f"{name}/{each}", is_named=bool(slash))
+            if verified is None:
+                continue
+            checked.append(verified)
+            if verified["fault"]:
+                progress.print(f"{plain(name)}/{plain(each)}: {verified['fault']}")
             elif len(checked) % VERIFIED_SAID == 0:
                 progress.print(f"{len(checked)} sessions agree so far, of {plain(name)} now")
     broken = [each for each in checked if each["fault"]]
@@ -202,14 +209,24 @@ def verify(
         raise typer.Exit(BROKEN_BUILD)
 
 
-def _verified(hub: Hub, session: str) -> dict[str, Any]:
-    """What replaying a session says of it; `fault` is empty for one that is sound."""
-    path = hub.session_api_path(session) + "/replay"
-    try:
-        found = hub.call("POST", path, timeout_s=3600)
-    except Refused as refused:
-        fault = str(refused.problem.get("detail", refused))
-        return {"session": session, "inputs": 0, "checkpoints": 0, "fault": fault}
+def _verified(hub: Hub, session: str, *, is_named: bool) -> dict[str, Any] | None:
+    """What replaying a session says of it; `fault` is empty for one that is sound. None for one
+    that was deleted since it was listed. Raises `Refused` for what is no word about the session.
+    """
+    for attempt in range(VERIFY_TRIES):
+        if attempt:
+            pause_about(1)  # its journal was pruned meanwhile, or the hub was too busy
+        try:
+            found = hub.call("POST", hub.session_api_path(session) + "/replay", timeout_s=3600)
+            break
+        except Refused as refused:
+            code, detail = refused.problem.get("code"), refused.problem.get("detail", "")
+            if code in DAMAGE:
+                return {"session": session, "inputs": 0, "checkpoints": 0, "fault": str(detail)}
+            if code == "no_such_session" and not is_named:
+                return None
+            if code not in PASSING or attempt == VERIFY_TRIES - 1:
+                raise
     wrong = [
         f"the memory at input {each['seq']} was {each['stored']}, and comes to {each['recomputed']}"
         for each in found["checkpoints"]

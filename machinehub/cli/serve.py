@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from machinehub.cli.common import Compiling, fail, progress
+from machinehub.cli.common import FAILED, Compiling, fail, progress
 from machinehub.logging import configure_logging
 from machinehub.settings import Settings, from_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
+
+log = logging.getLogger("machinehub")
 
 Host = Annotated[
     str | None,
@@ -60,15 +64,39 @@ def serve_command(host: Host = None, port: Port = None, data: Data = None) -> No
 
     async def ready() -> None:
         compiling.ended()
-        progress.print(f"machinehub is ready at {settings.base_url}")
+        listens = f"http://{settings.host}:{settings.port}"
+        where = "" if settings.base_url == listens else f" (listening on {listens})"
+        _tell(f"machinehub is ready at {settings.base_url}{where}")
 
     async def main() -> None:
         try:
-            await serve(Hub(settings, on_progress=compiling.begun), on_ready=ready)
+            await serve(Hub(settings, on_progress=_begun(compiling)), on_ready=ready)
         finally:
             compiling.ended()
 
     run(main(), settings)
+
+
+def _tell(text: str) -> None:
+    """To whoever started the hub: in words on a terminal, else as a line of the log."""
+    if sys.stderr.isatty():
+        progress.print(text, markup=False)
+    else:
+        log.info(text)
+
+
+def _begun(compiling: Compiling) -> Callable[[str], None]:
+    if sys.stderr.isatty():
+        return compiling.begun
+    return lambda what: log.info("compiling %s, once; it is kept", what)
+
+
+def _end(text: str) -> NoReturn:
+    """The hub does not start, or ends in an accident."""
+    if sys.stderr.isatty() or not log.isEnabledFor(logging.INFO):
+        fail(text)
+    log.critical("error: %s", " ".join(text.split()))
+    raise typer.Exit(FAILED)
 
 
 def run(main: Coroutine[None, None, None], settings: Settings) -> None:
@@ -84,10 +112,10 @@ def run(main: Coroutine[None, None, None], settings: Settings) -> None:
         asyncio.run(main)
     except SystemExit as stopped:  # how uvicorn says that it could not listen
         if stopped.code:
-            fail(f"cannot listen on {settings.host}:{settings.port}; is another hub running there?")
+            _end(f"cannot listen on {settings.host}:{settings.port}; is another hub running there?")
     except OSError as error:
-        fail(f"{error.filename or 'the hub'}: {error.strerror or error}")
+        _end(f"{error.filename or 'the hub'}: {error.strerror or error}")
     except Unavailable as error:
-        fail(error.detail)
+        _end(error.detail)
     except SQLAlchemyError as error:
-        fail(f"the database cannot be used: {str(error).splitlines()[0]}")
+        _end(f"the database cannot be used: {str(error).splitlines()[0]}")

@@ -158,7 +158,9 @@ class Catalog:
         sessions are on, and `used`. Returns their numbers.
         """
         self.forget(machine_id)
-        return await self._store.prune_versions(machine_id, keep=keep, used=used)
+        gone = await self._store.prune_versions(machine_id, keep=keep, used=used)
+        self.forget(machine_id)
+        return gone
 
     # --- looking up -------------------------------------------------------------------------------
 
@@ -190,7 +192,12 @@ class Catalog:
         """What a version allows. Raises as `target` does."""
         known = self._limits_of.get((machine_id, number))
         if known is None:
-            known = (await self.target(machine_id, number)).limits
+            try:
+                known = (await self.target(machine_id, number)).limits
+            except NotFound as error:
+                if error.code != "no_such_version":
+                    raise
+                known = self._limits  # it was pruned the moment that a session began on it
             _remember(self._limits_of, (machine_id, number), known, VERSIONS_REMEMBERED)
         return known
 

@@ -6,6 +6,7 @@ a user of its own; what it sends may look like what a local client sends.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -14,13 +15,19 @@ from typing import Final
 NETLINK_SOCK_DIAG: Final = 4
 SOCK_DIAG_BY_FAMILY: Final = 20
 NLM_F_REQUEST: Final = 1
+NLMSG_ERROR: Final = 2
 _HEADER: Final = struct.Struct("=IHHII")
 _REQUEST: Final = struct.Struct("=BBBxI")
 _PORTS: Final = struct.Struct("!HH")
 _ANY_COOKIE: Final = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
 """Any interface, any cookie."""
-_UID_AT: Final = _HEADER.size + 4 + 48 + 12
-"""Behind the message's head, four bytes of state, the socket's id, and three numbers."""
+_OWNER: Final = struct.Struct("=II")
+_OWNER_AT: Final = _HEADER.size + 4 + 48 + 12
+"""Behind the message's head, four bytes of state, the socket's id, and three numbers: user and
+inode.
+"""
+NOBODY: Final = -1
+"""Of a socket that its process has closed. (The system says root of those.)"""
 ANSWER_S: Final = 0.2
 
 Address = tuple[str, int | None]
@@ -29,15 +36,15 @@ Address = tuple[str, int | None]
 
 def is_mine(peer: Address, ours: Address) -> bool:
     """Whether the process at `peer`, an address of this computer, belongs to this process's user or
-    to root. True where the system does not say.
+    to root. True where the system cannot be asked; not for a process that has gone already.
     """
     uid = uid_of(peer, ours)
     return uid is None or uid in (0, os.getuid())
 
 
 def uid_of(peer: Address, ours: Address) -> int | None:
-    """The user whose TCP socket is bound to `peer` and connected to `ours`; None where there is no
-    such socket, or nobody to ask.
+    """The user whose TCP socket is bound to `peer` and connected to `ours`; `NOBODY` where there is
+    none any more, None where there is nobody to ask.
 
     Source: sock_diag(7).
     """
@@ -61,6 +68,12 @@ def uid_of(peer: Address, ours: Address) -> int | None:
             answer = asking.recv(1024)
     except (OSError, ValueError):
         return None
-    if _HEADER.unpack_from(answer)[1] != SOCK_DIAG_BY_FAMILY or len(answer) < _UID_AT + 4:
-        return None
-    return int(struct.unpack_from("=I", answer, _UID_AT)[0])
+    kind = _HEADER.unpack_from(answer)[1]
+    if kind != SOCK_DIAG_BY_FAMILY or len(answer) < _OWNER_AT + _OWNER.size:
+        return NOBODY if kind == NLMSG_ERROR and _error_in(answer) == errno.ENOENT else None
+    uid, inode = _OWNER.unpack_from(answer, _OWNER_AT)
+    return int(uid) if inode else NOBODY
+
+
+def _error_in(answer: bytes) -> int:
+    return -int(struct.unpack_from("=i", answer, _HEADER.size)[0])

@@ -62,7 +62,7 @@ class HubSocket(WebSocketsSansIOProtocol):
                 listener.receive_text(
                     text.encode()
                 ) if text is not None else listener.receive_binary()
-            elif message["type"] != "websocket.receive":
+            else:  # in their order, behind what the listener may have handed back
                 self.queue.put_nowait(message)
         if self.read_paused:
             self.read_paused = False
@@ -73,7 +73,7 @@ class HubSocket(WebSocketsSansIOProtocol):
         there as a message of type `HELLO`, until it listens again.
         """
         self.listener = None
-        self.queue.put_nowait(cast("Any", {"type": HELLO, "text": data.decode()}))
+        self.queue.put_nowait(cast("Any", {"type": HELLO, "bytes": data}))
 
     def write_frame(self, wire: bytes) -> None:
         """Sends bytes that are a whole frame already, together with what else is sent in this turn
@@ -128,7 +128,7 @@ class HubSocket(WebSocketsSansIOProtocol):
     def send_receive_event_to_app(self) -> None:
         listener = self.listener
         if listener is None:
-            super().send_receive_event_to_app()
+            self._leave_for_later()
             return
         data = bytes(self.frames[0]) if len(self.frames) == 1 else b"".join(self.frames)
         self.frames = []
@@ -138,6 +138,17 @@ class HubSocket(WebSocketsSansIOProtocol):
             listener.receive_text(data)
         else:
             listener.receive_binary()
+
+    def _leave_for_later(self) -> None:
+        """Into the queue, for whoever listens next."""
+        try:
+            if self.curr_msg_data_type == "text":
+                b"".join(self.frames).decode()
+        except UnicodeDecodeError:
+            self.frames = []
+            self.close(CloseCode.INVALID_DATA, "the text is not UTF-8")
+        else:
+            super().send_receive_event_to_app()
 
     def handle_ping(self) -> None:
         """The pong, unless the client reads nothing: pings must not fill the memory either."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from machinehub.errors import Unavailable
-from machinehub.store.engine import LOCK_WAIT_S, create_private
+from machinehub.store.engine import LOCK_WAIT_S, create_private, read_only
 from machinehub.store.integrity import damaged
 from machinehub.store.trouble import because_of
 
@@ -38,34 +37,44 @@ def back_up(database: Path, target: Path) -> Contents:
     if not database.exists():
         raise Unavailable("unavailable", f"there is no database {database}")
     with _arriving(target) as unfinished:
-        try:
-            source = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=LOCK_WAIT_S)
-            copy = sqlite3.connect(unfinished)
-            try:
-                # In one step: a copy in several begins again whenever somebody writes.
-                source.backup(copy, pages=-1)
-                copy.execute("PRAGMA journal_mode=DELETE")
-            finally:
-                copy.close()
-                source.close()
-        except (sqlite3.Error, OSError) as error:
-            raise because_of(error) from error
-        return look_into(unfinished, named=target)
+        _copy(database, unfinished)
+        found = look_into(unfinished, named=target)
+        if found.revision is None:
+            raise Unavailable("unavailable", f"{database} is no database of a hub")
+        return found
 
 
 def restore(backup: Path, database: Path, *, aside: Path) -> Contents:
     """Puts a copy of `backup` in the place of `database`, which no hub uses, and what was there at
     `aside`. Raises `Unavailable`, and has then changed nothing.
     """
-    found = look_into(backup, named=backup)
+    if not backup.exists():
+        raise Unavailable("unavailable", f"there is no file {backup}")
     with _arriving(database, replaces=True) as unfinished:
-        try:
-            shutil.copyfile(backup, unfinished)
-            if database.exists():
-                _set_aside(database, aside)
-        except OSError as error:
-            raise because_of(error) from error
+        _copy(backup, unfinished)
+        found = look_into(unfinished, named=backup)
+        _sync(unfinished)
+        if database.exists():
+            _keep(database, aside)
     return found
+
+
+def _copy(database: Path, target: Path) -> None:
+    """As it is at one moment, with what stands in its log beside it. Raises `Unavailable`."""
+    try:
+        source = sqlite3.connect(read_only(database), uri=True, timeout=LOCK_WAIT_S)
+        copy = sqlite3.connect(target)
+        try:
+            # In one step: a copy in several begins again whenever somebody writes.
+            source.backup(copy, pages=-1)
+            copy.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            copy.close()
+            source.close()
+    except sqlite3.OperationalError as error:
+        raise because_of(error) from error
+    except sqlite3.DatabaseError as error:
+        raise damaged(database, str(error)) from error
 
 
 def look_into(database: Path, *, named: Path) -> Contents:
@@ -73,7 +82,7 @@ def look_into(database: Path, *, named: Path) -> Contents:
     `Unavailable`.
     """
     try:
-        connection = sqlite3.connect(f"file:{database}?mode=ro&immutable=1", uri=True)
+        connection = sqlite3.connect(read_only(database, immutable=True), uri=True)
         try:
             faults = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
             if faults != ["ok"]:
@@ -101,11 +110,26 @@ def _contents(connection: sqlite3.Connection) -> Contents:
     return Contents(revision, *counts)
 
 
-def _set_aside(database: Path, aside: Path) -> None:
-    """Moves a database away, with what stands beside it."""
-    for suffix in ("", *BESIDE):
+def _keep(database: Path, aside: Path) -> None:
+    """Gives a database a second name, which it keeps when another takes the first. What stands in
+    its log comes into it before; of a damaged one the log is moved along. Raises `OSError`.
+    """
+    with contextlib.suppress(sqlite3.Error):
+        connection = sqlite3.connect(database)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        connection.close()
+    aside.hardlink_to(database)
+    for suffix in BESIDE:  # or it would be taken for the new database's
         with contextlib.suppress(FileNotFoundError):
             Path(f"{database}{suffix}").rename(f"{aside}{suffix}")
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 @contextlib.contextmanager
@@ -117,12 +141,9 @@ def _arriving(target: Path, *, replaces: bool = False) -> Iterator[Path]:
     try:
         create_private(unfinished)
         yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(unfinished)
         unfinished.replace(target)
-        folder = os.open(target.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        _sync(target.parent)
     except OSError as error:
         raise Unavailable(
             "unavailable", f"{error.filename or target}: {error.strerror or error}"

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +19,13 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+import msgspec
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from machinehub.clock import Stopwatch
-from machinehub.errors import Unavailable
 from machinehub.store.claim import FileClaim, PostgresClaim
 from machinehub.store.engine import LOCK_WAIT_S, set_up_sqlite
-from machinehub.store.trouble import CLAIM_LOST, DAMAGED, because_of, cause_of, unavailable
+from machinehub.store.trouble import CLAIM_LOST, DAMAGED, MOVED, because_of, cause_of, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from machinehub.store.claim import Claim
+
+log = logging.getLogger("machinehub.store")
 
 T = TypeVar("T")
 ANSWER_S: Final = 10.0
@@ -205,6 +209,7 @@ class Database:
         self._path = ""
         self._claim: Claim | None = None
         self._inode = 0
+        self._is_there = True
         self._writer: _SqliteThread | None = None
         self._reader: _SqliteThread | None = None
         if engine.dialect.name == "sqlite":
@@ -230,6 +235,8 @@ class Database:
     def _check_claim(self) -> None:
         if self._claim is not None and not self._claim.is_held:
             raise unavailable(CLAIM_LOST)
+        if self._inode:
+            self.check_file()
 
     async def claim(self, on_change: Callable[[bool], None] | None = None) -> None:
         """From now on the database is this hub's alone, until `close`. `on_change` hears when that
@@ -260,12 +267,16 @@ class Database:
         if not self._path:
             return
         try:
-            inode = Path(self._path).stat().st_ino
+            inode = os.stat(self._path).st_ino  # noqa: PTH116 - for every commit
         except OSError:
             inode = 0
         self._inode = self._inode or inode
-        if inode != self._inode:
-            raise Unavailable("unavailable", f"{self._path} was moved or deleted")
+        is_there = inode == self._inode
+        if is_there != self._is_there:
+            self._is_there = is_there
+            log.error("%s %s", self._path, "is back" if is_there else "was moved or deleted")
+        if not is_there:
+            raise unavailable(MOVED)
 
     async def close(self) -> None:
         if self._claim is not None:
@@ -289,6 +300,10 @@ class Database:
                 return await connection.run_sync(lambda plain: work(_PostgresConnection(plain)))
         except (IntegrityError, sqlite3.IntegrityError) as error:
             raise AlreadyWritten(str(error)) from error
+        except (msgspec.MsgspecError, ValueError) as error:  # a row that is none of ours
+            log.error("a row of the database cannot be read: %s", error)
+            self.damaged = True
+            raise unavailable(DAMAGED) from error
         except (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError) as error:
             self.damaged = self.damaged or cause_of(error) == DAMAGED
             raise because_of(error) from error

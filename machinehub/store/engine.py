@@ -8,6 +8,7 @@ import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import asyncpg
 from sqlalchemy import event, make_url
@@ -41,9 +42,6 @@ def open_engine(url: str) -> AsyncEngine:
             max_overflow=POOL_OVERFLOW,
             pool_pre_ping=True,
         )
-    if parsed.database and parsed.database != ":memory:":
-        path = Path(parsed.database)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = create_async_engine(parsed, connect_args={"timeout": LOCK_WAIT_S})
     event.listen(engine.sync_engine, "connect", set_up_sqlite)
     return engine
@@ -57,12 +55,27 @@ def file_of(url: str) -> Path | None:
     return Path(parsed.database)
 
 
+def url_of(path: Path) -> str:
+    """The SQLAlchemy URL of a SQLite database."""
+    return f"sqlite+aiosqlite:///{quote(str(path))}"
+
+
+def read_only(path: Path, *, immutable: bool = False) -> str:
+    """The URI by which SQLite opens a file without changing it; `immutable`: nobody else does."""
+    return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
+
+
 def create_private(path: Path) -> None:
-    """An empty file that only this user may read, unless there is one. SQLite gives what it keeps
-    beside a database the database's own permissions. Raises `OSError`.
+    """An empty file that only this user may read, unless there is one; of root in another user's
+    folder, that user. SQLite gives what it keeps beside a database the database's own permissions.
+    Raises `OSError`.
     """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        if os.geteuid() == 0:
+            folder = path.parent.stat()
+            os.chown(path, folder.st_uid, folder.st_gid)
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
+from machinehub.store.engine import read_only
 from machinehub.store.trouble import DAMAGED, unavailable
 
 if TYPE_CHECKING:
@@ -22,15 +23,15 @@ AT_ONCE_BYTES: Final = 16 * 1024 * 1024
 one is looked through while it runs.
 """
 WHAT_TO_DO: Final = (
-    "Restore a backup (`machinehub restore FILE`), or save what can be read: "
-    "`sqlite3 {0} .recover | sqlite3 {0}.recovered`"
+    "Restore a backup (`machinehub restore FILE`), or save what can be read "
+    "(`machinehub db recover NEW`)"
 )
 
 
 def faults_of(path: Path) -> str:
     """What `PRAGMA quick_check` has to say; empty for a sound database."""
     try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        with sqlite3.connect(read_only(path), uri=True) as connection:
             found = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
         connection.close()
     except sqlite3.DatabaseError as error:
@@ -42,7 +43,7 @@ def faults_of(path: Path) -> str:
 
 def damaged(path: Path, faults: str) -> Unavailable:
     error = unavailable(DAMAGED)
-    error.detail = f"{path} is damaged ({faults}). {WHAT_TO_DO.format(path)}"
+    error.detail = f"{path} is damaged ({faults}). {WHAT_TO_DO}"
     return error
 
 

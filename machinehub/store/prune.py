@@ -42,10 +42,12 @@ async def prune_versions(
 
 
 async def drop_images(connection: AsyncConnection, digests: Collection[Digest]) -> None:
-    """Deletes those images that no version is of. A deployment of the same content may come
-    between: then the image stays.
+    """Deletes those images that no version is of, and no session. A deployment of the same content
+    may come between: then the image stays.
     """
     used = sa.select(versions.c.digest).where(versions.c.digest == images.c.digest).exists()
+    needed = sa.select(sessions.c.digest).where(sessions.c.digest == images.c.digest).exists()
+    deleting = images.delete().where(images.c.digest.in_(digests), ~used, ~needed)
     with contextlib.suppress(IntegrityError):
         async with connection.begin_nested():
-            await connection.execute(images.delete().where(images.c.digest.in_(digests), ~used))
+            await connection.execute(deleting)

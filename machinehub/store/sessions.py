@@ -10,6 +10,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from machinehub.errors import NotFound
 from machinehub.ids import Seq
 from machinehub.model import (
@@ -111,16 +113,23 @@ class SessionStore:
         parent: SessionKey,
         checkpoint: SavedCheckpoint,
         members: dict[MemberId, bytes],
-    ) -> None:
+    ) -> SessionRecord:
         """A new session that has `parent`'s journal up to the checkpoint, and goes on from there.
+        Returns `record` as it is stored.
 
         Raises `AlreadyWritten`.
 
         Event ids stay with the parent: an event is a different one in another session.
         """
 
-        def work(connection: Connection) -> None:
-            connection.run(sql.add_session, [session_row(record)])
+        def work(connection: Connection) -> SessionRecord:
+            # The child has gaps where its parent has them, and no checkpoint in between.
+            base = connection.fetch(sql.session_of_key, of_key=parent)
+            has_gaps = bool(base) and to_record(base[0]).compacted_to is not None
+            forked = msgspec.structs.replace(
+                record, compacted_to=checkpoint.seq if has_gaps else None
+            )
+            connection.run(sql.add_session, [session_row(forked)])
             connection.run(
                 sql.inherit_entries,
                 [{"of_key": parent, "of_child": record.key, "of_seq": checkpoint.seq}],
@@ -139,8 +148,9 @@ class SessionStore:
                     sql.add_member,
                     [member_row(record.key, member, sender) for member, sender in members.items()],
                 )
+            return forked
 
-        await self._database.write(work)
+        return await self._database.write(work)
 
     async def count(self) -> int:
         """How many sessions there are."""

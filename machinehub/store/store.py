@@ -205,11 +205,14 @@ class Store:
 
     async def activate(self, machine_id: MachineId, number: int) -> Machine:
         """Makes `number` the version that new sessions get. Raises `NotFound`."""
-        await self.version(machine_id, number)
+        there = sa.select(versions.c.number).where(
+            versions.c.machine_id == machine_id, versions.c.number == number
+        )
+        mine = sa.and_(machines.c.id == machine_id, there.exists())
         async with self._transaction() as connection:
-            await connection.execute(
-                machines.update().where(machines.c.id == machine_id).values(active_version=number)
-            )
+            activating = machines.update().where(mine).values(active_version=number)
+            if not (await connection.execute(activating)).rowcount:
+                raise NotFound("no_such_version", f"the machine has no version {number}")
             return await _machine(connection, machine_id)
 
     async def prune_versions(

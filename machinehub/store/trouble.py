@@ -12,6 +12,7 @@ DISK_FULL: Final = "disk_full"
 READ_ONLY: Final = "read_only"
 DAMAGED: Final = "damaged"
 CLAIM_LOST: Final = "claim_lost"
+MOVED: Final = "moved"
 UNREACHABLE: Final = "unreachable"
 _SQLITE: Final = {
     sqlite3.SQLITE_FULL: DISK_FULL,
@@ -37,6 +38,7 @@ _WORDS: Final = {
     DISK_FULL: "the database cannot be written: its disk is full (ENOSPC)",
     READ_ONLY: "the database cannot be written: it is read-only",
     DAMAGED: "the database is damaged",
+    MOVED: "the database's file was moved or deleted: nothing is written until it is back",
     CLAIM_LOST: "this hub has lost its claim on the database",
 }
 

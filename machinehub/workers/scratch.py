@@ -32,14 +32,16 @@ def remove(folder: Path) -> None:
 
 def left_behind() -> list[Path]:
     """Folders of this user's processes that are no more."""
-    return [
-        folder
-        for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*")
-        if (named := _NAME.fullmatch(folder.name))
-        and not folder.is_symlink()
-        and folder.stat().st_uid == os.geteuid()
-        and not _runs(int(named[1]))
-    ]
+    return [folder for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*") if _is_left(folder)]
+
+
+def _is_left(folder: Path) -> bool:
+    named = _NAME.fullmatch(folder.name)
+    try:
+        is_ours = not folder.is_symlink() and folder.stat().st_uid == os.geteuid()
+    except OSError:  # another hub was quicker
+        return False
+    return named is not None and is_ours and not _runs(int(named[1]))
 
 
 def _runs(pid: int) -> bool:

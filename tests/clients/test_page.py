@@ -180,7 +180,7 @@ async def test_history_goes_on_through_rejections_and_gaps(
         "{ n: 0 }, on: { ADD: { actions: assign({ n: ({ context }) => context.n + 1 }) }, BAD: { "
         'actions: () => { throw new Error("bad"); } } } });'
     )
-    machine = await client.deploy(source, name="page-history")
+    machine = await client.deploy(source, name="page-long-history")
     async with (
         opened(browser, f"{client.url}/{machine}/s") as page,
         client.socket(f"{machine}/s") as socket,

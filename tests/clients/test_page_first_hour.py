@@ -38,11 +38,7 @@ PAYLOADS = {
 
 
 async def deploy(client: Client, name: str, source: str = ROOM, **more: Any) -> str:
-    body = {"name": name, "entry": "m.ts", "files": {"m.ts": source}, "payloads": PAYLOADS} | more
-    response = await client.http.post("/api/v1/deployments", json=body)
-    assert response.status_code in (200, 201), response.text
-    machine: str = response.json()["machine"]["id"]
-    return machine
+    return await client.deploy(source, name=name, entry="m.ts", **{"payloads": PAYLOADS} | more)
 
 
 async def test_a_payload_has_a_form(client: Client, browser: Browser) -> None:

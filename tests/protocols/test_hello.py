@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import TYPE_CHECKING, Any
@@ -151,3 +152,30 @@ async def test_a_client_that_announces_a_hello_and_says_nothing_is_closed(
         headers={"Machinehub-Client": "other" * 9},
     )
     problem(sent, 400, "invalid_client_key")
+
+
+async def test_nothing_behind_an_early_hello_is_lost(at: tuple[Client, str]) -> None:
+    """All of it in one segment, before the hub has looked for the session."""
+    client, path = at
+    async with socket(client, path) as connection:
+        frames: list[Any] = [{"type": "hello", "key": KEY}]
+        frames += [
+            {"type": "event", "id": str(n), "event": {"type": "increment"}} for n in range(5)
+        ]
+        await asyncio.gather(*(connection.send(json.dumps(frame)) for frame in frames))
+        for number in range(5):
+            assert (await until(connection, "ack"))["id"] == str(number)
+
+
+async def test_a_first_frame_that_is_no_text_is_no_accident(
+    at: tuple[Client, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    client, path = at
+    for early in (b'{"type":"hello","x":"\xff"}', b"\xff"):
+        async with socket(client, path) as connection:
+            await connection.send(early, text=True)
+            with pytest.raises(ConnectionClosed) as closed:
+                await until(connection, "never")
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1007
+    assert not caplog.records

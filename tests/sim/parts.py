@@ -434,11 +434,12 @@ class SimStore(MemorySessionStore):
         await self._reach()
         return await super().span(key)
 
-    async def fork(self, record: Any, parent: int, checkpoint: Any, members: Any) -> None:
+    async def fork(self, record: Any, parent: int, checkpoint: Any, members: Any) -> Any:
         await self._reach()
-        await super().fork(record, parent, checkpoint, members)
+        forked = await super().fork(record, parent, checkpoint, members)
         if self.trouble and self.chance.random() < 0.1:
             raise Unavailable("unavailable", "the answer was lost")
+        return forked
 
     async def _reach(self) -> None:
         await asyncio.sleep(self.chance.random() * 0.005)

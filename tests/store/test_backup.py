@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from machinehub.store.backup import back_up
+from machinehub.errors import Unavailable
+from machinehub.store.backup import back_up, restore
 from machinehub.store.schema import newest_revision
 from sandbox.compression import Template, pack, unpack
 from tests.cli.test_cli import run
@@ -175,3 +176,66 @@ async def test_what_a_hub_makes_is_its_users_alone(tmp_path: Path) -> None:
         modes = {path.name: path.stat().st_mode & 0o777 for path in data.iterdir()}
         assert modes
         assert set(modes.values()) == {0o600}, modes
+
+
+async def test_a_path_is_a_path(tmp_path: Path) -> None:
+    """What means something in a URI means nothing in a file's name."""
+    data = tmp_path / "w#x?mode=rwc%20 é"
+    async with running_hub(data) as client:
+        await send(client, f"{await client.deploy(COUNTER)}/s")
+    found = back_up(data / "hub.db", tmp_path / "copy")
+    assert (found.machines, found.sessions) == (1, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", data.name]
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(Unavailable, match="no database of a hub"):
+        back_up(tmp_path / "empty.db", tmp_path / "again")
+
+
+async def test_what_was_replaced_can_be_put_back_whole(tmp_path: Path) -> None:
+    """With what stood in its log; and two that are replaced in one second are two files."""
+    async with running_hub(tmp_path / "a") as client:
+        await send(client, f"{await client.deploy(COUNTER)}/s")
+    copy = tmp_path / "copy"
+    back_up(tmp_path / "a" / "hub.db", copy)
+    path = tmp_path / "a" / "hub.db"
+    writer = sqlite3.connect(path)
+    writer.execute("PRAGMA wal_autocheckpoint = 0")
+    writer.execute("INSERT INTO notes VALUES ('late', x'00')")
+    writer.commit()
+    log = path.with_name("hub.db-wal").read_bytes()
+    main = path.read_bytes()
+    writer.close()
+    path.write_bytes(main)
+    path.with_name("hub.db-wal").write_bytes(log)  # as after a kill
+    for _ in range(3):
+        restored = await run("restore", str(copy), "--data", str(path.parent))
+        assert restored.returncode == 0, restored.stderr
+    asides = sorted(
+        each for each in path.parent.glob("hub.db.replaced-*") if "-wal" not in each.name
+    )
+    assert len(asides) == 3
+    notes = []
+    for aside in asides:
+        with sqlite3.connect(aside) as connection:
+            notes.append(("late",) in connection.execute("SELECT name FROM notes").fetchall())
+        connection.close()
+    assert sorted(notes) == [False, False, True]
+
+
+async def test_a_restore_that_fails_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_hub(tmp_path / "a") as client:
+        await send(client, f"{await client.deploy(COUNTER)}/s")
+    copy, path = tmp_path / "copy", tmp_path / "a" / "hub.db"
+    back_up(path, copy)
+    before = path.read_bytes()
+
+    def fails(_path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("machinehub.store.backup._sync", fails)
+    with pytest.raises(Unavailable, match="Input/output error"):
+        restore(copy, path, aside=tmp_path / "aside")
+    assert path.read_bytes() == before
+    assert not (tmp_path / "aside").exists()

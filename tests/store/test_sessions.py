@@ -437,6 +437,10 @@ async def test_the_inputs_of_timers_are_compacted(make: Callable[..., Any]) -> N
     found = await store.load("m", "s")
     assert (found.seq, found.checkpoint.seq, found.tail) == (30, 30, [])
     assert (await store.entry_of(made.key, EventId("e5"))).seq == 5
+    child = msgspec.structs.replace(made, key=SessionKey(99), session_id=SessionId("child"))
+    forked = await store.fork(child, made.key, checkpoint(30), {})
+    assert forked.compacted_to == (await store.record("m", "child")).compacted_to == 30
+    assert await store.span(forked.key) == (31, 30)
 
 
 async def test_a_session_all_of_whose_journal_is_in_its_checkpoint_still_counts_on(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ import sqlalchemy as sa
 from machinehub.control.health import Health
 from machinehub.metrics import Metrics
 from machinehub.store.trouble import cause_of
-from tests.durable import send
+from tests.cli.test_cli import run
+from tests.durable import asleep, damage, send
 from tests.processes import hub_process
 from tests.support import COUNTER, problem, running_hub, until
 
@@ -132,11 +134,13 @@ async def test_a_damaged_file_is_refused_at_the_start(tmp_path: Path, how: str) 
     else:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     async with hub_process(tmp_path, wait=False) as hub:
-        said = " ".join((await hub.output()).split())
+        lines = (await hub.output()).splitlines()
+        said = " ".join(lines)
         assert hub.process.returncode == 1
         assert "Traceback" not in said
         assert "damaged" in said
         assert "machinehub restore" in said
+        assert len([line for line in lines if "damaged" in line]) == 1
 
 
 def test_causes_are_found_under_what_wraps_them() -> None:
@@ -177,3 +181,74 @@ async def test_low_disk_space_is_said_before_it_is_out(
     with caplog.at_level("INFO"):
         looking.look_at_disk(tmp_path)
     assert "again" in caplog.records[-1].message
+
+
+async def test_a_file_that_was_taken_away_is_not_written_any_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is acknowledged is in the file that the hub will start on."""
+    async with running_hub(tmp_path) as client:
+        machine = await client.deploy(COUNTER)
+        assert (await send(client, f"{machine}/s")).json()["seq"] == 2
+        (tmp_path / "hub.db").rename(tmp_path / "moved.db")
+        refused = await send(client, f"{machine}/s")
+        assert problem(refused, 503, "unavailable")["reason"] == "moved"
+        assert await readiness(client) == (503, False, "moved")
+        assert "was moved or deleted" in caplog.text
+        made = await run("tokens", "create", "--name", "x", "--data", str(tmp_path))
+        assert made.returncode == 1
+        assert "another hub uses" in made.stderr
+        assert not (tmp_path / "hub.db").exists()
+        (tmp_path / "moved.db").rename(tmp_path / "hub.db")
+
+        async def goes_on() -> bool:
+            return bool((await send(client, f"{machine}/s")).status_code == 200)
+
+        await until(goes_on)
+        assert (await client.http.get(f"/{machine}/s")).json()["seq"] == 3
+
+
+async def test_rows_that_are_none_of_ours_are_damage(tmp_path: Path) -> None:
+    async with running_hub(tmp_path) as client:
+        machine = await client.deploy(COUNTER)
+        await send(client, f"{machine}/s")
+        await asleep(client, machine, "s")
+        await damage(client, "UPDATE checkpoints SET timers = :junk", {"junk": b"\xff\xff"})
+        await until(lambda: client.find(machine, "s") is None)
+        refused = await send(client, f"{machine}/s")
+        assert problem(refused, 503, "unavailable")["reason"] == "damaged"
+
+        async def is_told() -> bool:
+            return await readiness(client) == (503, False, "damaged")
+
+        await until(is_told)
+
+
+async def test_what_can_be_read_of_a_damaged_database_is_saved(tmp_path: Path) -> None:
+    data, saved = tmp_path / "data", tmp_path / "saved.db"
+    async with running_hub(data) as client:
+        machine = await client.deploy(COUNTER)
+        for name in range(400):
+            await send(client, f"{machine}/{name}")
+    path = data / "hub.db"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    leaves = connection.execute(
+        "SELECT pageno FROM dbstat WHERE name = 'journal' AND pagetype = 'leaf' ORDER BY pageno"
+    ).fetchall()
+    connection.close()
+    with path.open("r+b") as file:
+        for (page,) in leaves[2:4]:
+            file.seek((page - 1) * 4096)
+            file.write(b"\xff" * 4096)
+    recovered = await run("db", "recover", str(saved), "--data", str(data), "--json")
+    assert recovered.returncode == 0, recovered.stderr
+    counts = json.loads(recovered.stdout)
+    assert (counts["machines"], counts["sessions"], counts["versions"]) == (1, 400, 1)
+    assert 400 < counts["journal"] < 800
+    restored = await run("restore", str(saved), "--data", str(data))
+    assert restored.returncode == 0, restored.stderr
+    async with running_hub(data) as client:
+        # Their checkpoints were whole: they go on, though their past is gone.
+        for name in range(400):
+            assert (await send(client, f"{machine}/{name}")).json()["seq"] == 3

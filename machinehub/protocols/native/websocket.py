@@ -56,8 +56,10 @@ HELLO_PROTOCOL: Final = "machinehub.hello"
 """A client that offers it says who it is in its first frame, and gets nothing before that."""
 HELLO_S: Final = 10.0
 _ENDS: Final = ("websocket.disconnect", HELLO)
-HOLD_GAP_S: Final = 0.05
-HOLD_S: Final = 0.25
+HOLD_GAP_S: Final = 0.5
+HOLD_S: Final = 5.0
+HOLD_EVENTS: Final = 256
+"""What ends the holding back of a client that does not send a refused event again."""
 _HOLDS: Final = ("rate_limited", "unavailable")
 _ENDINGS: Final = {
     Ending.DELETED: CloseCode.NO_SUCH_SESSION,
@@ -115,25 +117,35 @@ class ClientRates:
 
 class ResendGuard:
     """Keeps the order of a client that sends again what could not be taken: what was on its way
-    behind a refused event is refused too.
+    behind a refused event is refused too, until that event comes again.
 
-    Until the client pauses, but not for long: one that does not send again must not be locked out.
+    One that does not send it again must not be locked out: a pause, so many events, or so much time
+    end this as well.
     """
 
     def __init__(self) -> None:
+        self._refused_id: EventId | None = None
         self._since_s = self._last_s = 0.0
+        self._count = 0
         self._error: HubError | None = None
 
-    def refused(self, error: HubError, now_s: float) -> None:
+    def refused(self, event_id: EventId | None, error: HubError, now_s: float) -> None:
         """An event was refused, through no fault of its own."""
-        if error.code in _HOLDS and self._error is None:
-            self._since_s, self._last_s, self._error = now_s, now_s, error
+        if error.code in _HOLDS and self._error is None and event_id is not None:
+            self._refused_id, self._error, self._count = event_id, error, 0
+            self._since_s = self._last_s = now_s
 
-    def check(self, now_s: float) -> None:
+    def check(self, event_id: EventId, now_s: float) -> None:
         """Raises the error of the event before, while that holds."""
         if self._error is None:
             return
-        if now_s - self._last_s > HOLD_GAP_S or now_s - self._since_s > HOLD_S:
+        self._count += 1
+        if (
+            event_id == self._refused_id
+            or now_s - self._last_s > HOLD_GAP_S
+            or now_s - self._since_s > HOLD_S
+            or self._count > HOLD_EVENTS
+        ):
             self._error = None
         else:
             self._last_s = now_s
@@ -181,7 +193,8 @@ class SocketListener:
 
     def _acknowledge(self, message: Settled) -> None:
         if message.error is not None:
-            self._resends.refused(error_of(message.error), self._clock.monotonic_s())
+            error, now_s = error_of(message.error), self._clock.monotonic_s()
+            self._resends.refused(message.event_id, error, now_s)
         self._write(text_frame(settled_json(message, with_cost=self._tells_cost)))
 
     def _write(self, frame: bytes) -> None:
@@ -213,7 +226,7 @@ class SocketListener:
             return
         if frame.type == "hello" and self._may_say_hello:
             self._may_say_hello = False
-            self._socket.hand_back(data)
+            self._hand_back(data)
             return
         self._may_say_hello = False
         if frame.type == "event":
@@ -233,6 +246,14 @@ class SocketListener:
                 )
             )
 
+    def _hand_back(self, hello: bytes) -> None:
+        try:
+            hello.decode()  # what is skipped in a frame was not looked at
+        except UnicodeDecodeError:
+            self.close(CloseCode.INVALID_DATA, "the text is not UTF-8")
+        else:
+            self._socket.hand_back(hello)
+
     def _receive_event(self, frame: ClientFrame, size: int) -> None:
         event_id = EventId(frame.id) if frame.id is not None else None
         if event_id is not None and not 1 <= len(event_id) <= EVENT_ID_CHARS_MAX:
@@ -240,7 +261,7 @@ class SocketListener:
             return
         try:
             if event_id is not None:
-                self._resends.check(self._clock.monotonic_s())
+                self._resends.check(event_id, self._clock.monotonic_s())
             self._take(size)
             self._subscription.send(bytes(frame.event), event_id)
         except HubError as error:
@@ -351,7 +372,7 @@ class WebSocketProtocol:
                 subscription.close()
             if message["type"] == "websocket.disconnect":
                 return
-            principal, key = await self._known(message["text"], principal, key)
+            principal, key = await self._known(message["bytes"], principal, key)
             waits = False
 
     async def _hello(
@@ -364,10 +385,10 @@ class WebSocketProtocol:
             raise BadRequest("bad_frame", "no frame of type hello came") from None
         if message["type"] == "websocket.disconnect":
             raise BadRequest("bad_frame", "the client went before it said who it is")
-        return await self._known(message.get("text") or "", principal, key)
+        return await self._known((message.get("text") or "").encode(), principal, key)
 
     async def _known(
-        self, text: str, principal: Principal, key: str | None
+        self, text: bytes, principal: Principal, key: str | None
     ) -> tuple[Principal, str | None]:
         """Who says hello so. Raises `BadRequest`, `Unauthorised`."""
         try:

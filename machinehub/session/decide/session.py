@@ -88,6 +88,8 @@ class Session:
         self.checkpoint: bytes | None = None
         self.tail: list[tuple[bytes, int]] = []
         """(input, now_ms) of what was applied since `checkpoint`."""
+        self._last_ms = 0
+        """When its last input came: its time does not run backwards, whatever clocks do."""
         # What waits to be decided.
         self.pending: deque[Pending] = deque()
         self.pending_bytes = 0
@@ -153,6 +155,7 @@ class Session:
         """Puts an input behind those that wait."""
         self._tickets += 1
         self.used_at_ms = now_ms
+        self._last_ms = now_ms = max(now_ms, self._last_ms)
         armed = self._firing.get(timer) if timer is not None else None
         self.pending_bytes += len(data)
         self.pending.append(
@@ -319,6 +322,7 @@ class Session:
         self._seq, self._attempts = stored.seq, stored.attempts
         self.checkpoint = checkpoint.data if checkpoint else None
         self.tail = [(entry.input, entry.now_ms) for entry in stored.tail]
+        self._last_ms = stored.last_ms
         self._snapshot = checkpoint.snapshot if checkpoint else UNCHANGED
         self._finished = stored.record.finished_at_ms is not None
         self.timers = dict(stored.timers)
@@ -395,14 +399,8 @@ class Session:
             self.receipts.forget(refused.event_id)
             if refused.timer is not None:
                 self._firing.pop(refused.timer, None)
-            turns.append(
-                Turn(
-                    self.seq,
-                    refused,
-                    error=fault,
-                    changes=self._try_timer_again(refused, counts=False),
-                )
-            )
+            changes = self._try_timer_again(refused, counts=False)
+            turns.append(Turn(self.seq, refused, error=fault, changes=changes))
         return turns
 
     def refuse_all(self, fault: Fault) -> list[Turn]:

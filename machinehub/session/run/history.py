@@ -136,14 +136,12 @@ class History:
             finished_at_ms=now_ms if replica.finished else None,
             parent=record.session_id,
             forked_at=seq,
-            compacted_to=record.compacted_to,
         )
         members = await self._members_at(record, seq)
         try:
-            await self._store.fork(child, record.key, replica.saved(data, now_ms), members)
+            return await self._store.fork(child, record.key, replica.saved(data, now_ms), members)
         except AlreadyWritten:
             raise Conflict("session_exists", "there is a session of this name") from None
-        return child
 
     async def begin(self, record: SessionRecord, entry: Entry, *, cpu_ms: int) -> SavedCheckpoint:
         """A session that has had its first input, `entry`, and is nowhere yet. Raises what the
@@ -278,7 +276,7 @@ class History:
         if earliest and first == 1:
             return None
         checkpoint = await self._store.checkpoint_before(record.key, first if earliest else seq)
-        if first != 1 and checkpoint is None:
+        if first != 1 and (checkpoint is None or checkpoint.seq > seq):
             raise NotFound("history_pruned", f"the journal of this session begins at {first}")
         return checkpoint
 

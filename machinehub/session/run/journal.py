@@ -326,6 +326,7 @@ class Journal:
             except Unavailable:
                 continue
             self._probing = False
+            log.warning("the database is written again")
             self._failing_since_s = self._failure = None
             self._outcomes.recovered()
             return

@@ -110,7 +110,12 @@ class LocalSessions:
 
     def _make_inputs(self) -> None:
         """What gives sessions their inputs: timers, senders, and members who come and go."""
-        self.unattended = Unattended(self._limits, self._metrics, self._attendance)
+        self.unattended = Unattended(
+            self._limits,
+            self._metrics,
+            self._attendance,
+            lambda *timer: self.waking.timer_pending(*timer),
+        )
         self.scheduler = TimerScheduler(
             self._clock,
             self._store,

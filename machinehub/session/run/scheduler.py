@@ -149,7 +149,10 @@ class TimerScheduler:
     def _release(self, key: SessionKey, now_ms: int) -> None:
         free, wait_ms = self._unattended.release(key, now_ms)
         for timer, due_at_ms in free:
-            self._due(key, timer, due_at_ms)
+            if self._unattended.is_free(key):  # as many in a second as of any session
+                self._come_due(key, timer, due_at_ms, now_ms)
+            else:
+                self._due(key, timer, due_at_ms)
         if wait_ms is not None:
             self._queue.add(key, _HELD, now_ms + wait_ms)
 

@@ -28,6 +28,9 @@ log = logging.getLogger("machinehub.session")
 AHEAD_MS: Final = 500
 """Sessions' time that is so far ahead is noted every `NOTE_S`."""
 NOTE_S: Final = 1.0
+ALWAYS_S: Final = 10.0
+"""Otherwise it is noted so often: the hub may be killed, and the clock be behind at its next start.
+"""
 FAR_AHEAD_MS: Final = 24 * 3600 * 1000
 """Said at the start: it takes weeks to catch up."""
 
@@ -45,6 +48,7 @@ class Timekeeper:
         self._stepped = stepped
         self._tasks = Tasks()
         self._was_ahead = self._started = False
+        self._noted_at_s = float("-inf")
 
     async def start(self) -> None:
         """Raises `Unavailable`."""
@@ -61,6 +65,7 @@ class Timekeeper:
                     "reset-clock` puts it right at once)",
                     self._clock.ahead_ms // 3_600_000,
                 )
+        await self._note()
         self._clock.on_step = self._was_set
         self._started = True
         self._tasks.spawn(self._keep_on())
@@ -85,7 +90,9 @@ class Timekeeper:
             assert self._clock is not None
             is_ahead = self._clock.ahead_ms > AHEAD_MS
             self._metrics.clock_ahead.set(max(0, self._clock.ahead_ms) / 1000)
-            if is_ahead or self._was_ahead:
+            loop_s = asyncio.get_running_loop().time()
+            if is_ahead or self._was_ahead or loop_s - self._noted_at_s >= ALWAYS_S:
+                self._noted_at_s = loop_s
                 await self._note()
             self._was_ahead = is_ahead
 

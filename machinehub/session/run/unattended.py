@@ -10,13 +10,15 @@ of such a session's timers are not kept for ever either: see `SessionStore.commi
 from __future__ import annotations
 
 import logging
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from machinehub.rates import Rate
+from sandbox.protocol.ids import TimerId
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from machinehub.clock import Clock
     from machinehub.ids import SessionKey
     from machinehub.limits import Limits
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from machinehub.metrics import Metrics
     from machinehub.session.run.publisher import Publisher
     from machinehub.session.run.registry import Registry
-    from sandbox.protocol.ids import TimerId
 
 log = logging.getLogger("machinehub.session")
 
@@ -32,13 +33,23 @@ SAY_AGAIN_MS: Final = 3600_000
 """How often a session's log says that its timers are held back."""
 
 
+PRUNE_AT: Final = 64
+"""Timers that are kept of one session at which cancelled ones are first looked for; then at twice
+what was left.
+"""
+
+Timer = tuple[TimerId, int]
+"""A timer, and when it was due."""
+
+
 @dataclass(slots=True)
 class _Ticking:
     rate: Rate
     fired: int = 0
     """How many of its timers have fired while nobody listened."""
-    held: deque[tuple[TimerId, int]] = field(default_factory=deque)
-    """Timers whose time has come, and when it had."""
+    held: dict[Timer, None] = field(default_factory=dict)
+    """Timers whose time has come, in the order in which it had."""
+    prune_at: int = PRUNE_AT
     at_ms: int = 0
     """When one of its timers was last due."""
     said_at_ms: int | None = None
@@ -59,6 +70,13 @@ class Attendance:
         session = self._registry.of_key(key)
         return session is not None and self._publisher.is_watched(session)
 
+    def is_awake(self, key: SessionKey) -> bool:
+        """Whether a timer that fires becomes an input at once; else its session is loaded first,
+        which sets all of its timers once more.
+        """
+        session = self._registry.of_key(key)
+        return session is not None and session.phase.loaded
+
     def say(self, key: SessionKey, text: str) -> None:
         """In the hub's log and in the machine's."""
         session = self._registry.of_key(key)
@@ -69,8 +87,17 @@ class Attendance:
 
 
 class Unattended:
-    def __init__(self, limits: Limits, metrics: Metrics, attendance: Attendance) -> None:
+    """`is_pending` says whether a timer of a session that is awake still stands."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        metrics: Metrics,
+        attendance: Attendance,
+        is_pending: Callable[[SessionKey, TimerId, int], bool],
+    ) -> None:
         self._attendance = attendance
+        self._is_pending = is_pending
         self._per_min = limits.unattended_timers_per_min
         self._per_s = self._per_min / 60
         self._burst = limits.unattended_timer_burst
@@ -79,21 +106,35 @@ class Unattended:
 
     def take(self, key: SessionKey, timer: TimerId, due_at_ms: int, now_ms: int) -> int | None:
         """Whether a timer may fire now (0). Otherwise it is kept here, and this says in how many
-        milliseconds `release` is to be asked; None when that was said before.
+        milliseconds `release` is to be asked; None when that was said before, or the timer was
+        cancelled.
         """
-        if self._attendance.is_attended(key):
-            if self._ticking and (known := self._ticking.get(key)) and not known.held:
-                del self._ticking[key]
-            return 0
+        if not self._attendance.is_awake(key):
+            return 0  # what wakes a session costs nothing yet: it is asked about again then
+        if not self._is_pending(key, timer, due_at_ms):
+            return None
         ticking = self._ticking.get(key)
+        if self._attendance.is_attended(key):
+            if ticking is None or not ticking.held:
+                self._ticking.pop(key, None)
+                return 0
+            ticking.held[timer, due_at_ms] = None
+            return 1  # behind those that were due before it
         if ticking is None:
             ticking = self._ticking[key] = _Ticking(Rate(self._per_s, burst=self._burst))
         ticking.at_ms = now_ms
         if not ticking.held and ticking.rate.take(1, now_ms / 1000):
             ticking.fired += 1
             return 0
-        ticking.held.append((timer, due_at_ms))
+        self._keep(key, ticking, (timer, due_at_ms), now_ms)
+        return None if len(ticking.held) > 1 else self._pause_ms
+
+    def _keep(self, key: SessionKey, ticking: _Ticking, timer: Timer, now_ms: int) -> None:
+        ticking.held[timer] = None
         self._metrics.late_timers.add()
+        if len(ticking.held) >= ticking.prune_at:
+            ticking.held = {each: None for each in ticking.held if self._is_pending(key, *each)}
+            ticking.prune_at = max(PRUNE_AT, 2 * len(ticking.held))
         if ticking.said_at_ms is None or now_ms - ticking.said_at_ms > SAY_AGAIN_MS:
             ticking.said_at_ms = now_ms
             self._attendance.say(
@@ -101,24 +142,36 @@ class Unattended:
                 "nobody listens, and more timers came due than may fire then: from now on they fire"
                 f" {self._per_min} times a minute, until somebody connects",
             )
-        return None if len(ticking.held) > 1 else self._pause_ms
 
-    def release(self, key: SessionKey, now_ms: int) -> tuple[list[tuple[TimerId, int]], int | None]:
-        """The timers of a session that may fire by now, and in how many milliseconds to ask again,
-        if more are kept.
+    def release(self, key: SessionKey, now_ms: int) -> tuple[list[Timer], int | None]:
+        """The timers of a session that come due by now, once more, and in how many milliseconds to
+        ask again, if more are kept.
         """
         ticking = self._ticking.get(key)
-        if ticking is None:
+        if ticking is None or not ticking.held:
             return [], None
-        free: list[tuple[TimerId, int]] = []
         if self._attendance.is_attended(key):
-            free = [*ticking.held]
             del self._ticking[key]
-            return free, None
-        while ticking.held and ticking.rate.take(1, now_ms / 1000):
-            ticking.fired += 1
-            free.append(ticking.held.popleft())
-        return free, self._pause_ms if ticking.held else None
+            return list(ticking.held), None
+        if not ticking.rate.has(1, now_ms / 1000):
+            return [], self._pause_ms
+        if not self._attendance.is_awake(key):
+            # It is woken by one of them, and has all of them again.
+            first = next(iter(ticking.held))
+            ticking.held.clear()
+            return [first], None
+        while ticking.held:
+            first = next(iter(ticking.held))
+            del ticking.held[first]
+            if self._is_pending(key, *first):
+                ticking.rate.take(1, now_ms / 1000)
+                ticking.fired += 1
+                return [first], self._pause_ms if ticking.held else None
+        return [], None
+
+    def is_free(self, key: SessionKey) -> bool:
+        """Whether what `release` gave is to be asked about once more: somebody listens now."""
+        return key not in self._ticking
 
     @property
     def _pause_ms(self) -> int:

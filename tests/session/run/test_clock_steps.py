@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 
 from tests.processes import deploy, hub_process
 from tests.support import until
@@ -130,14 +131,15 @@ async def test_timers_that_were_armed_during_a_step_back_are_right_after_a_kill(
         await rings(http, again.url + path + "/t")
 
 
-async def test_a_step_back_while_no_hub_runs_is_made_up_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends", ["terminate", "kill"])
+async def test_a_step_back_while_no_hub_runs_is_made_up_for(tmp_path: Path, ends: str) -> None:
     """Sessions' time is never behind what it was: their timers come late by no more than that."""
     clock = Clock(tmp_path / "offset")
     data = tmp_path / "data"
     async with hub(data, clock) as running, httpx.AsyncClient(timeout=20) as http:
         url = await deploy(running.url, ALARMS)
         await http.post(f"{url}/s", json={"type": "SHORT"})
-        running.process.terminate()
+        getattr(running.process, ends)()
         await running.process.wait()
     clock.set(-HOUR_S)
     path = url.removeprefix(running.url)

@@ -77,6 +77,89 @@ async def test_timers_that_nobody_listens_to_are_slowed_down(tmp_path: Path) -> 
         assert await ticks(client, path) >= watched + 14  # whoever left may come back: a new burst
 
 
+CANCELS = """
+import { setup, assign } from "xstate";
+export default setup({}).createMachine({
+  context: { late: 0 },
+  initial: "idle",
+  states: {
+    idle: { on: { BEGIN: "waiting" } },
+    waiting: { after: { 30000: "late" }, on: { END: "idle" } },
+    late: { on: { BEGIN: "waiting" } },
+  },
+});
+"""
+
+
+async def test_timers_that_were_cancelled_cost_nothing(tmp_path: Path) -> None:
+    """Whoever drives a session over HTTP is not slowed down by time-outs that never came."""
+    clock = ManualClock()
+    async with running_hub(tmp_path, clock=clock, limits=LIMITS) as client:
+        machine = await client.deploy(CANCELS)
+        for _ in range(100):
+            for event in ("BEGIN", "END"):
+                await client.http.post(f"/{machine}/s", json={"type": event})
+            await pass_time(client, clock, 400)
+        await client.http.post(f"/{machine}/s", json={"type": "BEGIN"})
+        await pass_time(client, clock, 31_000, 1000)
+        assert (await client.http.get(f"/{machine}/s")).json()["snapshot"]["value"] == "late"
+        assert not (await client.http.get(f"/api/v1/machines/{machine}/logs")).json()["data"]
+
+
+MANY = """
+import { setup, assign } from "xstate";
+const after = (ms) => ({ [ms]: { actions: assign({ log: ({ context }) => [...context.log, ms] }) } });
+export default setup({}).createMachine({
+  context: { log: [] },
+  on: { AGAIN: { target: ".on", reenter: true } },
+  initial: "on",
+  states: { on: { after: Object.assign({}, ...Array.from({ length: 40 }, (_, n) => after(100 + 10 * n))) } },
+});
+"""
+
+
+async def log_of(client: Client, machine: str) -> list[int]:
+    found = (await client.http.get(f"/api/v1/machines/{machine}/sessions/s")).json()
+    return list(found["snapshot"]["context"]["log"])
+
+
+async def test_what_was_held_back_fires_in_its_order_when_somebody_comes(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with running_hub(tmp_path, clock=clock, limits=LIMITS) as client:
+        machine = await client.deploy(MANY)
+        await client.http.get(f"/{machine}/s")
+        await pass_time(client, clock, 400, 50)
+        assert len(await log_of(client, machine)) < 35
+        async with client.socket(f"{machine}/s"):
+            await pass_time(client, clock, 400, 20)
+            assert await log_of(client, machine) == [100 + 10 * n for n in range(40)]
+
+
+async def test_timers_set_again_and_again_are_kept_once(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with running_hub(tmp_path, clock=clock, limits=LIMITS) as client:
+        machine = await client.deploy(MANY)
+        for _ in range(40):
+            await client.http.post(f"/{machine}/s", json={"type": "AGAIN"})
+            await pass_time(client, clock, 600, 100)
+        (ticking,) = client.hub.sessions.unattended._ticking.values()
+        assert len(ticking.held) <= 2 * 64
+
+
+async def test_held_timers_of_a_session_that_sleeps_fire(tmp_path: Path) -> None:
+    """Each wakes it, at the rate, and is charged once."""
+    clock = ManualClock()
+    limits = Limits(unattended_timers_per_min=5, unattended_timer_burst=5)
+    async with running_hub(tmp_path, clock=clock, limits=limits) as client:
+        machine = await client.deploy(MANY)
+        await client.http.get(f"/{machine}/s")
+        for _ in range(50):
+            await pass_time(client, clock, 12_000, 3_000)
+            client.hub.sessions.housekeeper.sweep()
+            await until(lambda: not _busy(client))
+        assert await log_of(client, machine) == [100 + 10 * n for n in range(40)]
+
+
 def _watched(client: Client) -> bool:
     sessions = client.hub.sessions
     return any(sessions.publisher.is_watched(each) for each in sessions.registry.all)
@@ -144,7 +227,9 @@ async def test_what_ticks_on_is_compacted(
         again = await client.http.post(f"/{machine}/s", json=sent, headers=headers)
         assert again.json()["seq"] == first.json()["seq"]
         forked = await client.http.post(f"/api/v1/machines/{path}/fork", json={"session": "copy"})
-        assert forked.json()["compacted_to"] >= session["compacted_to"]
+        assert forked.json()["compacted_to"] == forked.json()["seq"]
+        whole = await run("verify", f"{machine}/copy", client=client)
+        assert whole.returncode == 0, whole
     async with hub_on(database_url, tmp_path, clock=clock, limits=LIMITS) as client:
         assert await ticks(client, path) >= count
         assert await ticks(client, f"{machine}/sessions/copy") >= count
