@@ -20,6 +20,8 @@ from machinehub.control.app import ControlApp, what_is_asked
 from machinehub.control.catalog import Catalog
 from machinehub.control.health import Health
 from machinehub.control.operations import Operations
+from machinehub.control.projects import ProjectApi
+from machinehub.control.reach import Reach
 from machinehub.control.sessions import SessionApi
 from machinehub.edge.admission import Admission
 from machinehub.edge.tokens import Tokens
@@ -34,6 +36,7 @@ from machinehub.settings import Settings, check_can_listen
 from machinehub.store.database import Database
 from machinehub.store.engine import open_engine
 from machinehub.store.integrity import check_file, look_through
+from machinehub.store.keys import KeyStore
 from machinehub.store.notes import Notes
 from machinehub.store.schema import migrate
 from machinehub.store.sessions import SessionStore
@@ -92,16 +95,7 @@ class Hub:
         self.metrics = Metrics()
         self.logs = MachineLogs(kept=limits.log_lines_kept)
         self.store = Store(self.engine)
-        self.pool = WorkerPool(
-            count=settings.worker_count,
-            cache=settings.cache,
-            worker_bytes_max=limits.worker_bytes,
-            forge_bytes_max=limits.forge_bytes,
-            fuel=settings.fuel,
-            isolated_max=limits.isolated_machines if settings.isolate_machines else 0,
-            on_ended=lambda kind, why: self.metrics.worker_ends.labels(kind, why).inc(),
-            on_progress=on_progress,
-        )
+        self.pool = self._make_pool(on_progress)
         self.catalog = Catalog(self.store, self.pool, clock, entropy, limits)
         self._database = Database(self.engine)
         self.session_store = SessionStore(self._database, settings.retention)
@@ -118,8 +112,9 @@ class Hub:
             expire_after_ms=settings.expire_finished_s * 1000,
             resident_bytes=settings.resident_bytes,
         )
-        self._tokens = Tokens(settings, self.store, clock)
-        self.admission = Admission(settings, limits, self._tokens, clock)
+        self.keys = KeyStore(self.engine)
+        self.tokens = Tokens(settings, self.keys, clock)
+        self.admission = Admission(settings, limits, self.tokens, clock)
         self.health = Health(
             self.session_store,
             self._database,
@@ -137,28 +132,60 @@ class Hub:
         self._base_path = settings.base_path
         self._faces = self._make_faces(clock, entropy)
 
+    def _make_pool(self, on_progress: Callable[[str], None] | None) -> WorkerPool:
+        settings, limits = self.settings, self.settings.limits
+        return WorkerPool(
+            count=settings.worker_count,
+            cache=settings.cache,
+            worker_bytes_max=limits.worker_bytes,
+            forge_bytes_max=limits.forge_bytes,
+            fuel=settings.fuel,
+            isolated_max=limits.isolated_machines if settings.isolate_machines else 0,
+            on_ended=lambda kind, why: self.metrics.worker_ends.labels(kind, why).inc(),
+            on_progress=on_progress,
+        )
+
     def _make_faces(self, clock: Clock, entropy: Entropy) -> tuple[Face, ...]:
         """What the hub is to those outside, by scope: the first that takes one has it."""
         limits, base_url = self.settings.limits, self.settings.base_url
+        reach = Reach(self.store, self.keys)
+        projects = ProjectApi(self.keys, reach, clock, entropy, limits, self.tokens.refresh)
         api = DeployApi(
             self.catalog,
             self.store,
             self.sessions,
-            SessionApi(self.store, self.sessions, entropy, limits),
+            SessionApi(self.store, reach, self.sessions, entropy, limits),
+            projects,
+            reach,
             self.operations,
             self.logs,
             self.metrics,
             limits=limits,
             base_url=base_url,
+            watch=self.admission.watch,
         )
         pages = [
             Route("/", welcome, methods=["GET"]),
             Route("/assets/{name}", asset, methods=["GET"]),
         ]
         return (
-            WebSocketProtocol(self.sessions, clock, limits, self.metrics, self.admission.identify),
+            WebSocketProtocol(
+                self.sessions,
+                clock,
+                limits,
+                self.metrics,
+                self.admission.identify,
+                self.admission.watch,
+            ),
             ControlApp([*api.routes(), *pages], self.metrics),
-            HttpProtocol(self.sessions, self.catalog, limits, self.metrics, base_url=base_url),
+            HttpProtocol(
+                self.sessions,
+                self.catalog,
+                limits,
+                self.metrics,
+                base_url=base_url,
+                watch=self.admission.watch,
+            ),
         )
 
     @property
@@ -188,8 +215,8 @@ class Hub:
         await self._check_file()
         await migrate(self.engine, backup=self.settings.backup_before_upgrade)
         self._database.check_file()
-        check_can_listen(self.settings, has_tokens=bool(await self.store.valid_tokens()))
-        await self._tokens.start()
+        check_can_listen(self.settings, has_tokens=bool(await self.keys.valid_tokens()))
+        await self.tokens.start()
         await self.pool.start(self.sessions)
         await self.catalog.keep_engine()
         await self._timekeeper.start()
@@ -219,6 +246,7 @@ class Hub:
     async def stop(self) -> None:
         self._tasks.stop()
         self.health.stop()
+        self.tokens.stop()
         await self.sessions.freeze_all()
         await self.sessions.stop()
         await self._timekeeper.stop()

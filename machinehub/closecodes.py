@@ -25,7 +25,7 @@ class CloseCode(IntEnum):
     TRY_AGAIN_LATER = 1013
     """The session cannot be had just now."""
     UNAUTHORISED = 4001
-    """Reserved: nothing sends it yet."""
+    """The token that it was opened with is not valid any more: come with another one."""
     FORBIDDEN = 4003
     """Reserved: a page of a site that may not use this hub is refused before the handshake."""
     NO_SUCH_SESSION = 4004

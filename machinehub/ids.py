@@ -11,6 +11,8 @@ MachineId = NewType("MachineId", str)
 """6 or more base62 characters: the first part of a machine's URLs, and the secret that lets people
 in.
 """
+ProjectId = NewType("ProjectId", str)
+"""`default`, or base62 characters: what machines and tokens belong to."""
 SessionId = NewType("SessionId", str)
 """1 to 128 characters of any text, chosen by whoever opened the session first."""
 SessionKey = NewType("SessionKey", int)

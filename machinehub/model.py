@@ -7,10 +7,34 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from machinehub.ids import Digest, EventId, MachineId, MemberId, Seq, SessionId, SessionKey
+from machinehub.ids import (
+    Digest,
+    EventId,
+    MachineId,
+    MemberId,
+    ProjectId,
+    Seq,
+    SessionId,
+    SessionKey,
+)
 from machinehub.limits import PAYLOAD_EVENTS_MAX, PAYLOAD_FIELDS_MAX, PAYLOAD_TEXT_CHARS_MAX
 from sandbox.protocol.formats import INPUT
 from sandbox.protocol.ids import MODULE_ENGINE_PREFIX, TimerId
+
+DEFAULT_PROJECT: Final = ProjectId("default")
+"""What a hub begins with."""
+SCOPES: Final = ("deploy", "read", "operate", "admin")
+"""What a token may be for: deploying and activating versions; looking at machines, sessions, their
+past and their logs; changing and deleting those; projects and their tokens.
+"""
+
+
+class Project(msgspec.Struct, frozen=True, kw_only=True):
+    """What machines and tokens belong to."""
+
+    id: ProjectId
+    name: str
+    created_at_ms: int
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +43,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     created_at_ms: int
     active_version: int
     """The version that new sessions get; 0 before the first activation."""
+    project: ProjectId = DEFAULT_PROJECT
 
 
 class MachineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,6 +141,12 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     created_at_ms: int
     revoked_at_ms: int | None
+    project: ProjectId | None = None
+    """None for the whole hub."""
+    scopes: frozenset[str] = frozenset(SCOPES)
+    expires_at_ms: int | None = None
+    used_at_ms: int | None = None
+    """When it was last shown, to a minute or so."""
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):

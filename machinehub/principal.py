@@ -1,14 +1,22 @@
 """Who asks: what admission finds out about a request or a socket, and everything behind it takes.
 
-Today somebody is anonymous, is on this computer while the hub is open, or shows a token of the hub.
+Somebody is anonymous, is on this computer while the hub is open, or shows a token, which is for one
+project or for the whole hub, and for some of what can be done (its scopes).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING, Literal
 
 from machinehub.errors import Forbidden, Unauthorised
+from machinehub.model import SCOPES
+
+if TYPE_CHECKING:
+    from machinehub.ids import ProjectId
+
+Scope = Literal["deploy", "read", "operate", "admin"]
 
 
 class Standing(Enum):
@@ -21,7 +29,7 @@ class Standing(Enum):
     WRONG_TOKEN = "wrong token"  # noqa: S105 - not one
     """As anonymous, but showed a token that is not valid here."""
     TOKEN = "token"  # noqa: S105 - not one
-    """Showed one of the hub's tokens: may do everything."""
+    """Showed one of the hub's tokens: may do what its scopes say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,11 @@ class Principal:
     """The subject of a token that names one; nothing gives such tokens yet."""
     token: str | None = None
     """The name of the token that they showed."""
+    token_id: int | None = None
+    """By which it can be revoked; None for the hub's own."""
+    project: ProjectId | None = None
+    """Where they may do something; None for everywhere."""
+    scopes: frozenset[str] = frozenset()
 
     @property
     def who(self) -> str:
@@ -42,14 +55,20 @@ class Principal:
         """Whether rates apply. A developer's own load test on an open hub is no abuse."""
         return self.standing not in (Standing.LOCAL, Standing.FOREIGN_PAGE)
 
-    @property
-    def may_operate(self) -> bool:
-        return self.standing in (Standing.LOCAL, Standing.TOKEN)
+    def may(self, scope: Scope) -> bool:
+        return self.standing is Standing.LOCAL or (
+            self.standing is Standing.TOKEN and scope in self.scopes
+        )
 
-    def must_operate(self) -> None:
-        """Raises `Unauthorised` or `Forbidden` unless they may deploy machines and look after
-        them.
-        """
+    @property
+    def granted(self) -> list[str]:
+        """The scopes that they have, in the usual order."""
+        return [scope for scope in SCOPES if self.may(scope)]
+
+    def must(self, scope: Scope) -> None:
+        """Raises `Unauthorised` or `Forbidden` unless they may do that."""
+        if self.may(scope):
+            return
         match self.standing:
             case Standing.ANONYMOUS:
                 raise Unauthorised(
@@ -62,3 +81,11 @@ class Principal:
                     "foreign_origin",
                     "an open hub's API is not for other sites' pages; configure a token",
                 )
+            case _:
+                raise Forbidden("forbidden", f"the token lacks the scope {scope!r}")
+
+    def must_rule(self) -> None:
+        """Raises as `must` does unless they may do everything, everywhere."""
+        self.must("admin")
+        if self.project is not None:
+            raise Forbidden("forbidden", "the token is for one project, not for the whole hub")

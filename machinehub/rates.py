@@ -47,13 +47,13 @@ class Rates(Generic[Name]):
     def __init__(self) -> None:
         self._rates: OrderedDict[Name, Rate] = OrderedDict()
 
-    def take(self, name: Name, per_s: float, now_s: float) -> bool:
-        """Whether one more unit of `name` may pass now. `per_s` counts when it is met for the first
-        time.
+    def take(self, name: Name, per_s: float, now_s: float, *, burst: float | None = None) -> bool:
+        """Whether one more unit of `name` may pass now. `per_s` and `burst` count when it is met
+        for the first time.
         """
         rate = self._rates.get(name)
         if rate is None:
-            rate = self._rates[name] = Rate(per_s)
+            rate = self._rates[name] = Rate(per_s, burst=burst)
             if len(self._rates) > REMEMBERED:
                 self._rates.popitem(last=False)
         else:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PREFIX = "MACHINEHUB_"
 LIMIT_PREFIX = PREFIX + "LIMIT_"
-OTHERS = frozenset({"SERVER", "CACHE", "CONFIG", "BUILT"})
+OTHERS = frozenset({"SERVER", "PROJECT", "CACHE", "CONFIG", "BUILT"})
 """Variables of commands that talk to a hub, of folders, and of the wheel's build."""
 _ORCHESTRATORS = re.compile("MACHINEHUB_(SERVICE_.*|PORT_[0-9]+_.*)")
 """What Kubernetes tells every container about a service that is named machinehub, besides

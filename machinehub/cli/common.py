@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -17,6 +19,8 @@ from urllib.parse import quote
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from machinehub.cli.known import resolved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,11 +43,20 @@ OK, FAILED, USAGE, UNAUTHORISED, NOT_FOUND, CONFLICT, BROKEN_BUILD, INTERRUPTED 
 progress = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
-Server = Annotated[str, typer.Option("--server", envvar="MACHINEHUB_SERVER", help="The hub's URL.")]
+Server = Annotated[
+    str,
+    typer.Option("--server", envvar="MACHINEHUB_SERVER", help="The hub's URL, or a login's name."),
+]
 TokenOption = Annotated[
     str,
     typer.Option(
         "--token", envvar="MACHINEHUB_TOKEN", help="A token of the hub.", show_default=False
+    ),
+]
+Expires = Annotated[
+    str,
+    typer.Option(
+        "--expires", metavar="TIME", help="When it ends, as in 30d or 12h.", show_default=False
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -55,6 +68,7 @@ SessionArgument = Annotated[
     ),
 ]
 
+_OF_PROJECTS = ("/api/v1/machines", "/api/v1/deployments")
 DEFAULT_SERVER = "http://127.0.0.1:8787"
 
 
@@ -151,6 +165,19 @@ def session_part(session: str) -> str:
     return "%2E" * len(session) if session in (".", "..") else quote(session, safe="")
 
 
+def lasting_s(text: str) -> int:
+    """What `--expires` says, in seconds. Ends the command for what is no time."""
+    found = re.fullmatch("([1-9][0-9]{0,4})([dh])", text)
+    if found is None:
+        fail(f"{text!r} is no time: say 30d, or 12h", USAGE)
+    return int(found[1]) * {"d": 24, "h": 1}[found[2]] * 3600
+
+
+def quoted(part: str) -> str:
+    """A part of a path."""
+    return "%2E" * len(part) if part in (".", "..") else quote(part, safe="")
+
+
 def untrusted(server: str, error: str) -> str:
     """What is said of a certificate that is not trusted here."""
     why = error.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
@@ -160,12 +187,26 @@ def untrusted(server: str, error: str) -> str:
     )
 
 
+def _in_project(path: str) -> str:
+    """A path of the API, with the project that `MACHINEHUB_PROJECT` names."""
+    project = os.environ.get("MACHINEHUB_PROJECT", "")
+    if not project or not path.startswith(_OF_PROJECTS):
+        return path
+    return f"{path}{'&' if '?' in path else '?'}project={quote(project, safe='')}"
+
+
 @dataclass(frozen=True, slots=True)
 class Hub:
     """A hub over HTTP. Every failure ends the command with its message and exit code."""
 
     server: str
+    """Its URL; or, when it is made, the name of a login."""
     token: str
+
+    def __post_init__(self) -> None:
+        found = resolved(self.server, self.token)
+        object.__setattr__(self, "server", found.url.rstrip("/"))
+        object.__setattr__(self, "token", found.token)
 
     def call(
         self,
@@ -182,10 +223,9 @@ class Hub:
             sent["Authorization"] = f"Bearer {self.token}"
         import httpx  # here: half of the commands never talk to a hub, and should start fast
 
+        url = self.server + _in_project(path)
         with self._reached():
-            response = httpx.request(
-                method, self.server.rstrip("/") + path, json=body, headers=sent, timeout=timeout_s
-            )
+            response = httpx.request(method, url, json=body, headers=sent, timeout=timeout_s)
         if response.is_success:
             return read_json(response.text) if response.content else None
         raise Refused.of(response)
@@ -216,7 +256,7 @@ class Hub:
         headers = {"Accept": "text/event-stream"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
-        url = self.server.rstrip("/") + path
+        url = self.server + _in_project(path)
         waits = httpx.Timeout(10, read=None)  # between two lines a machine may be silent for ever
         with self._reached(), httpx.stream("GET", url, headers=headers, timeout=waits) as response:
             if not response.is_success:

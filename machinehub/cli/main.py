@@ -10,7 +10,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from machinehub.cli import build as build_commands
-from machinehub.cli import database, dev, init, machines, operations, past, sessions
+from machinehub.cli import (
+    database,
+    dev,
+    init,
+    machines,
+    operations,
+    past,
+    projects,
+    servers,
+    sessions,
+)
 from machinehub.cli import serve as serve_commands
 from machinehub.cli import types as types_command
 from machinehub.cli.common import FAILED, INTERRUPTED, OK, USAGE, Refused, plain, progress, say
@@ -53,6 +63,8 @@ for module in (
     types_command,
     operations,
     database,
+    projects,
+    servers,
 ):
     module.register(app)
 

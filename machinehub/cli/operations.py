@@ -17,18 +17,23 @@ from machinehub import capacity
 from machinehub.cli.common import (
     DEFAULT_SERVER,
     FAILED,
+    USAGE,
     AsJson,
     Compiling,
+    Expires,
     Hub,
     Server,
     TokenOption,
+    fail,
+    lasting_s,
     print_json,
     progress,
     say,
     table,
 )
-from machinehub.clock import SystemClock, new_token
+from machinehub.clock import SystemClock, new_token, timestamp
 from machinehub.errors import HubError
+from machinehub.model import DEFAULT_PROJECT, SCOPES
 from machinehub.paths import cache_folder
 from machinehub.settings import from_environment
 
@@ -37,7 +42,7 @@ if TYPE_CHECKING:
 
     from machinehub.model import Token
     from machinehub.settings import Settings
-    from machinehub.store.store import Store
+    from machinehub.store.keys import KeyStore
 
 T = TypeVar("T")
 ID_DIGITS = 9
@@ -64,17 +69,17 @@ def register(app: typer.Typer) -> None:
 
 
 def _with_store(
-    data: Path | None, work: Callable[[Store], Awaitable[T]], *, otherwise: T | None = None
+    data: Path | None, work: Callable[[KeyStore], Awaitable[T]], *, otherwise: T | None = None
 ) -> T:
     """Hands `work` the store of the hub's database, whose schema stays as it is: a hub that runs
-    may be older than this command.
+    may be older than this command, which then says so.
 
     A database that is empty gets the schema, unless there is an answer for that case, `otherwise`.
     Raises `Unavailable` for a database of a newer machinehub.
     """
     from machinehub.store.engine import file_of, opened
-    from machinehub.store.schema import check_is_known, current_revision
-    from machinehub.store.store import Store
+    from machinehub.store.keys import KeyStore
+    from machinehub.store.schema import check_is_known, current_revision, newest_revision
 
     async def run() -> T:
         url = from_environment(os.environ, data=data).sqlalchemy_url
@@ -85,7 +90,12 @@ def _with_store(
                 return otherwise
             if revision is None:
                 await _begin_database(url, file_of(url))
-            return await work(Store(engine))
+            elif revision != newest_revision():
+                fail(
+                    f"the database has schema {revision}, this machinehub {newest_revision()}: its"
+                    " next start, or `machinehub db upgrade` while no hub runs, brings it there"
+                )
+            return await work(KeyStore(engine))
 
     return asyncio.run(run())
 
@@ -111,30 +121,91 @@ async def _begin_database(url: str, database: Path | None) -> None:
 
 
 def create_token(
-    name: Annotated[str, typer.Option("--name", help="What it is for.")] = "", data: Data = None
+    name: Annotated[str, typer.Option("--name", help="What it is for.")] = "",
+    project: Annotated[
+        str, typer.Option("--project", help="The project that it is for, by name or id.")
+    ] = DEFAULT_PROJECT,
+    whole_hub: Annotated[
+        bool, typer.Option("--hub", help="For the whole hub: all projects, and making some.")
+    ] = False,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", help="deploy, read, operate or admin; several times. Else all."),
+    ] = None,
+    expires: Expires = "",
+    data: Data = None,
 ) -> None:
     """Create a token and print it: it is shown this once."""
     name = " ".join(name.split())  # a name is a line
     token = new_token()
     now_ms = SystemClock().now_ms()
-    _with_store(data, lambda store: store.add_token(name=name[:100], token=token, now_ms=now_ms))
+    scopes = _scopes(scope)
+    expires_at_ms = now_ms + lasting_s(expires) * 1000 if expires else None
+
+    async def create(keys: KeyStore) -> Token:
+        of = None if whole_hub else (await keys.project(project)).id
+        return await keys.add_token(
+            name=name[:100],
+            token=token,
+            now_ms=now_ms,
+            project=of,
+            scopes=scopes,
+            expires_at_ms=expires_at_ms,
+        )
+
+    _with_store(data, create)
     say(token)
+
+
+def _scopes(wanted: list[str] | None) -> list[str]:
+    if wrong := [scope for scope in wanted or () if scope not in SCOPES]:
+        fail(f"there is no scope {wrong[0]!r}; there are {', '.join(SCOPES)}", USAGE)
+    return [scope for scope in SCOPES if not wanted or scope in wanted]
 
 
 def list_tokens(data: Data = None, as_json: AsJson = False) -> None:
     """List tokens; their text is not kept."""
     none: list[Token] = []
-    found = _with_store(data, lambda store: store.token_list(), otherwise=none)
+    found = _with_store(data, lambda keys: keys.token_list(), otherwise=none)
     if as_json:
         shown = [
-            {"id": t.id, "name": t.name, "revoked": t.revoked_at_ms is not None} for t in found
+            {
+                "id": t.id,
+                "name": t.name,
+                "project": t.project,
+                "scopes": [scope for scope in SCOPES if scope in t.scopes],
+                "expires_at_ms": t.expires_at_ms,
+                "used_at_ms": t.used_at_ms,
+                "revoked": t.revoked_at_ms is not None,
+            }
+            for t in found
         ]
         print_json(shown)
         return
+    now_ms = SystemClock().now_ms()
     table(
-        ["ID", "NAME", "REVOKED"],
-        ([str(t.id), t.name, "yes" if t.revoked_at_ms else ""] for t in found),
+        ["ID", "NAME", "PROJECT", "SCOPES", "LAST USED", "STATE"],
+        (
+            [
+                str(t.id),
+                t.name,
+                t.project or "(the hub)",
+                "all" if t.scopes >= set(SCOPES) else " ".join(sorted(t.scopes)),
+                timestamp(t.used_at_ms)[:16].replace("T", " ") if t.used_at_ms else "",
+                _state(t, now_ms),
+            ]
+            for t in found
+        ),
     )
+
+
+def _state(token: Token, now_ms: int) -> str:
+    if token.revoked_at_ms is not None:
+        return "revoked"
+    if token.expires_at_ms is None:
+        return ""
+    when = timestamp(token.expires_at_ms)[:16].replace("T", " ")
+    return f"{'expired' if token.expires_at_ms <= now_ms else 'until'} {when}"
 
 
 def revoke_token(
@@ -144,7 +215,7 @@ def revoke_token(
     """Revoke a token: a running hub refuses it within seconds."""
     now_ms = SystemClock().now_ms()
 
-    async def revoke(store: Store) -> Token:
+    async def revoke(store: KeyStore) -> Token:
         is_number = token.isascii() and token.isdigit() and len(token) <= ID_DIGITS
         known = {each.name for each in await store.token_list()}
         number = int(token) if is_number and token not in known else 0

@@ -215,7 +215,7 @@ def watch(
     path = hub.session_path(session)
     key = client_key(watched_as).encode()
     who = KEY_PROTOCOL + base64.urlsafe_b64encode(key).decode().rstrip("=")
-    url = server.rstrip("/").replace("http", "ws", 1) + path
+    url = hub.server.replace("http", "ws", 1) + path
     delay_s = 0.5
     while True:
         try:

@@ -83,7 +83,7 @@ def types_command(
         markup=False,
     )
     if not unchanged:
-        client = f"{server.rstrip('/')}/assets/machinehub-client.tgz"
+        client = f"{hub.server}/assets/machinehub-client.tgz"
         progress.print(f"what it imports: npm install {client}", style="dim", markup=False)
 
 

@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 
     from machinehub.control.catalog import Catalog
     from machinehub.control.operations import Operations
+    from machinehub.control.projects import ProjectApi
+    from machinehub.control.reach import Reach
     from machinehub.control.sessions import SessionApi
     from machinehub.limits import Limits
     from machinehub.logs import LogLine, MachineLogs
     from machinehub.metrics import Metrics
     from machinehub.model import Machine, Version
+    from machinehub.principal import Principal, Scope
     from machinehub.session.port import Sessions
     from machinehub.store.store import Store
 
@@ -43,6 +46,7 @@ PREFIX: Final = "/api/v1"
 PATCH_BYTES_MAX: Final = 65536
 PRUNE_BYTES_MAX: Final = 4096
 _MACHINE: Final = "/machines/{machine}"
+_PROJECT: Final = "/projects/{project}"
 _VERSION: Final = _MACHINE + "/versions/{number}"
 _SESSION: Final = _MACHINE + "/sessions/{session:path}"
 _NUMBER: Final = re.compile("[0-9]{1,9}")
@@ -67,17 +71,24 @@ class DeployApi:
         store: Store,
         sessions: Sessions,
         session_api: SessionApi,
+        project_api: ProjectApi,
+        reach: Reach,
         operations: Operations,
         logs: MachineLogs,
         metrics: Metrics,
         *,
         limits: Limits,
         base_url: str,
+        watch: Callable[[Principal, Callable[[], None]], Callable[[], None]],
     ) -> None:
+        """`watch` tells when the token of a principal is not valid any more."""
+        self._watch = watch
         self._catalog = catalog
         self._store = store
         self._sessions = sessions
         self._session_api = session_api
+        self._projects = project_api
+        self._reach = reach
         self._operations = operations
         self._logs = logs
         self._metrics = metrics
@@ -88,38 +99,45 @@ class DeployApi:
         """All calls, by path. Those below the prefix are for principals that may look after
         machines.
         """
-        guarded = (
-            ("POST", "/deployments", self.deploy),
-            ("GET", "/machines", self.machine_list),
-            ("GET", _MACHINE, self.machine_read),
-            ("PATCH", _MACHINE, self.machine_change),
-            ("DELETE", _MACHINE, self.machine_delete),
-            ("GET", _MACHINE + "/versions", self.version_list),
-            ("POST", _MACHINE + "/versions/prune", self.version_prune),
-            ("GET", _VERSION, self.version_read),
-            ("GET", _VERSION + "/files", self.version_files),
-            ("POST", _VERSION + "/activate", self.version_activate),
-            ("GET", "/busiest", self._session_api.busiest),
-            ("GET", _MACHINE + "/sessions", self._session_api.list),
+        guarded: tuple[tuple[Scope, str, str, Call], ...] = (
+            ("deploy", "POST", "/deployments", self.deploy),
+            ("read", "GET", "/machines", self.machine_list),
+            ("read", "GET", _MACHINE, self.machine_read),
+            ("operate", "PATCH", _MACHINE, self.machine_change),
+            ("operate", "DELETE", _MACHINE, self.machine_delete),
+            ("read", "GET", _MACHINE + "/versions", self.version_list),
+            ("operate", "POST", _MACHINE + "/versions/prune", self.version_prune),
+            ("read", "GET", _VERSION, self.version_read),
+            ("read", "GET", _VERSION + "/files", self.version_files),
+            ("deploy", "POST", _VERSION + "/activate", self.version_activate),
+            ("read", "GET", "/busiest", self._session_api.busiest),
+            ("read", "GET", _MACHINE + "/sessions", self._session_api.list),
             # One call for all of these: what is the session's id, which may hold slashes, is seen
             # in the raw path only.
-            ("GET", _SESSION + "/journal", self._session_api.any),
-            ("POST", _SESSION + "/fork", self._session_api.any),
-            ("POST", _SESSION + "/replay", self._session_api.any),
-            ("POST", _SESSION + "/restart", self._session_api.any),
-            ("GET", _SESSION, self._session_api.any),
-            ("DELETE", _SESSION, self._session_api.any),
-            ("GET", _MACHINE + "/logs", self.logs),
+            ("read", "GET", _SESSION + "/journal", self._session_api.any),
+            ("operate", "POST", _SESSION + "/fork", self._session_api.any),
+            ("read", "POST", _SESSION + "/replay", self._session_api.any),
+            ("operate", "POST", _SESSION + "/restart", self._session_api.any),
+            ("read", "GET", _SESSION, self._session_api.any),
+            ("operate", "DELETE", _SESSION, self._session_api.any),
+            ("read", "GET", _MACHINE + "/logs", self.logs),
+            ("read", "GET", "/projects", self._projects.list),
+            ("admin", "POST", "/projects", self._projects.create),
+            ("admin", "DELETE", _PROJECT, self._projects.delete),
+            ("admin", "GET", _PROJECT + "/tokens", self._projects.token_list),
+            ("admin", "POST", _PROJECT + "/tokens", self._projects.token_create),
+            ("admin", "DELETE", _PROJECT + "/tokens/{token}", self._projects.token_revoke),
         )
-        by_path: dict[str, dict[str, Call]] = {}
-        for method, path, call in guarded:
-            by_path.setdefault(path, {})[method] = call
+        by_path: dict[str, dict[str, tuple[Scope, Call]]] = {}
+        for scope, method, path, call in guarded:
+            by_path.setdefault(path, {})[method] = scope, call
         return [
             *self._operations.routes(),
             Mount(
                 PREFIX,
                 routes=[
                     Route("/openapi.json", self.openapi, methods=["GET"]),
+                    Route("/whoami", self._projects.whoami, methods=["GET"]),
                     *(
                         Route(path, _guarded(calls), methods=list(calls))
                         for path, calls in by_path.items()
@@ -139,7 +157,8 @@ class DeployApi:
         )
         began_s = measured_s()
         try:
-            deployed = await self._catalog.deploy(decode(body, Upload))
+            project = await self._reach.project(request)
+            deployed = await self._catalog.deploy(decode(body, Upload), project)
         except HubError as error:
             self._metrics.deployments.labels(outcome=error.code).inc()
             raise
@@ -168,7 +187,8 @@ class DeployApi:
 
     async def machine_list(self, request: Request) -> Response:
         limit, after = page_of(request, limit_max=self._limits.page_items)
-        found = await self._store.machine_list(after=after, limit=limit + 1)
+        project = await self._reach.project(request)
+        found = await self._store.machine_list(project, after=after, limit=limit + 1)
         return Json(page([self._machine(machine) for machine in found], limit=limit, key="name"))
 
     async def machine_read(self, request: Request) -> Response:
@@ -245,12 +265,14 @@ class DeployApi:
         if "text/event-stream" not in request.headers.get("accept", ""):
             return Json({"data": last, "next": None})
         return StreamingResponse(
-            self._follow(machine.id, last),
+            self._follow(machine.id, last, principal_of(request.scope)),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store"},
         )
 
-    async def _follow(self, machine_id: str, last: list[LogLine]) -> AsyncIterator[bytes]:
+    async def _follow(
+        self, machine_id: str, last: list[LogLine], principal: Principal
+    ) -> AsyncIterator[bytes]:
         """The lines there are, then those that come.
 
         A reader that falls behind loses lines, never holds up the hub.
@@ -261,23 +283,26 @@ class DeployApi:
             if not lines.full():
                 lines.put_nowait(line)
 
+        revoked = asyncio.Event()
+        leave = self._watch(principal, revoked.set)
         stop = self._logs.follow(machine_id, push)
         try:
             for line in last:
                 yield b"data: " + msgspec.json.encode(line) + b"\n\n"
-            while not self._operations.stopping:
+            while not (self._operations.stopping or revoked.is_set()):
                 try:
                     line = await asyncio.wait_for(lines.get(), 1)
                     yield b"data: " + msgspec.json.encode(line) + b"\n\n"
                 except TimeoutError:
                     pass
         finally:
+            leave()
             stop()
 
     # --- how things are shown ---------------------------------------------------------------------
 
     async def _find(self, request: Request) -> Machine:
-        return await self._store.machine(request.path_params["machine"])
+        return await self._reach.machine(request)
 
     def _machine(self, machine: Machine) -> dict[str, Any]:
         return {
@@ -292,12 +317,13 @@ class DeployApi:
         return f"{self._base_url}/{machine.id}"
 
 
-def _guarded(calls: dict[str, Call]) -> Call:
-    """The calls of one path, by method, for those who may look after machines."""
+def _guarded(calls: dict[str, tuple[Scope, Call]]) -> Call:
+    """The calls of one path, by method, for those whose scopes allow them."""
 
     async def guarded(request: Request) -> Response:
-        principal_of(request.scope).must_operate()
-        return await calls["GET" if request.method == "HEAD" else request.method](request)
+        scope, call = calls["GET" if request.method == "HEAD" else request.method]
+        principal_of(request.scope).must(scope)
+        return await call(request)
 
     return guarded
 

@@ -19,6 +19,7 @@ from machinehub.control.builds import build
 from machinehub.control.uploads import check_upload
 from machinehub.errors import BuildFailed, NotFound
 from machinehub.limits import MachineLimits, lowered
+from machinehub.model import DEFAULT_PROJECT
 from machinehub.store.store import pack_files
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from machinehub.clock import Clock, Entropy
     from machinehub.control.builds import Build
     from machinehub.control.uploads import Source, Upload
-    from machinehub.ids import Digest, MachineId
+    from machinehub.ids import Digest, MachineId, ProjectId
     from machinehub.limits import Limits
     from machinehub.model import Image, Machine, Version
     from machinehub.store.store import Deployment, Store
@@ -97,7 +98,7 @@ class Catalog:
 
     # --- deploying --------------------------------------------------------------------------------
 
-    async def deploy(self, upload: Upload) -> Deployed:
+    async def deploy(self, upload: Upload, project: ProjectId = DEFAULT_PROJECT) -> Deployed:
         """Builds the upload, unless its content was built before, and stores it.
 
         Raises `BuildFailed` (for warnings too, when the upload is strict), `Conflict`, and what
@@ -106,17 +107,17 @@ class Catalog:
         watch = Stopwatch()
         source = check_upload(upload, self._limits)
         digest = source.digest(*self._pool.engine_and_base)
-        earlier = await self._store.definition(digest)
+        earlier = await self._store.definition(digest, project)
         built = await self._build(source, digest) if earlier is None else None
         if upload.strict:
             _refuse_warnings(built.warnings if built else (earlier or {}).get("warnings", []))
         # Deployments of one name take turns: two at once would only find out from the database that
         # they must.
-        async with self._deploying.setdefault(upload.name, asyncio.Lock()):
-            stored = await self._store_version(upload, digest, built)
+        async with self._deploying.setdefault(f"{project}/{upload.name}", asyncio.Lock()):
+            stored = await self._store_version(upload, project, digest, built)
             if stored is None:  # the last machine with this content was deleted meanwhile
                 built = await self._build(source, digest)
-                stored = await self._store_version(upload, digest, built)
+                stored = await self._store_version(upload, project, digest, built)
         assert stored is not None
         self.forget(stored.machine.id)
         return Deployed(
@@ -136,10 +137,11 @@ class Catalog:
         return built
 
     async def _store_version(
-        self, upload: Upload, digest: Digest, built: Build | None
+        self, upload: Upload, project: ProjectId, digest: Digest, built: Build | None
     ) -> Deployment | None:
         return await self._store.deploy(
             new_id=self._entropy.machine_id(),
+            project=project,
             name=upload.name,
             digest=digest,
             entry=upload.entry,
@@ -174,7 +176,7 @@ class Catalog:
         now_s = self._clock.monotonic_s()
         if known is not None and now_s - known[0] < LOOKUP_S:
             return known[1]
-        machine = await self._store.machine(machine_id)
+        machine = await self._store.machine(machine_id, everywhere=True)
         if machine.id != machine_id:
             raise NotFound("no_such_machine", f"there is no machine {machine_id[:100]!r}")
         wanted = machine.active_version if number is None else number

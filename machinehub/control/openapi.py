@@ -45,6 +45,7 @@ def openapi_document(base_url: str, limits: Limits) -> dict[str, Any]:
         | _version_paths()
         | _session_paths()
         | _history_paths()
+        | _project_paths()
         | _url_paths(),
         "components": {
             "schemas": SCHEMAS | {"Wait": wait_body(limits)},
@@ -233,6 +234,55 @@ def _history_paths() -> dict[str, Any]:
                 {"200": answer("The new session, with its snapshot", ref("Session"))},
                 body=ref("Restart"),
                 body_required=False,
+            ),
+        },
+    }
+
+
+def _project_paths() -> dict[str, Any]:
+    """What machines and tokens belong to. Every call about machines takes `?project=`."""
+    project = [in_path("project")]
+    return {
+        "/api/v1/whoami": {
+            "get": call(
+                "Whom the hub takes the request to be of, and what that may do",
+                {"200": answer("Who it is", ref("Who"))},
+                open_to_all=True,
+            )
+        },
+        "/api/v1/projects": {
+            "get": call(
+                "List projects: all, or the token's own",
+                {"200": answer("A page", list_of("Project"))},
+                parameters=PAGE,
+            ),
+            "post": call(
+                "Create a project",
+                {"201": answer("The project", ref("Project"))},
+                body=ref("ProjectBody"),
+            ),
+        },
+        "/api/v1/projects/{project}": {
+            "parameters": project,
+            "delete": call(
+                "Delete a project without machines, and revoke its tokens",
+                {"204": answer("It is gone")},
+            ),
+        },
+        "/api/v1/projects/{project}/tokens": {
+            "parameters": project,
+            "get": call("List a project's tokens", {"200": answer("A page", list_of("Token"))}),
+            "post": call(
+                "Create a token, whose text is in this answer alone",
+                {"201": answer("The token", ref("Token"))},
+                body=ref("TokenBody"),
+            ),
+        },
+        "/api/v1/projects/{project}/tokens/{token}": {
+            "parameters": [*project, in_path("token", "integer")],
+            "delete": call(
+                "Revoke a token: what it opened is closed within seconds",
+                {"204": answer("It is revoked")},
             ),
         },
     }

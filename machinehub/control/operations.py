@@ -73,7 +73,8 @@ class Operations:
         """
         metrics = self._metrics
         await self._measure()
-        if not principal_of(request.scope).may_operate:
+        principal = principal_of(request.scope)
+        if principal.project is not None or not principal.may("read"):
             metrics.busiest.clear()
         metrics.accepting.set(self.accepting)
         workers = self._pool.everybody()

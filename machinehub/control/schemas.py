@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from machinehub.control.uploads import NAME
 from machinehub.limits import MachineLimits
+from machinehub.model import SCOPES
 
 if TYPE_CHECKING:
     from machinehub.limits import Limits
@@ -106,6 +107,7 @@ def object_of(required: str, **properties: dict[str, Any]) -> dict[str, Any]:
 
 TEXT = {"type": "string"}
 _NAME = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+_OPTIONAL_TEXT = {"type": ["string", "null"]}
 _NUMBER = {"type": "integer"}
 _FLAG = {"type": "boolean"}
 ANY: dict[str, Any] = {}
@@ -202,6 +204,32 @@ SCHEMAS: dict[str, Any] = {
         timers={"type": "array", "items": object_of("id due_at", id=_NUMBER, due_at=TEXT)},
         snapshot=ANY,
         compacted_to=_NUMBER,
+    ),
+    "Who": object_of(
+        "standing token project scopes",
+        standing=TEXT,
+        token=_OPTIONAL_TEXT,
+        project={"type": ["object", "null"], "properties": {"id": TEXT, "name": TEXT}},
+        scopes={"type": "array", "items": TEXT},
+    ),
+    "Project": object_of("id name created_at", id=TEXT, name=TEXT, created_at=TEXT),
+    "ProjectBody": object_of("name", name=_NAME),
+    "TokenBody": object_of(
+        "name scopes",
+        name=TEXT,
+        scopes={"type": "array", "minItems": 1, "items": {"enum": list(SCOPES)}},
+        expires_in_s={"type": ["integer", "null"], "minimum": 1},
+    ),
+    "Token": object_of(
+        "id name scopes created_at expires_at used_at revoked_at",
+        id=_NUMBER,
+        name=TEXT,
+        scopes={"type": "array", "items": TEXT},
+        created_at=TEXT,
+        expires_at=_OPTIONAL_TEXT,
+        used_at=_OPTIONAL_TEXT,
+        revoked_at=_OPTIONAL_TEXT,
+        token=TEXT,
     ),
     "Prune": object_of("", keep={"type": "integer", "minimum": 1}),
     "Pruned": object_of("deleted", deleted={"type": "array", "items": _NUMBER}),

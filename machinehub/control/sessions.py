@@ -15,6 +15,7 @@ from starlette.responses import Response
 from machinehub.clock import timestamp
 from machinehub.control.audit import note
 from machinehub.edge.addresses import check_session_id, decode_part
+from machinehub.edge.admission import principal_of
 from machinehub.edge.problem import Json
 from machinehub.edge.requests import decode, page, page_of, read_body, seq_of, while_connected
 from machinehub.errors import BadRequest, NotFound
@@ -27,11 +28,15 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from machinehub.clock import Entropy
+    from machinehub.control.reach import Reach
+    from machinehub.ids import MachineId
     from machinehub.limits import Limits
-    from machinehub.model import Entry
+    from machinehub.model import Entry, Machine
     from machinehub.session.port import Recomputed, Sessions, Summary
     from machinehub.store.store import Store
 
+BUSIEST_LOOKED_AT: Final = 1000
+"""Of all projects together."""
 ATTEMPT_MAX: Final = 2**31 - 1
 FORK_BYTES_MAX: Final = 65536
 _CURSOR: Final = re.compile(r"([0-9]{1,18})\.([0-9]{1,10})")
@@ -55,8 +60,11 @@ class RestartBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class SessionApi:
-    def __init__(self, store: Store, sessions: Sessions, entropy: Entropy, limits: Limits) -> None:
+    def __init__(
+        self, store: Store, reach: Reach, sessions: Sessions, entropy: Entropy, limits: Limits
+    ) -> None:
         self._store = store
+        self._reach = reach
         self._sessions = sessions
         self._entropy = entropy
         self._limits = limits
@@ -70,7 +78,7 @@ class SessionApi:
         }
 
     async def list(self, request: Request) -> Response:
-        machine = await self._store.machine(request.path_params["machine"])
+        machine = await self._reach.machine(request)
         limit, after = page_of(request, limit_max=self._limits.page_items)
         found = await self._sessions.summaries(
             machine.id, after=SessionId(after) if after is not None else None, limit=limit + 1
@@ -80,19 +88,26 @@ class SessionApi:
     async def busiest(self, request: Request) -> Response:
         """The hub's sessions with the most turns in the last minute."""
         limit, _ = page_of(request, limit_max=self._limits.page_items)
-        shown = []
-        for each in self._sessions.busiest(limit):
-            try:
-                machine = await self._store.machine(each.machine_id)
-            except NotFound:
-                continue  # it was deleted meanwhile
-            named = {"id": machine.id, "name": machine.name}
-            shown.append({"machine": named, "session": each.session_id, "turns": each.turns})
+        shown: list[dict[str, Any]] = []
+        for each in self._sessions.busiest(BUSIEST_LOOKED_AT):
+            machine = await self._of_the_askers(request, each.machine_id)
+            if machine is not None and len(shown) < limit:
+                named = {"id": machine.id, "name": machine.name}
+                shown.append({"machine": named, "session": each.session_id, "turns": each.turns})
         return Json({"data": shown, "next": None})
+
+    async def _of_the_askers(self, request: Request, machine_id: MachineId) -> Machine | None:
+        """None for one that was deleted meanwhile, or is another project's."""
+        project = principal_of(request.scope).project
+        try:
+            machine = await self._store.machine(machine_id, everywhere=True)
+        except NotFound:
+            return None
+        return machine if project in (None, machine.project) else None
 
     async def any(self, request: Request) -> Response:
         """Everything below `.../sessions/`: finds out which session, and what of it."""
-        machine = await self._store.machine(request.path_params["machine"])
+        machine = await self._reach.machine(request)
         session_id, action = self._below(request)
         call = self._calls.get((request.method, action))
         if call is None:

@@ -36,6 +36,9 @@ TOKEN_PROTOCOL: Final = "machinehub.token."  # noqa: S105 - not one
 """A subprotocol that carries a token: pages cannot give a WebSocket headers, and a URL is written
 into logs.
 """
+WRONG_TOKENS_PER_S: Final = 0.5
+WRONG_TOKENS_AT_ONCE: Final = 20
+"""How often an address may show a token that is not valid."""
 PRINCIPAL: Final = "machinehub.principal"
 """Where the ASGI scope carries the `Principal`."""
 _HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@]+))(?::[0-9]*)?")
@@ -92,6 +95,7 @@ class Admission:
         self._connected: Counter[str] = Counter()
         self._inside: Counter[str] = Counter()
         self._requests: Rates[str] = Rates()
+        self._wrong: Rates[str] = Rates()
 
     @property
     def is_open(self) -> bool:
@@ -133,7 +137,11 @@ class Admission:
         address = network_of(scope["client"][0] if scope.get("client") else "")
         if not self.is_open:
             self._check_rate(address)
-        scope[PRINCIPAL] = await self._identify(head)
+        principal = scope[PRINCIPAL] = await self._identify(head)
+        if principal.standing is Standing.WRONG_TOKEN and not self._wrong.take(
+            address, WRONG_TOKENS_PER_S, self._clock.monotonic_s(), burst=WRONG_TOKENS_AT_ONCE
+        ):
+            raise RateLimited("rate_limited", "too many wrong tokens; try again in a while")
         if self.is_open:
             return lambda: None
         self._count(self._inside, address, "connections and requests")
@@ -226,14 +234,28 @@ class Admission:
         found = await self.identify(head.token) if head.token else None
         return found or Principal(Standing.ANONYMOUS)
 
+    def watch(self, principal: Principal, then: Callable[[], None]) -> Callable[[], None]:
+        """Calls `then` when the token that somebody showed is not valid any more. Returns what ends
+        that.
+        """
+        if principal.token_id is None:
+            return lambda: None
+        return self._tokens.watch(principal.token_id, then)
+
     async def identify(self, token: str) -> Principal | None:
         """Whose token that is; None where the hub is open. Raises `Unavailable`."""
         if self.is_open:
             return None
-        name = await self._tokens.name_of(token)
-        if name is None:
+        found = await self._tokens.find(token)
+        if found is None:
             return Principal(Standing.WRONG_TOKEN)
-        return Principal(Standing.TOKEN, token=name)
+        return Principal(
+            Standing.TOKEN,
+            token=found.name or str(found.id),
+            token_id=found.id or None,
+            project=found.project,
+            scopes=found.scopes,
+        )
 
 
 def principal_of(scope: MutableMapping[str, Any]) -> Principal:

@@ -7,17 +7,22 @@ does not open it.
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import logging
+from hmac import compare_digest
 from typing import TYPE_CHECKING, Final
 
 from machinehub.errors import Unavailable
-from machinehub.store.store import hash_token
+from machinehub.model import SCOPES, Token
+from machinehub.store.keys import hash_token
+from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from machinehub.clock import Clock
     from machinehub.settings import Settings
-    from machinehub.store.store import Store
+    from machinehub.store.keys import KeyStore
 
 log = logging.getLogger("machinehub.edge")
 audit = logging.getLogger("machinehub.audit")
@@ -27,22 +32,30 @@ LOOK_S: Final = 0.5
 REMEMBERED_S: Final = 2.0
 """How long the list of valid tokens is remembered: a revoked one is refused this soon."""
 TOKEN_CHARS_MAX: Final = 1024
+OWN: Final = Token(
+    id=0, name="MACHINEHUB_TOKEN", created_at_ms=0, revoked_at_ms=None, scopes=frozenset(SCOPES)
+)
+"""What the setting gives: for the whole hub, for everything, as long as the hub runs."""
 
 
 class Tokens:
     """The hub's own token, and those in the database."""
 
-    def __init__(self, settings: Settings, store: Store, clock: Clock) -> None:
+    def __init__(self, settings: Settings, store: KeyStore, clock: Clock) -> None:
         self._own = hash_token(settings.token) if settings.token else None
         self._is_loopback = settings.is_loopback
         self._store = store
         self._clock = clock
         self._open = False
         self._looked_at_s = -LOOK_S
-        self._valid: dict[str, str] = {}
-        """Hashes of tokens, and their names."""
+        self._valid: dict[str, Token] = {}
+        """By their hashes."""
         self._has_read = False
         self._read_at_s = -REMEMBERED_S
+        self._used: set[int] = set()
+        """Tokens that were shown since that was noted last."""
+        self._watched: dict[int, set[Callable[[], None]]] = {}
+        self._tasks = Tasks()
 
     @property
     def is_open(self) -> bool:
@@ -53,6 +66,11 @@ class Tokens:
         has_token = self._own is not None or bool(await self._store.token_list())
         self._open = self._is_loopback and not has_token
         self._read_at_s = self._clock.monotonic_s() - REMEMBERED_S
+        if self._clock.ticks:
+            self._tasks.spawn(self._watch_on())
+
+    def stop(self) -> None:
+        self._tasks.stop()
 
     async def look(self) -> None:
         """Closes an open hub that has a token by now."""
@@ -68,25 +86,64 @@ class Tokens:
             self._open = False
             log.warning("there is a token now: the hub is not open any more")
 
-    async def name_of(self, token: str) -> str | None:
-        """The name of a valid token, for the log; None for one that is not valid. Raises
-        `Unavailable`.
-        """
+    async def find(self, text: str) -> Token | None:
+        """The token that this is, if it is valid now. Raises `Unavailable`."""
         now_s = self._clock.monotonic_s()
         if now_s - self._read_at_s >= REMEMBERED_S:
-            self._take(await self._store.valid_tokens())
             self._read_at_s = now_s
-        given = hash_token(token[:TOKEN_CHARS_MAX])
-        own = {self._own: "MACHINEHUB_TOKEN"} if self._own else {}
+            self._take(await self._store.valid_tokens())
+        given = hash_token(text[:TOKEN_CHARS_MAX])
+        own = {self._own: OWN} if self._own else {}
         # All are compared, always: the time it takes says nothing.
         fitting = [
-            name for known, name in (self._valid | own).items() if hmac.compare_digest(given, known)
+            token for known, token in (self._valid | own).items() if compare_digest(given, known)
         ]
-        return fitting[0] if fitting else None
+        if not fitting or self._is_over(fitting[0]):
+            return None
+        self._used.add(fitting[0].id)
+        return fitting[0]
 
-    def _take(self, valid: dict[str, str]) -> None:
-        for _, name in valid.items() - self._valid.items() if self._has_read else ():
-            audit.info("token %r is valid from now on", name)
-        for _, name in self._valid.items() - valid.items():
-            audit.info("token %r was revoked", name)
+    def watch(self, token_id: int, close: Callable[[], None]) -> Callable[[], None]:
+        """`close` is called when the token is not valid any more. Returns what ends that."""
+        watching = self._watched.setdefault(token_id, set())
+        watching.add(close)
+
+        def leave() -> None:
+            watching.discard(close)
+            if not watching and self._watched.get(token_id) is watching:
+                del self._watched[token_id]
+
+        return leave
+
+    async def refresh(self) -> None:
+        """Asks the database which tokens are valid, and closes what others opened. Raises
+        `Unavailable`.
+        """
+        self._read_at_s = self._clock.monotonic_s()
+        self._take(await self._store.valid_tokens())
+        valid = {token.id for token in self._valid.values() if not self._is_over(token)}
+        for token_id in self._watched.keys() - valid:
+            for close in list(self._watched.get(token_id, ())):
+                close()
+        used, self._used = self._used - {OWN.id}, set()
+        if used:
+            await self._store.note_used(used, now_ms=self._clock.now_ms())
+
+    async def _watch_on(self) -> None:
+        while True:
+            await asyncio.sleep(REMEMBERED_S)
+            try:
+                await self.refresh()
+            except Unavailable as error:
+                log.debug("tokens are looked at later: %s", error.detail)
+
+    def _is_over(self, token: Token) -> bool:
+        return token.expires_at_ms is not None and self._clock.now_ms() >= token.expires_at_ms
+
+    def _take(self, valid: dict[str, Token]) -> None:
+        for known in valid.keys() - self._valid.keys():
+            since = "from now on" if self._has_read else "when the hub starts"
+            audit.info("token %r is valid %s", valid[known].name, since)
+        for known in self._valid.keys() - valid.keys():
+            audit.info("token %r was revoked", self._valid[known].name)
         self._valid, self._has_read = valid, True

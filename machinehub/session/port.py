@@ -146,6 +146,8 @@ class Ending(Enum):
     """It could not be loaded; it may be had later."""
     GOING_AWAY = "going away"
     """This hub stops."""
+    REVOKED = "revoked"
+    """The listener's token is not valid any more."""
 
 
 @dataclass(slots=True, eq=False)

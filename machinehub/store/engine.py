@@ -12,14 +12,17 @@ from urllib.parse import quote
 
 import asyncpg
 from sqlalchemy import event, make_url
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from machinehub.settings import BadSettings
+from machinehub.store.trouble import because_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sqlalchemy import URL
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 POOL_CONNECTIONS: Final = 8
 POOL_OVERFLOW: Final = 8
@@ -88,6 +91,18 @@ async def opened(url: str) -> AsyncIterator[AsyncEngine]:
         yield engine
     finally:
         await engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """One transaction of the control plane. Raises `Unavailable`, and `IntegrityError` as it is."""
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except IntegrityError:
+        raise
+    except (SQLAlchemyError, OSError) as error:
+        raise because_of(error) from error
 
 
 def set_up_sqlite(connection: Any, _record: Any = None) -> None:

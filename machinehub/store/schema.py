@@ -57,12 +57,21 @@ async def migrate(engine: AsyncEngine, *, backup: bool = False) -> str | None:
             create_private(Path(path))
             if backup:
                 await _back_up(Path(path), await current_revision(engine))
-        async with engine.begin() as connection:
-            if engine.dialect.name != "sqlite":
+        async with engine.connect() as connection:
+            if engine.dialect.name == "sqlite":
+                # Before the transaction, where it counts: a migration may replace a table.
+                await connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+                await connection.commit()
+            else:
                 await connection.execute(
                     sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK}
                 )
-            return await connection.run_sync(_upgrade)
+            before = await connection.run_sync(_upgrade)
+            await connection.commit()
+            if engine.dialect.name == "sqlite":
+                await connection.exec_driver_sql("PRAGMA foreign_keys = ON")
+                await connection.commit()
+            return before
 
 
 async def _back_up(database: Path, revision: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The database of the control plane: machines, versions, images, engines and tokens.
+"""The database of the control plane: machines, versions, images and engines.
 
 It uses SQLAlchemy Core, with the same statements on SQLite and Postgres. It numbers the versions of
 a machine and resolves names. An image is stored under the digest of its content, so deploying the
@@ -8,26 +8,25 @@ same content again stores no second image. The tables of sessions are in `sessio
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 import zstandard
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError
 
 from machinehub.errors import Conflict, NotFound, Unavailable
-from machinehub.model import Image, Machine, Token, Version
+from machinehub.model import DEFAULT_PROJECT, Image, Machine, Version
+from machinehub.store.engine import transaction
 from machinehub.store.prune import drop_images, prune_versions
-from machinehub.store.tables import engines, images, machines, tokens, versions
-from machinehub.store.trouble import because_of
+from machinehub.store.tables import engines, images, machines, projects, versions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Sequence
+    from collections.abc import Collection, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from machinehub.ids import Digest, MachineId
+    from machinehub.ids import Digest, MachineId, ProjectId
 
 _TRIES: Final = 5
 """How often a deployment is tried again when another one took its version number or its machine's
@@ -45,7 +44,7 @@ class Deployment(NamedTuple):
 
 
 class Store:
-    """The tables of the control plane: machines, versions, images, engines and tokens.
+    """The tables of machines, versions, images and engines.
 
     Every query raises `Unavailable` when the database does not answer.
     """
@@ -56,15 +55,8 @@ class Store:
     async def close(self) -> None:
         await self._engine.dispose()
 
-    @contextlib.asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with self._engine.begin() as connection:
-                yield connection
-        except IntegrityError:
-            raise
-        except (SQLAlchemyError, OSError) as error:
-            raise because_of(error) from error
+    def _transaction(self) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
+        return transaction(self._engine)
 
     async def ping(self) -> None:
         """Raises `Unavailable` when the database does not answer."""
@@ -73,14 +65,25 @@ class Store:
 
     # --- machines ---------------------------------------------------------------------------------
 
-    async def machine(self, id_or_name: str) -> Machine:
-        """By id, else by name. Raises `NotFound`."""
+    async def machine(
+        self,
+        id_or_name: str,
+        *,
+        project: ProjectId = DEFAULT_PROJECT,
+        everywhere: bool = False,
+    ) -> Machine:
+        """By id, else by name, in one project; with `everywhere` an id may be of any. Raises
+        `NotFound`.
+        """
         async with self._transaction() as connection:
-            return await _machine(connection, id_or_name)
+            return await _machine(connection, id_or_name, project, everywhere=everywhere)
 
-    async def machine_list(self, *, after: str | None, limit: int) -> list[Machine]:
-        """By name, from behind the name `after`."""
-        query = sa.select(machines).order_by(machines.c.name).limit(limit)
+    async def machine_list(
+        self, project: ProjectId, *, after: str | None, limit: int
+    ) -> list[Machine]:
+        """A project's, by name, from behind the name `after`."""
+        mine = machines.c.project_id == project
+        query = sa.select(machines).where(mine).order_by(machines.c.name).limit(limit)
         if after is not None:
             query = query.where(machines.c.name > after)
         async with self._transaction() as connection:
@@ -94,7 +97,7 @@ class Store:
                 await connection.execute(
                     machines.update().where(machines.c.id == machine_id).values(name=name)
                 )
-                return await _machine(connection, machine_id)
+                return await _machine_of_id(connection, machine_id)
         except IntegrityError:
             raise Conflict("name_taken", f"there is a machine named {name!r} already") from None
 
@@ -115,9 +118,17 @@ class Store:
 
     # --- versions ---------------------------------------------------------------------------------
 
-    async def definition(self, digest: Digest) -> dict[str, Any] | None:
-        """The definition of content that was built before; None where it was not."""
-        known = sa.select(images.c.definition).where(images.c.digest == digest)
+    async def definition(self, digest: Digest, project: ProjectId) -> dict[str, Any] | None:
+        """The definition of content that this project built before; None where it did not. What
+        others built is built again: how long a deployment takes tells nobody about theirs.
+        """
+        known = (
+            sa.select(images.c.definition)
+            .join(versions, versions.c.digest == images.c.digest)
+            .join(machines, machines.c.id == versions.c.machine_id)
+            .where(images.c.digest == digest, machines.c.project_id == project)
+            .limit(1)
+        )
         async with self._transaction() as connection:
             found = (await connection.execute(known)).scalar()
         return None if found is None else msgspec.json.decode(found)
@@ -126,6 +137,7 @@ class Store:
         self,
         *,
         new_id: MachineId,
+        project: ProjectId,
         name: str,
         digest: Digest,
         entry: str,
@@ -159,7 +171,7 @@ class Store:
                         if stored is None:
                             return None
                         await connection.execute(images.insert().values(stored))
-                    machine_id = await _machine_named(connection, name, new_id, now_ms)
+                    machine_id = await _machine_named(connection, project, name, new_id, now_ms)
                     number, created = await _numbered(connection, row | {"machine_id": machine_id})
                     if activate:
                         mine = machines.c.id == machine_id
@@ -167,7 +179,7 @@ class Store:
                         await connection.execute(activating)
                     newest = _versions(machine_id, before=number + 1, limit=1)
                     version = (await connection.execute(newest)).mappings().one()
-                    machine = await _machine(connection, machine_id)
+                    machine = await _machine_of_id(connection, machine_id)
                     return Deployment(machine, _to_version(version), created)
             except IntegrityError:
                 if attempt == _TRIES - 1:
@@ -213,7 +225,7 @@ class Store:
             activating = machines.update().where(mine).values(active_version=number)
             if not (await connection.execute(activating)).rowcount:
                 raise NotFound("no_such_version", f"the machine has no version {number}")
-            return await _machine(connection, machine_id)
+            return await _machine_of_id(connection, machine_id)
 
     async def prune_versions(
         self, machine_id: MachineId, *, keep: int, used: Collection[int]
@@ -274,72 +286,6 @@ class Store:
             )
         return code
 
-    # --- tokens -----------------------------------------------------------------------------------
-
-    async def add_token(self, *, name: str, token: str, now_ms: int) -> Token:
-        """Stores the SHA-256 of a token; the token itself is not kept. Raises `Conflict` when one
-        of this name is in use.
-        """
-        async with self._transaction() as connection:
-            if name and (await connection.execute(_tokens_in_use(name))).first() is not None:
-                raise Conflict("token_exists", f"there is a token named {name!r}; revoke it first")
-            insert = (
-                tokens.insert()
-                .values(name=name, hash=hash_token(token), created_at_ms=now_ms)
-                .returning(tokens)
-            )
-            return _to_token((await connection.execute(insert)).mappings().one())
-
-    async def token_list(self) -> list[Token]:
-        async with self._transaction() as connection:
-            return [
-                _to_token(row)
-                for row in (
-                    await connection.execute(sa.select(tokens).order_by(tokens.c.id))
-                ).mappings()
-            ]
-
-    async def token_named(self, name: str) -> Token:
-        """The token of that name that is in use, else the one that was revoked last. Raises
-        `NotFound`.
-        """
-        named = sa.select(tokens).where(tokens.c.name == name)
-        newest = named.order_by(tokens.c.revoked_at_ms.is_not(None), tokens.c.id.desc())
-        async with self._transaction() as connection:
-            row = (await connection.execute(newest)).mappings().first()
-        if row is None:
-            raise NotFound("no_such_token", f"there is no token {name!r}")
-        return _to_token(row)
-
-    async def revoke_token(self, token_id: int, *, now_ms: int) -> Token:
-        """Raises `NotFound`. Revoking twice changes nothing."""
-        async with self._transaction() as connection:
-            revoke = (
-                tokens.update()
-                .where(tokens.c.id == token_id, tokens.c.revoked_at_ms.is_(None))
-                .values(revoked_at_ms=now_ms)
-            )
-            await connection.execute(revoke)
-            row = (
-                (await connection.execute(sa.select(tokens).where(tokens.c.id == token_id)))
-                .mappings()
-                .first()
-            )
-        if row is None:
-            raise NotFound("no_such_token", f"there is no token {token_id}")
-        return _to_token(row)
-
-    async def valid_tokens(self) -> dict[str, str]:
-        """Hashes of the tokens in use, and their names."""
-        query = sa.select(tokens.c.hash, tokens.c.name).where(tokens.c.revoked_at_ms.is_(None))
-        async with self._transaction() as connection:
-            return {row.hash: row.name for row in await connection.execute(query)}
-
-
-def hash_token(token: str) -> str:
-    """The SHA-256 of a token in hexadecimal. Stored tokens are random, so no salt is needed."""
-    return hashlib.sha256(token.encode()).hexdigest()
-
 
 def pack_files(files: dict[str, str]) -> bytes:
     """Files by path, as zstd-compressed JSON with sorted paths; `unpack_files` is the inverse."""
@@ -353,15 +299,22 @@ def unpack_files(packed: bytes) -> dict[str, str]:
 
 
 async def _machine_named(
-    connection: AsyncConnection, name: str, new_id: MachineId, now_ms: int
+    connection: AsyncConnection, project: ProjectId, name: str, new_id: MachineId, now_ms: int
 ) -> MachineId:
-    """The machine of this name, created with `new_id` when there is none."""
-    query = sa.select(machines.c.id).where(machines.c.name == name).with_for_update()
+    """The project's machine of this name, created with `new_id` when there is none."""
+    query = (
+        sa.select(machines.c.id)
+        .where(machines.c.project_id == project, machines.c.name == name)
+        .with_for_update()
+    )
     found: MachineId | None = (await connection.execute(query)).scalar()
     if found is not None:
         return found
     await _check_is_no_id(connection, name)
-    row = {"id": new_id, "name": name, "created_at_ms": now_ms, "active_version": 0}
+    there = sa.select(projects.c.id).where(projects.c.id == project).with_for_update()
+    if (await connection.execute(there)).first() is None:
+        raise NotFound("no_such_project", "the project was deleted")
+    row = {"id": new_id, "name": name, "created_at_ms": now_ms, "project_id": project}
     await connection.execute(machines.insert().values(row))
     return new_id
 
@@ -403,26 +356,33 @@ async def _check_is_no_id(connection: AsyncConnection, name: str, *, of: str = "
         raise Conflict("name_taken", f"{name!r} is the id of another machine")
 
 
-def _tokens_in_use(name: str) -> sa.Select[Any]:
-    return sa.select(tokens.c.id).where(tokens.c.name == name, tokens.c.revoked_at_ms.is_(None))
-
-
 async def _has_image(connection: AsyncConnection, digest: Digest) -> bool:
     known = sa.select(images.c.digest).where(images.c.digest == digest)
     return (await connection.execute(known)).scalar() is not None
 
 
-async def _machine(connection: AsyncConnection, id_or_name: str) -> Machine:
+async def _machine(
+    connection: AsyncConnection, id_or_name: str, project: ProjectId, *, everywhere: bool
+) -> Machine:
     missing = NotFound("no_such_machine", f"there is no machine {id_or_name[:100]!r}")
     if len(id_or_name) > 100 or not id_or_name.isprintable():
         raise missing  # what no name can be; Postgres would refuse some of it as text
+    mine = machines.c.project_id == project
+    by_id = machines.c.id == id_or_name
     query = sa.select(machines).where(
-        sa.or_(machines.c.id == id_or_name, machines.c.name == id_or_name)
+        sa.or_(
+            by_id if everywhere else sa.and_(by_id, mine),
+            sa.and_(machines.c.name == id_or_name, mine),
+        )
     )
     rows: Sequence[Any] = (await connection.execute(query)).mappings().all()
     if not rows:
         raise missing
     return _to_machine(next((row for row in rows if row["id"] == id_or_name), rows[0]))
+
+
+async def _machine_of_id(connection: AsyncConnection, machine_id: MachineId) -> Machine:
+    return await _machine(connection, machine_id, DEFAULT_PROJECT, everywhere=True)
 
 
 def _to_machine(row: Any) -> Machine:
@@ -431,6 +391,7 @@ def _to_machine(row: Any) -> Machine:
         name=row["name"],
         created_at_ms=row["created_at_ms"],
         active_version=row["active_version"],
+        project=row["project_id"],
     )
 
 
@@ -444,13 +405,4 @@ def _to_version(row: Any) -> Version:
         message=row["message"],
         created_at_ms=row["created_at_ms"],
         definition=msgspec.json.decode(row["definition"]),
-    )
-
-
-def _to_token(row: Any) -> Token:
-    return Token(
-        id=row["id"],
-        name=row["name"],
-        created_at_ms=row["created_at_ms"],
-        revoked_at_ms=row["revoked_at_ms"],
     )

@@ -30,13 +30,23 @@ metadata = MetaData(
     }
 )
 
-machines = Table(
-    "machines",
+projects = Table(
+    "projects",
     metadata,
     Column("id", String(32), primary_key=True),
     Column("name", String(64), nullable=False, unique=True),
     Column("created_at_ms", BigInteger, nullable=False),
+)
+
+machines = Table(
+    "machines",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
     Column("active_version", Integer, nullable=False, server_default="0"),
+    Column("project_id", String(32), nullable=False, server_default="default"),
+    UniqueConstraint("project_id", "name"),
 )
 
 images = Table(
@@ -75,6 +85,10 @@ tokens = Table(
     ),  # SHA-256 of the token: 256 random bits need no salt
     Column("created_at_ms", BigInteger, nullable=False),
     Column("revoked_at_ms", BigInteger, nullable=True),
+    Column("project_id", String(32), nullable=True),  # NULL: the whole hub
+    Column("scopes", String(200), nullable=False, server_default="deploy read operate admin"),
+    Column("expires_at_ms", BigInteger, nullable=True),
+    Column("used_at_ms", BigInteger, nullable=True),
 )
 
 # What strangers named or wrote is kept as bytes: Postgres refuses some Unicode as text, and one

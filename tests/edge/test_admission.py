@@ -180,7 +180,7 @@ async def test_the_first_token_closes_an_open_hub(tmp_path: Path) -> None:
     async with running_hub(tmp_path) as client:
         deployment = {"name": "c", "entry": "c.ts", "files": {"c.ts": COUNTER}}
         assert (await client.http.post("/api/v1/deployments", json=deployment)).status_code == 201
-        await client.hub.store.add_token(name="first", token="mh_first", now_ms=0)
+        await client.hub.keys.add_token(name="first", token="mh_first", now_ms=0)
 
         async def is_closed() -> bool:
             return (await client.http.get("/api/v1/machines")).status_code == 401

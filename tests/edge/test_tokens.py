@@ -23,11 +23,11 @@ async def test_tokens_guard_the_api_and_nothing_else(tmp_path: Path) -> None:
             assert response.headers["www-authenticate"] == "Bearer"
         assert (await client.http.get(f"/{machine}/s", headers=open_client)).status_code == 200
         assert (await client.http.get("/healthz", headers=open_client)).status_code == 200
-        token = await client.hub.store.add_token(name="t", token="mh_other", now_ms=1)
+        token = await client.hub.keys.add_token(name="t", token="mh_other", now_ms=1)
         other = {"Authorization": "Bearer mh_other"}
         clock.move_to(clock.now_ms() + int(REMEMBERED_S * 1000))
         assert (await client.http.get("/api/v1/machines", headers=other)).status_code == 200
-        await client.hub.store.revoke_token(token.id, now_ms=2)
+        await client.hub.keys.revoke_token(token.id, now_ms=2)
         clock.move_to(clock.now_ms() + int(REMEMBERED_S * 1000))
         problem(await client.http.get("/api/v1/machines", headers=other), 401, "unauthorised")
 
@@ -35,7 +35,7 @@ async def test_tokens_guard_the_api_and_nothing_else(tmp_path: Path) -> None:
 async def test_revoking_the_last_token_closes_the_hub(tmp_path: Path) -> None:
     """It opened it to everybody."""
     async with running_hub(tmp_path / "first", workers=1) as client:
-        await client.hub.store.add_token(name="t", token="mh_t", now_ms=1)
-        await client.hub.store.revoke_token(1, now_ms=2)
+        await client.hub.keys.add_token(name="t", token="mh_t", now_ms=1)
+        await client.hub.keys.revoke_token(1, now_ms=2)
     async with running_hub(tmp_path / "first", workers=1) as client:
         assert (await client.http.get("/api/v1/machines")).status_code == 401

@@ -105,9 +105,22 @@ async def test_a_damaged_backup_is_not_put_back(tmp_path: Path) -> None:
 
 
 def make_older(path: Path) -> None:
-    """Undoes the newest migration."""
+    """Undoes the newest migrations."""
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TABLE notes")
+        connection.execute("DROP TABLE projects")
+        for column in ("project_id", "scopes", "expires_at_ms", "used_at_ms"):
+            connection.execute(f"ALTER TABLE tokens DROP COLUMN {column}")
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute(
+            "CREATE TABLE older (id VARCHAR(32) NOT NULL PRIMARY KEY, name VARCHAR(64) NOT NULL "
+            "CONSTRAINT uq_machines_name UNIQUE, created_at_ms BIGINT NOT NULL, "
+            "active_version INTEGER DEFAULT '0' NOT NULL)"
+        )
+        columns = "id, name, created_at_ms, active_version"
+        connection.execute(f"INSERT INTO older SELECT {columns} FROM machines")
+        connection.execute("DROP TABLE machines")
+        connection.execute("ALTER TABLE older RENAME TO machines")
         templates = "SELECT images.digest, image, engines.engine FROM images, engines"
         for digest, image, template in connection.execute(
             f"{templates} WHERE engines.digest = images.template"

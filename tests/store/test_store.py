@@ -12,11 +12,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from machinehub.errors import Conflict, NotFound, Unavailable
-from machinehub.ids import Digest, MachineId
+from machinehub.ids import Digest, MachineId, ProjectId
+from machinehub.model import DEFAULT_PROJECT
 from machinehub.settings import normalise_database_url
 from machinehub.store.engine import open_engine
+from machinehub.store.keys import KeyStore, hash_token
 from machinehub.store.schema import migrate, newest_revision
-from machinehub.store.store import Store, hash_token, pack_files
+from machinehub.store.store import Store, pack_files
 from machinehub.store.tables import images, metadata
 
 if TYPE_CHECKING:
@@ -50,9 +52,11 @@ async def deploy(
     new_id: str = "Aaaaaa",
     activate: bool = True,
     now_ms: int = 1,
+    project: ProjectId = DEFAULT_PROJECT,
 ) -> tuple[Machine, int, bool]:
     made = await store.deploy(
         new_id=MachineId(new_id),
+        project=project,
         name=name,
         digest=Digest(digest),
         entry="m.ts",
@@ -156,8 +160,13 @@ async def test_machines_are_found_by_id_and_by_name(store: Store) -> None:
     for missing in ("", "two", "\0", "x" * 1000, "'; drop table machines; --", "\ud800"):
         with pytest.raises(NotFound):
             await store.machine(missing)
-    assert [m.name for m in await store.machine_list(after=None, limit=10)] == ["Bbbbbc", "one"]
-    assert [m.name for m in await store.machine_list(after="Bbbbbc", limit=10)] == ["one"]
+    assert [m.name for m in await store.machine_list(DEFAULT_PROJECT, after=None, limit=10)] == [
+        "Bbbbbc",
+        "one",
+    ]
+    assert [
+        m.name for m in await store.machine_list(DEFAULT_PROJECT, after="Bbbbbc", limit=10)
+    ] == ["one"]
 
 
 async def test_renaming(store: Store) -> None:
@@ -183,7 +192,8 @@ async def test_deleting_takes_images_that_nobody_else_has(
         await store.machine("one")
 
 
-async def test_tokens_are_kept_as_hashes(store: Store) -> None:
+async def test_tokens_are_kept_as_hashes(engine: AsyncEngine) -> None:
+    store = KeyStore(engine)
     first = await store.add_token(name="ci", token="secret", now_ms=1)
     await store.add_token(name="", token="other", now_ms=2)
     assert set(await store.valid_tokens()) == {hash_token("secret"), hash_token("other")}
@@ -193,6 +203,34 @@ async def test_tokens_are_kept_as_hashes(store: Store) -> None:
     assert [(t.name, t.revoked_at_ms) for t in await store.token_list()] == [("ci", 3), ("", None)]
     with pytest.raises(NotFound):
         await store.revoke_token(99, now_ms=1)
+
+
+async def test_names_are_a_projects_own(store: Store, engine: AsyncEngine) -> None:
+    keys = KeyStore(engine)
+    other = (await keys.add_project(ProjectId("Other1"), "other", now_ms=1)).id
+    mine, *_ = await deploy(store, name="same", new_id="Aaaaaa")
+    theirs, number, created = await deploy(store, name="same", new_id="Bbbbbb", project=other)
+    assert (theirs.id, theirs.project, number, created) == ("Bbbbbb", other, 1, True)
+    assert (await store.machine("same")).id == mine.id
+    assert (await store.machine("same", project=other)).id == theirs.id
+    assert (await store.machine(theirs.id, everywhere=True)).id == theirs.id
+    for hidden, project in ((theirs.id, DEFAULT_PROJECT), (mine.id, other)):
+        with pytest.raises(NotFound):
+            await store.machine(hidden, project=project)
+    assert [m.id for m in await store.machine_list(other, after=None, limit=9)] == [theirs.id]
+    await store.rename(theirs.id, "renamed")
+    with pytest.raises(Conflict):
+        await keys.delete_project(other, now_ms=2)
+    await store.delete_machine(theirs.id)
+    token = await keys.add_token(name="t", token="secret", now_ms=1, project=other)
+    await keys.delete_project(other, now_ms=3)
+    with pytest.raises(NotFound):
+        await deploy(store, name="late", new_id="Cccccc", project=other)
+    assert await keys.valid_tokens() == {}
+    assert [each.revoked_at_ms for each in await keys.token_list(other)] == [3]
+    assert token.project == other
+    with pytest.raises(Conflict):
+        await keys.add_project(ProjectId("Third1"), "default", now_ms=1)
 
 
 async def test_a_database_that_is_gone_is_unavailable(database_url: str) -> None:

@@ -33,6 +33,7 @@ from machinehub.errors import (
 from machinehub.ids import EventId, Seq
 from machinehub.protocols.native.frames import members_json, quote, to_json, what_changed
 from machinehub.protocols.native.queries import client_key, wants_cost
+from machinehub.protocols.native.revoked import REVOKED, Watch
 from machinehub.protocols.native.sse import SseListener
 from machinehub.session.decide.conditions import read_condition
 from machinehub.session.decide.events import EVENT_ID_CHARS_MAX, check_event
@@ -40,7 +41,7 @@ from machinehub.session.port import Visitor
 from machinehub.web.page import page
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.types import Receive, Scope, Send
 
@@ -121,7 +122,10 @@ class HttpProtocol:
         metrics: Metrics,
         *,
         base_url: str,
+        watch: Watch,
     ) -> None:
+        """`watch` tells when the token of a principal is not valid any more."""
+        self._watch = watch
         self._sessions = sessions
         self._machines = machines
         self._limits = limits
@@ -226,19 +230,24 @@ class HttpProtocol:
             _visitor(request),
             emitted_after=Seq(int(last_id)) if _SEQ.fullmatch(last_id) else None,
         )
+        principal = principal_of(request.scope)
+        leave = self._watch(principal, lambda: listener.receive(REVOKED))
         return StreamingResponse(
-            self._count(listener.stream(subscription)),
+            self._count(listener.stream(subscription), leave),
             media_type="text/event-stream",
             headers=_STREAM,
         )
 
-    async def _count(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _count(
+        self, stream: AsyncIterator[bytes], leave: Callable[[], None]
+    ) -> AsyncIterator[bytes]:
         self._metrics.connections.inc()
         try:
             async with contextlib.aclosing(stream) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     yield chunk
         finally:
+            leave()
             self._metrics.connections.dec()
 
     # --- changing ---------------------------------------------------------------------------------

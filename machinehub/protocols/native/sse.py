@@ -20,6 +20,7 @@ KEEPALIVE_S: Final = 10.0
 30 s.
 """
 CLOSE_TIMEOUT_S: Final = 2.0
+_FINAL: Final = {Ending.DELETED: "no_such_session", Ending.REVOKED: "unauthorised"}
 
 
 class SseListener:
@@ -63,9 +64,9 @@ class SseListener:
         self._wake.set()
 
     def _end(self, message: Closed) -> None:
-        if message.why is Ending.DELETED:
+        if message.why in _FINAL:
             # A stream has no close codes: this is what tells a client not to come back.
-            error = error_json("no_such_session", message.detail)
+            error = error_json(_FINAL[message.why], message.detail)
             self._push(b"data: %b\n\n" % error, is_update=False)
         self._stop()
 

@@ -37,6 +37,7 @@ from machinehub.protocols.native.frames import (
     to_frame,
 )
 from machinehub.protocols.native.queries import client_key, given_input, wants_cost
+from machinehub.protocols.native.revoked import REVOKED, Watch
 from machinehub.rates import Rate
 from machinehub.session.decide.events import EVENT_ID_CHARS_MAX
 from machinehub.session.port import Closed, Ending, Settled, Update, Visitor
@@ -66,6 +67,7 @@ _ENDINGS: Final = {
     Ending.RESTARTED: CloseCode.MOVED,
     Ending.UNAVAILABLE: CloseCode.TRY_AGAIN_LATER,
     Ending.GOING_AWAY: CloseCode.GOING_AWAY,
+    Ending.REVOKED: CloseCode.UNAUTHORISED,
 }
 
 
@@ -322,8 +324,12 @@ class WebSocketProtocol:
         limits: Limits,
         metrics: Metrics,
         identify: Callable[[str], Awaitable[Principal | None]],
+        watch: Watch,
     ) -> None:
-        """`identify` finds out whose token that is; None where tokens mean nothing."""
+        """`identify` finds out whose token that is; None where tokens mean nothing. `watch` tells
+        when the token of a principal is not valid any more.
+        """
+        self._watch = watch
         self._identify = identify
         self._sessions = sessions
         self._clock = clock
@@ -364,11 +370,13 @@ class WebSocketProtocol:
             if waits:
                 principal, key = await self._hello(receive, principal, key)
             subscription = await self._subscribe(scope, listener, Visitor(principal, key))
+            leave = self._watch(principal, lambda: listener.receive(REVOKED))
             try:
                 socket.listen(listener, high_water_bytes=self._limits.unsent_bytes_soft)
                 while (message := await receive())["type"] not in _ENDS:
                     pass
             finally:
+                leave()
                 subscription.close()
             if message["type"] == "websocket.disconnect":
                 return

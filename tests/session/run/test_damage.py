@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from tests.cli.test_cli import run
 from tests.durable import asleep, damage, hub_on, send
-from tests.support import COUNTER, problem
+from tests.support import COUNTER, problem, running_hub
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,8 +89,8 @@ async def test_a_gap_behind_a_checkpoint_leaves_the_session_as_it_is(
 
 
 @pytest.mark.parametrize("how", ["memory", "cut", "other"])
-async def test_a_memory_that_differs_is_found(database_url: str, tmp_path: Path, how: str) -> None:
-    async with hub_on(database_url, tmp_path) as client:
+async def test_a_memory_that_differs_is_found(tmp_path: Path, how: str) -> None:
+    async with running_hub(tmp_path) as client:
         machine = await client.deploy(COUNTER, name="counted")
         await counted(client, machine, "s", 5)
         await counted(client, machine, "t", 8)
@@ -115,7 +115,7 @@ async def test_a_memory_that_differs_is_found(database_url: str, tmp_path: Path,
             "UPDATE checkpoints SET data = :data WHERE key = :key",
             {"data": wrong, "key": key},
         )
-    async with hub_on(database_url, tmp_path) as client:
+    async with running_hub(tmp_path) as client:
         checked = await run("verify", "counted/s", client=client)
         assert checked.returncode == 6
         assert "the memory at input 6" in checked.stderr

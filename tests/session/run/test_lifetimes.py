@@ -10,6 +10,7 @@ import msgspec
 import zstandard
 
 from machinehub.ids import Digest, MachineId
+from machinehub.model import DEFAULT_PROJECT
 from machinehub.store.store import pack_files
 from sandbox.forge import forge_base, forge_image, load_guest
 from sandbox.worker import GUEST
@@ -140,6 +141,7 @@ async def test_a_session_stays_on_its_engine(tmp_path: Path) -> None:
     async with running_hub(tmp_path, workers=1) as client:
         await client.hub.store.deploy(
             new_id=MachineId("Older1"),
+            project=DEFAULT_PROJECT,
             name="older",
             digest=Digest("o" * 32),
             entry="m.ts",

@@ -1,0 +1,188 @@
+"""The deploy API's part for projects and their tokens, and who somebody is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import msgspec
+from starlette.responses import Response
+
+from machinehub.clock import new_token, timestamp
+from machinehub.control.audit import note
+from machinehub.control.uploads import check_name
+from machinehub.edge.admission import principal_of
+from machinehub.edge.problem import Json
+from machinehub.edge.requests import decode, page, page_of, read_body
+from machinehub.errors import BadRequest, NotFound
+from machinehub.ids import ProjectId
+from machinehub.model import DEFAULT_PROJECT, SCOPES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+
+    from machinehub.clock import Clock, Entropy
+    from machinehub.control.reach import Reach
+    from machinehub.limits import Limits
+    from machinehub.model import Project, Token
+    from machinehub.store.keys import KeyStore
+
+BODY_BYTES_MAX: Final = 4096
+NAME_CHARS_MAX: Final = 100
+EXPIRES_S_MAX: Final = 10 * 366 * 24 * 3600
+ID_DIGITS: Final = 9
+
+
+class ProjectBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /projects`."""
+
+    name: str
+
+
+class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /projects/{p}/tokens`. Without `expires_in_s` it is valid until it is
+    revoked.
+    """
+
+    name: str
+    scopes: list[Literal["deploy", "read", "operate", "admin"]]
+    expires_in_s: Annotated[int, msgspec.Meta(ge=1, le=EXPIRES_S_MAX)] | None = None
+
+
+class ProjectApi:
+    """`changed` is called after a token became valid, or is not any more."""
+
+    def __init__(
+        self,
+        keys: KeyStore,
+        reach: Reach,
+        clock: Clock,
+        entropy: Entropy,
+        limits: Limits,
+        changed: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._keys = keys
+        self._reach = reach
+        self._clock = clock
+        self._entropy = entropy
+        self._limits = limits
+        self._changed = changed
+
+    async def whoami(self, request: Request) -> Response:
+        """Who the hub takes the request to be of, and what that lets them do, and where."""
+        principal = principal_of(request.scope)
+        project = None
+        if principal.project is not None:
+            found = await self._keys.project(principal.project)
+            project = {"id": found.id, "name": found.name}
+        return Json(
+            {
+                "standing": principal.standing.value,
+                "token": principal.token,
+                "project": project,
+                "scopes": principal.granted,
+            }
+        )
+
+    async def list(self, request: Request) -> Response:
+        limit, after = page_of(request, limit_max=self._limits.page_items)
+        principal = principal_of(request.scope)
+        if principal.project is not None:
+            return Json(
+                {"data": [_show(await self._keys.project(principal.project))], "next": None}
+            )
+        found = await self._keys.project_list(after=after, limit=limit + 1)
+        return Json(page([_show(project) for project in found], limit=limit, key="name"))
+
+    async def create(self, request: Request) -> Response:
+        principal_of(request.scope).must_rule()
+        body = decode(await read_body(request, bytes_max=BODY_BYTES_MAX), ProjectBody)
+        check_name(body.name)
+        new_id = ProjectId(self._entropy.machine_id())
+        added = await self._keys.add_project(new_id, body.name, now_ms=self._clock.now_ms())
+        note(request, "created project %s (%s)", added.name, added.id)
+        return Json(_show(added), 201)
+
+    async def delete(self, request: Request) -> Response:
+        principal_of(request.scope).must_rule()
+        project = await self._find(request)
+        if project.id == DEFAULT_PROJECT:
+            raise BadRequest("invalid_project", "the project `default` stays")
+        await self._keys.delete_project(project.id, now_ms=self._clock.now_ms())
+        await self._changed()
+        note(request, "deleted project %s (%s)", project.name, project.id)
+        return Response(status_code=204)
+
+    async def token_list(self, request: Request) -> Response:
+        project = await self._find(request)
+        found = await self._keys.token_list(project.id)
+        return Json({"data": [_show_token(token) for token in found], "next": None})
+
+    async def token_create(self, request: Request) -> Response:
+        """The token itself is in this answer, and nowhere else."""
+        project = await self._find(request)
+        body = decode(await read_body(request, bytes_max=BODY_BYTES_MAX), TokenBody)
+        name, now_ms = check_token_name(body.name), self._clock.now_ms()
+        if not body.scopes:
+            raise BadRequest("invalid_scopes", f"a token has one of the scopes {', '.join(SCOPES)}")
+        expires_at_ms = None if body.expires_in_s is None else now_ms + body.expires_in_s * 1000
+        text = new_token()
+        added = await self._keys.add_token(
+            name=name,
+            token=text,
+            now_ms=now_ms,
+            project=project.id,
+            scopes=[scope for scope in SCOPES if scope in body.scopes],
+            expires_at_ms=expires_at_ms,
+        )
+        await self._changed()
+        note(request, "created token %r of project %s", name, project.name)
+        return Json(_show_token(added) | {"token": text}, 201)
+
+    async def token_revoke(self, request: Request) -> Response:
+        project = await self._find(request)
+        number: str = request.path_params["token"]
+        if not (number.isascii() and number.isdigit() and len(number) <= ID_DIGITS):
+            raise NotFound("no_such_token", "there is no such token")
+        revoked = await self._keys.revoke_token(
+            int(number), now_ms=self._clock.now_ms(), project=project.id
+        )
+        await self._changed()
+        note(request, "revoked token %r of project %s", revoked.name, project.name)
+        return Response(status_code=204)
+
+    async def _find(self, request: Request) -> Project:
+        principal = principal_of(request.scope)
+        return await self._reach.named(principal, request.path_params["project"])
+
+
+def check_token_name(text: str) -> str:
+    """A name is a line. Raises `BadRequest`."""
+    name = " ".join(text.split())
+    if not 1 <= len(name) <= NAME_CHARS_MAX or not name.isprintable():
+        raise BadRequest("invalid_name", f"a token's name has 1 to {NAME_CHARS_MAX} characters")
+    return name
+
+
+def _show(project: Project) -> dict[str, Any]:
+    return {
+        "id": project.id,
+        "name": project.name,
+        "created_at": timestamp(project.created_at_ms),
+    }
+
+
+def _show_token(token: Token) -> dict[str, Any]:
+    def moment(at_ms: int | None) -> str | None:
+        return None if at_ms is None else timestamp(at_ms)
+
+    return {
+        "id": token.id,
+        "name": token.name,
+        "scopes": [scope for scope in SCOPES if scope in token.scopes],
+        "created_at": timestamp(token.created_at_ms),
+        "expires_at": moment(token.expires_at_ms),
+        "used_at": moment(token.used_at_ms),
+        "revoked_at": moment(token.revoked_at_ms),
+    }
