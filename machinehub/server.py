@@ -20,6 +20,7 @@ from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from types import FrameType
 
     from machinehub.app import Hub
 
@@ -43,6 +44,9 @@ FRAME_SLACK_BYTES: Final = 4096
 
 
 class HubServer(uvicorn.Server):
+    _hurries = False
+    """Whether it was told to stop twice."""
+
     def __init__(self, hub: Hub) -> None:
         settings = hub.settings
         super().__init__(
@@ -132,6 +136,10 @@ class HubServer(uvicorn.Server):
         self._hub.say_goodbye()
         await super().shutdown(self._listening)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._hurries = self.should_exit
+        super().handle_exit(sig, frame)
+
     async def _drain(self) -> None:
         """A second signal ends it."""
         self._hub.operations.draining = True
@@ -139,7 +147,7 @@ class HubServer(uvicorn.Server):
         if wait_s:
             log.info("not ready any more; the hub stops in %d s", wait_s)
         for tick in range(wait_s * 10):
-            if self.force_exit:
+            if self._hurries:
                 return
             await asyncio.sleep(0.1)
             await self.on_tick(tick)
