@@ -270,6 +270,8 @@ def _public_host(url: str) -> str | None:
 
 def normalise_database_url(url: str) -> str:
     """The async driver's URL for what people write: postgres://, postgresql://, sqlite://."""
+    if url.startswith("sqlite") and not url.partition(":///")[2]:
+        raise BadSettings(f"{PREFIX}DATABASE_URL: {url!r} names no file, as sqlite:///hub.db does")
     for plain, driver in (
         ("postgres://", "postgresql+asyncpg://"),
         ("postgresql://", "postgresql+asyncpg://"),

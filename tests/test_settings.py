@@ -63,6 +63,7 @@ def test_a_hub_of_this_computer_needs_none(near: dict[str, str]) -> None:
     ("environment", "says"),
     [
         ({"DATABASE_URL": "mysql://x"}, "not a database this hub knows"),
+        ({"DATABASE_URL": "sqlite:///"}, "names no file"),
         ({"LIMIT_NONSENSE": "1"}, "no such limit"),
         ({"LIMIT_TIMERS": "0"}, "is not a limit"),
         ({"LIMIT_TIMERS": "many"}, "is not a number"),
