@@ -125,12 +125,16 @@ export function socketTransport(
     }
   };
 
+  /** What ends a connection for good. A token that is not valid any more may have a successor, where a function is asked for it. */
+  const finalName = (code: number): string | undefined =>
+    code === 4001 && typeof address.token === "function" ? undefined : FINAL_CODES.get(code);
+
   const closed = (code: number, reason: string): void => {
     heartbeat.stop();
     if (over.signal.aborted) return;
     attempts.lost();
     // What was there once is a session that was deleted.
-    const name = code === 4004 && heard ? "no_such_session" : FINAL_CODES.get(code);
+    const name = code === 4004 && heard ? "no_such_session" : finalName(code);
     const why = said !== undefined && Date.now() - said.at < SAID_MS ? said.problem : undefined;
     said = undefined;
     const detail =
@@ -168,7 +172,7 @@ export function socketTransport(
         maxReconnectionDelay: 1,
         connectionTimeout: 10_000,
         maxEnqueuedMessages: 0,
-        shouldReconnectOnClose: ({ code }) => !over.signal.aborted && !FINAL_CODES.has(code),
+        shouldReconnectOnClose: ({ code }) => !over.signal.aborted && finalName(code) === undefined,
       });
       socket.addEventListener("open", () => heartbeat.heard()); // a hub that says nothing at all is none
       socket.addEventListener("message", (event) => receive(event.data));

@@ -53,6 +53,23 @@ test("what is not acknowledged is sent again, in order, with the same ids", asyn
   store.close();
 });
 
+test("a token that has ended has a successor", async () => {
+  let count = 0;
+  const token = vi.fn(() => Promise.resolve(`t.${++count}`));
+  const hub = fakeHub();
+  const { store, socket } = await hub.connect({ token });
+  socket.say(snapshot(1));
+  const waiting = store.send({ type: "a" });
+  socket.hangUp(4001, "the token is not valid any more");
+  expect(store.status).not.toBe("closed");
+  await eventually(() => expect(hub.sockets.length).toBe(2));
+  const again = hub.sockets[1] as TestSocket;
+  expect(again.protocols).toContain("machinehub.token.t.2");
+  again.say(snapshot(1));
+  again.say({ type: "ack", id: again.sent[0]?.id, seq: 2, outcome: "accepted" });
+  expect((await waiting).outcome).toBe("accepted");
+});
+
 test.each([
   [4001, "unauthorised"],
   [4003, "forbidden"],
