@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import quote
 
@@ -51,6 +52,14 @@ TokenOption = Annotated[
     str,
     typer.Option(
         "--token", envvar="MACHINEHUB_TOKEN", help="A token of the hub.", show_default=False
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="The hub's data folder. [env MACHINEHUB_DATA, default ./.machinehub]",
+        show_default=False,
     ),
 ]
 Expires = Annotated[
@@ -158,11 +167,11 @@ def table(headings: list[str], rows: Iterable[list[str]]) -> None:
         say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def session_part(session: str) -> str:
-    """A session's id as a segment of a path. Two of them would mean another path to everything that
-    handles URLs, unless their dots are written out.
+def path_part(name: str) -> str:
+    """A session's id or a project's name as a segment of a path. Two of them would mean another
+    path to everything that handles URLs, unless their dots are written out.
     """
-    return "%2E" * len(session) if session in (".", "..") else quote(session, safe="")
+    return "%2E" * len(name) if name in (".", "..") else quote(name, safe="")
 
 
 def lasting_s(text: str) -> int:
@@ -171,11 +180,6 @@ def lasting_s(text: str) -> int:
     if found is None:
         fail(f"{text!r} is no time: say 30d, or 12h", USAGE)
     return int(found[1]) * {"d": 24, "h": 1}[found[2]] * 3600
-
-
-def quoted(part: str) -> str:
-    """A part of a path."""
-    return "%2E" * len(part) if part in (".", "..") else quote(part, safe="")
 
 
 def untrusted(server: str, error: str) -> str:
@@ -306,7 +310,7 @@ class Hub:
             if refused.exit_code != UNAUTHORISED:
                 raise
             self._check_is_id(name, refused)
-        return f"/{name}{at}{version}/{session_part(session)}"
+        return f"/{name}{at}{version}/{path_part(session)}"
 
     def _check_is_id(self, machine: str, refused: Refused) -> None:
         """Ends the command when no machine has this id: it is a name, or a typo."""
@@ -327,7 +331,7 @@ class Hub:
         machine, slash, session = machine_and_session.partition("/")
         if not slash or not machine or not session:
             fail(f"{machine_and_session!r} is not MACHINE/SESSION", USAGE)
-        return f"{self.machine_path(machine.partition('@')[0])}/sessions/{session_part(session)}"
+        return f"{self.machine_path(machine.partition('@')[0])}/sessions/{path_part(session)}"
 
 
 class Refused(Exception):

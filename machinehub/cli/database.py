@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from machinehub.cli.common import AsJson, fail, print_json, progress, say, table
+from machinehub.cli.common import AsJson, Data, fail, print_json, progress, say, table
 from machinehub.clock import Stopwatch, SystemClock, timestamp
 from machinehub.settings import Settings, from_environment
 
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 
     from machinehub.store.backup import Contents
 
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        help="The hub's data folder. [env MACHINEHUB_DATA, default ./.machinehub]",
-        show_default=False,
-    ),
-]
 File = Annotated[Path, typer.Argument(metavar="FILE")]
 POSTGRES = (
     "the database is Postgres, which has its own: pg_dump and pg_restore, or a copy of the whole "

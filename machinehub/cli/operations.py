@@ -8,7 +8,6 @@ import os
 import platform
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -20,6 +19,7 @@ from machinehub.cli.common import (
     USAGE,
     AsJson,
     Compiling,
+    Data,
     Expires,
     Hub,
     Server,
@@ -39,6 +39,7 @@ from machinehub.settings import from_environment
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from machinehub.model import Token
     from machinehub.settings import Settings
@@ -47,14 +48,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ID_DIGITS = 9
 """Of a token's number; the database counts up to 2^31."""
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        help="The hub's data folder. [env MACHINEHUB_DATA, default ./.machinehub]",
-        show_default=False,
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:

@@ -14,9 +14,9 @@ from machinehub.cli.common import (
     Server,
     TokenOption,
     lasting_s,
+    path_part,
     print_json,
     progress,
-    quoted,
     say,
     table,
 )
@@ -134,4 +134,4 @@ def revoke_token(
 
 
 def _path(project: str) -> str:
-    return f"/api/v1/projects/{quoted(project)}"
+    return f"/api/v1/projects/{path_part(project)}"

@@ -24,12 +24,12 @@ from machinehub.cli.common import (
     SessionArgument,
     TokenOption,
     fail,
+    path_part,
     plain_text,
     print_json,
     progress,
     read_json,
     say,
-    session_part,
     table,
 )
 from machinehub.cli.definitions import events_of
@@ -92,7 +92,7 @@ def _delete_sessions(hub: Hub, machine: str, *, yes: bool) -> None:
         paths = {machine.partition("/")[2]: hub.session_api_path(machine)}
     else:
         of = hub.machine_path(machine) + "/sessions"
-        paths = {each["id"]: f"{of}/{session_part(each['id'])}" for each in hub.items(of)}
+        paths = {each["id"]: f"{of}/{path_part(each['id'])}" for each in hub.items(of)}
     if paths and not yes:
         if not sys.stdin.isatty():
             fail("deleting cannot be undone; say --yes", USAGE)

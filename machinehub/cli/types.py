@@ -18,9 +18,9 @@ from machinehub.cli.common import (
     Server,
     TokenOption,
     fail,
+    path_part,
     plain,
     progress,
-    session_part,
 )
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def contexts(hub: Hub, path: str, number: int) -> list[Any]:
             continue
         try:
             found.append(
-                hub.read(f"{path}/sessions/{session_part(session['id'])}")["snapshot"]["context"]
+                hub.read(f"{path}/sessions/{path_part(session['id'])}")["snapshot"]["context"]
             )
         except (Refused, LookupError, TypeError):  # it was deleted meanwhile
             continue

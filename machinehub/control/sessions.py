@@ -91,9 +91,12 @@ class SessionApi:
         shown: list[dict[str, Any]] = []
         for each in self._sessions.busiest(BUSIEST_LOOKED_AT):
             machine = await self._of_the_askers(request, each.machine_id)
-            if machine is not None and len(shown) < limit:
-                named = {"id": machine.id, "name": machine.name}
-                shown.append({"machine": named, "session": each.session_id, "turns": each.turns})
+            if machine is None:
+                continue
+            named = {"id": machine.id, "name": machine.name}
+            shown.append({"machine": named, "session": each.session_id, "turns": each.turns})
+            if len(shown) == limit:
+                break
         return Json({"data": shown, "next": None})
 
     async def _of_the_askers(self, request: Request, machine_id: MachineId) -> Machine | None:

@@ -318,21 +318,23 @@ class WorkerProcess(asyncio.Protocol):
 
     def memory_bytes(self) -> int:
         """Its resident memory; 0 when that cannot be told."""
-        try:
-            assert self.process is not None
-            pages = Path(f"/proc/{self.process.pid}/statm").read_bytes().split()[1]
-        except (OSError, AssertionError, IndexError):
-            return 0
-        return int(pages) * PAGE_BYTES
+        resident, _ = self._resident_and_shared_pages()
+        return resident * PAGE_BYTES
 
     def resident_bytes(self) -> int:
         """Its memory that is its own: what it shares with others by files is left out."""
+        resident, shared = self._resident_and_shared_pages()
+        return (resident - shared) * PAGE_BYTES
+
+    def _resident_and_shared_pages(self) -> tuple[int, int]:
+        # The second and third field, see proc_pid_statm(5). Zeros when they cannot be read.
+        if self.process is None:
+            return 0, 0
         try:
-            assert self.process is not None
-            found = Path(f"/proc/{self.process.pid}/statm").read_bytes().split()
-        except (OSError, AssertionError):
-            return 0
-        return (int(found[1]) - int(found[2])) * PAGE_BYTES
+            _, resident, shared, *_ = Path(f"/proc/{self.process.pid}/statm").read_bytes().split()
+        except (OSError, ValueError):
+            return 0, 0
+        return int(resident), int(shared)
 
     def _end_process(self) -> None:
         if self.process is not None and self.process.returncode is None:
