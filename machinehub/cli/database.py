@@ -55,13 +55,11 @@ def _claimed(path: Path) -> bool:
     from machinehub.store.claim import FileClaim
 
     async def is_taken() -> bool:
-        claim = FileClaim(str(path))
         try:
-            await claim.take()
+            async with FileClaim(str(path)):
+                return False
         except Unavailable:
             return True
-        await claim.release()
-        return False
 
     return path.exists() and asyncio.run(is_taken())
 
@@ -148,12 +146,8 @@ def vacuum(data: Data = None) -> None:
         fail(f"there is no database {path}")
 
     async def rewrite() -> tuple[int, int]:
-        claim = FileClaim(str(path))
-        await claim.take()
-        try:
+        async with FileClaim(str(path)):
             return await asyncio.to_thread(space.vacuum, path)
-        finally:
-            await claim.release()
 
     before, after = asyncio.run(rewrite())
     progress.print(f"{_kib(before)} KiB -> {_kib(after)} KiB", markup=False)
@@ -245,12 +239,8 @@ def restore(file: File, data: Data = None, as_json: AsJson = False) -> None:
     aside = _free_name(database)
 
     async def put_back() -> Contents:
-        claim = FileClaim(str(database))
-        await claim.take()
-        try:
+        async with FileClaim(str(database)):
             return backups.restore(file, database, aside=aside)
-        finally:
-            await claim.release()
 
     found = asyncio.run(put_back())
     if aside.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import platform
@@ -101,15 +102,9 @@ async def _begin_database(url: str, database: Path | None) -> None:
     from machinehub.store.engine import opened
     from machinehub.store.schema import migrate
 
-    claim = FileClaim(str(database)) if database is not None else None
-    if claim is not None:
-        await claim.take()
-    try:
-        async with opened(url) as engine:
-            await migrate(engine)
-    finally:
-        if claim is not None:
-            await claim.release()
+    claim = FileClaim(str(database)) if database is not None else contextlib.nullcontext()
+    async with claim, opened(url) as engine:
+        await migrate(engine)
     progress.print(f"a new database: {database or url.rsplit('@', maxsplit=1)[-1]}", markup=False)
 
 

@@ -98,6 +98,12 @@ class FileClaim:
             self._file.close()
             self._file = None
 
+    async def __aenter__(self) -> None:
+        await self.take()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.release()
+
 
 class PostgresClaim:
     """The claim on a Postgres database: a session-level advisory lock that one connection holds.

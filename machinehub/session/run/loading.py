@@ -10,10 +10,11 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from machinehub.errors import Conflict, HubError, NotFound, TooLarge, Unavailable
-from machinehub.model import Fault, SessionRecord
+from machinehub.errors import Conflict, HubError, NotFound, Unavailable
+from machinehub.model import Fault
 from machinehub.session.decide.lifecycle import Phase
 from machinehub.session.port import Closed, Ending
+from machinehub.session.run.beginning import beginning_record, check_given
 from machinehub.session.run.publisher import answer
 from machinehub.tasks import Tasks
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from machinehub.clock import Clock, Entropy
     from machinehub.ids import MachineId, SessionId
+    from machinehub.model import SessionRecord
     from machinehub.session.decide.session import Session
     from machinehub.session.decide.turn import Receipt
     from machinehub.session.port import Address, Versions, VersionTarget
@@ -115,7 +117,7 @@ class Loader:
         session = self._registry.find(machine_id, session_id)
         if session is None or not session.started or version is not None:
             target = await self._versions.target(machine_id, version)
-            _check_given(given, target)
+            check_given(given, target)
             session = self._registry.find(machine_id, session_id)
             if session is None:
                 session = self._begin(machine_id, session_id, target, given)
@@ -137,7 +139,7 @@ class Loader:
             "there is a session of this name; its input was given when it began",
         )
         target = await self._versions.target(machine_id, version)
-        _check_given(given, target)
+        check_given(given, target)
         if self._registry.find(machine_id, session_id) is not None:
             raise exists
         session = self._begin(machine_id, session_id, target, given)
@@ -153,15 +155,8 @@ class Loader:
         given: bytes | None,
     ) -> Session:
         """A session that may be new, or in the database."""
-        now_ms = self._clock.now_ms()
-        record = SessionRecord(
-            key=self._entropy.session_key(now_ms),
-            machine_id=machine_id,
-            session_id=session_id,
-            version=target.number,
-            digest=target.digest,
-            hears_presence=target.hears_presence,
-            created_at_ms=now_ms,
+        record = beginning_record(
+            machine_id, session_id, target, entropy=self._entropy, now_ms=self._clock.now_ms()
         )
         return self.take_up(record, may_begin=True, given=given)
 
@@ -391,12 +386,6 @@ class Loader:
             _fail(opening.opened, error)
         self._publisher.notify(session)
         self.drop(session)
-
-
-def _check_given(given: bytes | None, target: VersionTarget) -> None:
-    bytes_max = target.limits.input_bytes
-    if given is not None and len(given) > bytes_max:
-        raise TooLarge("input_too_large", f"a session's input has at most {bytes_max} bytes here")
 
 
 def _fail(opened: asyncio.Future[bool], error: HubError) -> None:

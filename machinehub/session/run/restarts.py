@@ -13,10 +13,11 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from machinehub.errors import NotFound, TooLarge
+from machinehub.errors import NotFound
 from machinehub.ids import Seq
-from machinehub.model import Entry, Kind, SessionRecord, Successor
+from machinehub.model import Entry, Kind, Successor
 from machinehub.session.port import Snapshot
+from machinehub.session.run.beginning import beginning_record, check_given
 from sandbox.protocol.inputs import given_of, start_input
 
 if TYPE_CHECKING:
@@ -74,20 +75,9 @@ class Restarts:
             )
         given = given_of(found[0].input)
         target = await self._versions.target(machine_id, version)
-        if given is not None and len(given) > target.limits.input_bytes:
-            raise TooLarge(
-                "input_too_large", f"an input has at most {target.limits.input_bytes} bytes here"
-            )
+        check_given(given, target)
         now_ms = self._clock.now_ms()
-        new = SessionRecord(
-            key=self._entropy.session_key(now_ms),
-            machine_id=machine_id,
-            session_id=session_id,
-            version=target.number,
-            digest=target.digest,
-            hears_presence=target.hears_presence,
-            created_at_ms=now_ms,
-        )
+        new = beginning_record(machine_id, session_id, target, entropy=self._entropy, now_ms=now_ms)
         start = start_input(self._entropy.turn_seed(), given)
         entry = Entry(FIRST, 0, Kind.START, start, now_ms, changed=True)
         began = await self._history.begin(new, entry, cpu_ms=target.limits.start_cpu_ms)
