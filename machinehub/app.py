@@ -17,14 +17,21 @@ from starlette.routing import Route
 from machinehub.clock import Entropy, SystemClock, measured_s
 from machinehub.control.api import DeployApi
 from machinehub.control.app import ControlApp, what_is_asked
+from machinehub.control.audit import Audit, AuditApi
 from machinehub.control.catalog import Catalog
 from machinehub.control.health import Health
+from machinehub.control.keys import KeyApi
 from machinehub.control.operations import Operations
 from machinehub.control.projects import ProjectApi
 from machinehub.control.reach import Reach
+from machinehub.control.routes import api_routes
 from machinehub.control.sessions import SessionApi
 from machinehub.edge.admission import Admission
+from machinehub.edge.connect_tokens import ConnectTokens
+from machinehub.edge.gate import Gate
+from machinehub.edge.identity import Identities
 from machinehub.edge.tokens import Tokens
+from machinehub.egress import Egress
 from machinehub.errors import HubError
 from machinehub.logs import MachineLogs
 from machinehub.metrics import Metrics
@@ -33,10 +40,12 @@ from machinehub.protocols.native.websocket import WebSocketProtocol
 from machinehub.session.run.local import LocalSessions
 from machinehub.session.run.timekeeping import Timekeeper
 from machinehub.settings import Settings, check_can_listen
+from machinehub.store.audit import AuditStore
 from machinehub.store.database import Database
 from machinehub.store.engine import open_engine
 from machinehub.store.integrity import check_file, look_through
 from machinehub.store.keys import KeyStore
+from machinehub.store.members import MemberStore
 from machinehub.store.notes import Notes
 from machinehub.store.schema import migrate
 from machinehub.store.sessions import SessionStore
@@ -50,6 +59,7 @@ from machinehub.workers.pool import WorkerPool
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from starlette.routing import BaseRoute
     from starlette.types import Message, Receive, Scope, Send
 
     from machinehub.clock import Clock
@@ -113,8 +123,13 @@ class Hub:
             resident_bytes=settings.resident_bytes,
         )
         self.keys = KeyStore(self.engine)
-        self.tokens = Tokens(settings, self.keys, clock)
-        self.admission = Admission(settings, limits, self.tokens, clock)
+        self._audit_store = AuditStore(self.engine)
+        self.audit = Audit(self._audit_store, clock, days=settings.audit_days)
+        self.members = MemberStore(self.engine)
+        self.connect_tokens = ConnectTokens(self.members, Egress(settings), clock)
+        self.tokens = Tokens(settings, self.keys, clock, self.connect_tokens)
+        self.identities = Identities(self.tokens, self.connect_tokens)
+        self.admission = Admission(settings, limits, self.tokens, self.identities, clock)
         self.health = Health(
             self.session_store,
             self._database,
@@ -148,45 +163,45 @@ class Hub:
     def _make_faces(self, clock: Clock, entropy: Entropy) -> tuple[Face, ...]:
         """What the hub is to those outside, by scope: the first that takes one has it."""
         limits, base_url = self.settings.limits, self.settings.base_url
-        reach = Reach(self.store, self.keys)
-        projects = ProjectApi(self.keys, reach, clock, entropy, limits, self.tokens.refresh)
+        gate = Gate(self.catalog, self.connect_tokens.still_counts)
+        find, watch = self.identities.find, self.identities.watch
+        sessions, catalog, metrics = self.sessions, self.catalog, self.metrics
+        return (
+            WebSocketProtocol(sessions, clock, limits, metrics, gate, find, watch),
+            ControlApp(self._make_routes(clock, entropy), metrics),
+            HttpProtocol(sessions, catalog, gate, limits, metrics, base_url=base_url, watch=watch),
+        )
+
+    def _make_routes(self, clock: Clock, entropy: Entropy) -> list[BaseRoute]:
+        """Of the control plane."""
+        limits, base_url, audit = self.settings.limits, self.settings.base_url, self.audit
+        reach, refresh = Reach(self.store, self.keys), self.tokens.refresh
         api = DeployApi(
             self.catalog,
             self.store,
             self.sessions,
-            SessionApi(self.store, reach, self.sessions, entropy, limits),
-            projects,
+            audit,
             reach,
-            self.operations,
             self.logs,
             self.metrics,
             limits=limits,
             base_url=base_url,
-            watch=self.admission.watch,
+            watch=self.identities.watch,
+            is_open=lambda: self.admission.is_open,
+            is_stopping=lambda: self.operations.stopping,
         )
-        pages = [
+        sessions = SessionApi(self.store, reach, self.sessions, audit, entropy, limits)
+        projects = ProjectApi(self.keys, reach, audit, clock, entropy, limits, refresh)
+        common = reach, audit, clock, entropy, limits, refresh
+        keys = KeyApi(self.keys, self.members, self.store, *common)
+        audits = AuditApi(self._audit_store, reach, limits)
+        calls = [call for each in (api, sessions, projects, keys, audits) for call in each.calls()]
+        return [
+            *self.operations.routes(),
+            api_routes(calls, whoami=projects.whoami, base_url=base_url, limits=limits),
             Route("/", welcome, methods=["GET"]),
             Route("/assets/{name}", asset, methods=["GET"]),
         ]
-        return (
-            WebSocketProtocol(
-                self.sessions,
-                clock,
-                limits,
-                self.metrics,
-                self.admission.identify,
-                self.admission.watch,
-            ),
-            ControlApp([*api.routes(), *pages], self.metrics),
-            HttpProtocol(
-                self.sessions,
-                self.catalog,
-                limits,
-                self.metrics,
-                base_url=base_url,
-                watch=self.admission.watch,
-            ),
-        )
 
     @property
     def accepting(self) -> bool:
@@ -215,7 +230,9 @@ class Hub:
         await self._check_file()
         await migrate(self.engine, backup=self.settings.backup_before_upgrade)
         self._database.check_file()
-        check_can_listen(self.settings, has_tokens=bool(await self.keys.valid_tokens()))
+        valid = await self.keys.valid_tokens()
+        has_tokens = any(token.publishable is None for token in valid.values())
+        check_can_listen(self.settings, has_tokens=has_tokens)
         await self.tokens.start()
         await self.pool.start(self.sessions)
         await self.catalog.keep_engine()
@@ -223,6 +240,7 @@ class Hub:
         await self.sessions.start()
         self.health.start()
         self._tasks.spawn(give_back_on(self._database))
+        self._tasks.spawn(self.audit.prune_on())
 
     def _check_cache(self) -> None:
         cache = self.settings.cache

@@ -176,6 +176,19 @@ def new_client_key() -> str:
     return secrets.token_hex(16)
 
 
+PUBLISHABLE_PREFIX: Final = "mhp_"
+
+
+def new_publishable_key() -> str:
+    """A key for browsers, of 128 random bits: it is no secret, but nobody should guess one."""
+    return PUBLISHABLE_PREFIX + secrets.token_urlsafe(16)
+
+
+def new_jwt_secret() -> str:
+    """A key of HS256: 256 random bits (RFC 7518, section 3.2) as base64url, which is the key."""
+    return secrets.token_urlsafe(32)
+
+
 def new_token() -> str:
     """A bearer token: 256 random bits, with a prefix that secret scanners can look for."""
     return "mh_" + secrets.token_urlsafe(32)

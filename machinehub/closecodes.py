@@ -27,10 +27,16 @@ class CloseCode(IntEnum):
     UNAUTHORISED = 4001
     """The token that it was opened with is not valid any more: come with another one."""
     FORBIDDEN = 4003
-    """Reserved: a page of a site that may not use this hub is refused before the handshake."""
+    """What was shown does not allow this session: do not connect again with the same. (A page of a
+    site that may not use this hub is refused before the handshake.)
+    """
     NO_SUCH_SESSION = 4004
     """The machine or the session is not there, or was deleted: do not connect again."""
     LIMIT_EXCEEDED = 4008
     """Too fast, too many, or too slow to read. A client may connect again after a while."""
     MOVED = 4010
     """The session was started anew: connect again at once."""
+    VIEW_FAILED = 4011
+    """The machine says what each member sees, and failed at that: nothing is shown. A client may
+    connect again after a while.
+    """

@@ -8,6 +8,7 @@
       MachineError 422       the machine's author is at fault: a turn or a build failed
         BuildFailed            with errors[]: file, line, column, message
         Rejected               an event was undone
+        ViewFailed             a member's view of a session
       Unavailable 503        we are at fault, or too busy: try again
 
 A broken assumption of our own is an `assert`, never one of these.
@@ -103,6 +104,12 @@ class Rejected(MachineError):
     title = "The event was rejected"
 
 
+class ViewFailed(MachineError):
+    """Who may see what of the session cannot be found out: nothing of it is shown."""
+
+    title = "The view failed"
+
+
 class Unavailable(HubError):
     status, title = 503, "Unavailable"
 
@@ -127,4 +134,6 @@ def _error_of(fault: Fault) -> HubError:
             return Conflict(fault.code, fault.detail)
         case "unavailable" | "session_damaged" | "image_damaged":
             return Unavailable(fault.code, fault.detail)
+        case "forbidden":
+            return Forbidden(fault.code, fault.detail)
     return Rejected(fault.code, fault.detail)

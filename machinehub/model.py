@@ -29,12 +29,28 @@ past and their logs; changing and deleting those; projects and their tokens.
 """
 
 
+class Quotas(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a project may have at most; None for as much as the hub allows."""
+
+    machines: Annotated[int, msgspec.Meta(ge=0, le=10**9)] | None = None
+    versions: Annotated[int, msgspec.Meta(ge=0, le=10**9)] | None = None
+    """Of all its machines together."""
+    sessions: Annotated[int, msgspec.Meta(ge=0, le=10**12)] | None = None
+    live_sessions: Annotated[int, msgspec.Meta(ge=0, le=10**9)] | None = None
+    """In memory at once."""
+    database_bytes: Annotated[int, msgspec.Meta(ge=0, le=10**15)] | None = None
+    events_per_s: Annotated[int, msgspec.Meta(ge=1, le=10**9)] | None = None
+    deployments_per_s: Annotated[float, msgspec.Meta(gt=0, le=10**6)] | None = None
+    connections: Annotated[int, msgspec.Meta(ge=0, le=10**9)] | None = None
+
+
 class Project(msgspec.Struct, frozen=True, kw_only=True):
     """What machines and tokens belong to."""
 
     id: ProjectId
     name: str
     created_at_ms: int
+    quotas: Quotas = Quotas()
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +60,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     active_version: int
     """The version that new sessions get; 0 before the first activation."""
     project: ProjectId = DEFAULT_PROJECT
+    private: bool = False
+    """Whether its sessions are for holders of connect tokens alone."""
 
 
 class MachineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,8 +116,11 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shown(self) -> dict[str, Any]:
-        """The definition, as everybody who knows the machine's URL may see it."""
-        return {key: value for key, value in self.definition.items() if key != "warnings"}
+        """The definition, as everybody who may use the machine may see it: with what sessions begin
+        with only where no view says who sees what of them.
+        """
+        hidden = {"warnings", "context"} if self.definition.get("view") else {"warnings"}
+        return {key: value for key, value in self.definition.items() if key not in hidden}
 
     @property
     def warnings(self) -> list[str]:
@@ -147,6 +168,48 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     expires_at_ms: int | None = None
     used_at_ms: int | None = None
     """When it was last shown, to a minute or so."""
+    publishable: str | None = None
+    """The key itself, of one for browsers (`mhp_...`), which opens and uses sessions and does
+    nothing else.
+    """
+    origins: tuple[str, ...] = ()
+    """Of a publishable one: the sites whose pages may show it; none for all."""
+
+
+class JwtKey(msgspec.Struct, frozen=True, kw_only=True):
+    """By which a project believes connect tokens: a secret for HS256, or the URL of public keys."""
+
+    kid: str
+    project: ProjectId
+    name: str
+    created_at_ms: int
+    secret: bytes | None = None
+    jwks_url: str | None = None
+    issuer: str | None = None
+    audience: str | None = None
+    revoked_at_ms: int | None = None
+
+
+class Revocation(msgspec.Struct, frozen=True, kw_only=True):
+    """Connect tokens that were issued before then are not valid for this user, or this session."""
+
+    id: int
+    project: ProjectId
+    at_ms: int
+    sub: str | None = None
+    machine_id: MachineId | None = None
+    session_id: SessionId | None = None
+
+
+class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
+    """Who did what."""
+
+    id: int
+    at_ms: int
+    who: str
+    what: str
+    project: ProjectId | None
+    """None for what concerns the whole hub."""
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -71,6 +71,12 @@ class Settings:
     """Addresses and networks of the proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are
     believed, as in `10.0.0.0/8, ::1`. All clients of any other proxy count as one address: its own.
     """
+    egress_networks: str = ""
+    """Networks besides the public internet that the hub itself may make requests to, as in
+    `10.1.0.0/16`; empty for none.
+    """
+    audit_days: int = 365
+    """How long it is kept who did what, in days; 0 for ever."""
     drain_s: int = 0
     """How long a hub that was told to stop is not ready but still serves, in seconds: so long a
     balancer may take to notice.
@@ -104,6 +110,10 @@ class Settings:
     @property
     def proxies(self) -> list[str]:
         return self.trusted_proxies.replace(",", " ").split()
+
+    @property
+    def egress_allowed(self) -> list[str]:
+        return self.egress_networks.replace(",", " ").split()
 
     @property
     def worker_count(self) -> int:
@@ -147,6 +157,8 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
         ("public_url", str),
         ("origins", str),
         ("trusted_proxies", str),
+        ("egress_networks", str),
+        ("audit_days", int),
         ("drain_s", int),
         ("backup_before_upgrade", _yes_or_no),
         ("fuel", _yes_or_no),
@@ -170,6 +182,7 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
         ("port", 1, 65535),
         ("workers", 0, 256),
         ("drain_s", 0, 3600),
+        ("audit_days", 0, 36500),
         ("keep_checkpoints", 1, 1000),
         *((name, 0, 2**31) for name in KEEPING[1:]),
     ):
@@ -179,7 +192,8 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
             )
     _public_host(str(values.get("public_url", "")))
     _check_origins(str(values.get("origins", "")))
-    _check_networks(str(values.get("trusted_proxies", "")))
+    for name in ("trusted_proxies", "egress_networks"):
+        _check_networks(name, str(values.get(name, "")))
     if values.get("database_url"):
         normalise_database_url(str(values["database_url"]))
     return Settings(**values, limits=Limits(**limits))  # type: ignore[arg-type]
@@ -201,30 +215,35 @@ def _check_names(environment: Mapping[str, str]) -> None:
             raise BadSettings(f"{name}: {what}" + (f"; is it {near[0]}?" if near else ""))
 
 
+def is_origin(text: str) -> bool:
+    """Whether a browser would send this as `Origin` (RFC 6454, section 7)."""
+    try:
+        parts = urlsplit(text)
+        is_one = bool(
+            parts.hostname and parts.port != 0 and text == f"{parts.scheme}://{parts.netloc}"
+        )
+    except ValueError:
+        return False
+    return is_one and "@" not in text and " " not in text and text == text.lower()
+
+
 def _check_origins(origins: str) -> None:
-    """Raises `BadSettings` for what no browser would send as `Origin` (RFC 6454, section 7)."""
+    """Raises `BadSettings` for what no browser would send as `Origin`."""
     for origin in origins.replace(",", " ").split():
-        try:
-            parts = urlsplit(origin)
-            is_one = (
-                parts.hostname and parts.port != 0 and origin == f"{parts.scheme}://{parts.netloc}"
-            )
-        except ValueError:
-            is_one = False
-        if not is_one or "@" in origin or origin != origin.lower():
+        if not is_origin(origin):
             raise BadSettings(
                 f"{PREFIX}ORIGINS: {origin!r} is not an origin as in https://app.example "
                 "(lower case, no path)"
             )
 
 
-def _check_networks(networks: str) -> None:
+def _check_networks(name: str, networks: str) -> None:
     for network in networks.replace(",", " ").split():
         try:
             ipaddress.ip_network(network)
         except ValueError as error:
             raise BadSettings(
-                f"{PREFIX}TRUSTED_PROXIES: {error}; write addresses and networks, as in 10.0.0.0/8"
+                f"{PREFIX}{name.upper()}: {error}; write addresses and networks, as in 10.0.0.0/8"
             ) from None
 
 

@@ -86,6 +86,7 @@ class Builds:
                 transitions=build.transitions,
                 limits=build.limits,
                 own=build.own,
+                rules=build.rules,
             )
         except BuildError as error:
             errors = [places.explained(each, build.files, build.entry) for each in error.errors]

@@ -54,7 +54,12 @@ def build_module(engine: Engine, request: BuildModule) -> ModuleBuilt | BuildFai
     digest = MODULE_ENGINE_PREFIX + digest_of(code)
     variables = ModuleHandles(module.initial, request.limits)
     handles = Handles(
-        engine=digest, own=request.own, module=variables, format=formats.IMAGE, inputs=formats.INPUT
+        engine=digest,
+        own=request.own,
+        rules=request.rules,
+        module=variables,
+        format=formats.IMAGE,
+        inputs=formats.INPUT,
     )
     before = images.build_image(bytes(module.memory()), handles, pages_max=module.pages_max)
     first = engine.compile(before)
@@ -132,7 +137,11 @@ def _definition(text: bytes | None, name: str) -> Definition:
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(str(error)) from None
     return msgspec.structs.replace(
-        definition, on_error=None, root=_node(definition.root, definition.id, 1)
+        definition,
+        on_error=None,
+        access=False,
+        view=False,
+        root=_node(definition.root, definition.id, 1),
     )
 
 

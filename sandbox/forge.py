@@ -24,7 +24,10 @@ from sandbox.protocol.messages import BuildMessage
 from sandbox.traps import Trap
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sandbox.engine import Engine, Instance, Module
+    from sandbox.protocol.access import Rule
     from sandbox.sourcemap import SourceMap
 
 JS_STACK_BYTES: Final = 512 * 1024
@@ -98,6 +101,10 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     description: str | None = None
     on_error: str | None = None
     """"stop" when the version was deployed so."""
+    access: bool = False
+    """Whether the file exports `access`, which says who may send what."""
+    view: bool = False
+    """Whether the file exports `view`, which says what each member sees of a session."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -108,6 +115,8 @@ class Report(msgspec.Struct, frozen=True):
     definition: Definition | None = None
     warnings: list[str] = []
     missing: list[Missing] = []
+    rules: list[str] = []
+    """`access`, `view` and `viewEmitted`, those that the file exports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +188,8 @@ def forge_base(
         explain=export("explain"),
         step=export("step"),
         collect=export("collect"),
+        judge=export("judge"),
+        judged=export("judged"),
         io=io,
         io_bytes=IO_BYTES,
         stack_bytes=_stack_bytes(engine_wasm),
@@ -203,6 +214,7 @@ def forge_image(
     strict: bool = False,
     limits: GuestLimits = USUAL_LIMITS,
     own: OwnLimits = NO_LIMITS,
+    rules: Sequence[Rule] = (),
 ) -> tuple[bytes, Definition, Report]:
     """The image of the machine in `bundle` (a CommonJS script), the machine's definition, and
     the prelude's report, with its warnings.
@@ -210,8 +222,8 @@ def forge_image(
     `source_map` leads from the bundle to the user's own files, for errors now and later. `on_error`
     says what an action that throws does: "reject" undoes the turn, "stop" ends the session in an
     error as XState does. `transitions` is "compiled" or "library" (guest/prelude/transitions); with
-    `strict`, which is for tests, it is an error when the former cannot be had. `limits` and `own`
-    are frozen into the image. Raises `BuildError`.
+    `strict`, which is for tests, it is an error when the former cannot be had. `limits`, `own` and
+    `rules`, who may send what, are frozen into the image. Raises `BuildError`.
     """
     instance = _begin(engine, guest, memory_bytes_max)
     handles = guest.handles
@@ -236,17 +248,32 @@ def forge_image(
         engine.watchdog.stop()
     frozen = _freeze(
         instance,
-        msgspec.structs.replace(handles, source_map=source_map, jobs=limits.jobs, own=own),
+        msgspec.structs.replace(
+            handles,
+            source_map=source_map,
+            jobs=limits.jobs,
+            own=own,
+            asks_access="access" in report.rules,
+            rules=list(rules),
+        ),
         memory_bytes_max=memory_bytes_max,
     )
     instance.close()
+    return frozen, _definition(report, on_error), report
+
+
+def _definition(report: Report, on_error: str) -> Definition:
+    """Raises `BuildError`."""
     if report.definition is None:
         raise _refused(
             "machine_throws", "the file changed the built-in objects that describe a machine"
         )
-    stops = "stop" if on_error == "stop" else None
-    definition = msgspec.structs.replace(report.definition, on_error=stops)
-    return frozen, definition, report
+    return msgspec.structs.replace(
+        report.definition,
+        on_error="stop" if on_error == "stop" else None,
+        access="access" in report.rules,
+        view="view" in report.rules,
+    )
 
 
 def _begin(engine: Engine, guest: Guest, memory_bytes_max: int) -> Instance:

@@ -15,6 +15,7 @@ import msgspec
 from sandbox.engine import WASM_PAGE_BYTES
 from sandbox.leb128 import decode_unsigned, encode_signed, encode_unsigned
 from sandbox.protocol import formats
+from sandbox.protocol.access import Rule
 from sandbox.protocol.limits import GuestLimits, OwnLimits
 from sandbox.sourcemap import SourceMap
 
@@ -61,6 +62,12 @@ class Handles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     jobs: int = 2**32 - 1
     """Promise jobs of one turn."""
     own: OwnLimits = OwnLimits()
+    judge: int = 0
+    judged: int = 0
+    asks_access: bool = False
+    """Whether the author's file exports `access`, which `judge` asks."""
+    rules: list[Rule] = []
+    """Who may send what."""
     module: ModuleHandles | None = None
     """Of a machine that is no script for QuickJS: the fields before it mean nothing then."""
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from sandbox import image as images
+from sandbox.access import Guard, Refused
 from sandbox.checkpoint import DamagedCheckpoint, apply_checkpoint, encode_checkpoint
+from sandbox.judge import Judge
 from sandbox.module import ModuleState
 from sandbox.protocol.inputs import is_start
 from sandbox.protocol.messages import NO_COST, Cost
@@ -26,10 +27,8 @@ from sandbox.protocol.outbox import decode_outbox
 from sandbox.traps import CPU_EXCEEDED, Trap
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sandbox.engine import Engine, Instance, Module
-    from sandbox.image import Handles
+    from sandbox.engine import Engine, Instance
+    from sandbox.loaded import LoadedImage
 
 CHECKPOINT_INPUTS: Final = 256
 """A checkpoint costs what 10 to 20 events cost; replaying this many inputs takes about 25 ms."""
@@ -81,39 +80,6 @@ class Sizes:
     emitted_bytes_max: int
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedImage:
-    """An image, compiled, with the engine it runs under and a pristine copy of its memory to take
-    differences against.
-    """
-
-    code: Module
-    module: Module
-    handles: Handles
-    memory: bytes
-
-
-def load_image(
-    engine: Engine, codes: Mapping[str, Module], image: bytes, *, memory_bytes_max: int
-) -> LoadedImage:
-    """Compiles an image.
-
-    `codes` are engine modules by digest: under another than its own, a memory would mean something
-    else.
-
-    Raises `ValueError` for what is no image, or one of an engine that is not there.
-    """
-    handles = images.read_handles(image)
-    code = codes.get(handles.engine)
-    if code is None:
-        raise ValueError("the image belongs to another engine")
-    module = engine.compile(image)
-    pristine = engine.thaw(module, code, memory_bytes_max=memory_bytes_max)
-    memory = bytes(pristine.view())
-    pristine.close()
-    return LoadedImage(code, module, handles, memory)
-
-
 def process_has(size_bytes: int) -> bool:
     """Whether the process could get so much more memory. If not, a session that could not grow may
     have met the process's bound, not its own.
@@ -132,6 +98,7 @@ class LiveMachine:
         "_checkpoint",
         "_cpu_s_max",
         "_engine",
+        "_guard",
         "_image",
         "_instance",
         "_module",
@@ -146,8 +113,15 @@ class LiveMachine:
     )
 
     def __init__(
-        self, engine: Engine, image: LoadedImage, sizes: Sizes, *, checkpoint: bytes | None = None
+        self,
+        engine: Engine,
+        image: LoadedImage,
+        sizes: Sizes,
+        *,
+        checkpoint: bytes | None = None,
+        snapshot: bytes = b"null",
     ) -> None:
+        """`snapshot` is the public one of that moment, by which it is decided who may send what."""
         self._engine = engine
         self._image = image
         own = image.handles.own
@@ -169,7 +143,15 @@ class LiveMachine:
         self._untold_inputs = self._untold_bytes = self._untold_cpu_ns = 0
         """What came since the last checkpoint that the hub has."""
         self._instance: Instance | None = None
+        self._guard = self._make_guard(snapshot)
         self._thaw()
+
+    def _make_guard(self, snapshot: bytes) -> Guard | None:
+        handles = self._image.handles
+        judge = None
+        if handles.asks_access:
+            judge = Judge(self._engine, self._image, memory_bytes_max=self.memory_bytes_max)
+        return Guard(handles.rules, judge, snapshot) if handles.rules or judge else None
 
     @property
     def memory_bytes_max(self) -> int:
@@ -184,6 +166,12 @@ class LiveMachine:
         """
         watchdog, instance = self._engine.watchdog, self._instance
         assert instance is not None
+        if self._guard is not None:
+            try:
+                self._guard.check(data, now_ms, cpu_s=min(cpu_s, self._cpu_s_max))
+            except Refused as refused:  # nothing has happened: there is nothing to undo
+                self.cost = Cost(self._guard.cpu_ns // 1000, instance.memory_bytes)
+                return Fault(refused.code, refused.message)
         outbox = b""
         fault: Fault | None = None
         fuel = instance.fuel
@@ -197,7 +185,9 @@ class LiveMachine:
             if trap.code == "memory_exceeded" and not process_has(more):
                 fault = Fault("unavailable", NO_ROOM)
         cpu_ns = watchdog.stop()
-        self.cost = Cost(cpu_ns // 1000, instance.memory_bytes, fuel - instance.fuel)
+        asked_ns = self._guard.cpu_ns if self._guard is not None else 0
+        cost_us = (cpu_ns + asked_ns) // 1000
+        self.cost = Cost(cost_us, instance.memory_bytes, fuel - instance.fuel)
         if fault is None:
             fault = self._fault_in(outbox)
         if fault is None and cpu_ns > cpu_s * 1e9:  # it ended before the watchdog looked
@@ -206,6 +196,8 @@ class LiveMachine:
             self._undo()
             return fault
         self._count([(data, now_ms)], cpu_ns)
+        if self._guard is not None:
+            self._guard.saw(outbox)
         return outbox
 
     def keep(self) -> bytes | None:
@@ -232,6 +224,9 @@ class LiveMachine:
         Raises `Trap` when one is not accepted now: the session is of no use then.
         """
         outboxes, cpu_ns = self._replay(tail, cpu_s)
+        if self._guard is not None:
+            for outbox in outboxes:
+                self._guard.saw(outbox)
         self._count(tail[: len(outboxes)], cpu_ns)
         return outboxes
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final
 from sandbox.checkpoint import DamagedCheckpoint
 from sandbox.compression import Template, unpack
 from sandbox.forge import digest_of
-from sandbox.instance import LiveMachine, LoadedImage, LostSession, Sizes, load_image
+from sandbox.instance import LiveMachine, LostSession, Sizes
+from sandbox.judge import Judge
+from sandbox.loaded import LoadedImage, load_image
 from sandbox.protocol.limits import HEAVY_US
 from sandbox.protocol.messages import (
     Checkpoint,
@@ -29,6 +31,7 @@ from sandbox.protocol.messages import (
     Replayed,
     Step,
     ToHub,
+    View,
 )
 from sandbox.protocol.outbox import decode_outbox
 from sandbox.traps import Trap
@@ -129,7 +132,13 @@ class Turns:
             request.memory_bytes_max, request.snapshot_bytes_max, request.emitted_bytes_max
         )
         try:
-            machine = LiveMachine(self._engine, image, sizes, checkpoint=request.checkpoint)
+            machine = LiveMachine(
+                self._engine,
+                image,
+                sizes,
+                checkpoint=request.checkpoint,
+                snapshot=request.snapshot,
+            )
         except Trap as trap:
             code = "unavailable" if trap.code == "unavailable" else "session_damaged"
             return code, trap.message
@@ -170,6 +179,22 @@ class Turns:
             if outbox.timers_set or outbox.timers_cancelled:
                 timers.append((position, outbox.timers_set, outbox.timers_cancelled))
         return Replayed(request.session, request.ticket, snapshot, finished, timers, len(outboxes))
+
+    def view(self, request: View, answers: list[ToHub]) -> None:
+        answers.append(self._view(request))
+
+    def _view(self, request: View) -> ToHub:
+        image = self._images.get(request.digest)
+        if image is None:
+            code, message = "image_damaged", "the image could not be loaded"
+            return Failed(request.session, request.ticket, code, message, None)
+        judge = Judge(self._engine, image, memory_bytes_max=request.memory_bytes_max)
+        try:
+            answer = judge.ask(request.question, request.now_ms, cpu_s=request.cpu_ms / 1000)
+        except Trap as trap:
+            code = "unavailable" if trap.code == "unavailable" else "view_failed"
+            return Failed(request.session, request.ticket, code, trap.message, None)
+        return Done(request.session, request.ticket, answer)
 
     # --- images and engines -----------------------------------------------------------------------
 

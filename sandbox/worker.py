@@ -80,6 +80,7 @@ class Worker:
             messages.Open: turns.open,
             messages.Replay: turns.replay,
             messages.Checkpoint: turns.checkpoint,
+            messages.View: turns.view,
             messages.Close: turns.close,
             messages.LoadImage: turns.load_image,
             messages.LoadEngine: turns.load_engine,

@@ -119,7 +119,7 @@ class Client:
     async def deploy(
         self, source: str, *, name: str = "machine", entry: str = "machine.ts", **more: Any
     ) -> str:
-        """Deploys one file; the machine's id.
+        """Deploys one file; the id of the machine, which is public unless `private` says otherwise.
 
         Tests share a hub: a name is one test's, so that no test meets another's sessions.
         """
@@ -128,7 +128,13 @@ class Client:
         assert owner == test, f"{owner} deploys a machine of this name too"
         response = await self.http.post(
             "/api/v1/deployments",
-            json={"name": name, "entry": entry, "files": {entry: source}, **more},
+            json={
+                "name": name,
+                "entry": entry,
+                "files": {entry: source},
+                "private": False,
+                **more,
+            },
         )
         assert response.status_code in (200, 201), response.text
         machine_id: str = response.json()["machine"]["id"]

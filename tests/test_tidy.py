@@ -29,7 +29,7 @@ LAYERS = [
     {"app"},
     {"control", "protocols"},
     {"edge", "web", "workers", "session/run"},
-    {"store"},
+    {"store", "egress"},
     {"session/decide", "session/port", "settings"},
     {
         "capacity",

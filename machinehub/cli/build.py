@@ -74,6 +74,14 @@ def deploy(
         bool,
         typer.Option("--activate/--no-activate", help="Whether new sessions get this version."),
     ] = True,
+    private: Annotated[
+        bool | None,
+        typer.Option(
+            "--private/--public",
+            help="Whether its sessions want a connect token.",
+            show_default=False,
+        ),
+    ] = None,
     strict: StrictOption = False,
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
@@ -93,6 +101,8 @@ def deploy(
             "payloads": msgspec.to_builtins(payloads_of(files, project.entry)),
             "machine": msgspec.structs.asdict(project.machine),
             "limits": msgspec.to_builtins(project.limits),
+            "access": msgspec.to_builtins(project.access),
+            "private": project.private if private is None else private,
         }
         answer = Hub(server, token).call("POST", "/api/v1/deployments", body=body)
     for warning in answer["warnings"]:
@@ -105,6 +115,7 @@ def deploy(
         (
             f"{answer['machine']['name']}: version {answer['version']['number']}{what} in "
             f"{answer['timings_ms']['total']:.0f} ms"
+            f"{', private' if answer['machine']['private'] else ''}"
         ),
         markup=False,
     )
@@ -141,6 +152,7 @@ def check(
                 files=await collect_files(project, pool),
                 machine=project.machine,
                 limits=project.limits,
+                access=project.access,
             )
             built = await build(pool, check_upload(upload, Limits()), Limits())
             if not budget:

@@ -77,7 +77,7 @@ SessionArgument = Annotated[
     ),
 ]
 
-_OF_PROJECTS = ("/api/v1/machines", "/api/v1/deployments")
+_OF_PROJECTS = ("/api/v1/machines", "/api/v1/deployments", "/api/v1/audit")
 DEFAULT_SERVER = "http://127.0.0.1:8787"
 
 

@@ -173,6 +173,8 @@ class Developing:
                     payloads=payloads_of(found, project.entry),
                     machine=project.machine,
                     limits=project.limits,
+                    access=project.access,
+                    private=project.private,
                 )
             )
         except HubError as error:

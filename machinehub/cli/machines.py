@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command("list")(list_command)
     for command in (info, versions, activate, rollback, delete):
         app.command(command.__name__)(command)
+    app.command("set")(change)
     app.command("open")(open_command)
 
 
@@ -62,6 +63,7 @@ def info(
         return
     for key in ("name", "id", "url", "created_at"):
         say(f"{key:<11} {answer[key]}")
+    say(f"sessions    {'private' if answer['private'] else 'public'}")
     if version := answer.get("version"):
         say(f"version     {version['number']} ({version['entry']}, {version['created_at']})")
         say(f"digest      {version['digest']}")
@@ -104,6 +106,23 @@ def versions(
             ]
             for v in found
         ),
+    )
+
+
+def change(
+    machine: MachineArgument,
+    private: Annotated[
+        bool, typer.Option("--private/--public", help="Whether sessions want a connect token.")
+    ],
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
+    """Change whether everybody who knows a machine's URL may use its sessions."""
+    hub = Hub(server, token)
+    answer = hub.call("PATCH", hub.machine_path(machine), body={"private": private})
+    print_json(answer) if as_json else progress.print(
+        f"{answer['name']}: {'private' if private else 'public'}", markup=False
     )
 
 

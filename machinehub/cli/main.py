@@ -9,8 +9,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from machinehub.cli import build as build_commands
 from machinehub.cli import (
+    access,
     database,
     dev,
     init,
@@ -21,6 +21,7 @@ from machinehub.cli import (
     servers,
     sessions,
 )
+from machinehub.cli import build as build_commands
 from machinehub.cli import serve as serve_commands
 from machinehub.cli import types as types_command
 from machinehub.cli.common import FAILED, INTERRUPTED, OK, USAGE, Refused, plain, progress, say
@@ -64,6 +65,7 @@ for module in (
     operations,
     database,
     projects,
+    access,
     servers,
 ):
     module.register(app)

@@ -17,6 +17,7 @@ from machinehub.cli.common import USAGE, Compiling, fail, progress
 from machinehub.limits import MachineLimits
 from machinehub.model import MachineSettings
 from machinehub.paths import cache_folder
+from sandbox.protocol.access import Rule
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from machinehub.workers.pool import Listener, WorkerPool
 
 CONFIG = "machinehub.toml"
+LISTS = ("examples", "access")
 T = TypeVar("T")
 _IMPORT = re.compile(r"""(?:\bfrom\s*|\bimport\s*\(?\s*|\brequire\s*\(\s*)["']([^"']+)["']""")
 
@@ -39,6 +41,10 @@ class Project:
     """The table `[machine]` of machinehub.toml."""
     limits: MachineLimits
     """The table `[limits]`."""
+    access: list[Rule]
+    """`[[access]]`: who may send what."""
+    private: bool | None
+    """Whether sessions are for holders of connect tokens alone, where `private` says that."""
     examples: list[dict[str, Any]]
     """`[[examples]]`: events, with their values, that `check --budget` sends."""
 
@@ -68,29 +74,7 @@ def find_project(file: Path | None, name: str | None) -> Project:
         ),
         file.parent,
     )
-    if unknown := set(config) - {
-        "name",
-        "main",
-        "machine",
-        "limits",
-        "examples",
-        "egress",
-        "_folder",
-    }:
-        fail(
-            (
-                f"{CONFIG} has {', '.join(sorted(unknown))}, which means nothing; there are name, "
-                "main, [machine], [limits] and [[examples]]"
-            ),
-            USAGE,
-        )
-    if "egress" in config:
-        progress.print(
-            f"warning: [egress] in {CONFIG} has no effect yet: machines have no network",
-            markup=False,
-        )
-    if not isinstance(config.get("name", ""), str):
-        fail(f"the `name` in {CONFIG} is not text", USAGE)
+    _check_words(config)
     chosen = (
         name
         or config.get("name")
@@ -103,13 +87,47 @@ def find_project(file: Path | None, name: str | None) -> Project:
         chosen,
         _table(config, "machine", MachineSettings),
         _table(config, "limits", MachineLimits),
+        _table(config, "access", list[Rule]),
+        config.get("private"),
         _table(config, "examples", list[dict[str, Any]]),
     )
 
 
+def _check_words(config: dict[str, Any]) -> None:
+    """Ends the command for what means nothing in machinehub.toml, or not that."""
+    if unknown := set(config) - {
+        "name",
+        "main",
+        "machine",
+        "limits",
+        "access",
+        "private",
+        "examples",
+        "egress",
+        "_folder",
+    }:
+        fail(
+            (
+                f"{CONFIG} has {', '.join(sorted(unknown))}, which means nothing; there are name, "
+                "main, private, [machine], [limits], [[access]] and [[examples]]"
+            ),
+            USAGE,
+        )
+    if "egress" in config:
+        progress.print(
+            f"warning: [egress] in {CONFIG} has no effect yet: machines have no network",
+            markup=False,
+        )
+    private = config.get("private")
+    if private is not None and not isinstance(private, bool):
+        fail(f"`private` in {CONFIG} is true or false", USAGE)
+    if not isinstance(config.get("name", ""), str):
+        fail(f"the `name` in {CONFIG} is not text", USAGE)
+
+
 def _table(config: dict[str, Any], name: str, kind: type[T]) -> T:
     try:
-        return msgspec.convert(config.get(name, [] if name == "examples" else {}), kind)
+        return msgspec.convert(config.get(name, [] if name in LISTS else {}), kind)
     except msgspec.ValidationError as error:
         fail(f"[{name}] in {CONFIG}: {error}", USAGE)
 

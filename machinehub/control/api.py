@@ -1,7 +1,4 @@
-"""The deploy API: `/api/v1` for machines and versions. One function a call.
-
-What is below `.../sessions` is in `sessions.py`, health and metrics are in `operations.py`.
-"""
+"""The deploy API's part for machines and versions. One function a call."""
 
 from __future__ import annotations
 
@@ -11,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import BaseRoute, Mount, Route
 
 from machinehub.clock import measured_s, timestamp
-from machinehub.control.audit import note
-from machinehub.control.openapi import openapi_document
+from machinehub.control.routes import MACHINE
 from machinehub.control.uploads import Upload, check_name, upload_bytes_max
 from machinehub.edge.admission import principal_of
 from machinehub.edge.problem import Json
@@ -23,32 +18,25 @@ from machinehub.edge.requests import decode, page, page_of, read_body
 from machinehub.errors import BadRequest, HubError, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.requests import Request
 
+    from machinehub.control.audit import Audit
     from machinehub.control.catalog import Catalog
-    from machinehub.control.operations import Operations
-    from machinehub.control.projects import ProjectApi
     from machinehub.control.reach import Reach
-    from machinehub.control.sessions import SessionApi
+    from machinehub.control.routes import Guarded
     from machinehub.limits import Limits
     from machinehub.logs import LogLine, MachineLogs
     from machinehub.metrics import Metrics
     from machinehub.model import Machine, Version
-    from machinehub.principal import Principal, Scope
+    from machinehub.principal import Principal
     from machinehub.session.port import Sessions
     from machinehub.store.store import Store
 
-    Call = Callable[[Request], Awaitable[Response]]
-
-PREFIX: Final = "/api/v1"
 PATCH_BYTES_MAX: Final = 65536
 PRUNE_BYTES_MAX: Final = 4096
-_MACHINE: Final = "/machines/{machine}"
-_PROJECT: Final = "/projects/{project}"
-_VERSION: Final = _MACHINE + "/versions/{number}"
-_SESSION: Final = _MACHINE + "/sessions/{session:path}"
+_VERSION: Final = MACHINE + "/versions/{number}"
 _NUMBER: Final = re.compile("[0-9]{1,9}")
 
 
@@ -59,9 +47,10 @@ class PruneBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class MachinePatch(msgspec.Struct):
-    """The body of `PATCH /api/v1/machines/{m}`."""
+    """The body of `PATCH /api/v1/machines/{m}`: what it names is changed."""
 
-    name: str
+    name: str | None = None
+    private: bool | None = None
 
 
 class DeployApi:
@@ -70,84 +59,47 @@ class DeployApi:
         catalog: Catalog,
         store: Store,
         sessions: Sessions,
-        session_api: SessionApi,
-        project_api: ProjectApi,
+        audit: Audit,
         reach: Reach,
-        operations: Operations,
         logs: MachineLogs,
         metrics: Metrics,
         *,
         limits: Limits,
         base_url: str,
         watch: Callable[[Principal, Callable[[], None]], Callable[[], None]],
+        is_open: Callable[[], bool],
+        is_stopping: Callable[[], bool],
     ) -> None:
-        """`watch` tells when the token of a principal is not valid any more."""
+        """`watch` tells when the token of a principal is not valid any more; `is_open` whether
+        everybody on this computer may do everything; `is_stopping` whether streams should end.
+        """
+        self._is_stopping = is_stopping
+        self._is_open = is_open
         self._watch = watch
         self._catalog = catalog
         self._store = store
         self._sessions = sessions
-        self._session_api = session_api
-        self._projects = project_api
+        self._audit = audit
         self._reach = reach
-        self._operations = operations
         self._logs = logs
         self._metrics = metrics
         self._limits = limits
         self._base_url = base_url
 
-    def routes(self) -> list[BaseRoute]:
-        """All calls, by path. Those below the prefix are for principals that may look after
-        machines.
-        """
-        guarded: tuple[tuple[Scope, str, str, Call], ...] = (
+    def calls(self) -> list[Guarded]:
+        return [
             ("deploy", "POST", "/deployments", self.deploy),
             ("read", "GET", "/machines", self.machine_list),
-            ("read", "GET", _MACHINE, self.machine_read),
-            ("operate", "PATCH", _MACHINE, self.machine_change),
-            ("operate", "DELETE", _MACHINE, self.machine_delete),
-            ("read", "GET", _MACHINE + "/versions", self.version_list),
-            ("operate", "POST", _MACHINE + "/versions/prune", self.version_prune),
+            ("read", "GET", MACHINE, self.machine_read),
+            ("operate", "PATCH", MACHINE, self.machine_change),
+            ("operate", "DELETE", MACHINE, self.machine_delete),
+            ("read", "GET", MACHINE + "/versions", self.version_list),
+            ("operate", "POST", MACHINE + "/versions/prune", self.version_prune),
             ("read", "GET", _VERSION, self.version_read),
             ("read", "GET", _VERSION + "/files", self.version_files),
             ("deploy", "POST", _VERSION + "/activate", self.version_activate),
-            ("read", "GET", "/busiest", self._session_api.busiest),
-            ("read", "GET", _MACHINE + "/sessions", self._session_api.list),
-            # One call for all of these: what is the session's id, which may hold slashes, is seen
-            # in the raw path only.
-            ("read", "GET", _SESSION + "/journal", self._session_api.any),
-            ("operate", "POST", _SESSION + "/fork", self._session_api.any),
-            ("read", "POST", _SESSION + "/replay", self._session_api.any),
-            ("operate", "POST", _SESSION + "/restart", self._session_api.any),
-            ("read", "GET", _SESSION, self._session_api.any),
-            ("operate", "DELETE", _SESSION, self._session_api.any),
-            ("read", "GET", _MACHINE + "/logs", self.logs),
-            ("read", "GET", "/projects", self._projects.list),
-            ("admin", "POST", "/projects", self._projects.create),
-            ("admin", "DELETE", _PROJECT, self._projects.delete),
-            ("admin", "GET", _PROJECT + "/tokens", self._projects.token_list),
-            ("admin", "POST", _PROJECT + "/tokens", self._projects.token_create),
-            ("admin", "DELETE", _PROJECT + "/tokens/{token}", self._projects.token_revoke),
-        )
-        by_path: dict[str, dict[str, tuple[Scope, Call]]] = {}
-        for scope, method, path, call in guarded:
-            by_path.setdefault(path, {})[method] = scope, call
-        return [
-            *self._operations.routes(),
-            Mount(
-                PREFIX,
-                routes=[
-                    Route("/openapi.json", self.openapi, methods=["GET"]),
-                    Route("/whoami", self._projects.whoami, methods=["GET"]),
-                    *(
-                        Route(path, _guarded(calls), methods=list(calls))
-                        for path, calls in by_path.items()
-                    ),
-                ],
-            ),
+            ("read", "GET", MACHINE + "/logs", self.logs),
         ]
-
-    async def openapi(self, _request: Request) -> Response:
-        return Json(openapi_document(self._base_url, self._limits))
 
     # --- machines and versions --------------------------------------------------------------------
 
@@ -158,7 +110,9 @@ class DeployApi:
         began_s = measured_s()
         try:
             project = await self._reach.project(request)
-            deployed = await self._catalog.deploy(decode(body, Upload), project)
+            deployed = await self._catalog.deploy(
+                decode(body, Upload), project, private_when_new=not self._is_open()
+            )
         except HubError as error:
             self._metrics.deployments.labels(outcome=error.code).inc()
             raise
@@ -167,9 +121,14 @@ class DeployApi:
         self._metrics.deploy.observe(measured_s() - began_s)
         machine, version = deployed.machine, deployed.version
         if deployed.created:
-            note(request, "deployed version %d of %s", version.number, machine)
+            await self._audit.note(request, "deployed version %d of %s", version.number, machine)
         answer = {
-            "machine": {"id": machine.id, "name": machine.name, "url": self._url(machine)},
+            "machine": {
+                "id": machine.id,
+                "name": machine.name,
+                "url": self._url(machine),
+                "private": machine.private,
+            },
             "version": {
                 "number": version.number,
                 "digest": version.digest,
@@ -202,12 +161,20 @@ class DeployApi:
 
     async def machine_change(self, request: Request) -> Response:
         patch = decode(await read_body(request, bytes_max=PATCH_BYTES_MAX), MachinePatch)
-        check_name(patch.name)
+        if patch.name is not None:
+            check_name(patch.name)
         machine = await self._find(request)
-        renamed = await self._store.rename(machine.id, patch.name)
+        changed = machine
+        if patch.name is not None and patch.name != machine.name:
+            changed = await self._store.rename(machine.id, patch.name)
+            await self._audit.note(request, "renamed %s to %s", machine, changed.name)
+        if patch.private is not None and patch.private != machine.private:
+            changed = await self._store.set_private(machine.id, patch.private)
+            await self._audit.note(
+                request, "made %s %s", machine, "private" if patch.private else "public"
+            )
         self._catalog.forget(machine.id)
-        note(request, "renamed %s to %s", machine, renamed.name)
-        return Json(self._machine(renamed))
+        return Json(self._machine(changed))
 
     async def machine_delete(self, request: Request) -> Response:
         machine = await self._find(request)
@@ -215,7 +182,7 @@ class DeployApi:
         await self._store.delete_machine(machine.id)
         self._catalog.forget(machine.id)
         self._logs.forget(machine.id)
-        note(request, "deleted %s and all its sessions", machine)
+        await self._audit.note(request, "deleted %s and all its sessions", machine)
         return Response(status_code=204)
 
     async def version_list(self, request: Request) -> Response:
@@ -245,7 +212,9 @@ class DeployApi:
         machine = await self._find(request)
         activated = await self._store.activate(machine.id, _number(request))
         self._catalog.forget(machine.id)
-        note(request, "activated version %d of %s", activated.active_version, machine)
+        await self._audit.note(
+            request, "activated version %d of %s", activated.active_version, machine
+        )
         return Json(self._machine(activated))
 
     async def version_prune(self, request: Request) -> Response:
@@ -253,7 +222,7 @@ class DeployApi:
         wanted = decode(await read_body(request, bytes_max=PRUNE_BYTES_MAX), PruneBody)
         used = self._sessions.versions_in_use(machine.id)
         gone = await self._catalog.prune(machine.id, keep=wanted.keep, used=used)
-        note(request, "deleted %d versions of %s", len(gone), machine)
+        await self._audit.note(request, "deleted %d versions of %s", len(gone), machine)
         return Json({"deleted": gone})
 
     # --- logs -------------------------------------------------------------------------------------
@@ -289,7 +258,7 @@ class DeployApi:
         try:
             for line in last:
                 yield b"data: " + msgspec.json.encode(line) + b"\n\n"
-            while not (self._operations.stopping or revoked.is_set()):
+            while not (self._is_stopping() or revoked.is_set()):
                 try:
                     line = await asyncio.wait_for(lines.get(), 1)
                     yield b"data: " + msgspec.json.encode(line) + b"\n\n"
@@ -311,21 +280,11 @@ class DeployApi:
             "url": self._url(machine),
             "created_at": timestamp(machine.created_at_ms),
             "active_version": machine.active_version or None,
+            "private": machine.private,
         }
 
     def _url(self, machine: Machine) -> str:
         return f"{self._base_url}/{machine.id}"
-
-
-def _guarded(calls: dict[str, tuple[Scope, Call]]) -> Call:
-    """The calls of one path, by method, for those whose scopes allow them."""
-
-    async def guarded(request: Request) -> Response:
-        scope, call = calls["GET" if request.method == "HEAD" else request.method]
-        principal_of(request.scope).must(scope)
-        return await call(request)
-
-    return guarded
 
 
 def _number(request: Request) -> int:

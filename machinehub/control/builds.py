@@ -53,6 +53,7 @@ async def build(pool: WorkerPool, source: Source, limits: Limits) -> Build:
             memory_bytes_max=source.limits.memory_bytes,
             limits=source.guest_limits,
             own=source.own_limits,
+            rules=upload.access,
         )
         image = Image(image=module.image, engine=module.engine, engine_code=module.compiled)
         definition = _checked(module.definition, upload, [])
@@ -67,6 +68,7 @@ async def build(pool: WorkerPool, source: Source, limits: Limits) -> Build:
         transitions=upload.machine.transitions,
         limits=source.guest_limits,
         own=source.own_limits,
+        rules=upload.access,
     )
     warnings = [msgspec.structs.asdict(each) for each in built.warnings]
     return Build(
@@ -99,6 +101,7 @@ def _checked(definition: bytes, upload: Upload, warnings: list[dict[str, Any]]) 
     more = {
         "limits": msgspec.to_builtins(upload.limits),
         "payloads": msgspec.to_builtins(upload.payloads),
+        "rules": msgspec.to_builtins(upload.access),
         "warnings": warnings,
     }
     said = {key: value for key, value in more.items() if value}

@@ -17,9 +17,11 @@ import msgspec
 from machinehub.clock import Stopwatch
 from machinehub.control.builds import build
 from machinehub.control.uploads import check_upload
+from machinehub.edge.gate import no_such_machine
 from machinehub.errors import BuildFailed, NotFound
 from machinehub.limits import MachineLimits, lowered
 from machinehub.model import DEFAULT_PROJECT
+from machinehub.session.port import Terms
 from machinehub.store.store import pack_files
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ LOOKUP_S: Final = 2.0
 """How many seconds a lookup is cached; `forget` drops it earlier when the machine changes."""
 TARGETS_REMEMBERED: Final = 10_000
 VERSIONS_REMEMBERED: Final = 10_000
-"""Whose limits are in memory: a version never changes."""
+"""Whose terms are in memory: a version never changes."""
 IMAGES_REMEMBERED: Final = 64
 """Compressed images in memory, some 20 KiB each, or 400 KiB of older ones; the rest are read from
 the database when a session needs them.
@@ -64,6 +66,10 @@ class Target:
     @property
     def digest(self) -> Digest:
         return self.version.digest
+
+    @property
+    def terms(self) -> Terms:
+        return Terms(self.limits, bool(self.version.definition.get("view")))
 
     @property
     def hears_presence(self) -> bool:
@@ -93,13 +99,21 @@ class Catalog:
         self._targets: dict[tuple[MachineId, int | None], tuple[float, Target]] = {}
         self._images: OrderedDict[Digest, Image] = OrderedDict()
         """The most recently used last."""
-        self._limits_of: OrderedDict[tuple[MachineId, int], Limits] = OrderedDict()
+        self._terms: OrderedDict[tuple[MachineId, int], Terms] = OrderedDict()
+        self._machines: OrderedDict[MachineId, tuple[float, Machine]] = OrderedDict()
         self._deploying: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- deploying --------------------------------------------------------------------------------
 
-    async def deploy(self, upload: Upload, project: ProjectId = DEFAULT_PROJECT) -> Deployed:
-        """Builds the upload, unless its content was built before, and stores it.
+    async def deploy(
+        self,
+        upload: Upload,
+        project: ProjectId = DEFAULT_PROJECT,
+        *,
+        private_when_new: bool = False,
+    ) -> Deployed:
+        """Builds the upload, unless its content was built before, and stores it. A machine that is
+        new is private if the upload says so, or else with `private_when_new`.
 
         Raises `BuildFailed` (for warnings too, when the upload is strict), `Conflict`, and what
         `check_upload` raises.
@@ -114,10 +128,14 @@ class Catalog:
         # Deployments of one name take turns: two at once would only find out from the database that
         # they must.
         async with self._deploying.setdefault(f"{project}/{upload.name}", asyncio.Lock()):
-            stored = await self._store_version(upload, project, digest, built)
+            stored = await self._store_version(
+                upload, project, digest, built, private_when_new=private_when_new
+            )
             if stored is None:  # the last machine with this content was deleted meanwhile
                 built = await self._build(source, digest)
-                stored = await self._store_version(upload, project, digest, built)
+                stored = await self._store_version(
+                    upload, project, digest, built, private_when_new=private_when_new
+                )
         assert stored is not None
         self.forget(stored.machine.id)
         return Deployed(
@@ -137,7 +155,13 @@ class Catalog:
         return built
 
     async def _store_version(
-        self, upload: Upload, project: ProjectId, digest: Digest, built: Build | None
+        self,
+        upload: Upload,
+        project: ProjectId,
+        digest: Digest,
+        built: Build | None,
+        *,
+        private_when_new: bool,
     ) -> Deployment | None:
         return await self._store.deploy(
             new_id=self._entropy.machine_id(),
@@ -153,6 +177,8 @@ class Catalog:
             engine=built.image.engine if built else "",
             template=built.image.template if built else "",
             definition=built.definition if built else None,
+            private=upload.private,
+            private_when_new=private_when_new,
         )
 
     async def prune(self, machine_id: MachineId, *, keep: int, used: Collection[int]) -> list[int]:
@@ -176,9 +202,7 @@ class Catalog:
         now_s = self._clock.monotonic_s()
         if known is not None and now_s - known[0] < LOOKUP_S:
             return known[1]
-        machine = await self._store.machine(machine_id, everywhere=True)
-        if machine.id != machine_id:
-            raise NotFound("no_such_machine", f"there is no machine {machine_id[:100]!r}")
+        machine = await self.machine(machine_id)
         wanted = machine.active_version if number is None else number
         if number is None and wanted == 0:
             raise NotFound("no_active_version", "no version of this machine was activated yet")
@@ -190,17 +214,31 @@ class Catalog:
         self._targets[machine_id, number] = now_s, target
         return target
 
-    async def limits_of(self, machine_id: MachineId, number: int) -> Limits:
+    async def machine(self, machine_id: MachineId) -> Machine:
+        """A machine of any project, by its id. Raises `NotFound`."""
+        known = self._machines.get(machine_id)
+        now_s = self._clock.monotonic_s()
+        if known is not None and now_s - known[0] < LOOKUP_S:
+            return known[1]
+        machine = await self._store.machine(machine_id, everywhere=True)
+        if machine.id != machine_id:
+            raise no_such_machine(machine_id)
+        _remember(self._machines, machine_id, (now_s, machine), TARGETS_REMEMBERED)
+        return machine
+
+    async def terms_of(self, machine_id: MachineId, number: int) -> Terms:
         """What a version allows. Raises as `target` does."""
-        known = self._limits_of.get((machine_id, number))
+        known = self._terms.get((machine_id, number))
         if known is None:
             try:
-                known = (await self.target(machine_id, number)).limits
+                known = (await self.target(machine_id, number)).terms
             except NotFound as error:
                 if error.code != "no_such_version":
                     raise
-                known = self._limits  # it was pruned the moment that a session began on it
-            _remember(self._limits_of, (machine_id, number), known, VERSIONS_REMEMBERED)
+                # It was pruned the moment that a session began on it: what it would have shown to
+                # whom is not known any more.
+                known = Terms(self._limits, has_view=True)
+            _remember(self._terms, (machine_id, number), known, VERSIONS_REMEMBERED)
         return known
 
     async def image(self, digest: Digest) -> Image:
@@ -239,6 +277,7 @@ class Catalog:
 
     def forget(self, machine_id: MachineId) -> None:
         """Something about the machine changed: the next lookup asks the database."""
+        self._machines.pop(machine_id, None)
         for key in [key for key in self._targets if key[0] == machine_id]:
             del self._targets[key]
 

@@ -46,6 +46,7 @@ def openapi_document(base_url: str, limits: Limits) -> dict[str, Any]:
         | _session_paths()
         | _history_paths()
         | _project_paths()
+        | _key_paths()
         | _url_paths(),
         "components": {
             "schemas": SCHEMAS | {"Wait": wait_body(limits)},
@@ -108,7 +109,7 @@ def _machine_paths() -> dict[str, Any]:
                 {"200": answer("The machine", ref("Machine"))},
             ),
             "patch": call(
-                "Rename a machine",
+                "Rename a machine, or make it private or public",
                 {"200": answer("The machine", ref("Machine"))},
                 body=ref("MachinePatch"),
             ),
@@ -284,6 +285,61 @@ def _project_paths() -> dict[str, Any]:
                 "Revoke a token: what it opened is closed within seconds",
                 {"204": answer("It is revoked")},
             ),
+        },
+    }
+
+
+def _key_paths() -> dict[str, Any]:
+    """What an app's own users show, and who did what."""
+    project = [in_path("project")]
+    return {
+        "/api/v1/projects/{project}/keys": {
+            "parameters": project,
+            "get": call("List publishable keys", {"200": answer("A page", list_of("Key"))}),
+            "post": call(
+                "Create a publishable key, for browsers",
+                {"201": answer("The key", ref("Key"))},
+                body=ref("KeyBody"),
+            ),
+        },
+        "/api/v1/projects/{project}/keys/{key}": {
+            "parameters": [*project, in_path("key", "integer")],
+            "delete": call("Revoke a publishable key", {"204": answer("It is revoked")}),
+        },
+        "/api/v1/projects/{project}/jwt-keys": {
+            "parameters": project,
+            "get": call(
+                "List the keys of connect tokens", {"200": answer("A page", list_of("JwtKey"))}
+            ),
+            "post": call(
+                "Create a secret for HS256, which is in this answer alone; or name an issuer",
+                {"201": answer("The key", ref("JwtKey"))},
+                body=ref("JwtKeyBody"),
+            ),
+        },
+        "/api/v1/projects/{project}/jwt-keys/{kid}": {
+            "parameters": [*project, in_path("kid")],
+            "delete": call("Revoke a key of connect tokens", {"204": answer("It is revoked")}),
+        },
+        "/api/v1/projects/{project}/revocations": {
+            "parameters": project,
+            "get": call("List revocations", {"200": answer("A page", list_of("Revocation"))}),
+            "post": call(
+                "Connect tokens that were issued until now are not valid for a user, or a session",
+                {"201": answer("The revocation", ref("Revocation"))},
+                body=ref("RevocationBody"),
+            ),
+        },
+        "/api/v1/projects/{project}/revocations/{revocation}": {
+            "parameters": [*project, in_path("revocation", "integer")],
+            "delete": call("Take a revocation back", {"204": answer("It is gone")}),
+        },
+        "/api/v1/audit": {
+            "get": call(
+                "Who did what, the newest first",
+                {"200": answer("A page", list_of("AuditLine"))},
+                parameters=PAGE,
+            )
         },
     }
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 from starlette.responses import Response
 
 from machinehub.clock import new_token, timestamp
-from machinehub.control.audit import note
+from machinehub.control.routes import PROJECT
 from machinehub.control.uploads import check_name
 from machinehub.edge.admission import principal_of
 from machinehub.edge.problem import Json
@@ -18,12 +19,15 @@ from machinehub.ids import ProjectId
 from machinehub.model import DEFAULT_PROJECT, SCOPES
 
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
 
     from machinehub.clock import Clock, Entropy
+    from machinehub.control.audit import Audit
     from machinehub.control.reach import Reach
+    from machinehub.control.routes import Guarded
     from machinehub.limits import Limits
     from machinehub.model import Project, Token
     from machinehub.store.keys import KeyStore
@@ -31,7 +35,8 @@ if TYPE_CHECKING:
 BODY_BYTES_MAX: Final = 4096
 NAME_CHARS_MAX: Final = 100
 EXPIRES_S_MAX: Final = 10 * 366 * 24 * 3600
-ID_DIGITS: Final = 9
+NUMBER: Final = re.compile("[0-9]{1,9}")
+"""Of a token or a key."""
 
 
 class ProjectBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -57,17 +62,29 @@ class ProjectApi:
         self,
         keys: KeyStore,
         reach: Reach,
+        audit: Audit,
         clock: Clock,
         entropy: Entropy,
         limits: Limits,
         changed: Callable[[], Awaitable[None]],
     ) -> None:
+        self._audit = audit
         self._keys = keys
         self._reach = reach
         self._clock = clock
         self._entropy = entropy
         self._limits = limits
         self._changed = changed
+
+    def calls(self) -> builtins.list[Guarded]:
+        return [
+            ("read", "GET", "/projects", self.list),
+            ("admin", "POST", "/projects", self.create),
+            ("admin", "DELETE", PROJECT, self.delete),
+            ("admin", "GET", PROJECT + "/tokens", self.token_list),
+            ("admin", "POST", PROJECT + "/tokens", self.token_create),
+            ("admin", "DELETE", PROJECT + "/tokens/{token}", self.token_revoke),
+        ]
 
     async def whoami(self, request: Request) -> Response:
         """Who the hub takes the request to be of, and what that lets them do, and where."""
@@ -101,7 +118,9 @@ class ProjectApi:
         check_name(body.name)
         new_id = ProjectId(self._entropy.machine_id())
         added = await self._keys.add_project(new_id, body.name, now_ms=self._clock.now_ms())
-        note(request, "created project %s (%s)", added.name, added.id)
+        await self._audit.note(
+            request, "created project %s (%s)", added.name, added.id, project=added.id
+        )
         return Json(_show(added), 201)
 
     async def delete(self, request: Request) -> Response:
@@ -111,13 +130,15 @@ class ProjectApi:
             raise BadRequest("invalid_project", "the project `default` stays")
         await self._keys.delete_project(project.id, now_ms=self._clock.now_ms())
         await self._changed()
-        note(request, "deleted project %s (%s)", project.name, project.id)
+        await self._audit.note(
+            request, "deleted project %s (%s)", project.name, project.id, project=project.id
+        )
         return Response(status_code=204)
 
     async def token_list(self, request: Request) -> Response:
         project = await self._find(request)
         found = await self._keys.token_list(project.id)
-        return Json({"data": [_show_token(token) for token in found], "next": None})
+        return Json({"data": [show_token(token) for token in found], "next": None})
 
     async def token_create(self, request: Request) -> Response:
         """The token itself is in this answer, and nowhere else."""
@@ -137,19 +158,27 @@ class ProjectApi:
             expires_at_ms=expires_at_ms,
         )
         await self._changed()
-        note(request, "created token %r of project %s", name, project.name)
-        return Json(_show_token(added) | {"token": text}, 201)
+        await self._audit.note(
+            request, "created token %r of project %s", name, project.name, project=project.id
+        )
+        return Json(show_token(added) | {"token": text}, 201)
 
     async def token_revoke(self, request: Request) -> Response:
         project = await self._find(request)
         number: str = request.path_params["token"]
-        if not (number.isascii() and number.isdigit() and len(number) <= ID_DIGITS):
+        if not NUMBER.fullmatch(number):
             raise NotFound("no_such_token", "there is no such token")
         revoked = await self._keys.revoke_token(
             int(number), now_ms=self._clock.now_ms(), project=project.id
         )
         await self._changed()
-        note(request, "revoked token %r of project %s", revoked.name, project.name)
+        await self._audit.note(
+            request,
+            "revoked token %r of project %s",
+            revoked.name,
+            project.name,
+            project=project.id,
+        )
         return Response(status_code=204)
 
     async def _find(self, request: Request) -> Project:
@@ -173,14 +202,16 @@ def _show(project: Project) -> dict[str, Any]:
     }
 
 
-def _show_token(token: Token) -> dict[str, Any]:
+def show_token(token: Token) -> dict[str, Any]:
     def moment(at_ms: int | None) -> str | None:
         return None if at_ms is None else timestamp(at_ms)
 
-    return {
-        "id": token.id,
-        "name": token.name,
-        "scopes": [scope for scope in SCOPES if scope in token.scopes],
+    shown: dict[str, Any] = {"id": token.id, "name": token.name}
+    if token.publishable is not None:
+        shown |= {"token": token.publishable, "origins": list(token.origins)}
+    else:
+        shown["scopes"] = [scope for scope in SCOPES if scope in token.scopes]
+    return shown | {
         "created_at": timestamp(token.created_at_ms),
         "expires_at": moment(token.expires_at_ms),
         "used_at": moment(token.used_at_ms),

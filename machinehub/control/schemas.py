@@ -108,6 +108,7 @@ def object_of(required: str, **properties: dict[str, Any]) -> dict[str, Any]:
 TEXT = {"type": "string"}
 _NAME = {"type": "string", "pattern": f"^{NAME.pattern}$"}
 _OPTIONAL_TEXT = {"type": ["string", "null"]}
+_SOME_TEXT = {"type": "string", "minLength": 1, "maxLength": 200}
 _NUMBER = {"type": "integer"}
 _FLAG = {"type": "boolean"}
 ANY: dict[str, Any] = {}
@@ -152,10 +153,20 @@ SCHEMAS: dict[str, Any] = {
             },
             "additionalProperties": False,
         },
+        access={"type": "array", "items": ref("Rule")},
+        private={"type": ["boolean", "null"]},
     ),
+    "Rule": object_of(
+        "events",
+        events={"type": "array", "minItems": 1, "items": _SOME_TEXT},
+        states={"type": ["array", "null"], "minItems": 1, "items": _SOME_TEXT},
+        roles={"type": ["array", "null"], "items": _SOME_TEXT},
+        sub={"type": ["string", "null"], "minLength": 1},
+    )
+    | {"additionalProperties": False},
     "Deployment": object_of(
         "machine version created timings_ms warnings",
-        machine=object_of("id name url", id=TEXT, name=TEXT, url=TEXT),
+        machine=object_of("id name url private", id=TEXT, name=TEXT, url=TEXT, private=_FLAG),
         version=object_of("number digest engine", number=_NUMBER, digest=TEXT, engine=TEXT),
         created=_FLAG,
         timings_ms=object_of(
@@ -167,15 +178,21 @@ SCHEMAS: dict[str, Any] = {
         warnings={"type": "array", "items": TEXT},
     ),
     "Machine": object_of(
-        "id name url created_at active_version",
+        "id name url created_at active_version private",
         id=TEXT,
         name=TEXT,
         url=TEXT,
         created_at=TEXT,
         active_version={"type": ["integer", "null"]},
+        private=_FLAG,
         version=ref("Version"),
     ),
-    "MachinePatch": object_of("name", name=_NAME),
+    "MachinePatch": object_of(
+        "",
+        name={"type": ["string", "null"], "pattern": f"^{NAME.pattern}$"},
+        private={"type": ["boolean", "null"]},
+    )
+    | {"required": []},
     "Version": object_of(
         "number digest engine entry message created_at warnings",
         number=_NUMBER,
@@ -230,6 +247,57 @@ SCHEMAS: dict[str, Any] = {
         used_at=_OPTIONAL_TEXT,
         revoked_at=_OPTIONAL_TEXT,
         token=TEXT,
+    ),
+    "KeyBody": object_of("name", name=TEXT, origins={"type": "array", "items": TEXT}),
+    "Key": object_of(
+        "id name token origins created_at expires_at used_at revoked_at",
+        id=_NUMBER,
+        name=TEXT,
+        token=TEXT,
+        origins={"type": "array", "items": TEXT},
+        created_at=TEXT,
+        expires_at=_OPTIONAL_TEXT,
+        used_at=_OPTIONAL_TEXT,
+        revoked_at=_OPTIONAL_TEXT,
+    ),
+    "JwtKeyBody": object_of(
+        "name",
+        name=TEXT,
+        jwks_url=_OPTIONAL_TEXT,
+        issuer=_OPTIONAL_TEXT,
+        audience=_OPTIONAL_TEXT,
+    ),
+    "JwtKey": object_of(
+        "kid name algorithms jwks_url issuer audience created_at revoked_at",
+        kid=TEXT,
+        name=TEXT,
+        algorithms={"type": "array", "items": TEXT},
+        jwks_url=_OPTIONAL_TEXT,
+        issuer=_OPTIONAL_TEXT,
+        audience=_OPTIONAL_TEXT,
+        created_at=TEXT,
+        revoked_at=_OPTIONAL_TEXT,
+        secret=TEXT,
+    ),
+    "RevocationBody": object_of(
+        "", sub=_OPTIONAL_TEXT, machine=_OPTIONAL_TEXT, session=_OPTIONAL_TEXT
+    )
+    | {"required": []},
+    "Revocation": object_of(
+        "id sub machine session at",
+        id=_NUMBER,
+        sub=_OPTIONAL_TEXT,
+        machine=_OPTIONAL_TEXT,
+        session=_OPTIONAL_TEXT,
+        at=TEXT,
+    ),
+    "AuditLine": object_of(
+        "id at who what project",
+        id=_NUMBER,
+        at=TEXT,
+        who=TEXT,
+        what=TEXT,
+        project=_OPTIONAL_TEXT,
     ),
     "Prune": object_of("", keep={"type": "integer", "minimum": 1}),
     "Pruned": object_of("deleted", deleted={"type": "array", "items": _NUMBER}),
@@ -310,6 +378,7 @@ SCHEMAS: dict[str, Any] = {
                 id=TEXT,
                 user={"type": ["string", "null"]},
                 joined_at=TEXT,
+                roles={"type": "array", "items": TEXT},
                 metadata=ANY,
             ),
         },

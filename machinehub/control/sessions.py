@@ -13,7 +13,7 @@ import msgspec
 from starlette.responses import Response
 
 from machinehub.clock import timestamp
-from machinehub.control.audit import note
+from machinehub.control.routes import MACHINE, SESSION
 from machinehub.edge.addresses import check_session_id, decode_part
 from machinehub.edge.admission import principal_of
 from machinehub.edge.problem import Json
@@ -25,10 +25,14 @@ from machinehub.session.port import Address
 from sandbox.protocol.inputs import read_input
 
 if TYPE_CHECKING:
+    import builtins
+
     from starlette.requests import Request
 
     from machinehub.clock import Entropy
+    from machinehub.control.audit import Audit
     from machinehub.control.reach import Reach
+    from machinehub.control.routes import Guarded
     from machinehub.ids import MachineId
     from machinehub.limits import Limits
     from machinehub.model import Entry, Machine
@@ -61,8 +65,15 @@ class RestartBody(msgspec.Struct, forbid_unknown_fields=True):
 
 class SessionApi:
     def __init__(
-        self, store: Store, reach: Reach, sessions: Sessions, entropy: Entropy, limits: Limits
+        self,
+        store: Store,
+        reach: Reach,
+        sessions: Sessions,
+        audit: Audit,
+        entropy: Entropy,
+        limits: Limits,
     ) -> None:
+        self._audit = audit
         self._store = store
         self._reach = reach
         self._sessions = sessions
@@ -76,6 +87,20 @@ class SessionApi:
             ("POST", "replay"): self._replay,
             ("POST", "restart"): self._restart,
         }
+
+    def calls(self) -> builtins.list[Guarded]:
+        return [
+            ("read", "GET", "/busiest", self.busiest),
+            ("read", "GET", MACHINE + "/sessions", self.list),
+            # One call for all of these: what is the session's id, which may hold slashes, is seen
+            # in the raw path only.
+            ("read", "GET", SESSION + "/journal", self.any),
+            ("operate", "POST", SESSION + "/fork", self.any),
+            ("read", "POST", SESSION + "/replay", self.any),
+            ("operate", "POST", SESSION + "/restart", self.any),
+            ("read", "GET", SESSION, self.any),
+            ("operate", "DELETE", SESSION, self.any),
+        ]
 
     async def list(self, request: Request) -> Response:
         machine = await self._reach.machine(request)
@@ -115,6 +140,9 @@ class SessionApi:
         call = self._calls.get((request.method, action))
         if call is None:
             raise NotFound("not_found", "there is nothing at this URL")
+        if call in (self._read, self._journal, self._replay):
+            await self._audit.note_look(request, machine, session_id)
+        request.state.machine = machine
         return await call(request, Address(machine.id, session_id))
 
     def _below(self, request: Request) -> tuple[SessionId, str | None]:
@@ -140,7 +168,9 @@ class SessionApi:
 
     async def _delete(self, request: Request, address: Address) -> Response:
         await self._sessions.delete(address)
-        note(request, "deleted session %s/%s", address.machine_id, address.session_id)
+        await self._audit.note(
+            request, "deleted session %s of %s", address.session_id, request.state.machine
+        )
         return Response(status_code=204)
 
     async def _journal(self, request: Request, address: Address) -> Response:
@@ -165,14 +195,19 @@ class SessionApi:
         name = self._entropy.connection_id() if wanted.session is None else wanted.session
         session_id = check_session_id(name, chars_max=self._limits.session_id_chars)
         at = None if wanted.at is None else Seq(wanted.at)
-        return Json(_show(await self._sessions.fork(address, at, session_id)), 201)
+        forked = await self._sessions.fork(address, at, session_id)
+        about = session_id, address.session_id, request.state.machine
+        await self._audit.note(request, "forked session %s from session %s of %s", *about)
+        return Json(_show(forked), 201)
 
     async def _restart(self, request: Request, address: Address) -> Response:
         body = await read_body(request, bytes_max=FORK_BYTES_MAX)
         wanted = decode(body, RestartBody) if body else RestartBody()
         snapshot = await self._sessions.restart(address._replace(version=wanted.version))
         summary, _ = await self._sessions.inspect(address)
-        note(request, "started %s/%s anew", address.machine_id, address.session_id)
+        await self._audit.note(
+            request, "started session %s of %s anew", address.session_id, request.state.machine
+        )
         return Json(_show(summary) | {"snapshot": msgspec.Raw(snapshot.state)})
 
     async def _replay(self, request: Request, address: Address) -> Response:

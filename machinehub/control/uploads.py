@@ -19,6 +19,7 @@ from machinehub.errors import BadRequest, TooLarge
 from machinehub.ids import Digest
 from machinehub.limits import Limits, MachineLimits, excessive, lowered
 from machinehub.model import MachineSettings, Payloads
+from sandbox.protocol.access import Table
 from sandbox.protocol.limits import GuestLimits, OwnLimits
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -42,6 +43,12 @@ class Upload(msgspec.Struct, kw_only=True):
     """What events carry besides their type, where the uploader knows: for the page's forms."""
     machine: MachineSettings = MachineSettings()
     limits: MachineLimits = MachineLimits()
+    access: Table = []
+    """Who may send what."""
+    private: bool | None = None
+    """Whether the machine's sessions are for holders of connect tokens alone; None for as it was,
+    or, of a new machine, as is usual here.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,7 @@ class Source:
             upload.limits,
             self.guest_limits,
             self.limits.memory_bytes,
+            *([upload.access] if upload.access else []),
         ]
         return Digest(hashlib.sha256(msgspec.msgpack.encode(parts)).hexdigest()[:32])
 

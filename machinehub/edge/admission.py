@@ -16,6 +16,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from machinehub.edge.identity import shown_in
 from machinehub.edge.peers import is_mine
 from machinehub.errors import BadRequest, Forbidden, RateLimited
 from machinehub.principal import Principal, Standing
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
     from machinehub.clock import Clock
+    from machinehub.edge.identity import Identities
     from machinehub.edge.peers import Address
     from machinehub.edge.tokens import Tokens
     from machinehub.limits import Limits
@@ -32,10 +34,6 @@ if TYPE_CHECKING:
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 ASSETS: Final = "/assets/"
-TOKEN_PROTOCOL: Final = "machinehub.token."  # noqa: S105 - not one
-"""A subprotocol that carries a token: pages cannot give a WebSocket headers, and a URL is written
-into logs.
-"""
 WRONG_TOKENS_PER_S: Final = 0.5
 WRONG_TOKENS_AT_ONCE: Final = 20
 """How often an address may show a token that is not valid."""
@@ -47,10 +45,10 @@ _HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@]+))(?::[0-9]*)?")
 class _Headers:
     """What admission looks at of a request's head."""
 
-    __slots__ = ("forwarded", "host", "mode", "origin", "site", "token")
+    __slots__ = ("forwarded", "host", "mode", "origin", "site")
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
-        self.host = self.origin = self.token = self.site = self.mode = ""
+        self.host = self.origin = self.site = self.mode = ""
         self.forwarded = False
         for name, value in headers:
             match name:
@@ -60,13 +58,6 @@ class _Headers:
                     self.host = value.decode("latin-1")
                 case b"origin":
                     self.origin = value.decode("latin-1")
-                case b"authorization":
-                    scheme, _, token = value.decode("latin-1").partition(" ")
-                    self.token = token if scheme.lower() == "bearer" else self.token
-                case b"sec-websocket-protocol":
-                    for offered in value.decode("latin-1").split(","):
-                        if (protocol := offered.strip()).startswith(TOKEN_PROTOCOL):
-                            self.token = protocol.removeprefix(TOKEN_PROTOCOL)
                 case b"sec-fetch-site":
                     self.site = value.decode("latin-1")
                 case b"sec-fetch-mode":
@@ -83,6 +74,7 @@ class Admission:
         settings: Settings,
         limits: Limits,
         tokens: Tokens,
+        identities: Identities,
         clock: Clock,
     ) -> None:
         self._names = LOOPBACK_NAMES | {settings.host}
@@ -91,6 +83,7 @@ class Admission:
         self._origins = frozenset(settings.origins.replace(",", " ").split())
         self._limits = limits
         self._tokens = tokens
+        self._identities = identities
         self._clock = clock
         self._connected: Counter[str] = Counter()
         self._inside: Counter[str] = Counter()
@@ -137,7 +130,7 @@ class Admission:
         address = network_of(scope["client"][0] if scope.get("client") else "")
         if not self.is_open:
             self._check_rate(address)
-        principal = scope[PRINCIPAL] = await self._identify(head)
+        principal = scope[PRINCIPAL] = await self._identify(head, scope)
         if principal.standing is Standing.WRONG_TOKEN and not self._wrong.take(
             address, WRONG_TOKENS_PER_S, self._clock.monotonic_s(), burst=WRONG_TOKENS_AT_ONCE
         ):
@@ -227,35 +220,15 @@ class Admission:
 
     # --- identity ---------------------------------------------------------------------------------
 
-    async def _identify(self, head: _Headers) -> Principal:
+    async def _identify(self, head: _Headers, scope: MutableMapping[str, Any]) -> Principal:
+        own_page = not head.origin or site_of(head.origin) == head.host
+        shown = shown_in(scope["headers"], scope["query_string"])
+        found = await self._identities.find(shown, origin="" if own_page else head.origin)
+        if found is not None:
+            return found
         if self.is_open:
-            own_page = not head.origin or site_of(head.origin) == head.host
             return Principal(Standing.LOCAL if own_page else Standing.FOREIGN_PAGE)
-        found = await self.identify(head.token) if head.token else None
-        return found or Principal(Standing.ANONYMOUS)
-
-    def watch(self, principal: Principal, then: Callable[[], None]) -> Callable[[], None]:
-        """Calls `then` when the token that somebody showed is not valid any more. Returns what ends
-        that.
-        """
-        if principal.token_id is None:
-            return lambda: None
-        return self._tokens.watch(principal.token_id, then)
-
-    async def identify(self, token: str) -> Principal | None:
-        """Whose token that is; None where the hub is open. Raises `Unavailable`."""
-        if self.is_open:
-            return None
-        found = await self._tokens.find(token)
-        if found is None:
-            return Principal(Standing.WRONG_TOKEN)
-        return Principal(
-            Standing.TOKEN,
-            token=found.name or str(found.id),
-            token_id=found.id or None,
-            project=found.project,
-            scopes=found.scopes,
-        )
+        return Principal(Standing.ANONYMOUS)
 
 
 def principal_of(scope: MutableMapping[str, Any]) -> Principal:

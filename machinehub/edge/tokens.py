@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from machinehub.clock import Clock
+    from machinehub.edge.connect_tokens import ConnectTokens
     from machinehub.settings import Settings
     from machinehub.store.keys import KeyStore
 
@@ -41,7 +42,11 @@ OWN: Final = Token(
 class Tokens:
     """The hub's own token, and those in the database."""
 
-    def __init__(self, settings: Settings, store: KeyStore, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, store: KeyStore, clock: Clock, members: ConnectTokens
+    ) -> None:
+        """`members`, which know the keys of connect tokens, are kept fresh together with these."""
+        self._members = members
         self._own = hash_token(settings.token) if settings.token else None
         self._is_loopback = settings.is_loopback
         self._store = store
@@ -66,11 +71,13 @@ class Tokens:
         has_token = self._own is not None or bool(await self._store.token_list())
         self._open = self._is_loopback and not has_token
         self._read_at_s = self._clock.monotonic_s() - REMEMBERED_S
+        await self._members.refresh()
         if self._clock.ticks:
             self._tasks.spawn(self._watch_on())
 
     def stop(self) -> None:
         self._tasks.stop()
+        self._members.stop()
 
     async def look(self) -> None:
         """Closes an open hub that has a token by now."""
@@ -92,6 +99,7 @@ class Tokens:
         if now_s - self._read_at_s >= REMEMBERED_S:
             self._read_at_s = now_s
             self._take(await self._store.valid_tokens())
+            await self._members.refresh()
         given = hash_token(text[:TOKEN_CHARS_MAX])
         own = {self._own: OWN} if self._own else {}
         # All are compared, always: the time it takes says nothing.
@@ -125,6 +133,7 @@ class Tokens:
         for token_id in self._watched.keys() - valid:
             for close in list(self._watched.get(token_id, ())):
                 close()
+        await self._members.refresh()
         used, self._used = self._used - {OWN.id}, set()
         if used:
             await self._store.note_used(used, now_ms=self._clock.now_ms())

@@ -107,6 +107,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None
     joined_at: str
     """RFC 3339"""
+    roles: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Of whoever came with a connect token."""
     metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     """What they say of themselves, as JSON."""
 
@@ -148,6 +150,8 @@ class Ending(Enum):
     """This hub stops."""
     REVOKED = "revoked"
     """The listener's token is not valid any more."""
+    UNSEEN = "unseen"
+    """What the listener may see cannot be found out, so it sees nothing."""
 
 
 @dataclass(slots=True, eq=False)
@@ -228,6 +232,13 @@ class Recomputed(NamedTuple):
     """Whether all digests agree and, if the session is in memory at `seq`, the state does too."""
 
 
+class Terms(NamedTuple):
+    """What a version allows, and whether it says itself what each member sees."""
+
+    limits: Limits
+    has_view: bool
+
+
 class VersionTarget(Protocol):
     """A version that sessions may begin on."""
 
@@ -238,7 +249,7 @@ class VersionTarget(Protocol):
     @property
     def hears_presence(self) -> bool: ...
     @property
-    def limits(self) -> Limits: ...
+    def terms(self) -> Terms: ...
 
 
 class Versions(Protocol):
@@ -248,7 +259,7 @@ class Versions(Protocol):
         """The version of that number, or the active one. Raises `NotFound`."""
         ...
 
-    async def limits_of(self, machine_id: MachineId, number: int) -> Limits:
+    async def terms_of(self, machine_id: MachineId, number: int) -> Terms:
         """What a version allows. Raises `NotFound`."""
         ...
 
@@ -293,14 +304,18 @@ class Busy(NamedTuple):
 
 class Sessions(Protocol):
     """All that may be asked of sessions. Every call may raise `Unavailable`, and `NotFound` for
-    machines and versions that are not there.
+    machines and versions that are not there. Those that take a visitor answer what the machine's
+    `view`, if it has one, shows them, and may raise `ViewFailed`; the others answer everything, and
+    are for who may read everything.
     """
 
-    async def read(self, address: Address) -> Snapshot:
-        """The session as it is; it begins if it is new."""
+    async def read(self, address: Address, visitor: Visitor, at: Seq | None = None) -> Snapshot:
+        """The session as the visitor may see it, now or after input `at`. Without `at` it begins if
+        it is new; with it this raises as `inspect` does.
+        """
         ...
 
-    async def create(self, address: Address, given: bytes | None) -> Snapshot:
+    async def create(self, address: Address, visitor: Visitor, given: bytes | None) -> Snapshot:
         """Creates a session; `given` is XState's `input` as JSON, None for none. Raises `Conflict`
         when the session exists, and `CallerError` when `given` is not JSON, too large or too deep.
         """
@@ -338,9 +353,9 @@ class Sessions(Protocol):
         """
         ...
 
-    async def wait(self, address: Address, condition: Condition) -> Snapshot:
-        """Waits for the first snapshot, the current one included, for which `condition` holds. A
-        session that does not exist is created.
+    async def wait(self, address: Address, visitor: Visitor, condition: Condition) -> Snapshot:
+        """Waits for the first snapshot, the current one included, for which `condition` holds, as
+        the visitor may see it. A session that does not exist is created.
 
         Raises `PreconditionFailed` when the session ends before `condition` holds.
         """

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from machinehub.errors import Conflict, NotFound
 from machinehub.ids import ProjectId
-from machinehub.model import Project, Token
+from machinehub.model import Project, Quotas, Token
 from machinehub.store.engine import transaction
-from machinehub.store.tables import machines, projects, tokens
+from machinehub.store.tables import jwt_keys, machines, projects, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,6 +59,13 @@ class KeyStore:
             raise Conflict("name_taken", f"there is a project named {name!r} already") from None
         return Project(id=new_id, name=name, created_at_ms=now_ms)
 
+    async def set_quotas(self, project: ProjectId, quotas: Quotas) -> Project:
+        """Raises `NotFound`."""
+        changing = projects.update().where(projects.c.id == project)
+        async with transaction(self._engine) as connection:
+            await connection.execute(changing.values(quotas=msgspec.json.encode(quotas)))
+        return await self.project(project)
+
     async def delete_project(self, project: ProjectId, *, now_ms: int) -> None:
         """Its tokens are revoked. Raises `Conflict` while it has machines."""
         has_machine = sa.select(machines.c.id).where(machines.c.project_id == project).exists()
@@ -68,6 +76,9 @@ class KeyStore:
             mine = tokens.c.project_id == project
             revoking = tokens.update().where(mine, tokens.c.revoked_at_ms.is_(None))
             await connection.execute(revoking.values(revoked_at_ms=now_ms))
+            ours = jwt_keys.c.project_id == project
+            ending = jwt_keys.update().where(ours, jwt_keys.c.revoked_at_ms.is_(None))
+            await connection.execute(ending.values(revoked_at_ms=now_ms))
 
     # --- tokens -----------------------------------------------------------------------------------
 
@@ -80,9 +91,12 @@ class KeyStore:
         project: ProjectId | None = None,
         scopes: Iterable[str] = ("deploy", "read", "operate", "admin"),
         expires_at_ms: int | None = None,
+        publishable: bool = False,
+        origins: Iterable[str] = (),
     ) -> Token:
-        """Stores the SHA-256 of a token; the token itself is not kept. Without `project` it is for
-        the whole hub. Raises `Conflict` when one of this name is in use there.
+        """Stores the SHA-256 of a token; the token itself is kept of a `publishable` one alone.
+        Without `project` it is for the whole hub. Raises `Conflict` when one of this name is in use
+        there.
         """
         row = {
             "name": name,
@@ -91,16 +105,25 @@ class KeyStore:
             "project_id": project,
             "scopes": " ".join(scopes),
             "expires_at_ms": expires_at_ms,
+            "publishable": token if publishable else None,
+            "origins": " ".join(origins) or None,
         }
         async with transaction(self._engine) as connection:
-            if name and await _is_in_use(connection, name, project, now_ms):
+            if name and await _is_in_use(
+                connection, name, project, now_ms, publishable=publishable
+            ):
                 raise Conflict("token_exists", f"there is a token named {name!r}; revoke it first")
             added = await connection.execute(tokens.insert().values(row).returning(tokens))
             return _to_token(added.mappings().one())
 
-    async def token_list(self, *projects_: ProjectId | None) -> list[Token]:
-        """Those of these projects (None: of the whole hub); without any, all there ever were."""
-        query = sa.select(tokens).order_by(tokens.c.id)
+    async def token_list(
+        self, *projects_: ProjectId | None, publishable: bool = False
+    ) -> list[Token]:
+        """Those of these projects (None: of the whole hub); without any, all there ever were. The
+        secret ones, or the publishable.
+        """
+        kind = _of_kind(publishable=publishable)
+        query = sa.select(tokens).where(kind).order_by(tokens.c.id)
         if projects_:
             query = query.where(sa.or_(*(_of(project) for project in projects_)))
         async with transaction(self._engine) as connection:
@@ -110,7 +133,7 @@ class KeyStore:
         """The token of that name that is in use, else the one that was revoked last. Raises
         `NotFound`.
         """
-        named = sa.select(tokens).where(tokens.c.name == name)
+        named = sa.select(tokens).where(tokens.c.name == name, _of_kind(publishable=False))
         newest = named.order_by(tokens.c.revoked_at_ms.is_not(None), tokens.c.id.desc())
         async with transaction(self._engine) as connection:
             row = (await connection.execute(newest)).mappings().first()
@@ -119,10 +142,17 @@ class KeyStore:
         return _to_token(row)
 
     async def revoke_token(
-        self, token_id: int, *, now_ms: int, project: ProjectId | None = None
+        self,
+        token_id: int,
+        *,
+        now_ms: int,
+        project: ProjectId | None = None,
+        publishable: bool = False,
     ) -> Token:
-        """With `project`, only one of that. Raises `NotFound`. Revoking twice changes nothing."""
-        mine = tokens.c.id == token_id
+        """With `project`, only one of that; a secret one, or a publishable. Raises `NotFound`.
+        Revoking twice changes nothing.
+        """
+        mine = sa.and_(tokens.c.id == token_id, _of_kind(publishable=publishable))
         if project is not None:
             mine = sa.and_(mine, tokens.c.project_id == project)
         async with transaction(self._engine) as connection:
@@ -130,7 +160,8 @@ class KeyStore:
             await connection.execute(revoke.values(revoked_at_ms=now_ms))
             row = (await connection.execute(sa.select(tokens).where(mine))).mappings().first()
         if row is None:
-            raise NotFound("no_such_token", f"there is no token {token_id}")
+            what = "key" if publishable else "token"
+            raise NotFound(f"no_such_{what}", f"there is no {what} {token_id}")
         return _to_token(row)
 
     async def note_used(self, token_ids: Iterable[int], *, now_ms: int) -> None:
@@ -156,12 +187,23 @@ def _of(project: ProjectId | None) -> sa.ColumnElement[bool]:
     return column.is_(None) if project is None else column == project
 
 
+def _of_kind(*, publishable: bool) -> sa.ColumnElement[bool]:
+    column = tokens.c.publishable
+    return column.is_not(None) if publishable else column.is_(None)
+
+
 async def _is_in_use(
-    connection: AsyncConnection, name: str, project: ProjectId | None, now_ms: int
+    connection: AsyncConnection,
+    name: str,
+    project: ProjectId | None,
+    now_ms: int,
+    *,
+    publishable: bool,
 ) -> bool:
     there = sa.select(tokens.c.id).where(
         tokens.c.name == name,
         _of(project),
+        _of_kind(publishable=publishable),
         tokens.c.revoked_at_ms.is_(None),
         sa.or_(tokens.c.expires_at_ms.is_(None), tokens.c.expires_at_ms > now_ms),
     )
@@ -169,7 +211,13 @@ async def _is_in_use(
 
 
 def _to_project(row: Any) -> Project:
-    return Project(id=ProjectId(row["id"]), name=row["name"], created_at_ms=row["created_at_ms"])
+    quotas = msgspec.json.decode(row["quotas"], type=Quotas) if row["quotas"] else Quotas()
+    return Project(
+        id=ProjectId(row["id"]),
+        name=row["name"],
+        created_at_ms=row["created_at_ms"],
+        quotas=quotas,
+    )
 
 
 def _to_token(row: Any) -> Token:
@@ -182,4 +230,6 @@ def _to_token(row: Any) -> Token:
         scopes=frozenset(row["scopes"].split()),
         expires_at_ms=row["expires_at_ms"],
         used_at_ms=row["used_at_ms"],
+        publishable=row["publishable"],
+        origins=tuple((row["origins"] or "").split()),
     )

@@ -101,6 +101,12 @@ class Store:
         except IntegrityError:
             raise Conflict("name_taken", f"there is a machine named {name!r} already") from None
 
+    async def set_private(self, machine_id: MachineId, private: bool) -> Machine:
+        """Raises `NotFound`."""
+        async with self._transaction() as connection:
+            await _change(connection, machine_id, private=private)
+            return await _machine_of_id(connection, machine_id)
+
     async def delete_machine(self, machine_id: MachineId) -> None:
         """Deletes the machine, its versions, and images that nobody else uses."""
         async with self._transaction() as connection:
@@ -149,11 +155,14 @@ class Store:
         engine: str,
         definition: bytes | None,
         template: str = "",
+        private: bool | None = None,
+        private_when_new: bool = False,
     ) -> Deployment | None:
         """Adds a version to the machine of this name, creating the machine with `new_id` if there
         is none; with `activate`, new sessions get the version. `files` comes from `pack_files`,
         `image` is zstd-compressed (against `template`), `definition` is JSON; both are stored if
-        there is no such image.
+        there is no such image. `private` is what the machine is from now on, None for what it was;
+        one that is new is `private_when_new` then.
 
         Returns None, having stored nothing, if the database has no image `digest` and none is
         given. Raises `Conflict` if the name is a machine's id, or others kept deploying first.
@@ -172,11 +181,13 @@ class Store:
                             return None
                         await connection.execute(images.insert().values(stored))
                     machine_id = await _machine_named(connection, project, name, new_id, now_ms)
+                    is_new = machine_id == new_id
+                    hidden = private_when_new if private is None and is_new else private
                     number, created = await _numbered(connection, row | {"machine_id": machine_id})
                     if activate:
-                        mine = machines.c.id == machine_id
-                        activating = machines.update().where(mine).values(active_version=number)
-                        await connection.execute(activating)
+                        await _change(connection, machine_id, active_version=number)
+                    if hidden is not None and (activate or is_new):
+                        await _change(connection, machine_id, private=hidden)
                     newest = _versions(machine_id, before=number + 1, limit=1)
                     version = (await connection.execute(newest)).mappings().one()
                     machine = await _machine_of_id(connection, machine_id)
@@ -381,6 +392,11 @@ async def _machine(
     return _to_machine(next((row for row in rows if row["id"] == id_or_name), rows[0]))
 
 
+async def _change(connection: AsyncConnection, machine_id: MachineId, **values: Any) -> None:
+    changing = machines.update().where(machines.c.id == machine_id)
+    await connection.execute(changing.values(**values))
+
+
 async def _machine_of_id(connection: AsyncConnection, machine_id: MachineId) -> Machine:
     return await _machine(connection, machine_id, DEFAULT_PROJECT, everywhere=True)
 
@@ -392,6 +408,7 @@ def _to_machine(row: Any) -> Machine:
         created_at_ms=row["created_at_ms"],
         active_version=row["active_version"],
         project=row["project_id"],
+        private=row["private"],
     )
 
 

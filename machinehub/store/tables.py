@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -36,6 +37,7 @@ projects = Table(
     Column("id", String(32), primary_key=True),
     Column("name", String(64), nullable=False, unique=True),
     Column("created_at_ms", BigInteger, nullable=False),
+    Column("quotas", LargeBinary, nullable=True),  # JSON; NULL for none
 )
 
 machines = Table(
@@ -46,6 +48,7 @@ machines = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("active_version", Integer, nullable=False, server_default="0"),
     Column("project_id", String(32), nullable=False, server_default="default"),
+    Column("private", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("project_id", "name"),
 )
 
@@ -89,6 +92,43 @@ tokens = Table(
     Column("scopes", String(200), nullable=False, server_default="deploy read operate admin"),
     Column("expires_at_ms", BigInteger, nullable=True),
     Column("used_at_ms", BigInteger, nullable=True),
+    Column("publishable", String(100), nullable=True),  # the key itself, of a publishable one
+    Column("origins", String(2000), nullable=True),  # where its pages are, parted by spaces
+)
+
+jwt_keys = Table(  # by which connect tokens are believed: a secret, or where public keys are
+    "jwt_keys",
+    metadata,
+    Column("kid", String(32), primary_key=True),
+    Column("project_id", String(32), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("secret", LargeBinary, nullable=True),
+    Column("jwks_url", String(500), nullable=True),
+    Column("issuer", String(500), nullable=True),
+    Column("audience", String(500), nullable=True),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("revoked_at_ms", BigInteger, nullable=True),
+)
+
+revocations = Table(  # connect tokens that were issued before `at_ms` are not valid for these
+    "revocations",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("project_id", String(32), nullable=False),
+    Column("sub", LargeBinary, nullable=True),  # UTF-8
+    Column("machine_id", String(32), nullable=True),
+    Column("session_id", LargeBinary, nullable=True),  # UTF-8
+    Column("at_ms", BigInteger, nullable=False),
+)
+
+audit = Table(  # who did what
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False, index=True),
+    Column("project_id", String(32), nullable=True),  # NULL: the whole hub
+    Column("who", LargeBinary, nullable=False),  # UTF-8
+    Column("what", LargeBinary, nullable=False),  # UTF-8
 )
 
 # What strangers named or wrote is kept as bytes: Postgres refuses some Unicode as text, and one

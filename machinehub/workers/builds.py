@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from machinehub.workers.compiler import Compiler
     from machinehub.workers.process import WorkerProcess
+    from sandbox.protocol.access import Rule
     from sandbox.protocol.limits import GuestLimits, OwnLimits
     from sandbox.protocol.messages import Question, ToHub
 
@@ -77,6 +78,7 @@ class Builds:
         transitions: str,
         limits: GuestLimits,
         own: OwnLimits,
+        rules: list[Rule],
     ) -> Built:
         """Bundles and freezes an upload.
 
@@ -94,6 +96,7 @@ class Builds:
                 bundle_bytes_max,
                 limits,
                 own,
+                rules,
             )
         )
         assert isinstance(answer, Built)
@@ -109,11 +112,20 @@ class Builds:
         memory_bytes_max: int,
         limits: GuestLimits,
         own: OwnLimits,
+        rules: list[Rule],
     ) -> ModuleBuilt:
         """Checks, compiles and freezes a module (docs/guest-abi.md). Raises as `build` does."""
         answer = await self._ask_compiler(
             BuildModule(
-                Ticket(1), module, name, cpu_ms, memory_bytes_max, limits, own, module_bytes_max
+                Ticket(1),
+                module,
+                name,
+                cpu_ms,
+                memory_bytes_max,
+                limits,
+                own,
+                module_bytes_max,
+                rules,
             )
         )
         assert isinstance(answer, ModuleBuilt)

@@ -29,8 +29,10 @@ OUTBOX: Final = 2
 """2: the second element has flags, of which one says that no transition took the event; the last
 says what a timer was.
 """
-FRAMES: Final = 3
-"""2: `Ready` says the version; 3: images are compressed against a template."""
+FRAMES: Final = 4
+"""2: `Ready` says the version; 3: images are compressed against a template; 4: who may send and see
+what is asked of workers.
+"""
 
 CHECKPOINT_MAGIC: Final = b"\x89mhcheck"
 """No checkpoint of version 1 begins so: they begin with a digest, of 128 bits."""

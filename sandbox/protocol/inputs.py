@@ -75,6 +75,11 @@ def is_start(data: bytes) -> bool:
     return data.startswith(b"[0,")
 
 
+def is_event(data: bytes) -> bool:
+    """Whether it is somebody's event, or one of presence."""
+    return data.startswith(b"[1,")
+
+
 def shape_of(data: bytes) -> Shape:
     """The same for the shape alone, without reading the rest. Raises `ValueError`."""
     return Shape(int(data[1 : data.index(b",")]))

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from sandbox.protocol.access import Rule
 from sandbox.protocol.ids import Slot, Ticket, TimerId
 from sandbox.protocol.limits import GuestLimits, OwnLimits
 
@@ -66,6 +67,10 @@ class Open(Message, tag=1, frozen=True):
     snapshot_bytes_max: int
     emitted_bytes_max: int
     checkpoint: bytes | None
+    snapshot: bytes = b"null"
+    """The public snapshot (JSON) of that moment, by which it is decided who may send what; null
+    where the session has not begun.
+    """
 
 
 class Step(Message, tag=2, frozen=True):
@@ -106,6 +111,7 @@ class Build(Message, tag=5, frozen=True):
     bundle_bytes_max: int
     limits: GuestLimits = GuestLimits()
     own: OwnLimits = OwnLimits()
+    rules: list[Rule] = []
 
 
 class Inputs(Message, tag=6, frozen=True):
@@ -181,6 +187,21 @@ class BuildModule(Message, tag=11, frozen=True):
     limits: GuestLimits = GuestLimits()
     own: OwnLimits = OwnLimits()
     module_bytes_max: int = 1024 * 1024
+    rules: list[Rule] = []
+
+
+class View(Message, tag=15, frozen=True):
+    """What do members see of a snapshot? `question` is JSON (guest/prelude/judge.ts), asked of an
+    instance of the image that no session has. `session` only names the question.
+    """
+
+    session: Slot
+    ticket: Ticket
+    digest: str
+    question: bytes
+    now_ms: int
+    cpu_ms: int
+    memory_bytes_max: int
 
 
 class Compile(Message, tag=12, frozen=True):
@@ -212,7 +233,7 @@ class Progress(Message, tag=33, frozen=True):
 
 
 class Done(Message, tag=34, frozen=True):
-    """A ticket's result: an outbox (JSON text), a checkpoint, or nothing for `Open`."""
+    """A ticket's result: an outbox, a checkpoint, what is seen (JSON), or nothing for `Open`."""
 
     session: Slot
     ticket: Ticket
@@ -344,6 +365,7 @@ ToWorker = (
     | GiveEngine
     | BuildModule
     | Compile
+    | View
 )
 ToHub = (
     Ready
@@ -362,11 +384,14 @@ ToHub = (
 )
 
 
-Question = Open | Replay | Step | Checkpoint | Build | Inputs | GiveEngine | BuildModule | Compile
+Question = (
+    Open | Replay | Step | Checkpoint | View | Build | Inputs | GiveEngine | BuildModule | Compile
+)
 _ANSWERS: Final[dict[type, tuple[type, ...]]] = {
     Open: (Done, Failed),
     Step: (Done, Failed),
     Checkpoint: (Done, Failed),
+    View: (Done, Failed),
     Replay: (Replayed, Failed),
     Build: (Built, BuildFailed),
     Inputs: (InputsFound, BuildFailed),

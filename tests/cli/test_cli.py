@@ -214,7 +214,7 @@ async def test_tokens(tmp_path: Path) -> None:
         assert "ci" in (await run("tokens", "list", "--data", str(tmp_path))).stdout
         assert (await run("tokens", "revoke", "1", "--data", str(tmp_path))).returncode == 0
         assert (await run("tokens", "revoke", "9", "--data", str(tmp_path))).returncode == 4
-    assert "schema 0007 -> 0007" in (await run("db", "upgrade", "--data", str(tmp_path))).stderr
+    assert "schema 0008 -> 0008" in (await run("db", "upgrade", "--data", str(tmp_path))).stderr
 
 
 async def test_doctor(tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ async def test_from_a_project_to_a_machine_in_it(tmp_path: Path) -> None:
         assert json.loads((await run("whoami", "--json", "--server", url, **config)).stdout)[
             "scopes"
         ] == ["deploy", "read"]
-        deployed = await run("deploy", str(tmp_path / "counter.ts"), "--server", "shop", **config)
+        deployed = await run(
+            "deploy", str(tmp_path / "counter.ts"), "--public", "--server", "shop", **config
+        )
         assert deployed.returncode == 0, deployed.stderr
         assert deployed.stdout.strip().startswith(url)
         sent = await run("send", "counter/s", "increment", "--server", "shop", **config)

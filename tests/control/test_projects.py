@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ALL = ["deploy", "read", "operate", "admin"]
-UPLOAD = {"name": "same", "entry": "c.ts", "files": {"c.ts": COUNTER}}
+UPLOAD = {"name": "same", "entry": "c.ts", "files": {"c.ts": COUNTER}, "private": False}
 
 
 class Tenant:

@@ -128,6 +128,7 @@ async def test_a_token_says_who_asks(
     guarded: Client, header: tuple[bytes, bytes], standing: Standing
 ) -> None:
     scope = {"headers": [(b"host", b"hub.example"), header], "path": "/", "client": ("1.2.3.4", 5)}
+    scope["query_string"] = b""
     scope["http_version"] = "1.1"
     leave = await guarded.hub.admission.enter(scope)
     assert principal_of(scope).standing == standing

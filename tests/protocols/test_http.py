@@ -19,7 +19,7 @@ DONE = (
 async def test_a_machine_by_accept(client: Client) -> None:
     machine = await client.deploy(COUNTER, name="accept")
     answer = (await client.http.get(f"/{machine}", headers={"Accept": "application/json"})).json()
-    assert {"id", "name", "version", "definition", "events", "url"} == answer.keys()
+    assert {"id", "name", "version", "definition", "events", "url", "private"} == answer.keys()
     assert answer["events"] == ["decrement", "increment"]
     assert answer["definition"]["root"]["states"]["active"]["type"] == "atomic"
     page = await client.http.get(

@@ -20,7 +20,7 @@ from sandbox.worker import GUEST
 from tests.support import CACHE
 
 if TYPE_CHECKING:
-    from sandbox.instance import LoadedImage
+    from sandbox.loaded import LoadedImage
     from tests.sandbox.sandboxes import Sandbox
 
 FOLDER = Path(__file__).parent

@@ -9,7 +9,8 @@ import msgspec
 
 from sandbox.engine import Engine
 from sandbox.forge import Guest, forge_image, load_guest
-from sandbox.instance import Fault, LiveMachine, LoadedImage, Sizes, load_image
+from sandbox.instance import Fault, LiveMachine, Sizes
+from sandbox.loaded import LoadedImage, load_image
 from sandbox.worker import GUEST
 from tests.support import CACHE
 

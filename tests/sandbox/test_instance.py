@@ -15,7 +15,8 @@ from sandbox.checkpoint import DamagedCheckpoint, apply_checkpoint
 from sandbox.compression import Template
 from sandbox.engine import Engine
 from sandbox.forge import BuildError, forge_base, forge_image, load_guest
-from sandbox.instance import Fault, load_image
+from sandbox.instance import Fault
+from sandbox.loaded import load_image
 from sandbox.protocol.formats import checkpoint_digest
 from sandbox.protocol.ids import Slot, Ticket
 from sandbox.protocol.messages import (

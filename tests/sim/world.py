@@ -19,8 +19,9 @@ from machinehub.logs import MachineLogs
 from machinehub.metrics import Metrics
 from machinehub.principal import Principal, Standing
 from machinehub.session.decide.turn import Receipt
-from machinehub.session.port import Address, Closed, Message, Snapshot, Update, Visitor
+from machinehub.session.port import Address, Closed, Message, Snapshot, Terms, Update, Visitor
 from machinehub.session.run.local import LocalSessions
+from machinehub.session.run.publisher import snapshot_of
 from tests.sim.loop import VirtualLoop
 from tests.sim.parts import SimClock, SimPool, SimStore, State, fold, journal_of
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 MACHINE = MachineId("m")
 DIGEST = Digest("d")
 LIMITS = Limits(ids_remembered=6, live_sessions=2)
+TERMS = Terms(LIMITS, has_view=False)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Version:
     number: int = 1
     digest: Digest = DIGEST
     hears_presence: bool = True
-    limits: Limits = LIMITS
+    terms: Terms = TERMS
 
 
 class Versions:
@@ -48,8 +50,8 @@ class Versions:
     async def target(self, machine_id: str, number: int | None) -> Version:
         return Version()
 
-    async def limits_of(self, machine_id: str, number: int) -> Limits:
-        return LIMITS
+    async def terms_of(self, machine_id: str, number: int) -> Terms:
+        return TERMS
 
 
 def address(session_id: str) -> Address:
@@ -345,7 +347,7 @@ class World:
         who = host.crowds.identify(session.machine_id, session.session_id, visitor)
         watcher = Watcher(self, session_id, host, who.member, session=session)
         self.watchers.append(watcher)
-        host.crowds.attach(session, watcher, who)
+        host.crowds.attach(session, watcher, who, snapshot_of(session))
 
     async def fork(self, host: LocalSessions) -> None:
         """A fork, under a name that others may be about to use, has its parent's past to the

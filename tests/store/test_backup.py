@@ -109,7 +109,10 @@ def make_older(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TABLE notes")
         connection.execute("DROP TABLE projects")
-        for column in ("project_id", "scopes", "expires_at_ms", "used_at_ms"):
+        for table in ("jwt_keys", "revocations", "audit"):
+            connection.execute(f"DROP TABLE {table}")
+        columns_ = ("project_id", "scopes", "expires_at_ms", "used_at_ms", "publishable", "origins")
+        for column in columns_:
             connection.execute(f"ALTER TABLE tokens DROP COLUMN {column}")
         connection.execute("PRAGMA foreign_keys = OFF")
         connection.execute(

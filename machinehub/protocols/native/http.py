@@ -23,10 +23,12 @@ from machinehub.edge.problem import on_unexpected, problem
 from machinehub.edge.requests import decode, read_body, seq_of, while_connected
 from machinehub.errors import (
     BadRequest,
+    Forbidden,
     HubError,
     MachineError,
     MethodNotAllowed,
     NotFound,
+    Unauthorised,
     WaitTimeout,
     error_of,
 )
@@ -45,10 +47,12 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from machinehub.edge.gate import Gate
     from machinehub.ids import MachineId
     from machinehub.limits import Limits
     from machinehub.metrics import Metrics
     from machinehub.model import Machine, Version
+    from machinehub.principal import Scope as Right
     from machinehub.session.port import Address, Answered, Sessions, Settled, Snapshot
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
@@ -68,7 +72,7 @@ _PREFLIGHT: Final = _CORS | {
     "Access-Control-Max-Age": "86400",
     "Access-Control-Allow-Headers": (
         "Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, Authorization,"
-        " Machinehub-Client"
+        " Machinehub-Client, Machinehub-Key"
     ),
 }
 _STREAM: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -118,13 +122,15 @@ class HttpProtocol:
         self,
         sessions: Sessions,
         machines: Machines,
+        gate: Gate,
         limits: Limits,
         metrics: Metrics,
         *,
         base_url: str,
         watch: Watch,
     ) -> None:
-        """`watch` tells when the token of a principal is not valid any more."""
+        """`watch` tells when what a principal showed is not valid any more."""
+        self._gate = gate
         self._watch = watch
         self._sessions = sessions
         self._machines = machines
@@ -178,11 +184,15 @@ class HttpProtocol:
         call = self._calls.get((method, url.action))
         if call is None:
             raise NotFound("not_found", "there is nothing at this URL")
+        reads = method == "GET" or url.action == "wait"
+        needed: Right = "read" if reads else "operate"
+        await self._gate.enter(principal_of(request.scope), address, needed)
         return await call(request, address)
 
     # --- reading ----------------------------------------------------------------------------------
 
     async def _machine(self, request: Request, url: MachineUrl) -> Response:
+        await self._gate.look(principal_of(request.scope), url.machine)
         target = await self._machines.target(url.machine, url.version)
         if wants(request, "text/html"):
             return page(request)
@@ -195,6 +205,7 @@ class HttpProtocol:
                 "definition": definition,
                 "events": definition.get("events", []),
                 "url": f"{self._base_url}/{target.machine.id}",
+                "private": target.machine.private,
             }
         )
         # Pages ask every few seconds which version is live, and a definition may be large.
@@ -212,10 +223,9 @@ class HttpProtocol:
             return page(request)
         at = seq_of(request, "at")
         if at is not None:
-            looking = self._sessions.inspect(address, at)
-            _, snapshot = await while_connected(request, looking)
-            return _snapshot(snapshot)
-        snapshot = await self._sessions.read(address)
+            looking = self._sessions.read(address, _visitor(request), at)
+            return _snapshot(await while_connected(request, looking))
+        snapshot = await self._sessions.read(address, _visitor(request))
         etag = _etag(snapshot.seq)
         if _matches(request.headers.get("if-none-match"), etag):
             return Response(status_code=304, headers={"ETag": etag})
@@ -231,7 +241,9 @@ class HttpProtocol:
             emitted_after=Seq(int(last_id)) if _SEQ.fullmatch(last_id) else None,
         )
         principal = principal_of(request.scope)
-        leave = self._watch(principal, lambda: listener.receive(REVOKED))
+        leave = self._watch(
+            principal, lambda: listener.receive(REVOKED), address.machine_id, address.session_id
+        )
         return StreamingResponse(
             self._count(listener.stream(subscription), leave),
             media_type="text/event-stream",
@@ -292,7 +304,9 @@ class HttpProtocol:
             code="input_too_large",
         )
         given = decode(body, CreateBody) if body else CreateBody()
-        snapshot = await self._sessions.create(address, bytes(given.input) or None)
+        snapshot = await self._sessions.create(
+            address, _visitor(request), bytes(given.input) or None
+        )
         return _snapshot(snapshot, status=201)
 
     async def _wait(self, request: Request, address: Address) -> Response:
@@ -307,13 +321,15 @@ class HttpProtocol:
         event = bytes(wanted.event)
         if event:
             check_event(event, bytes_max=limits.event_bytes, depth_max=limits.event_depth)
+            await self._gate.enter(principal_of(request.scope), address, "operate")
 
         async def wait() -> Response:
             if event:
                 answered = await self._sent(request, address, event)
                 if condition.holds(answered.snapshot.state):
                     return _snapshot(answered.snapshot, etag=False)
-            return _snapshot(await self._sessions.wait(address, condition), etag=False)
+            waiting = self._sessions.wait(address, _visitor(request), condition)
+            return _snapshot(await waiting, etag=False)
 
         try:
             async with asyncio.timeout(wanted.timeout_ms / 1000):
@@ -405,9 +421,12 @@ def _cost(request: Request, settled: Settled) -> dict[str, int] | None:
 
 
 def _shown(request: Request, error: HubError) -> Response:
-    """A problem; for a person in a browser the page, which asks again and says it in words."""
+    """A problem; for a person in a browser the page, which asks again and says it in words, or asks
+    for a token.
+    """
     with contextlib.suppress(NotFound):
-        if isinstance(error, NotFound) and request.method == "GET" and wants(request, "text/html"):
+        is_told = isinstance(error, NotFound | Unauthorised | Forbidden)
+        if is_told and request.method == "GET" and wants(request, "text/html"):
             return page(request, status=error.status)
     return problem(error)
 

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from machinehub.principal import Principal
 from machinehub.session.port import Closed, Ending
 
-Watch = Callable[[Principal, Callable[[], None]], Callable[[], None]]
-"""`watch(principal, then)` calls `then` when the principal's token is not valid any more, and
-returns what ends that.
-"""
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from machinehub.ids import MachineId, SessionId
+    from machinehub.principal import Principal
+
+
+class Watch(Protocol):
+    def __call__(
+        self,
+        principal: Principal,
+        then: Callable[[], None],
+        machine: MachineId | None = None,
+        session: SessionId | None = None,
+    ) -> Callable[[], None]:
+        """Calls `then` when what the principal showed is not valid any more, or not for that
+        session. Returns what ends that.
+        """
+        ...
+
+
 REVOKED: Final = Closed(Ending.REVOKED, "the token is not valid any more")

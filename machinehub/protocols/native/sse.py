@@ -20,7 +20,11 @@ KEEPALIVE_S: Final = 10.0
 30 s.
 """
 CLOSE_TIMEOUT_S: Final = 2.0
-_FINAL: Final = {Ending.DELETED: "no_such_session", Ending.REVOKED: "unauthorised"}
+_FINAL: Final = {
+    Ending.DELETED: "no_such_session",
+    Ending.REVOKED: "unauthorised",
+    Ending.UNSEEN: "view_failed",
+}
 
 
 class SseListener:

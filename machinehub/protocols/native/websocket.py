@@ -24,6 +24,7 @@ from machinehub.errors import (
     RateLimited,
     Unauthorised,
     Unavailable,
+    ViewFailed,
     error_of,
     fault_of,
 )
@@ -48,10 +49,11 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from machinehub.clock import Clock
+    from machinehub.edge.gate import Gate
     from machinehub.limits import Limits
     from machinehub.metrics import Metrics
     from machinehub.principal import Principal
-    from machinehub.session.port import Message, Sessions, Subscription
+    from machinehub.session.port import Address, Message, Sessions, Subscription
 
 HELLO_PROTOCOL: Final = "machinehub.hello"
 """A client that offers it says who it is in its first frame, and gets nothing before that."""
@@ -68,6 +70,7 @@ _ENDINGS: Final = {
     Ending.UNAVAILABLE: CloseCode.TRY_AGAIN_LATER,
     Ending.GOING_AWAY: CloseCode.GOING_AWAY,
     Ending.REVOKED: CloseCode.UNAUTHORISED,
+    Ending.UNSEEN: CloseCode.VIEW_FAILED,
 }
 
 
@@ -85,7 +88,8 @@ class Hello(msgspec.Struct):
 
     type: Literal["hello"]
     key: str | None = None
-    token: str | None = None
+    token: str | list[str] | None = None
+    """Of several, what may be done is what all of them allow."""
 
 
 _decode: Final = msgspec.json.Decoder(ClientFrame).decode
@@ -323,12 +327,14 @@ class WebSocketProtocol:
         clock: Clock,
         limits: Limits,
         metrics: Metrics,
-        identify: Callable[[str], Awaitable[Principal | None]],
+        gate: Gate,
+        identify: Callable[[list[str]], Awaitable[Principal | None]],
         watch: Watch,
     ) -> None:
-        """`identify` finds out whose token that is; None where tokens mean nothing. `watch` tells
-        when the token of a principal is not valid any more.
+        """`identify` finds out whose tokens those are; None where they mean nothing. `watch` tells
+        when what a principal showed is not valid any more.
         """
+        self._gate = gate
         self._watch = watch
         self._identify = identify
         self._sessions = sessions
@@ -370,7 +376,13 @@ class WebSocketProtocol:
             if waits:
                 principal, key = await self._hello(receive, principal, key)
             subscription = await self._subscribe(scope, listener, Visitor(principal, key))
-            leave = self._watch(principal, lambda: listener.receive(REVOKED))
+            address = self._address(scope)
+            leave = self._watch(
+                principal,
+                lambda: listener.receive(REVOKED),
+                address.machine_id,
+                address.session_id,
+            )
             try:
                 socket.listen(listener, high_water_bytes=self._limits.unsent_bytes_soft)
                 while (message := await receive())["type"] not in _ENDS:
@@ -404,7 +416,8 @@ class WebSocketProtocol:
         except (msgspec.MsgspecError, RecursionError) as error:
             raise BadRequest("bad_frame", f"not a hello: {error}"[:300]) from None
         if said.token is not None:
-            principal = await self._identify(said.token) or principal
+            shown = [said.token] if isinstance(said.token, str) else said.token
+            principal = await self._identify(shown) or principal
         return principal, key if said.key is None else said.key
 
     async def refuse(self, error: HubError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -429,14 +442,21 @@ class WebSocketProtocol:
     async def _subscribe(
         self, scope: Scope, listener: SocketListener, visitor: Visitor
     ) -> Subscription:
-        url = read_url(scope["raw_path"], session_chars_max=self._limits.session_id_chars)
-        if url.session is None or url.action is not None:
-            raise NotFound("no_such_session", "a WebSocket goes to /{machine}/{session}")
+        address = self._address(scope)
+        principal = await self._gate.enter(visitor.principal, address, "read")
+        visitor = visitor._replace(principal=principal)
         subscription = await self._sessions.subscribe(
-            url.address, listener, visitor, given=given_input(scope["query_string"])
+            address, listener, visitor, given=given_input(scope["query_string"])
         )
         listener.begin(subscription, is_counted=visitor.principal.is_counted)
         return subscription
+
+    def _address(self, scope: Scope) -> Address:
+        """Raises `NotFound`."""
+        url = read_url(scope["raw_path"], session_chars_max=self._limits.session_id_chars)
+        if url.session is None or url.action is not None:
+            raise NotFound("no_such_session", "a WebSocket goes to /{machine}/{session}")
+        return url.address
 
 
 def _say_why(socket: HubSocket, error: HubError) -> None:
@@ -459,4 +479,6 @@ def close_code(error: HubError) -> CloseCode:
             return CloseCode.UNAUTHORISED
         case Forbidden():
             return CloseCode.FORBIDDEN
+        case ViewFailed():
+            return CloseCode.VIEW_FAILED
     return CloseCode.POLICY_VIOLATION

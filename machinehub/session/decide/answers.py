@@ -34,6 +34,8 @@ REFUSALS: Final = OUR_FAULTS | {
     "invalid_event",
     "unknown_input",
     "event_too_large",
+    "forbidden",
+    "access_failed",
 }
 """Why a worker may say that it undid a turn: each is in the docs, and the label of a metric."""
 OUTBOX_BYTES_MAX: Final = 2 * 1024 * 1024

@@ -25,8 +25,10 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 _decode_any = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-def check_event(raw: bytes | msgspec.Raw, *, bytes_max: int, depth_max: int) -> None:
-    """Raises a `CallerError` unless `raw` is the JSON of an event that a client may send."""
+def check_event(raw: bytes | msgspec.Raw, *, bytes_max: int, depth_max: int) -> str:
+    """The type of an event. Raises a `CallerError` unless `raw` is the JSON of one that a client
+    may send.
+    """
     data = bytes(raw)
     if len(data) > bytes_max:
         raise TooLarge("event_too_large", f"an event has at most {bytes_max} bytes")
@@ -45,6 +47,7 @@ def check_event(raw: bytes | msgspec.Raw, *, bytes_max: int, depth_max: int) -> 
         raise BadRequest("event_too_deep", f"an event nests at most {depth_max} levels")
     if not data.isascii():
         check_utf8(data)
+    return head.type
 
 
 def is_route(type_: str) -> bool:

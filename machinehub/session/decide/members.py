@@ -26,6 +26,7 @@ from machinehub.ids import MemberId
 from machinehub.session.port import Member, Presence, PresenceNews
 
 if TYPE_CHECKING:
+    from machinehub import principal
     from machinehub.ids import MachineId, SessionId
 
 CLIENT_KEY_CHARS: Final = (16, 128)
@@ -38,6 +39,8 @@ class _Sender(msgspec.Struct, omit_defaults=True):
 
     id: str
     user: str | None = None
+    roles: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    claims: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _decode_sender: Final = msgspec.json.Decoder(_Sender).decode
@@ -48,26 +51,45 @@ class Identity:
     """Who is behind a connection or a request."""
 
     id: str
-    """What `sender.id` says: the same for all connections with one client key."""
+    """What `sender.id` says: the same for all connections of one user, or with one client key."""
     user: str | None = None
-    """The subject of the connection's token, once tokens have one."""
+    """The subject of their connect token."""
     returns: bool = False
     """Whether a later connection can be known to be the same one's."""
+    roles: tuple[str, ...] | None = None
+    """Those that a connect token gives; None without one."""
+    claims: bytes | None = None
+    """What else the token says, as JSON."""
 
     @property
     def member(self) -> MemberId:
-        return MemberId(self.user if self.user is not None else self.id)
+        return MemberId(self.id)
 
     @property
     def sender(self) -> bytes:
-        """The `sender` that the hub puts into each of their events, as JSON."""
-        return msgspec.json.encode(_Sender(self.id, self.user))
+        """The `sender` that the hub puts into each of their events, as JSON. The machine's `access`
+        and `view` are given the same.
+        """
+        roles = msgspec.UNSET if self.roles is None else self.roles
+        claims = msgspec.UNSET if self.claims is None else msgspec.Raw(self.claims)
+        return msgspec.json.encode(_Sender(self.id, self.user, roles, claims))
 
 
 def read_sender(sender: bytes) -> Identity:
     """Who is named by a `sender` that this hub wrote."""
     said = _decode_sender(sender)
-    return Identity(said.id, said.user)
+    return Identity(
+        said.id,
+        said.user,
+        roles=None if said.roles is msgspec.UNSET else said.roles,
+        claims=None if said.claims is msgspec.UNSET else bytes(said.claims),
+    )
+
+
+def identity_of(user: principal.Member, machine_id: MachineId, session_id: SessionId) -> Identity:
+    """Who the holder of a connect token is in a session: the same on all devices."""
+    known = _public_id(f"{machine_id}\0{session_id}\0user\0{user.sub}")
+    return Identity(known, user.sub, returns=True, roles=user.roles, claims=user.claims)
 
 
 def id_of_key(key: str, machine_id: MachineId, session_id: SessionId) -> str:
@@ -83,10 +105,14 @@ def id_of_key(key: str, machine_id: MachineId, session_id: SessionId) -> str:
             f"a client key has {least} to {most} characters, made up at random",
         )
     try:
-        secret = f"{machine_id}\0{session_id}\0{key}".encode()
+        return _public_id(f"{machine_id}\0{session_id}\0{key}")
     except UnicodeEncodeError:
         raise BadRequest("invalid_client_key", "a client key is text") from None
-    number = int.from_bytes(hashlib.sha256(secret).digest())
+
+
+def _public_id(secret: str) -> str:
+    """16 base62 digits of a SHA-256."""
+    number = int.from_bytes(hashlib.sha256(secret.encode()).digest())
     digits = []
     for _ in range(16):
         number, digit = divmod(number, len(BASE62))
@@ -113,7 +139,10 @@ class Members:
         """One connection more; whether it is a new member's."""
         new = who.member not in self._there
         if new:
-            self._there[who.member] = Member(id=who.member, user=who.user, joined_at=joined_at)
+            roles = msgspec.UNSET if who.roles is None else who.roles
+            self._there[who.member] = Member(
+                id=who.member, user=who.user, joined_at=joined_at, roles=roles
+            )
         self._connections[who.member] = self._connections.get(who.member, 0) + 1
         return new
 

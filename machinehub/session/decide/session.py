@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from machinehub.limits import Limits
     from machinehub.model import MemberChange, SessionRecord, StoredSession
     from machinehub.session.decide.turn import Receipt
+    from machinehub.session.port import Terms
     from sandbox.protocol.ids import TimerId
     from sandbox.protocol.messages import Cost
 
@@ -79,7 +80,7 @@ class Session:
         # What was decided, and not committed yet.
         self._seq = Seq(0)
         self._attempts = 0
-        self._snapshot = UNCHANGED
+        self.decided_snapshot = UNCHANGED  # as its worker has it
         self._finished = False
         self._decided: deque[Turn] = deque()
         self.timers: dict[TimerId, Armed] = {}
@@ -99,6 +100,7 @@ class Session:
         self._limits = limits
         self.allowed = limits
         """What its version allows: the lower of the hub's limits and the version's own."""
+        self.has_view = False  # whether each member sees what the machine's `view` says
         self.used_at_ms = 0
         """When it was last opened or sent something."""
 
@@ -130,9 +132,9 @@ class Session:
         """Somebody opened it."""
         self.used_at_ms = max(self.used_at_ms, now_ms)
 
-    def allow(self, limits: Limits) -> None:
+    def allow(self, terms: Terms) -> None:
         """What its version allows has become known."""
-        self.allowed = limits
+        self.allowed, self.has_view = terms.limits, terms.has_view
 
     def _move(self, step: Step) -> None:
         following = TRANSITIONS[self.phase].get(step)
@@ -193,7 +195,7 @@ class Session:
         self._seq, self._attempts = Seq(self._seq + 1), 0
         self.tail.append((pending.input, pending.now_ms))
         if snapshot != UNCHANGED:
-            self._snapshot = snapshot
+            self.decided_snapshot = snapshot
         finished_now = outbox.finished and not self._finished
         self._finished = self._finished or finished_now
         changes = changes_of(
@@ -273,7 +275,7 @@ class Session:
         return SavedCheckpoint(
             seq=self._seq,
             data=checkpoint,
-            snapshot=self._snapshot,
+            snapshot=self.decided_snapshot,
             finished=self._finished,
             timers={timer: armed.due_at_ms for timer, armed in timers.items()},
             at_ms=at_ms,
@@ -323,7 +325,7 @@ class Session:
         self.checkpoint = checkpoint.data if checkpoint else None
         self.tail = [(entry.input, entry.now_ms) for entry in stored.tail]
         self._last_ms = stored.last_ms
-        self._snapshot = checkpoint.snapshot if checkpoint else UNCHANGED
+        self.decided_snapshot = checkpoint.snapshot if checkpoint else UNCHANGED
         self._finished = stored.record.finished_at_ms is not None
         self.timers = dict(stored.timers)
         # The tail's own snapshots are not stored: the last one is known when it was replayed.
@@ -351,7 +353,7 @@ class Session:
             return  # it was thawed on another worker: what it came to is known
         check_replayed(snapshot)
         if snapshot != UNCHANGED:
-            self._snapshot = snapshot
+            self.decided_snapshot = snapshot
         self._move(Step.REPLAYED)
         self._publish()
 
@@ -379,7 +381,7 @@ class Session:
 
     def _publish(self) -> None:
         """What is restored can be read: seq and snapshot of one moment."""
-        self.seq, self.snapshot, self.finished = self._seq, self._snapshot, self._finished
+        self.seq, self.snapshot, self.finished = self._seq, self.decided_snapshot, self._finished
 
     def _forget_loaded(self) -> None:
         self.checkpoint = None

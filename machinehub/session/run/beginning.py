@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def check_given(given: bytes | None, target: VersionTarget) -> None:
     """Raises `TooLarge` for an input, in bytes of JSON, that the version does not allow."""
-    bytes_max = target.limits.input_bytes
+    bytes_max = target.terms.limits.input_bytes
     if given is not None and len(given) > bytes_max:
         raise TooLarge("input_too_large", f"a session's input has at most {bytes_max} bytes here")
 

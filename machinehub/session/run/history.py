@@ -30,7 +30,7 @@ from machinehub.store.database import AlreadyWritten
 from sandbox.protocol.formats import UnknownFormat, checkpoint_digest
 from sandbox.protocol.ids import Ticket
 from sandbox.protocol.inputs import read_input
-from sandbox.protocol.messages import Close, Done, Failed, Replayed, Step
+from sandbox.protocol.messages import Close, Done, Step
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from machinehub.ids import MachineId, MemberId, SessionId
     from machinehub.model import Entry
     from machinehub.session.run.placement import Placement
+    from machinehub.session.run.questions import Questions
     from machinehub.session.run.worker_interfaces import Images, SandboxWorker, SandboxWorkers
     from machinehub.store.sessions import SessionStore
     from sandbox.protocol.ids import Slot
-    from sandbox.protocol.messages import Question, ToHub
 
 log = logging.getLogger("machinehub.session")
 
@@ -53,13 +53,12 @@ REPLAYS_PER_MACHINE_MAX: Final = 8
 """How many replays of one machine may run or wait; `REPLAYS_WAITING_MAX` is the same for all
 machines together. Any further replay is refused with `unavailable`.
 """
-ANSWER_S: Final = 30.0
 PRESENCE_JOINED: Final = b'{"type":"presence.joined"'
 
 
 class History:
     """Computes past states of sessions on replicas: snapshots, forks, replays, and rebuilt
-    checkpoints. `Outcomes` passes it the answers of workers for the slots of replicas.
+    checkpoints.
     """
 
     def __init__(
@@ -68,16 +67,17 @@ class History:
         pool: SandboxWorkers,
         images: Images,
         placement: Placement,
+        questions: Questions,
         clock: Clock,
         entropy: Entropy,
     ) -> None:
+        self._questions = questions
         self._store = store
         self._pool = pool
         self._images = images
         self._placement = placement
         self._clock = clock
         self._entropy = entropy
-        self._asked: dict[Slot, tuple[SandboxWorker, asyncio.Future[ToHub]]] = {}
         self._running = asyncio.Semaphore(REPLAYS_AT_ONCE)
         self._wanted: Counter[MachineId] = Counter()
 
@@ -150,7 +150,7 @@ class History:
         async with self._replica(record, None) as replica:
             question = Step(replica.slot, Ticket(1), entry.input, entry.now_ms, cpu_ms)
             try:
-                answer = await self.ask(replica.worker, replica.slot, question)
+                answer = await self._questions.ask(replica.worker, replica.slot, question)
             except Unavailable as error:
                 raise error_of(fault_of(error)) from None
             assert isinstance(answer, Done)
@@ -217,7 +217,7 @@ class History:
         worker.take(record.digest, await self._images.image(record.digest))
         opening = self._placement.opening(slot, record.digest, checkpoint.data)
         try:
-            await self.ask(worker, slot, opening)
+            await self._questions.ask(worker, slot, opening)
         except Unavailable as error:
             if error.code != "session_damaged":
                 raise
@@ -301,7 +301,9 @@ class History:
             open_.callback(self._close, worker, slot, record)
             data = checkpoint.data if checkpoint else None
             try:
-                await self.ask(worker, slot, self._placement.opening(slot, record.digest, data))
+                await self._questions.ask(
+                    worker, slot, self._placement.opening(slot, record.digest, data)
+                )
             except Unavailable as error:
                 if error.code != "session_damaged" or checkpoint is None:
                     raise
@@ -309,8 +311,10 @@ class History:
                 checkpoint = await self._store.checkpoint_before(record.key, checkpoint.seq)
                 assert checkpoint is not None
                 data = checkpoint.data
-                await self.ask(worker, slot, self._placement.opening(slot, record.digest, data))
-            yield replica_at(self, worker, slot, checkpoint)
+                await self._questions.ask(
+                    worker, slot, self._placement.opening(slot, record.digest, data)
+                )
+            yield replica_at(self._questions, worker, slot, checkpoint)
 
     def _close(self, worker: SandboxWorker, slot: Slot, record: SessionRecord) -> None:
         if not worker.lost:
@@ -395,36 +399,6 @@ class History:
             record.key, after=(after, 0), until=until, limit=ENTRIES_AT_ONCE, applied_only=True
         )
 
-    # --- workers ----------------------------------------------------------------------------------
-
-    async def ask(self, worker: SandboxWorker, slot: Slot, message: Question) -> ToHub:
-        """Raises `Unavailable` when it cannot be done, now or at all."""
-        if worker.lost:
-            raise _ended()
-        answer: asyncio.Future[ToHub] = asyncio.get_running_loop().create_future()
-        self._asked[slot] = worker, answer
-        worker.ask(slot, message)
-        try:
-            said = await asyncio.wait_for(answer, ANSWER_S)
-        except TimeoutError:
-            raise Unavailable("unavailable", "the replay takes too long; try again later") from None
-        finally:
-            self._asked.pop(slot, None)
-        if isinstance(said, Failed):
-            raise Unavailable(said.code, said.message)
-        return said
-
-    def answered(self, worker: SandboxWorker, message: Done | Failed | Replayed) -> None:
-        """Completes the pending `ask` for the message's slot; any other message is ignored."""
-        asked = self._asked.get(message.session)
-        if asked is not None and asked[0] is worker and not asked[1].done():
-            asked[1].set_result(message)
-
-    def worker_lost(self, worker: SandboxWorker) -> None:
-        for asked_of, answer in self._asked.values():
-            if asked_of is worker and not answer.done():
-                answer.set_exception(_ended())
-
 
 def _digest(checkpoint: SavedCheckpoint) -> str:
     """Of a checkpoint as it is stored, which may be damaged."""
@@ -432,7 +406,3 @@ def _digest(checkpoint: SavedCheckpoint) -> str:
         return checkpoint_digest(checkpoint.data)
     except UnknownFormat as error:
         return str(error)
-
-
-def _ended() -> Unavailable:
-    return Unavailable("unavailable", "the worker that replayed this has ended; try again")

@@ -21,6 +21,7 @@ from machinehub.errors import (
 )
 from machinehub.model import Kind
 from machinehub.rates import Rates
+from machinehub.session.decide.discretion import discreet
 from machinehub.session.decide.events import check_event
 from machinehub.session.decide.lifecycle import Phase
 from machinehub.session.decide.turn import SESSION_FINISHED, Receipt, fingerprint_of, is_same_event
@@ -92,7 +93,8 @@ class Intake:
     # --- events of clients ------------------------------------------------------------------------
 
     def check(self, session: Session, event: bytes, principal: Principal) -> None:
-        """Whether a client may send this event now. Raises `CallerError`, `RateLimited`.
+        """Whether a client may send this event now. Raises `CallerError`, `RateLimited`, and
+        `Forbidden` where their token does not allow it.
 
         A rate that a version chose for itself is its sessions' alone.
         """
@@ -105,7 +107,8 @@ class Intake:
                 raise RateLimited(
                     "rate_limited", f"a machine takes at most {per_s} events a second"
                 )
-        check_event(event, bytes_max=allowed.event_bytes, depth_max=allowed.event_depth)
+        type_ = check_event(event, bytes_max=allowed.event_bytes, depth_max=allowed.event_depth)
+        principal.must_send(type_)
 
     def send(
         self,
@@ -300,12 +303,13 @@ def _answer_again(receipt: Receipt, then: Callable[[Receipt], None]) -> None:
         raise Unavailable("unavailable", "too many copies of this event wait for its answer")
 
 
-def settled_of(event_id: EventId | None, receipt: Receipt) -> Settled:
+def settled_of(session: Session, event_id: EventId | None, receipt: Receipt) -> Settled:
     """The message about a receipt."""
-    return Settled(
-        event_id, receipt.seq, receipt.changed, receipt.error, receipt.cost, receipt.taken
-    )
+    error = receipt.error
+    if error is not None and session.has_view:
+        error = discreet(error)
+    return Settled(event_id, receipt.seq, receipt.changed, error, receipt.cost, receipt.taken)
 
 
 def _answered(session: Session, event_id: EventId | None, receipt: Receipt) -> Answered:
-    return Answered(settled_of(event_id, receipt), snapshot_of(session))
+    return Answered(settled_of(session, event_id, receipt), snapshot_of(session))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from machinehub.errors import Conflict, HubError, NotFound, Unavailable
 from machinehub.model import Fault
+from machinehub.session.decide.discretion import discreet_error
 from machinehub.session.decide.lifecycle import Phase
 from machinehub.session.port import Closed, Ending
 from machinehub.session.run.beginning import beginning_record, check_given
@@ -158,7 +159,9 @@ class Loader:
         record = beginning_record(
             machine_id, session_id, target, entropy=self._entropy, now_ms=self._clock.now_ms()
         )
-        return self.take_up(record, may_begin=True, given=given)
+        session = self.take_up(record, may_begin=True, given=given)
+        session.has_view = target.terms.has_view  # in case that it cannot start
+        return session
 
     def take_up(
         self, record: SessionRecord, *, may_begin: bool = False, given: bytes | None = None
@@ -176,7 +179,7 @@ class Loader:
         opening = self._openings.get(session)
         if opening is not None and not opening.knows_limits:
             version = session.record.version
-            session.allow(await self._versions.limits_of(session.machine_id, version))
+            session.allow(await self._versions.terms_of(session.machine_id, version))
             opening.knows_limits = True
         return session
 
@@ -343,7 +346,7 @@ class Loader:
         """Its first input was refused: the name is free again."""
         opening = self._openings.get(session)
         if opening is not None:
-            _fail(opening.opened, error)
+            _fail(opening.opened, discreet_error(error) if session.has_view else error)
         never = NotFound("no_such_session", "the session could not start")
         self.forget(session, never, Ending.DELETED)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from machinehub.session.run.loading import Loader
     from machinehub.session.run.placement import Placement
     from machinehub.session.run.publisher import Publisher
+    from machinehub.session.run.questions import Questions
     from machinehub.session.run.registry import Registry
     from machinehub.session.run.scheduler import TimerScheduler
     from machinehub.session.run.unattended import Unattended
@@ -53,6 +54,7 @@ class Outcomes:
         publisher: Publisher,
         loader: Loader,
         history: History,
+        questions: Questions,
         waits: Waits,
         metrics: Metrics,
         unattended: Unattended,
@@ -65,6 +67,7 @@ class Outcomes:
         self._publisher = publisher
         self._loader = loader
         self._history = history
+        self._questions = questions
         self._waits = waits
         self._metrics = metrics
         self._mending: set[Session] = set()
@@ -101,7 +104,7 @@ class Outcomes:
             self._loader.restored(session, changed=True)
 
     def not_a_session(self, worker: SandboxWorker, message: Done | Failed | Replayed) -> None:
-        self._history.answered(worker, message)
+        self._questions.answered(worker, message)
 
     def lost(self, session: Session, fault: Fault) -> None:
         """The session cannot be thawed: mend it, or say so, rather than go on from a guess."""

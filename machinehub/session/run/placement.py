@@ -305,7 +305,10 @@ class Placement:
         worker.take(session.record.digest, image)
         place.worker = worker
         self._fill(worker, place.memory_bytes)
-        worker.ask(place.slot, self.opening(place.slot, session.record.digest, session.checkpoint))
+        opening = self.opening(
+            place.slot, session.record.digest, session.checkpoint, session.decided_snapshot
+        )
+        worker.ask(place.slot, opening)
         if session.tail:
             worker.ask(place.slot, Replay(place.slot, OPEN_TICKET, session.tail, 0))
         place.window.restart()
@@ -337,8 +340,12 @@ class Placement:
             estimate = self._estimates[digest] = CostEstimate()
         return estimate
 
-    def opening(self, slot: Slot, digest: Digest, checkpoint: bytes | None) -> Open:
-        """The message that thaws a session."""
+    def opening(
+        self, slot: Slot, digest: Digest, checkpoint: bytes | None, snapshot: bytes = b"null"
+    ) -> Open:
+        """The message that thaws a session; `snapshot` is that of the moment when it goes on, by
+        which it is decided who may send what.
+        """
         limits = self._limits
         return Open(
             slot,
@@ -348,7 +355,13 @@ class Placement:
             limits.snapshot_bytes,
             limits.emitted_bytes,
             checkpoint,
+            snapshot,
         )
+
+    def worker_of(self, session: Session) -> SandboxWorker | None:
+        """The worker that it is on."""
+        place = self._places.get(session)
+        return None if place is None else place.worker
 
     def leave(self, session: Session) -> None:
         """Takes the session off its worker, whatever it is doing there."""

@@ -15,8 +15,8 @@ from machinehub.clock import timestamp
 from machinehub.errors import Conflict, NotFound, RateLimited, TooLarge, Unavailable
 from machinehub.rates import Rate
 from machinehub.session.decide.events import check_metadata
-from machinehub.session.decide.members import Identity, Members, id_of_key
-from machinehub.session.run.publisher import snapshot_of
+from machinehub.session.decide.members import Identity, Members, id_of_key, identity_of
+from machinehub.session.port import Snapshot
 
 if TYPE_CHECKING:
     from machinehub.clock import Clock, Entropy
@@ -98,19 +98,22 @@ class Crowds:
         return (crowd.members if crowd is not None else Members()).listing()
 
     def identify(self, machine_id: MachineId, session_id: SessionId, visitor: Visitor) -> Identity:
-        """Who a connection or a request is: whoever has the client key, or somebody never seen
-        before.
+        """Who a connection or a request is: the user that a connect token names, whoever has the
+        client key, or somebody never seen before.
 
         Raises `BadRequest`.
         """
+        if visitor.principal.member is not None:
+            return identity_of(visitor.principal.member, machine_id, session_id)
         if visitor.key is None:
-            return Identity(self._entropy.connection_id(), visitor.principal.user)
-        known = id_of_key(visitor.key, machine_id, session_id)
-        return Identity(known, visitor.principal.user, returns=True)
+            return Identity(self._entropy.connection_id())
+        return Identity(id_of_key(visitor.key, machine_id, session_id), returns=True)
 
     # --- coming and going -------------------------------------------------------------------------
 
-    def attach(self, session: Session, listener: Listener, who: Identity) -> None:
+    def attach(
+        self, session: Session, listener: Listener, who: Identity, snapshot: Snapshot
+    ) -> None:
         """Adds a listener: it hears the snapshot first, then everything that follows.
 
         Raises `NotFound` when the session was deleted, `Unavailable` when it is full,
@@ -139,7 +142,7 @@ class Crowds:
         crowd.newcomers.append(listener)
         self._publisher.audience(session).listeners[listener] = None
         count = len(crowd.members)
-        listener.receive(snapshot_of(session, connection_id=who.id, count=count))
+        listener.receive(Snapshot(snapshot.seq, snapshot.version, snapshot.state, who.id, count))
         self._events.inform(session, crowd.members, [who])
         self._tell_soon(crowd)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from machinehub.clock import measured_s
 from machinehub.session.port import Emitted, Snapshot, Update
@@ -57,6 +57,16 @@ class Audience:
     """Requests that look at the session whenever something of it has settled."""
 
 
+class Shows(Protocol):
+    """Who tells of sessions whose machines say what each member sees (`views.py`)."""
+
+    def tell(self, session: Session, turn: Turn) -> None: ...
+    def tell_how_it_stands(self, session: Session) -> None: ...
+    def leave(self, session: Session, listener: Listener) -> None: ...
+    def is_waited_for(self, session: Session) -> bool: ...
+    def drop(self, session: Session) -> None: ...
+
+
 class Publisher:
     """Keeps the listeners and waiting requests of every session, and sends them committed turns."""
 
@@ -68,7 +78,12 @@ class Publisher:
         self._metrics = metrics
         self._emitted_kept_bytes = emitted_kept_bytes
         self.activity = Activity()
+        self._shows: Shows
         self._audiences: dict[Session, Audience] = {}
+
+    def show_by(self, shows: Shows) -> None:
+        """Once: who tells of sessions whose machines say what each member sees."""
+        self._shows = shows
 
     # --- who listens ------------------------------------------------------------------------------
 
@@ -88,14 +103,20 @@ class Publisher:
         audience = self._audiences.get(session)
         if audience is not None:
             audience.listeners.pop(listener, None)
+        if session.has_view:
+            self._shows.leave(session, listener)
 
     def is_watched(self, session: Session) -> bool:
         """Whether a connection or a request waits for something of it."""
         audience = self._audiences.get(session)
-        return audience is not None and bool(audience.listeners or audience.watchers)
+        if audience is not None and (audience.listeners or audience.watchers):
+            return True
+        return session.has_view and self._shows.is_waited_for(session)
 
     def drop(self, session: Session) -> None:
         """The session leaves memory."""
+        if session.has_view:
+            self._shows.drop(session)
         self._audiences.pop(session, None)
 
     # --- telling ----------------------------------------------------------------------------------
@@ -103,6 +124,9 @@ class Publisher:
     def tell(self, session: Session, turn: Turn) -> None:
         """Everybody hears of a turn that was committed, or that there was nothing to commit of."""
         self._note(session, turn)
+        if session.has_view:
+            self._shows.tell(session, turn)
+            return
         audience = self._audiences.get(session)
         if audience is not None and turn.snapshot is not None:
             self.send(audience.listeners, Update(turn.seq, turn.snapshot))
@@ -129,6 +153,9 @@ class Publisher:
 
     def tell_how_it_stands(self, session: Session) -> None:
         """For everybody, when that was not known here before."""
+        if session.has_view:
+            self._shows.tell_how_it_stands(session)
+            return
         listeners = self.listeners(session)
         if listeners:
             self.send(listeners, Update(session.seq, session.snapshot))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from machinehub.errors import Unavailable
 from machinehub.ids import Seq
@@ -16,27 +16,20 @@ from sandbox.protocol.messages import Checkpoint, Done, Replay, Replayed
 
 if TYPE_CHECKING:
     from machinehub.model import Entry
+    from machinehub.session.run.questions import Questions
     from machinehub.session.run.worker_interfaces import SandboxWorker
     from sandbox.protocol.ids import Slot, TimerId
-    from sandbox.protocol.messages import Question, ToHub
 
 SLICE_US: Final = 10_000
 """CPU of a worker that a replay takes before others have their turn."""
 SLICE_INPUTS_MAX: Final = 200
 
 
-class Asks(Protocol):
-    """Who talks to workers for replicas."""
-
-    async def ask(self, worker: SandboxWorker, slot: Slot, message: Question) -> ToHub:
-        """Raises `Unavailable`."""
-
-
 @dataclass(slots=True)
 class Replica:
     """A session at some step of its history, on a worker."""
 
-    asks: Asks
+    questions: Questions
     worker: SandboxWorker
     slot: Slot
     seq: Seq
@@ -55,7 +48,7 @@ class Replica:
             part = entries[at : at + SLICE_INPUTS_MAX]
             inputs = [(entry.input, entry.now_ms) for entry in part]
             question = Replay(self.slot, Ticket(at + 1), inputs, SLICE_US)
-            answer = await self.asks.ask(self.worker, self.slot, question)
+            answer = await self.questions.ask(self.worker, self.slot, question)
             if not isinstance(answer, Replayed) or not 1 <= answer.count <= len(part):
                 raise self._broken()
             try:
@@ -86,7 +79,7 @@ class Replica:
     async def freeze(self) -> bytes:
         """The checkpoint of what it is now."""
         question = Checkpoint(self.slot, Ticket(1))
-        answer = await self.asks.ask(self.worker, self.slot, question)
+        answer = await self.questions.ask(self.worker, self.slot, question)
         assert isinstance(answer, Done)
         return answer.result
 
@@ -103,12 +96,12 @@ class Replica:
 
 
 def replica_at(
-    asks: Asks, worker: SandboxWorker, slot: Slot, checkpoint: SavedCheckpoint | None
+    questions: Questions, worker: SandboxWorker, slot: Slot, checkpoint: SavedCheckpoint | None
 ) -> Replica:
     if checkpoint is None:
-        return Replica(asks, worker, slot, Seq(0), UNCHANGED, finished=False)
+        return Replica(questions, worker, slot, Seq(0), UNCHANGED, finished=False)
     return Replica(
-        asks,
+        questions,
         worker,
         slot,
         checkpoint.seq,

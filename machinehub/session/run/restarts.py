@@ -80,7 +80,7 @@ class Restarts:
         new = beginning_record(machine_id, session_id, target, entropy=self._entropy, now_ms=now_ms)
         start = start_input(self._entropy.turn_seed(), given)
         entry = Entry(FIRST, 0, Kind.START, start, now_ms, changed=True)
-        began = await self._history.begin(new, entry, cpu_ms=target.limits.start_cpu_ms)
+        began = await self._history.begin(new, entry, cpu_ms=target.terms.limits.start_cpu_ms)
         if began.finished:
             new = msgspec.structs.replace(new, finished_at_ms=now_ms)
         successor = Successor(new, entry, began)

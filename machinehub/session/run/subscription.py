@@ -57,7 +57,7 @@ class LocalSubscription:
         listener = self._listener
 
         def tell(receipt: Receipt) -> None:
-            listener.receive(settled_of(event_id, receipt))
+            listener.receive(settled_of(session, event_id, receipt))
 
         intake.send(session, event, self._sender, event_id=event_id, then=tell)
 

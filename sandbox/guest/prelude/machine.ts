@@ -1,6 +1,7 @@
 // Loading a bundle: which export is the machine, and what pages and types need to know of it.
 
 import { StateMachine, type AnyStateMachine, type AnyStateNode } from "xstate";
+import { RULES, type Rules } from "./judge.ts";
 import { missingOf } from "./missing.ts";
 import { requireModule } from "./modules.ts";
 import * as safe from "./intrinsics.ts";
@@ -12,7 +13,8 @@ type Json = null | boolean | number | string | Json[] | { [key: string]: Json | 
 const CONTEXT_CHARS_MAX = 16_384;
 
 export interface Loaded {
-  machine: AnyStateMachine;
+  machine: AnyStateMachine | null;
+  rules: Rules;
   report: string;
 }
 
@@ -36,20 +38,19 @@ export interface Bundle {
 }
 
 /** Runs the bundle and finds the machine in its exports. Never throws: the report is JSON for the forge. */
-export function loadBundle(bundle: Bundle): { machine: AnyStateMachine | null; report: string } {
+export function loadBundle(bundle: Bundle): Loaded {
   const module = { exports: {} as Record<string, unknown> };
   try {
     bundle(module, module.exports, requireModule);
     return findMachine(module.exports);
   } catch (error) {
-    return { machine: null, report: failure("machine_throws", describe(error)) };
+    return refused(failure("machine_throws", describe(error)));
   }
 }
 
-function findMachine(exports: Record<string, unknown>): {
-  machine: AnyStateMachine | null;
-  report: string;
-} {
+const refused = (report: string): Loaded => ({ machine: null, rules: {}, report });
+
+function findMachine(exports: Record<string, unknown>): Loaded {
   // `module.exports = createMachine(...)`, of CommonJS.
   if (isMachine(exports)) exports = { default: exports };
   const names = safe.keysOf(exports);
@@ -63,16 +64,15 @@ function findMachine(exports: Record<string, unknown>): {
         : undefined;
   if (chosen === undefined) {
     const found = names.length ? `exports found: ${names.join(", ")}` : "the file exports nothing";
-    return {
-      machine: null,
-      report: machines.length
+    return refused(
+      machines.length
         ? failure("several_machines", {
             message: `several machines are exported (${machines.join(", ")}); make one the default export or name it "machine"`,
           })
         : failure("no_machine", {
             message: `no XState machine is exported; ${found}${hintOf(exports["default"])}`,
           }),
-    };
+    );
   }
   const machine = exports[chosen] as AnyStateMachine;
   const dropped = dropTimers();
@@ -81,17 +81,34 @@ function findMachine(exports: Record<string, unknown>): {
         `${dropped} timers that were set while the file was loaded never fire; set them in an action or an actor`,
       ]
     : [];
+  const rules = rulesOf(exports, warnings);
   return {
     machine,
+    rules,
     report: safe.wellFormed(
       safe.stringify({
         ok: true,
         definition: definitionOf(machine),
+        rules: safe.keysOf(rules),
         warnings,
         missing: missingOf(machine) as unknown as Json,
       }) as string,
     ),
   };
+}
+
+/** `access`, `view` and `viewEmitted`, where the file exports them. */
+function rulesOf(exports: Record<string, unknown>, warnings: string[]): Rules {
+  const found: Rules = {};
+  for (const name of RULES) {
+    const exported = safe.hasOwn(exports, name) ? exports[name] : undefined;
+    if (typeof exported === "function") found[name] = exported as (given: unknown) => unknown;
+    else if (exported !== undefined)
+      warnings.push(`what is exported as ${name} is no function, and decides nothing`);
+  }
+  if (found.viewEmitted && !found.view)
+    warnings.push("viewEmitted is asked where there is a view: everybody hears what is emitted");
+  return found;
 }
 
 function hintOf(exported: unknown): string {

@@ -6,6 +6,7 @@
 import "./console.ts";
 import { installRandom } from "./random.ts";
 import { installTimers } from "./timers.ts";
+import { judge, judged, setRules } from "./judge.ts";
 import { loadBundle, type Bundle } from "./machine.ts";
 import { rejected } from "./rejections.ts";
 import { collect, setMachine, step } from "./session.ts";
@@ -25,7 +26,7 @@ function load(bundle: Bundle): string {
   const compiled = bundle.transitions !== "library";
   if (bundle.strict) beStrict();
   if (bundle.limits) setLimits(bundle.limits);
-  const { machine, report } = loadBundle(bundle);
+  const { machine, rules, report } = loadBundle(bundle);
   if (machine) {
     if (compiled) {
       try {
@@ -35,6 +36,7 @@ function load(bundle: Bundle): string {
       }
     }
     setMachine(machine, { stopsOnError, compiled });
+    setRules(rules);
   }
   return report;
 }
@@ -49,4 +51,4 @@ function explain(thrown: unknown): string {
   );
 }
 
-export { load, explain, step, collect, rejected };
+export { load, explain, step, collect, judge, judged, rejected };

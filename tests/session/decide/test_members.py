@@ -48,11 +48,11 @@ def test_a_members_life() -> None:
 
 def test_users_are_members_whatever_their_connection() -> None:
     members = Members()
-    assert members.arrive(Identity("c1", "ann"), "t")
-    assert not members.arrive(Identity("c2", "ann"), "t")
+    assert members.arrive(Identity("c1", "ann", roles=("a",)), "t")
+    assert not members.arrive(Identity("c1", "ann", roles=("a",)), "t")
     assert msgspec.json.decode(frames.members_json(members.listing())) == {
         "count": 1,
-        "members": [{"id": "ann", "user": "ann", "joined_at": "t"}],
+        "members": [{"id": "c1", "user": "ann", "joined_at": "t", "roles": ["a"]}],
     }
 
 
