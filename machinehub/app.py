@@ -30,6 +30,7 @@ from machinehub.edge.admission import Admission
 from machinehub.edge.connect_tokens import ConnectTokens
 from machinehub.edge.gate import Gate
 from machinehub.edge.identity import Identities
+from machinehub.edge.quotas import ProjectQuotas
 from machinehub.edge.tokens import Tokens
 from machinehub.egress import Egress
 from machinehub.errors import HubError
@@ -52,6 +53,7 @@ from machinehub.store.sessions import SessionStore
 from machinehub.store.space import give_back_on
 from machinehub.store.store import Store
 from machinehub.store.trouble import CLAIM_LOST, unavailable
+from machinehub.store.usage import UsageStore
 from machinehub.tasks import Tasks
 from machinehub.web.page import BASE_PATH, asset, welcome
 from machinehub.workers.pool import WorkerPool
@@ -129,6 +131,8 @@ class Hub:
         self.connect_tokens = ConnectTokens(self.members, Egress(settings), clock)
         self.tokens = Tokens(settings, self.keys, clock, self.connect_tokens)
         self.identities = Identities(self.tokens, self.connect_tokens)
+        usage = UsageStore(self.engine)
+        self.quotas = ProjectQuotas(self.keys, usage, self.sessions, clock)
         self.admission = Admission(settings, limits, self.tokens, self.identities, clock)
         self.health = Health(
             self.session_store,
@@ -163,7 +167,7 @@ class Hub:
     def _make_faces(self, clock: Clock, entropy: Entropy) -> tuple[Face, ...]:
         """What the hub is to those outside, by scope: the first that takes one has it."""
         limits, base_url = self.settings.limits, self.settings.base_url
-        gate = Gate(self.catalog, self.connect_tokens.still_counts)
+        gate = Gate(self.catalog, self.connect_tokens.still_counts, self.quotas)
         find, watch = self.identities.find, self.identities.watch
         sessions, catalog, metrics = self.sessions, self.catalog, self.metrics
         return (
@@ -184,6 +188,7 @@ class Hub:
             reach,
             self.logs,
             self.metrics,
+            quotas=self.quotas,
             limits=limits,
             base_url=base_url,
             watch=self.identities.watch,
@@ -191,7 +196,7 @@ class Hub:
             is_stopping=lambda: self.operations.stopping,
         )
         sessions = SessionApi(self.store, reach, self.sessions, audit, entropy, limits)
-        projects = ProjectApi(self.keys, reach, audit, clock, entropy, limits, refresh)
+        projects = ProjectApi(self.keys, reach, audit, self.quotas, clock, entropy, limits, refresh)
         common = reach, audit, clock, entropy, limits, refresh
         keys = KeyApi(self.keys, self.members, self.store, *common)
         audits = AuditApi(self._audit_store, reach, limits)
@@ -241,6 +246,7 @@ class Hub:
         self.health.start()
         self._tasks.spawn(give_back_on(self._database))
         self._tasks.spawn(self.audit.prune_on())
+        self._tasks.spawn(self.quotas.measure_on())
 
     def _check_cache(self) -> None:
         cache = self.settings.cache

@@ -4,7 +4,7 @@
       CallerError            the request is at fault; the same request fails again
         BadRequest 400, InvalidEvent 422, Unauthorised 401, Forbidden 403, NotFound 404,
         MethodNotAllowed 405, WaitTimeout 408, Conflict 409, PreconditionFailed 412, TooLarge 413,
-        IdempotencyMismatch 422, RateLimited 429
+        IdempotencyMismatch 422, RateLimited 429 (QuotaExceeded: of a project)
       MachineError 422       the machine's author is at fault: a turn or a build failed
         BuildFailed            with errors[]: file, line, column, message
         Rejected               an event was undone
@@ -90,6 +90,10 @@ class IdempotencyMismatch(CallerError):
 
 class RateLimited(CallerError):
     status, title = 429, "Too many requests"
+
+
+class QuotaExceeded(RateLimited):
+    title = "The project's quota is used up"
 
 
 class MachineError(HubError):

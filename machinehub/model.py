@@ -44,6 +44,14 @@ class Quotas(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     connections: Annotated[int, msgspec.Meta(ge=0, le=10**9)] | None = None
 
 
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """How many of each a project has in the database."""
+
+    machines: int
+    versions: int
+    sessions: int
+
+
 class Project(msgspec.Struct, frozen=True, kw_only=True):
     """What machines and tokens belong to."""
 

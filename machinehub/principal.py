@@ -15,6 +15,7 @@ from machinehub.errors import Forbidden, Unauthorised
 from machinehub.model import SCOPES
 
 if TYPE_CHECKING:
+    from machinehub.allowance import Allowance
     from machinehub.ids import ProjectId, SessionId
     from machinehub.model import Machine
 
@@ -94,6 +95,8 @@ class Principal:
     scopes: frozenset[str] = frozenset()
     member: Member | None = None
     """Who they are, of those who showed a connect token."""
+    allowance: Allowance | None = None
+    """What the project of the machine where they are may still do."""
     only_looks: bool = False
     """Whether they may send no events where they are."""
 
@@ -174,12 +177,12 @@ class Principal:
             return
         raise Unauthorised("unauthorised", "this machine is private: it wants a connect token")
 
-    def at(self, machine: Machine) -> Principal:
+    def at(self, machine: Machine, allowance: Allowance) -> Principal:
         """Who they are for the sessions of a machine that they may use: with a secret token that is
         for looking alone, somebody who looks.
         """
         looks = self.standing is Standing.TOKEN and machine.private and not self.may("operate")
-        return replace(self, only_looks=True) if looks else self
+        return replace(self, only_looks=looks, allowance=allowance)
 
     def must_send(self, type_: str) -> None:
         """Raises `Forbidden` where their token does not allow such events."""

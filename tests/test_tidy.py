@@ -32,6 +32,7 @@ LAYERS = [
     {"store", "egress"},
     {"session/decide", "session/port", "settings"},
     {
+        "allowance",
         "capacity",
         "clock",
         "closecodes",

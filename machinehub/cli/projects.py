@@ -8,11 +8,13 @@ import typer
 
 from machinehub.cli.common import (
     DEFAULT_SERVER,
+    USAGE,
     AsJson,
     Expires,
     Hub,
     Server,
     TokenOption,
+    fail,
     lasting_s,
     path_part,
     print_json,
@@ -32,6 +34,8 @@ def register(app: typer.Typer) -> None:
     projects.command("list")(list_)
     projects.command("create")(create)
     projects.command("delete")(delete)
+    projects.command("usage")(usage)
+    projects.command("limit")(limit)
     projects.command("tokens")(tokens)
     projects.command("add-token")(add_token)
     projects.command("revoke-token")(revoke_token)
@@ -75,6 +79,55 @@ def delete(project: Project, server: Server = DEFAULT_SERVER, token: TokenOption
     hub = Hub(server, token)
     hub.call("DELETE", _path(project))
     progress.print(f"project {project}: deleted", markup=False)
+
+
+def usage(
+    project: Project,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
+    """What a project uses, and what it may use at most."""
+    found = Hub(server, token).call("GET", _path(project) + "/usage")
+    if as_json:
+        print_json(found)
+        return
+    names = dict.fromkeys([*found["used"], *found["quotas"]])
+    table(
+        ["", "USED", "AT MOST"],
+        (
+            [name, *(str(found[which].get(name, "")) for which in ("used", "quotas"))]
+            for name in names
+        ),
+    )
+
+
+def limit(
+    project: Project,
+    quotas: Annotated[
+        list[str], typer.Argument(metavar="NAME=NUMBER...", help="NAME=none takes it away.")
+    ],
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+    token: TokenOption = "",
+) -> None:
+    """Set what a project may use at most. Needs a token for the whole hub."""
+    body: dict[str, Any] = {}
+    for each in quotas:
+        name, _, text = each.partition("=")
+        try:
+            number = float(text)
+            body[name] = int(number) if number.is_integer() else number
+        except (ValueError, OverflowError):
+            if text != "none":
+                fail(f"{each}: write NAME=NUMBER, or NAME=none", USAGE)
+            body[name] = None
+    hub = Hub(server, token)
+    changed = hub.call("PATCH", _path(project), body={"quotas": body})
+    if as_json:
+        print_json(changed)
+    else:
+        say(", ".join(f"{name}={value}" for name, value in changed["quotas"].items()) or "none")
 
 
 def tokens(

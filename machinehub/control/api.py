@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from machinehub.control.catalog import Catalog
     from machinehub.control.reach import Reach
     from machinehub.control.routes import Guarded
+    from machinehub.edge.quotas import ProjectQuotas
     from machinehub.limits import Limits
     from machinehub.logs import LogLine, MachineLogs
     from machinehub.metrics import Metrics
@@ -64,6 +65,7 @@ class DeployApi:
         logs: MachineLogs,
         metrics: Metrics,
         *,
+        quotas: ProjectQuotas,
         limits: Limits,
         base_url: str,
         watch: Callable[[Principal, Callable[[], None]], Callable[[], None]],
@@ -74,6 +76,7 @@ class DeployApi:
         everybody on this computer may do everything; `is_stopping` whether streams should end.
         """
         self._is_stopping = is_stopping
+        self._quotas = quotas
         self._is_open = is_open
         self._watch = watch
         self._catalog = catalog
@@ -110,8 +113,10 @@ class DeployApi:
         began_s = measured_s()
         try:
             project = await self._reach.project(request)
+            upload = decode(body, Upload)
+            await self._quotas.check_deployment(project, upload.name)
             deployed = await self._catalog.deploy(
-                decode(body, Upload), project, private_when_new=not self._is_open()
+                upload, project, private_when_new=not self._is_open()
             )
         except HubError as error:
             self._metrics.deployments.labels(outcome=error.code).inc()

@@ -265,9 +265,20 @@ def _project_paths() -> dict[str, Any]:
         },
         "/api/v1/projects/{project}": {
             "parameters": project,
+            "patch": call(
+                "Set a project's quotas: those that are named",
+                {"200": answer("The project", ref("Project"))},
+                body=ref("ProjectPatch"),
+            ),
             "delete": call(
                 "Delete a project without machines, and revoke its tokens",
                 {"204": answer("It is gone")},
+            ),
+        },
+        "/api/v1/projects/{project}/usage": {
+            "parameters": project,
+            "get": call(
+                "What a project uses, and its quotas", {"200": answer("Both", ref("Usage"))}
             ),
         },
         "/api/v1/projects/{project}/tokens": {

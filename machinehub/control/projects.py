@@ -16,7 +16,7 @@ from machinehub.edge.problem import Json
 from machinehub.edge.requests import decode, page, page_of, read_body
 from machinehub.errors import BadRequest, NotFound
 from machinehub.ids import ProjectId
-from machinehub.model import DEFAULT_PROJECT, SCOPES
+from machinehub.model import DEFAULT_PROJECT, SCOPES, Quotas
 
 if TYPE_CHECKING:
     import builtins
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from machinehub.control.audit import Audit
     from machinehub.control.reach import Reach
     from machinehub.control.routes import Guarded
+    from machinehub.edge.quotas import ProjectQuotas
     from machinehub.limits import Limits
     from machinehub.model import Project, Token
     from machinehub.store.keys import KeyStore
@@ -43,6 +44,12 @@ class ProjectBody(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /projects`."""
 
     name: str
+
+
+class ProjectPatch(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `PATCH /projects/{p}`."""
+
+    quotas: dict[str, int | float | None]
 
 
 class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,12 +70,14 @@ class ProjectApi:
         keys: KeyStore,
         reach: Reach,
         audit: Audit,
+        quotas: ProjectQuotas,
         clock: Clock,
         entropy: Entropy,
         limits: Limits,
         changed: Callable[[], Awaitable[None]],
     ) -> None:
         self._audit = audit
+        self._quotas = quotas
         self._keys = keys
         self._reach = reach
         self._clock = clock
@@ -80,7 +89,9 @@ class ProjectApi:
         return [
             ("read", "GET", "/projects", self.list),
             ("admin", "POST", "/projects", self.create),
+            ("admin", "PATCH", PROJECT, self.change),
             ("admin", "DELETE", PROJECT, self.delete),
+            ("read", "GET", PROJECT + "/usage", self.usage),
             ("admin", "GET", PROJECT + "/tokens", self.token_list),
             ("admin", "POST", PROJECT + "/tokens", self.token_create),
             ("admin", "DELETE", PROJECT + "/tokens/{token}", self.token_revoke),
@@ -122,6 +133,34 @@ class ProjectApi:
             request, "created project %s (%s)", added.name, added.id, project=added.id
         )
         return Json(_show(added), 201)
+
+    async def change(self, request: Request) -> Response:
+        """Its quotas: those that are named; null for none."""
+        principal_of(request.scope).must_rule()
+        project = await self._find(request)
+        body = decode(await read_body(request, bytes_max=BODY_BYTES_MAX), ProjectPatch)
+        if unknown := body.quotas.keys() - set(Quotas.__struct_fields__):
+            known = ", ".join(Quotas.__struct_fields__)
+            raise BadRequest(
+                "invalid_quotas", f"there is no quota of {min(unknown)[:100]}: {known}"
+            )
+        merged = msgspec.to_builtins(project.quotas) | body.quotas
+        try:
+            quotas = msgspec.convert(merged, Quotas)
+        except msgspec.ValidationError as error:
+            raise BadRequest("invalid_quotas", str(error)) from None
+        changed = await self._keys.set_quotas(project.id, quotas)
+        self._quotas.forget(project.id)
+        said = ", ".join(f"{name} {value}" for name, value in body.quotas.items())
+        await self._audit.note(
+            request, "set quotas of project %s: %s", project.name, said, project=project.id
+        )
+        return Json(_show(changed))
+
+    async def usage(self, request: Request) -> Response:
+        """What a project uses, and its quotas."""
+        project = await self._find(request)
+        return Json(await self._quotas.usage(project.id))
 
     async def delete(self, request: Request) -> Response:
         principal_of(request.scope).must_rule()
@@ -199,6 +238,7 @@ def _show(project: Project) -> dict[str, Any]:
         "id": project.id,
         "name": project.name,
         "created_at": timestamp(project.created_at_ms),
+        "quotas": msgspec.to_builtins(project.quotas),
     }
 
 

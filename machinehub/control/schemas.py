@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from machinehub.control.uploads import NAME
 from machinehub.limits import MachineLimits
-from machinehub.model import SCOPES
+from machinehub.model import SCOPES, Quotas
 
 if TYPE_CHECKING:
     from machinehub.limits import Limits
@@ -111,6 +111,15 @@ _OPTIONAL_TEXT = {"type": ["string", "null"]}
 _SOME_TEXT = {"type": "string", "minLength": 1, "maxLength": 200}
 _NUMBER = {"type": "integer"}
 _FLAG = {"type": "boolean"}
+_NUMBERS = {"type": "object", "additionalProperties": {"type": "number"}}
+_QUOTAS = {
+    "type": "object",
+    "properties": {
+        name: {"type": ["number" if "per_s" in name else "integer", "null"], "minimum": 1}
+        for name in Quotas.__struct_fields__
+    },
+    "additionalProperties": False,
+}
 ANY: dict[str, Any] = {}
 
 SCHEMAS: dict[str, Any] = {
@@ -229,7 +238,11 @@ SCHEMAS: dict[str, Any] = {
         project={"type": ["object", "null"], "properties": {"id": TEXT, "name": TEXT}},
         scopes={"type": "array", "items": TEXT},
     ),
-    "Project": object_of("id name created_at", id=TEXT, name=TEXT, created_at=TEXT),
+    "Project": object_of(
+        "id name created_at quotas", id=TEXT, name=TEXT, created_at=TEXT, quotas=_NUMBERS
+    ),
+    "ProjectPatch": object_of("quotas", quotas=_QUOTAS),
+    "Usage": object_of("used quotas", used=_NUMBERS, quotas=_NUMBERS),
     "ProjectBody": object_of("name", name=_NAME),
     "TokenBody": object_of(
         "name scopes",

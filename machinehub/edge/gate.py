@@ -8,6 +8,7 @@ from machinehub.errors import NotFound
 from machinehub.principal import wrong_token
 
 if TYPE_CHECKING:
+    from machinehub.edge.quotas import ProjectQuotas
     from machinehub.ids import MachineId, SessionId
     from machinehub.model import Machine
     from machinehub.principal import Member, Principal, Scope
@@ -31,21 +32,24 @@ class Counts(Protocol):
 
 
 class Gate:
-    def __init__(self, machines: Machines, counts: Counts) -> None:
+    def __init__(self, machines: Machines, counts: Counts, quotas: ProjectQuotas) -> None:
+        self._quotas = quotas
         self._machines = machines
         self._counts = counts
 
     async def enter(self, principal: Principal, address: Address, scope: Scope) -> Principal:
         """Who somebody is for a session, if they may use it. `scope` is what a secret token needs
         for what is to be done, where the machine is private. Raises `NotFound`, for what is outside
-        of their project as for what is not there; `Unauthorised`, `Forbidden`.
+        of their project as for what is not there; `Unauthorised`, `Forbidden`, `QuotaExceeded`.
         """
         machine = await self._reached(principal, address.machine_id)
         principal.must_use(machine, address.session_id, scope)
         member = principal.member
         if member is not None and not self._counts(member, machine.id, address.session_id):
             raise wrong_token()
-        return principal.at(machine)
+        allowance = await self._quotas.of(machine.project)
+        await self._quotas.check_opening(machine.project, allowance, address)
+        return principal.at(machine, allowance)
 
     async def look(self, principal: Principal, machine_id: MachineId) -> Machine:
         """The same for a machine without a session: its definition."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from machinehub.ids import Digest, EventId, MachineId, Seq, SessionId
     from machinehub.limits import Limits
@@ -427,6 +427,12 @@ class Sessions(Protocol):
 
     def versions_in_use(self, machine_id: MachineId) -> set[int]:
         """Versions that sessions in memory are on, some of which may not be in the database yet."""
+        ...
+
+    def is_in_memory(self, address: Address) -> bool: ...
+
+    def count_in_memory(self, machines: Collection[MachineId]) -> int:
+        """Sessions of these machines that are in memory."""
         ...
 
     def busiest(self, count: int) -> list[Busy]:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from machinehub.edge.addresses import MachineUrl, read_url
-from machinehub.edge.admission import principal_of
+from machinehub.edge.admission import PRINCIPAL, principal_of
 from machinehub.edge.problem import on_unexpected, problem
 from machinehub.edge.requests import decode, read_body, seq_of, while_connected
 from machinehub.errors import (
@@ -43,7 +43,7 @@ from machinehub.session.port import Visitor
 from machinehub.web.page import page
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from starlette.types import Receive, Scope, Send
 
@@ -113,6 +113,18 @@ class Machines(Protocol):
     async def target(self, machine_id: MachineId, number: int | None) -> MachineInfo:
         """The version of that number, or the active one. Raises `NotFound`."""
         ...
+
+
+class _Stream(StreamingResponse):
+    """A stream of events. `leaving` is closed when it ends, also if nothing of it was ever sent."""
+
+    def __init__(self, stream: AsyncIterator[bytes], leaving: contextlib.ExitStack) -> None:
+        super().__init__(stream, media_type="text/event-stream", headers=_STREAM)
+        self._leaving = leaving
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._leaving:
+            await super().__call__(scope, receive, send)
 
 
 class HttpProtocol:
@@ -186,7 +198,8 @@ class HttpProtocol:
             raise NotFound("not_found", "there is nothing at this URL")
         reads = method == "GET" or url.action == "wait"
         needed: Right = "read" if reads else "operate"
-        await self._gate.enter(principal_of(request.scope), address, needed)
+        principal = principal_of(request.scope)
+        request.scope[PRINCIPAL] = await self._gate.enter(principal, address, needed)
         return await call(request, address)
 
     # --- reading ----------------------------------------------------------------------------------
@@ -234,32 +247,34 @@ class HttpProtocol:
     async def _stream(self, request: Request, address: Address) -> Response:
         last_id = request.headers.get("last-event-id", "")
         listener = SseListener(self._limits)
-        subscription = await self._sessions.subscribe(
-            address,
-            listener,
-            _visitor(request),
-            emitted_after=Seq(int(last_id)) if _SEQ.fullmatch(last_id) else None,
-        )
         principal = principal_of(request.scope)
-        leave = self._watch(
-            principal, lambda: listener.receive(REVOKED), address.machine_id, address.session_id
-        )
-        return StreamingResponse(
-            self._count(listener.stream(subscription), leave),
-            media_type="text/event-stream",
-            headers=_STREAM,
-        )
+        with contextlib.ExitStack() as leaving:
+            assert principal.allowance is not None
+            leaving.callback(principal.allowance.connect())
+            subscription = await self._sessions.subscribe(
+                address,
+                listener,
+                _visitor(request),
+                emitted_after=Seq(int(last_id)) if _SEQ.fullmatch(last_id) else None,
+            )
+            leave = self._watch(
+                principal,
+                lambda: listener.receive(REVOKED),
+                address.machine_id,
+                address.session_id,
+            )
+            leaving.callback(leave)
+            leaving.callback(subscription.close)
+            stream = self._count(listener.stream(subscription))
+            return _Stream(stream, leaving.pop_all())
 
-    async def _count(
-        self, stream: AsyncIterator[bytes], leave: Callable[[], None]
-    ) -> AsyncIterator[bytes]:
+    async def _count(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         self._metrics.connections.inc()
         try:
             async with contextlib.aclosing(stream) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     yield chunk
         finally:
-            leave()
             self._metrics.connections.dec()
 
     # --- changing ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ browsers show scripts nothing of a refused one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -375,21 +376,11 @@ class WebSocketProtocol:
         while True:
             if waits:
                 principal, key = await self._hello(receive, principal, key)
-            subscription = await self._subscribe(scope, listener, Visitor(principal, key))
-            address = self._address(scope)
-            leave = self._watch(
-                principal,
-                lambda: listener.receive(REVOKED),
-                address.machine_id,
-                address.session_id,
-            )
-            try:
+            with contextlib.ExitStack() as leaving:
+                await self._enter(scope, listener, Visitor(principal, key), leaving)
                 socket.listen(listener, high_water_bytes=self._limits.unsent_bytes_soft)
                 while (message := await receive())["type"] not in _ENDS:
                     pass
-            finally:
-                leave()
-                subscription.close()
             if message["type"] == "websocket.disconnect":
                 return
             principal, key = await self._known(message["bytes"], principal, key)
@@ -439,17 +430,32 @@ class WebSocketProtocol:
         assert isinstance(socket, HubSocket)
         return socket
 
-    async def _subscribe(
-        self, scope: Scope, listener: SocketListener, visitor: Visitor
-    ) -> Subscription:
+    async def _enter(
+        self,
+        scope: Scope,
+        listener: SocketListener,
+        visitor: Visitor,
+        leaving: contextlib.ExitStack,
+    ) -> None:
+        """The client is with its session from now on, until `leaving` is closed. Raises
+        `HubError`.
+        """
         address = self._address(scope)
         principal = await self._gate.enter(visitor.principal, address, "read")
-        visitor = visitor._replace(principal=principal)
+        assert principal.allowance is not None
+        leaving.callback(principal.allowance.connect())
         subscription = await self._sessions.subscribe(
-            address, listener, visitor, given=given_input(scope["query_string"])
+            address,
+            listener,
+            visitor._replace(principal=principal),
+            given=given_input(scope["query_string"]),
         )
-        listener.begin(subscription, is_counted=visitor.principal.is_counted)
-        return subscription
+        leaving.callback(subscription.close)
+        listener.begin(subscription, is_counted=principal.is_counted)
+        leave = self._watch(
+            principal, lambda: listener.receive(REVOKED), address.machine_id, address.session_id
+        )
+        leaving.callback(leave)
 
     def _address(self, scope: Scope) -> Address:
         """Raises `NotFound`."""

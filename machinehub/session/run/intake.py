@@ -107,6 +107,8 @@ class Intake:
                 raise RateLimited(
                     "rate_limited", f"a machine takes at most {per_s} events a second"
                 )
+        if principal.allowance is not None:
+            principal.allowance.take_event(self._clock.monotonic_s())
         type_ = check_event(event, bytes_max=allowed.event_bytes, depth_max=allowed.event_depth)
         principal.must_send(type_)
 

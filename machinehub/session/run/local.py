@@ -16,7 +16,7 @@ from machinehub.session.run.publisher import snapshot_of
 from machinehub.session.run.subscription import LocalSubscription
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from machinehub.ids import EventId, MachineId, Seq, SessionId
     from machinehub.model import Entry, SessionRecord
@@ -233,6 +233,13 @@ class LocalSessions(SessionHost):
 
     def versions_in_use(self, machine_id: MachineId) -> set[int]:
         return {each.record.version for each in self.registry.all if each.machine_id == machine_id}
+
+    def is_in_memory(self, address: Address) -> bool:
+        return self.registry.find(address.machine_id, address.session_id) is not None
+
+    def count_in_memory(self, machines: Collection[MachineId]) -> int:
+        known = set(machines)
+        return sum(session.machine_id in known for session in self.registry.all)
 
     def busiest(self, count: int) -> list[Busy]:
         return self.gauges.busiest(count)
