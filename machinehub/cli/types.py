@@ -182,6 +182,15 @@ def _lines(
         f"  input: {types['input']};",
         "}",
         "",
+        "/** Who sends events, and who sees the session: for `access` and `view`. */",
+        f"export type Role = {_roles(definition)};",
+        "export interface Member {",
+        "  readonly id: string;",
+        "  readonly user?: string;",
+        "  readonly roles: readonly Role[];",
+        "  readonly claims?: { readonly [name: string]: unknown };",
+        "}",
+        "",
         f"export const url = {shapes.quoted(about['url'])};",
         (
             f"export const machine: Machine<Types> = {{ id: {shapes.quoted(definition['id'])}, "
@@ -190,6 +199,12 @@ def _lines(
         "export default { url, machine };",
         "",
     ]
+
+
+def _roles(definition: dict[str, Any]) -> str:
+    """Those that the machine's access table names, of which a token may have more."""
+    names = {role for rule in definition.get("rules", []) for role in rule.get("roles") or []}
+    return " | ".join(shapes.quoted(name) for name in sorted(names)) or "string"
 
 
 def _comment(text: str) -> str:

@@ -286,6 +286,7 @@ class DeployApi:
             "created_at": timestamp(machine.created_at_ms),
             "active_version": machine.active_version or None,
             "private": machine.private,
+            "project": machine.project,
         }
 
     def _url(self, machine: Machine) -> str:

@@ -187,13 +187,14 @@ SCHEMAS: dict[str, Any] = {
         warnings={"type": "array", "items": TEXT},
     ),
     "Machine": object_of(
-        "id name url created_at active_version private",
+        "id name url created_at active_version private project",
         id=TEXT,
         name=TEXT,
         url=TEXT,
         created_at=TEXT,
         active_version={"type": ["integer", "null"]},
         private=_FLAG,
+        project=TEXT,
         version=ref("Version"),
     ),
     "MachinePatch": object_of(

@@ -16,6 +16,7 @@ from playwright.async_api import expect
 from machinehub.web.page import STATIC
 from tests.browser import sixty_states
 from tests.clients.test_client import run
+from tests.edge.test_connect_tokens import new_app
 from tests.support import COUNTER, EXAMPLES, ROOT, Client, running_hub
 
 if TYPE_CHECKING:
@@ -474,3 +475,25 @@ async def test_how_the_page_is_served(client: Client) -> None:
     assert shared.headers["access-control-allow-origin"] == "*"
     for name in ("nothing.js", "..%2fpage.py", "client.js.gz", "__init__.py", "%00"):
         assert (await client.http.get(f"/assets/{name}")).status_code == 404, name
+
+
+async def test_a_private_machine_is_opened_with_a_connect_token(
+    tmp_path: Path, browser: Browser
+) -> None:
+    async with running_hub(tmp_path, token="mh_own") as hub:
+        app = await new_app(hub)
+        url = f"{hub.url}/{app.machine}/s"
+        async with opened(browser, url) as ada, opened(browser, url) as operator:
+            for page, token in ((ada, app.token("ada", roles=["editor"])), (operator, "mh_own")):
+                await expect(page.locator(".token")).to_contain_text("this machine's sessions")
+                await page.locator(".token input").fill(token)
+                await page.get_by_role("button", name="Use token").click()
+                await ready(page)
+                await expect(page.locator("header")).to_contain_text("private")
+            await expect(operator.locator(".people")).to_contain_text("ada · editor")
+            await expect(ada.get_by_role("button", name="Revoke")).to_have_count(0)
+            operator.on("dialog", lambda dialog: dialog.accept())
+            await operator.get_by_role("button", name="Revoke").click()
+            await expect(operator.get_by_role("status").filter(has_text="revoked")).to_be_visible()
+            await expect(ada.locator(".banner .token")).to_be_visible()
+            await expect(operator.locator(".people li")).to_have_count(1)

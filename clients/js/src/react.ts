@@ -1,4 +1,4 @@
-// React over the store: one connection for each url and session, however many components use it, closed when the last of them is gone.
+// React over the store: one connection for each url, session and token, however many components use it, closed when the last of them is gone.
 
 import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
 import {
@@ -68,7 +68,9 @@ export function useStore<const M = unknown, const O = unknown>(
   { url, sessionId }: Options,
   config?: Config<M, O>,
 ): Store<TypesOf<Either<M, O>>> {
-  const key = JSON.stringify([url, sessionId]);
+  // Another token's text is another user; a function is asked for each connection.
+  const { token } = config ?? {};
+  const key = JSON.stringify([url, sessionId, typeof token === "string" ? token : ""]);
   const [generation, setGeneration] = useState(0);
   const entry = useMemo(() => {
     const known = shared.get(key);

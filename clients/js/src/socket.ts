@@ -92,7 +92,9 @@ export function socketTransport(
         protocols: [
           "machinehub.v1",
           KEY_PROTOCOL + base64url(address.key),
-          ...(token === undefined ? [] : [TOKEN_PROTOCOL + token]),
+          ...[token, address.publishableKey]
+            .filter((shown) => shown !== undefined)
+            .map((shown) => TOKEN_PROTOCOL + shown),
         ],
       };
     } catch (error) {

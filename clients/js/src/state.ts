@@ -3,11 +3,11 @@
 import { type Definition, eventsOf, takes } from "./definition.ts";
 import type { MachineTypes, Matching, Untyped } from "./types.ts";
 
-/** The public snapshot, as the hub sends it. */
+/** The public snapshot, as the hub sends it: what the machine's `view` made of it, where it has one, may lack any part. */
 export interface PublicSnapshot {
-  readonly value: unknown;
-  readonly context: unknown;
-  readonly status: string;
+  readonly value?: unknown;
+  readonly context?: unknown;
+  readonly status?: string;
   readonly tags?: readonly string[];
   readonly output?: unknown;
   readonly error?: unknown;
@@ -23,6 +23,8 @@ export class State<T extends MachineTypes = Untyped> {
   readonly output: T["output"] | undefined;
   readonly error: unknown;
   readonly children: unknown;
+  /** All of it, as the hub sent it: a machine's `view` may show anything. */
+  readonly snapshot: unknown;
   /** How many inputs the session had; 0 as long as the hub was not heard, and all the rest is a guess. */
   readonly seq: number;
   /** The version of the machine that the session is on. */
@@ -32,15 +34,17 @@ export class State<T extends MachineTypes = Untyped> {
   readonly #definition: () => Definition | undefined;
 
   constructor(
-    snapshot: PublicSnapshot,
+    sent: PublicSnapshot | null,
     seq: number,
     version: number,
     definition: () => Definition | undefined,
     pending = 0,
   ) {
+    const snapshot: PublicSnapshot = sent ?? {};
+    this.snapshot = sent instanceof State ? sent.snapshot : sent;
     this.value = snapshot.value;
     this.context = snapshot.context;
-    this.status = snapshot.status as this["status"];
+    this.status = (snapshot.status ?? "active") as this["status"];
     this.tags = snapshot.tags ?? [];
     this.output = snapshot.output;
     this.error = snapshot.error;

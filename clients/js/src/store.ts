@@ -49,6 +49,8 @@ export interface ConnectOptions<M = unknown, O = unknown> {
   readonly input?: TypesOf<Either<M, O>>["input"];
   /** Sent with each connection; a function is asked for each. */
   readonly token?: string | (() => string | Promise<string>) | undefined;
+  /** `mhp_...`, where the hub's project gives pages one. */
+  readonly publishableKey?: string | undefined;
   /** Events that may wait for the hub; more are refused with `buffer_full`. */
   readonly eventBufferMax?: number;
   /** The largest event in bytes, where the hub's settings allow another than 64 KiB. */
@@ -159,6 +161,7 @@ export class SessionStore<T extends MachineTypes> implements Store<T> {
       key,
       input: options.input,
       token: options.token,
+      publishableKey: options.publishableKey,
     });
     const socket = options.WebSocket ?? host.WebSocket;
     const problem =

@@ -31,6 +31,7 @@ export interface Address {
   readonly key: string;
   readonly input?: unknown;
   readonly token?: string | (() => string | Promise<string>) | undefined;
+  readonly publishableKey?: string | undefined;
 }
 
 /** Codes after which trying again is no use. */
@@ -76,7 +77,8 @@ export function wrong(address: Address): Problem | undefined {
   } catch (error) {
     return { code: "invalid_input", detail: `the input is not JSON: ${String(error)}` };
   }
-  if (typeof address.token === "string" && !TOKEN.test(address.token))
+  const { token, publishableKey } = address;
+  if ([token, publishableKey].some((shown) => typeof shown === "string" && !TOKEN.test(shown)))
     return { code: "invalid_token", detail: NO_TOKEN };
   return undefined;
 }
@@ -117,7 +119,12 @@ export async function headersOf(
   more: { [name: string]: string },
 ): Promise<{ [name: string]: string }> {
   const token = await tokenOf(address);
-  const known = { ...more, "Machinehub-Client": encodeURIComponent(address.key) };
+  const { publishableKey } = address;
+  const known = {
+    ...more,
+    "Machinehub-Client": encodeURIComponent(address.key),
+    ...(publishableKey === undefined ? {} : { "Machinehub-Key": publishableKey }),
+  };
   return token === undefined ? known : { ...known, Authorization: `Bearer ${token}` };
 }
 

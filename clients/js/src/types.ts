@@ -139,6 +139,8 @@ export interface Member {
   readonly id: string;
   readonly user: string | null;
   readonly joined_at: string;
+  /** Of whoever came with a connect token. */
+  readonly roles?: readonly string[];
   readonly metadata?: unknown;
 }
 
@@ -146,6 +148,6 @@ export interface Member {
 export interface Presence {
   readonly count: number;
   readonly members: readonly Member[];
-  /** This client's own id: `sender.id` of its events, and its member's id where it has no user. */
+  /** This client's own id: `sender.id` of its events, and its member's id. */
   readonly self: string | null;
 }

@@ -1,4 +1,5 @@
-// The hub's public API, as anybody may use it. Where a hub wants a token the page asks for one, and keeps it in this tab only.
+// The hub's public API, as anybody may use it. Where a hub wants a token the page asks for one, and keeps it in this tab only:
+// one of the hub's tokens, and, apart from that, a connect token, which says who somebody is in sessions.
 
 import type { Definition } from "@machinehub/client";
 import { onSite } from "./base.ts";
@@ -9,6 +10,8 @@ export interface MachineInfo {
   readonly version: number;
   readonly definition: Definition;
   readonly url: string;
+  /** Whether its sessions want a connect token. */
+  readonly private: boolean;
 }
 export interface MachineItem {
   readonly id: string;
@@ -74,21 +77,28 @@ export const problemOf = (error: unknown): Problem =>
   error instanceof Problem ? error : new Problem(0, "unexpected", String(error));
 
 const TOKEN = "machinehub.token";
+const MEMBER = "machinehub.member";
 
-export function token(): string {
+const kept = (name: string): string => {
   try {
-    return sessionStorage.getItem(TOKEN) ?? "";
+    return sessionStorage.getItem(name) ?? "";
   } catch {
     return "";
   }
-}
+};
+
+export const token = (): string => kept(TOKEN);
+/** The connect token. */
+export const member = (): string => kept(MEMBER);
+/** What opens this page's machine: nothing, or one of the two. */
+let opens = "";
 
 /** Whether that can be a token at all: it goes into a header. */
 export function keepToken(text: string): boolean {
   const given = text.trim();
   if (!/^[\x21-\x7e]+$/.test(given)) return false;
   try {
-    sessionStorage.setItem(TOKEN, given);
+    sessionStorage.setItem(/^ey[^.]*\.[^.]*\.[^.]*$/.test(given) ? MEMBER : TOKEN, given);
   } catch {
     // then it is asked for again
   }
@@ -100,7 +110,8 @@ async function call<T>(path: string, init: RequestInit = {}): Promise<T> {
     Accept: "application/json",
     ...(init.body ? { "Content-Type": "application/json" } : {}),
   });
-  if (token() && path.startsWith("/api/")) headers.set("Authorization", `Bearer ${token()}`);
+  const shown = path.startsWith("/api/") ? token() : opens;
+  if (shown) headers.set("Authorization", `Bearer ${shown}`);
   let response: Response;
   try {
     response = await fetch(onSite(path), { ...init, headers });
@@ -136,6 +147,31 @@ const sessionPath = (machine: string, session: string): string => {
 
 export const readMachine = (machine: string, version?: number): Promise<MachineInfo> =>
   call(`/${machine}${version === undefined ? "" : `@${version}`}`);
+/** What a page shows to use a machine: a connect token if there is one, nothing for a public machine, else the hub's token. */
+export async function wayIn(machine: string, version?: number): Promise<string> {
+  const [first = "", ...others] = [...new Set([member(), "", token()])];
+  let trouble: unknown;
+  for (opens of [first, ...others])
+    try {
+      await readMachine(machine, version);
+      return opens;
+    } catch (error) {
+      if (problemOf(error).status !== 401) throw error;
+      trouble ??= error;
+    }
+  throw problemOf(trouble);
+}
+/** What this page's token may do; nothing without one. */
+export const readScopes = async (): Promise<readonly string[]> =>
+  (await call<{ scopes: readonly string[] }>("/api/v1/whoami")).scopes;
+/** Ends all connect tokens of a user, and what they opened. */
+export async function revoke(machine: string, user: string): Promise<void> {
+  const { project } = await call<{ project: string }>(machinePath(machine));
+  await call(`/api/v1/projects/${encodeURIComponent(project)}/revocations`, {
+    method: "POST",
+    body: JSON.stringify({ sub: user }),
+  });
+}
 export const readMachines = async (): Promise<MachineItem[]> =>
   (await call<{ data: MachineItem[] }>("/api/v1/machines?limit=200")).data;
 export const readVersions = async (machine: string): Promise<Version[]> =>

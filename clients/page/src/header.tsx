@@ -14,6 +14,7 @@ export function Header({
   trouble,
   presence,
   version,
+  isPrivate,
   waits,
 }: {
   name: string;
@@ -24,6 +25,7 @@ export function Header({
   trouble: Trouble | null;
   presence: Presence;
   version: number | undefined;
+  isPrivate: boolean;
   /** When the next timer is due, where one waits. */
   waits: number | undefined;
 }) {
@@ -34,6 +36,12 @@ export function Header({
         {visible(session)}
       </span>
       <span className="quiet">{version === undefined ? "" : `version ${version}`}</span>
+      <span
+        className="quiet"
+        title={isPrivate ? "its sessions want a connect token" : "whoever has the URL may use it"}
+      >
+        {isPrivate ? "private" : "public"}
+      </span>
       <span className="value" aria-live="polite" title="state">
         {visible(valueText(value))}
         {waits !== undefined && <Waits dueMs={waits} />}

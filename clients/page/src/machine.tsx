@@ -10,7 +10,7 @@ import {
   namedEvents,
   takes,
 } from "@machinehub/client";
-import { type Entry, fork, readMachine, type Snapshot } from "./api.ts";
+import { type Entry, fork, readMachine, type Snapshot, wayIn } from "./api.ts";
 import { onSite } from "./base.ts";
 import { NewerVersion } from "./newer.tsx";
 import { Chart } from "./chart/chart.tsx";
@@ -21,7 +21,7 @@ import { Header } from "./header.tsx";
 import { useHistory } from "./history.ts";
 import { useLoaded } from "./load.ts";
 import { HistoryPanel, People, SessionsPanel, SharePanel, VersionsPanel } from "./panels.tsx";
-import { Tabs } from "./parts.tsx";
+import { Refusal, Tabs, TokenForm } from "./parts.tsx";
 import { causeOf, entryAt, MomentBanner, pastOf } from "./past.tsx";
 import { goTo, nameStep, type Route, stepInAddress } from "./route.ts";
 import { Send } from "./send.tsx";
@@ -37,12 +37,41 @@ let lastTab: Tab = "live";
 
 export function MachinePage({ route }: { route: Route }) {
   const { machine, version } = route;
+  const way = useLoaded(`${machine} ${version}`, () => wayIn(machine, version));
+  if (way.data !== undefined)
+    return <Session key={way.data} route={route} token={way.data || undefined} again={way.again} />;
+  if (way.problem === undefined) return <p className="notice">loading…</p>;
+  return way.problem.status === 401 ? (
+    <div className="notice">
+      <h1>{machine}</h1>
+      <Refusal problem={way.problem} again={way.again} what="this machine's sessions" />
+    </div>
+  ) : (
+    <Ended
+      machine={machine}
+      trouble={{ code: way.problem.code, detail: way.problem.message }}
+      again={way.again}
+    />
+  );
+}
+
+function Session({
+  route,
+  token,
+  again,
+}: {
+  route: Route;
+  token: string | undefined;
+  /** Looks for another way in: the token has ended. */
+  again: () => void;
+}) {
+  const { machine, version } = route;
   const session = route.session ?? LOBBY;
   const path = onSite(`/${machine}${version === undefined ? "" : `@${version}`}`);
-  const [state, send, { status, presence, error }] = useMachine({
-    url: location.origin + path,
-    sessionId: session,
-  });
+  const [state, send, { status, presence, error }] = useMachine(
+    { url: location.origin + path, sessionId: session },
+    { token },
+  );
   const [tab, setTab] = useState<Tab>(lastTab);
   /** Presses an event's button, wherever the event was clicked. */
   const press = useRef<(type: string) => void>(() => undefined);
@@ -159,6 +188,7 @@ export function MachinePage({ route }: { route: Route }) {
         trouble={error}
         presence={presence}
         version={current}
+        isPrivate={info.data.private}
         waits={step === undefined ? pending[0]?.dueMs : undefined}
       />
       <main>
@@ -166,6 +196,7 @@ export function MachinePage({ route }: { route: Route }) {
           {status === "closed" && error && (
             <p className="banner" role="alert">
               {`${visibleLines(error.detail)} (${error.code}). What is shown is how it was. `}
+              {error.code === "unauthorised" && <TokenForm again={again} what="this session" />}
               {error.code === "no_such_session" && (
                 <button onClick={() => location.reload()}>Begin it anew</button>
               )}{" "}
@@ -227,7 +258,7 @@ export function MachinePage({ route }: { route: Route }) {
                     before={moment ? moment.before?.context : live.before}
                   />
                 )}
-                <People presence={presence} />
+                <People presence={presence} machine={machine} />
               </>
             )}
             {tab === "history" && (
@@ -261,6 +292,7 @@ export function MachinePage({ route }: { route: Route }) {
               <SharePanel
                 machine={machine}
                 session={session}
+                isPrivate={info.data.private}
                 type={typeToShow(definition, state)}
               />
             )}

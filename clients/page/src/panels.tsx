@@ -7,8 +7,10 @@ import {
   type Entry,
   type Page,
   problemOf,
+  readScopes,
   readSessions,
   readVersions,
+  revoke,
   type SessionItem,
   type Version,
 } from "./api.ts";
@@ -364,19 +366,22 @@ function notes(version: Version, current: number): string {
 export function SharePanel({
   machine,
   session,
+  isPrivate,
   type,
 }: {
   machine: string;
   session: string;
+  isPrivate: boolean;
   type: string;
 }) {
   const url = `${location.origin}${base}/${machine}/${urlPart(session)}`;
-  const curl = `curl -X POST ${shellQuoted(url)} -d ${shellQuoted(asciiJson({ type }))}`;
+  const shows = isPrivate ? ` -H "Authorization: Bearer $TOKEN"` : "";
+  const curl = `curl -X POST ${shellQuoted(url)}${shows} -d ${shellQuoted(asciiJson({ type }))}`;
   const react = `import { useMachine } from "@machinehub/client/react";
 
 const [state, send] = useMachine({
   url: ${asciiJson(`${location.origin}${base}/${machine}`)},
-  sessionId: ${asciiJson(session)},
+  sessionId: ${asciiJson(session)},${isPrivate ? "\n  token: () => tokenOfYourUser()," : ""}
 });
 // state.context, state.matches(…)
 // send(${asciiJson({ type })})`;
@@ -401,7 +406,17 @@ const [state, send] = useMachine({
   );
 }
 
-export function People({ presence }: { presence: Presence }) {
+export function People({ presence, machine }: { presence: Presence; machine: string }) {
+  const scopes = useLoaded("scopes", readScopes);
+  const mayRevoke = scopes.data?.includes("operate") ?? false;
+  const [trouble, setTrouble] = useState("");
+  const end = (user: string): void => {
+    if (!confirm(`End all connect tokens of ${visible(user)}, and what they opened?`)) return;
+    revoke(machine, user).then(
+      () => setTrouble(`${visible(user)}: revoked`),
+      (error: unknown) => setTrouble(problemOf(error).message),
+    );
+  };
   return (
     <section aria-label="Who is here">
       <h2>{`${presence.count} here`}</h2>
@@ -414,10 +429,17 @@ export function People({ presence }: { presence: Presence }) {
           >
             {visible(nameOf(member.metadata) ?? member.user ?? member.id.slice(0, 6))}
             {member.id === presence.self ? " (you)" : ""}
+            {member.user !== null && (
+              <small>{` ${visible([member.user, ...(member.roles ?? [])].join(" · "))}`}</small>
+            )}
+            {mayRevoke && member.user !== null && (
+              <button onClick={() => end(member.user as string)}>Revoke</button>
+            )}
           </li>
         ))}
         {presence.count > 50 && <li>{`and ${presence.count - 50} more`}</li>}
       </ul>
+      {trouble && <p role="status">{trouble}</p>}
     </section>
   );
 }

@@ -1,7 +1,7 @@
 // Small things that several panels use.
 
 import { type SubmitEvent, type KeyboardEvent, useEffect, useRef, useState } from "react";
-import { keepToken, type Problem, token } from "./api.ts";
+import { keepToken, member, type Problem, token } from "./api.ts";
 
 export function Copy({ text, label }: { text: string; label: string }) {
   const [copied, setCopied] = useState(false);
@@ -55,8 +55,8 @@ export function Refusal({
   return <TokenForm again={again} what={what} />;
 }
 
-function TokenForm({ again, what }: { again: () => void; what: string }) {
-  const [trouble, setTrouble] = useState(token() ? "The token was refused." : "");
+export function TokenForm({ again, what }: { again: () => void; what: string }) {
+  const [trouble, setTrouble] = useState(token() || member() ? "The token was refused." : "");
   const submit = (event: SubmitEvent<HTMLFormElement>): void => {
     event.preventDefault();
     if (!keepToken(fieldOf(event, "token")))

@@ -79,7 +79,13 @@ class LocalSessions(SessionHost):
                 for emitted in self.publisher.audience(session).recent.after(emitted_after):
                     listener.receive(emitted)
         return LocalSubscription(
-            session, listener, who, visitor, intake=self.intake, crowds=self.crowds
+            session,
+            listener,
+            who,
+            visitor,
+            intake=self.intake,
+            crowds=self.crowds,
+            publisher=self.publisher,
         )
 
     async def send(

@@ -63,6 +63,7 @@ class Shows(Protocol):
     def tell(self, session: Session, turn: Turn) -> None: ...
     def tell_how_it_stands(self, session: Session) -> None: ...
     def leave(self, session: Session, listener: Listener) -> None: ...
+    def is_moved(self, session: Session, listener: Listener) -> bool: ...
     def is_waited_for(self, session: Session) -> bool: ...
     def drop(self, session: Session) -> None: ...
 
@@ -105,6 +106,12 @@ class Publisher:
             audience.listeners.pop(listener, None)
         if session.has_view:
             self._shows.leave(session, listener)
+
+    def has_changed_for(self, session: Session, listener: Listener) -> bool:
+        """Of a turn that changed the snapshot and is being told: whether that changed what a
+        listener sees.
+        """
+        return not session.has_view or self._shows.is_moved(session, listener)
 
     def is_watched(self, session: Session) -> bool:
         """Whether a connection or a request waits for something of it."""

@@ -15,12 +15,22 @@ if TYPE_CHECKING:
     from machinehub.session.port import Listener, Visitor
     from machinehub.session.run.intake import Intake
     from machinehub.session.run.presence import Crowds
+    from machinehub.session.run.publisher import Publisher
 
 
 class LocalSubscription:
     """`Subscription` (session/port.py)."""
 
-    __slots__ = ("_crowds", "_intake", "_listener", "_principal", "_sender", "_session", "_who")
+    __slots__ = (
+        "_crowds",
+        "_intake",
+        "_listener",
+        "_principal",
+        "_publisher",
+        "_sender",
+        "_session",
+        "_who",
+    )
 
     def __init__(
         self,
@@ -31,8 +41,10 @@ class LocalSubscription:
         *,
         intake: Intake,
         crowds: Crowds,
+        publisher: Publisher,
     ) -> None:
         self._intake = intake
+        self._publisher = publisher
         self._crowds = crowds
         self._session = session
         self._listener = listener
@@ -54,10 +66,13 @@ class LocalSubscription:
         if event_id is None:
             intake.send(session, event, self._sender, event_id=None, then=None)
             return
-        listener = self._listener
+        listener, publisher = self._listener, self._publisher
 
         def tell(receipt: Receipt) -> None:
-            listener.receive(settled_of(session, event_id, receipt))
+            settled = settled_of(session, event_id, receipt)
+            if session.has_view and settled.changed:
+                settled.changed = publisher.has_changed_for(session, listener)
+            listener.receive(settled)
 
         intake.send(session, event, self._sender, event_id=event_id, then=tell)
 

@@ -53,6 +53,8 @@ class Gallery:
     members: dict[Listener, bytes] = field(default_factory=dict)
     last: dict[Listener, bytes] = field(default_factory=dict)
     """What each was shown last."""
+    moved: set[Listener] = field(default_factory=set)
+    """Who was shown something new by what is being told."""
     look_again: bool = False
     """Whether the session stands otherwise than was told, without a turn."""
     is_working: bool = False
@@ -113,6 +115,11 @@ class Views:
         if gallery is not None:
             gallery.members.pop(listener, None)
             gallery.last.pop(listener, None)
+
+    def is_moved(self, session: Session, listener: Listener) -> bool:
+        """Whether what is being told has changed what a listener sees."""
+        gallery = self._galleries.get(session)
+        return gallery is not None and listener in gallery.moved
 
     def is_waited_for(self, session: Session) -> bool:
         """Whether somebody waits for the first snapshot, or for what a turn came to."""
@@ -180,11 +187,13 @@ class Views:
                 continue
             if changed and gallery.last.get(listener) != view.state:
                 gallery.last[listener] = view.state
+                gallery.moved.add(listener)
                 self._publisher.send([listener], told.update(now.seq, view.state))
             for said, text in zip(emitted, view.emitted, strict=True):
                 if text is not None:
                     self._publisher.send([listener], told.emitted(said.seq, text))
         _acknowledge(turns)
+        gallery.moved.clear()
         self._publisher.notify(session)
 
     async def _let_in(
