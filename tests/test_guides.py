@@ -20,7 +20,7 @@ import pytest
 
 from tests.support import CACHE, ROOT, free_port
 
-GUIDES = ("tutorial.md", "concepts.md", "npm.md", "testing.md", "faq.md")
+GUIDES = ("tutorial.md", "concepts.md", "npm.md", "testing.md", "faq.md", "access.md")
 PATIENCE_S = 60
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"^(?://|<!--) (\S+\.\w+)(: instead of `(\w+)`)?(?: -->)?$")
