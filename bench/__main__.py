@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import durable, guest, trust
+from bench.access import access
 from bench.hub import ROOT, BenchHub
 from bench.page import page
 from bench.processes import cpu_s
@@ -184,13 +185,14 @@ def main() -> None:
         "page",
         "walls",
         "neighbours",
+        "access",
     ]
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}"
     )
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(7):
+        for number in range(8):
             (Path(folder) / str(number)).mkdir()
         parts: dict[str, tuple[str, Callable[[], list[tuple[str, str, str]]]]] = {
             "guest": ("The guest alone", in_the_guest),
@@ -206,6 +208,7 @@ def main() -> None:
                 "Beside hostile machines, on one worker",
                 lambda: trust.neighbours(f"{folder}/6", measure),
             ),
+            "access": ("Tokens, rules and views", lambda: access(f"{folder}/7", measure)),
         }
         for name in wanted:
             title, run = parts[name]

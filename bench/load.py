@@ -13,11 +13,14 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from bench.processes import cpu_s, private_kb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def frame(payload: bytes) -> bytes:
@@ -145,16 +148,30 @@ async def opening(port: int, machine: str, pid: int, *, sessions: int) -> dict[s
 
 
 async def events(
-    port: int, machine: str, pid: int, *, sessions: int, clients: int, seconds: float
+    port: int,
+    machine: str,
+    pid: int,
+    *,
+    sessions: int,
+    clients: int,
+    seconds: float,
+    tokens: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Every session has `clients` connections, of which one sends as fast as it is acknowledged."""
+    """Every session has `clients` connections, of which one sends as fast as it is acknowledged.
+    They show `tokens`, in turns.
+    """
     tally = Tally()
     senders = []
     everybody = []
     for number in range(sessions):
         group = [
-            await connect(port, f"/{machine}/events-{os.getpid()}-{number}", tally)
-            for _ in range(clients)
+            await connect(
+                port,
+                f"/{machine}/events-{os.getpid()}-{number}"
+                + (f"?token={tokens[(number + each) % len(tokens)]}" if tokens else ""),
+                tally,
+            )
+            for each in range(clients)
         ]
         senders.append(group[0])
         everybody += group

@@ -43,9 +43,15 @@ class _Sent(msgspec.Struct, array_like=True, gc=False):
     sender: _Member | None
 
 
-class _Left(msgspec.Struct, array_like=True):
+class _Left(msgspec.Struct, array_like=True, gc=False):
     """The beginning of an outbox (`protocol/outbox.py`)."""
 
+    format: int
+    flags: int
+    snapshot: Any
+
+
+class _LeftRaw(msgspec.Struct, array_like=True, gc=False):
     format: int
     flags: int
     snapshot: msgspec.Raw
@@ -53,9 +59,11 @@ class _Left(msgspec.Struct, array_like=True):
 
 _read_sent: Final = msgspec.json.Decoder(_Sent).decode
 _read_left: Final = msgspec.json.Decoder(_Left).decode
+_read_left_raw: Final = msgspec.json.Decoder(_LeftRaw).decode
 _NOBODY: Final = _Member()
 _UNCHANGED: Final = tuple(b"[2,%d,null" % flags for flags in range(4))
-"""How most outboxes begin that do not change the snapshot: nothing more of them is read."""
+_CHANGED: Final = tuple(b"[2,%d,{" % flags for flags in range(4))
+"""How outboxes begin: nothing more of them is read before a rule asks."""
 
 
 class Refused(Exception):
@@ -70,14 +78,16 @@ class Refused(Exception):
 class Guard:
     """Decides for one session. `saw` tells it of each outbox, `snapshot` is what it begins with."""
 
-    __slots__ = ("_found", "_judge", "_known", "_parsed", "_rules", "_snapshot")
+    __slots__ = ("_found", "_held", "_judge", "_known", "_looks", "_parsed", "_rules")
 
     def __init__(self, rules: list[Rule], judge: Judge | None, snapshot: bytes) -> None:
         """`judge` asks the version's `access` function; None where there is none."""
         self._rules = rules
         self._judge = judge
         self._known: dict[str, list[Rule]] = {}
-        self._snapshot = snapshot
+        self._looks = judge is not None or any(rule.states or rule.sub for rule in rules)
+        self._held = b"[0,0,%b]" % snapshot
+        """The last outbox that said what the snapshot is."""
         self._parsed: Any = None
         self._found: dict[int, tuple[bool, Any]] = {}
 
@@ -88,11 +98,15 @@ class Guard:
 
     def saw(self, outbox: bytes) -> None:
         """The session has had a turn."""
-        if outbox.startswith(_UNCHANGED):
+        if not self._looks or outbox.startswith(_UNCHANGED):
             return
-        snapshot = bytes(_read_left(outbox).snapshot)
-        if snapshot != b"null":
-            self._snapshot, self._parsed, self._found = snapshot, None, {}
+        if not outbox.startswith(_CHANGED):  # of a guest that spells it in another way
+            snapshot = bytes(_read_left_raw(outbox).snapshot)
+            if snapshot == b"null":
+                return
+            outbox = b"[0,0,%b]" % snapshot
+        self._held, self._parsed = outbox, None
+        self._found.clear()
 
     def check(self, data: bytes, now_ms: int, *, cpu_s: float) -> None:
         """Whether this input may be given to the session. Raises `Refused`."""
@@ -122,7 +136,7 @@ class Guard:
             raise Refused("forbidden", FORBIDDEN)
 
     def _holds(self, rule: Rule, member: _Member) -> bool:
-        if rule.roles is not None and not any(role in rule.roles for role in member.roles):
+        if rule.roles is not None and set(member.roles).isdisjoint(rule.roles):
             return False
         if rule.states is None and rule.sub is None:
             return True
@@ -134,15 +148,15 @@ class Guard:
         the snapshot changes.
         """
         if self._parsed is None:
-            self._parsed = msgspec.json.decode(self._snapshot) or {}
+            self._parsed = _read_left(self._held).snapshot or {}
         inside = rule.states is None or is_in(self._parsed.get("value"), rule.states)
         there = at_path(self._parsed, rule.sub) if rule.sub is not None else None
         self._found[id(rule)] = inside, there
         return inside, there
 
     def _ask(self, judge: Judge, data: bytes, now_ms: int, cpu_s: float) -> None:
-        given = read_input(data)
-        question = b"[0,%b,%b,%b]" % (self._snapshot, bytes(given.subject), bytes(given.sender))
+        given, snapshot = read_input(data), _read_left_raw(self._held).snapshot
+        question = b"[0,%b,%b,%b]" % (bytes(snapshot), bytes(given.subject), bytes(given.sender))
         try:
             answer = judge.ask(question, now_ms, cpu_s=cpu_s)
         except Trap as trap:
