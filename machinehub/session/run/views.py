@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from machinehub.errors import HubError, NotFound, ViewFailed
+from machinehub.errors import HubError, NotFound, Unavailable, ViewFailed
 from machinehub.session.decide.discretion import NOT_SHOWN
 from machinehub.session.port import Closed, Emitted, Ending, Snapshot, Update
 from machinehub.session.run.publisher import answer, snapshot_of
@@ -156,31 +156,45 @@ class Views:
             self._publisher.notify(session)
 
     async def _show(self, session: Session, gallery: Gallery) -> None:
-        """One question, about what gathered until now."""
+        """One question, about what gathered until now. Whatever becomes of it, senders are told
+        what their events came to, and nobody waits for ever.
+        """
         turns, gallery.turns = list(gallery.turns), deque()
         joining, gallery.joining = gallery.joining, []
+        now = snapshot_of(session)  # after these turns
+        try:
+            await self._tell(session, gallery, turns, now)
+            await self._let_in(session, gallery, joining, now)
+        except HubError as error:
+            self._close(session, gallery, list(gallery.members), Ending.UNAVAILABLE, error.detail)
+            for each in joining:
+                _refuse(each, error)
+        finally:
+            _acknowledge(turns)
+            gallery.moved.clear()
+            for each in joining:
+                _refuse(each, Unavailable("unavailable", "what you may see could not be found out"))
+        self._publisher.notify(session)
+
+    async def _tell(
+        self, session: Session, gallery: Gallery, turns: list[Turn], now: Snapshot
+    ) -> None:
+        """Whoever listens is told of committed turns. Raises `Unavailable`."""
         looks, gallery.look_again = gallery.look_again, False
-        now = snapshot_of(session)
         changed = looks or any(turn.snapshot is not None for turn in turns)
         emitted = [Emitted(turn.seq, bytes(event)) for turn in turns for event in turn.emitted]
         if emitted and not session.gone:
             for each in emitted:
                 self._publisher.audience(session).recent.add(each)
-        there = dict(gallery.members) if changed or emitted else {}
-        try:
-            seen = await self._questions.ask(
-                session, now.state, [each.event for each in emitted], there.values()
-            )
-            await self._let_in(session, gallery, joining, now)
-        except HubError as error:
-            self._close(session, gallery, there, Ending.UNAVAILABLE, error.detail)
-            for joiner in joining:
-                _refuse(joiner, error)
-            seen = {}
+        if not changed and not emitted:
+            return
+        there = dict(gallery.members)
+        events = [each.event for each in emitted]
+        seen = await self._questions.ask(session, now.state, events, there.values())
         told = _Told()
         for listener, member in there.items():
-            if listener not in gallery.members or member not in seen:
-                continue
+            if listener not in gallery.members:
+                continue  # gone meanwhile
             view = seen[member]
             if view is None:
                 self._close(session, gallery, [listener], Ending.UNSEEN, NOT_SHOWN)
@@ -193,13 +207,11 @@ class Views:
                 if text is not None:
                     self._publisher.send([listener], told.emitted(said.seq, text))
         _acknowledge(turns)
-        gallery.moved.clear()
-        self._publisher.notify(session)
 
     async def _let_in(
         self, session: Session, gallery: Gallery, joining: list[Joining], now: Snapshot
     ) -> None:
-        """Those who wait get their first snapshot, and what they missed."""
+        """Those who wait get their first snapshot, and what they missed. Raises `Unavailable`."""
         seen = await self._questions.ask(session, now.state, [], [each.member for each in joining])
         for each in joining:
             view = seen[each.member]
