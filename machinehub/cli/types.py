@@ -136,6 +136,9 @@ def typescript(
         key: f"Or<Said, {json.dumps(key)}, {fallback[key]}>" if said else fallback[key]
         for key in _KEYS
     }
+    if definition.get("view"):
+        # What clients get is the view's, of which only its author's compiler knows the type.
+        types |= {"context": "unknown", "output": "unknown", "emitted": fallback["emitted"]}
     initial: dict[str, Any] = {"value": shapes.initial_value(definition)}
     if known is not None and len(json.dumps(known)) <= INITIAL_BYTES_MAX:
         initial["context"] = known

@@ -283,3 +283,29 @@ async def test_types_alone_are_uploaded_too(client: Client, tmp_path: Path) -> N
     text = (tmp_path / "m.hub.ts").read_text()
     assert "interface Ctx { n: { v: number } }" in text
     assert '"context": {"n": {"v": 1}}' in text
+
+
+async def test_who_uses_a_session_has_a_type(client: Client, tmp_path: Path) -> None:
+    """The roles of the access table; and of what a view shows nothing is claimed."""
+    source = """
+import { createMachine } from "xstate";
+export default createMachine({ types: {} as { context: { secret: string } }, context: { secret: "s" } });
+export const view = () => ({ context: { shown: 1 } });
+"""
+    rules = [{"events": ["a"], "roles": ["editor", "host"]}, {"events": ["b"], "roles": []}]
+    upload = {"name": "types-roles", "entry": "m.ts", "files": {"m.ts": source}, "access": rules}
+    assert (await client.http.post("/api/v1/deployments", json=upload)).status_code == 201
+    await generate(client, "types-roles", tmp_path)
+    (tmp_path / "app.ts").write_text("""
+import { connect } from "@machinehub/client";
+import hub, { type Member, type Role } from "./m.hub";
+const role: Role = "editor";
+// @ts-expect-error there is no such role
+const wrong: Role = "edtor";
+export const access = ({ member }: { member: Member }) => member.roles.includes(role) && !wrong;
+const store = connect({ ...hub, sessionId: "s", publishableKey: "mhp_k", token: async () => "t" });
+// @ts-expect-error what the machine keeps is not what clients see
+store.getSnapshot().context.secret;
+store.getSnapshot().snapshot;
+""")
+    assert await tsc(tmp_path) == ""

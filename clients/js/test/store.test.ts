@@ -22,6 +22,24 @@ test("the address says who asks, for what, with what", async () => {
   expect(token).toHaveBeenCalledTimes(1);
 });
 
+test("a publishable key goes beside the token", async () => {
+  const { socket } = await fakeHub().connect({ token: "t", publishableKey: "mhp_k" });
+  expect(socket.protocols.slice(2)).toEqual(["machinehub.token.t", "machinehub.token.mhp_k"]);
+});
+
+test("what a view shows may be anything", () => {
+  const state = new State(null, 1, 1, () => undefined);
+  expect([state.snapshot, state.status, state.context, state.tags]).toEqual([
+    null,
+    "active",
+    undefined,
+    [],
+  ]);
+  expect(state.matches("a")).toBe(false);
+  const shown = { hand: [1] };
+  expect(new State(shown, 1, 1, () => undefined).again().snapshot).toBe(shown);
+});
+
 test("what is not acknowledged is sent again, in order, with the same ids", async () => {
   const hub = fakeHub();
   const { store, socket } = await hub.connect();
