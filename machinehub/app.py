@@ -168,10 +168,10 @@ class Hub:
         """What the hub is to those outside, by scope: the first that takes one has it."""
         limits, base_url = self.settings.limits, self.settings.base_url
         gate = Gate(self.catalog, self.connect_tokens.still_counts, self.quotas)
-        find, watch = self.identities.find, self.identities.watch
+        identify, watch = self.admission.identify, self.identities.watch
         sessions, catalog, metrics = self.sessions, self.catalog, self.metrics
         return (
-            WebSocketProtocol(sessions, clock, limits, metrics, gate, find, watch),
+            WebSocketProtocol(sessions, clock, limits, metrics, gate, identify, watch),
             ControlApp(self._make_routes(clock, entropy), metrics),
             HttpProtocol(sessions, catalog, gate, limits, metrics, base_url=base_url, watch=watch),
         )

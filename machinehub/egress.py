@@ -29,6 +29,10 @@ NAT64: Final = ip_network("64:ff9b::/96")
 """RFC 6052: the last 32 bits are an IPv4 address, which may be any."""
 
 
+DOCUMENTATION: Final = ip_network("3fff::/20")
+"""RFC 9637, which Python does not know yet."""
+
+
 class EgressError(HubError):
     """The request was not made, or nothing that could be used came back."""
 
@@ -63,7 +67,7 @@ class Egress:
             client.stream(
                 "GET",
                 pinned,
-                headers={"Host": httpx.URL(url).netloc.decode(), "Accept": "application/json"},
+                headers={"Host": httpx.URL(url).netloc.decode(), "Accept-Encoding": "identity"},
                 # The certificate is checked for the name, not for the address.
                 extensions={"sni_hostname": host},
             ) as answer,
@@ -71,7 +75,9 @@ class Egress:
             if answer.status_code != 200:
                 raise EgressError("egress_failed", f"the answer is {answer.status_code}")
             body = bytearray()
-            async for chunk in answer.aiter_bytes():
+            if answer.headers.get("content-encoding", "identity") != "identity":
+                raise EgressError("egress_failed", "the answer is compressed, which was not asked")
+            async for chunk in answer.aiter_raw():
                 body += chunk
                 if len(body) > bytes_max:
                     raise EgressError(
@@ -119,7 +125,16 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     """
     if not address.is_global or address.is_multicast or address.is_reserved:
         return False
+    if isinstance(address, IPv6Address) and (
+        address.is_site_local or address in DOCUMENTATION or _is_isatap(address)
+    ):
+        return False
     return all(is_public(each) for each in _carried(address))
+
+
+def _is_isatap(address: IPv6Address) -> bool:
+    """RFC 5214, section 6.1: the interface is 0000:5efe or 0200:5efe, and an IPv4 address."""
+    return (int(address) >> 32) & 0xFDFFFFFF == 0x5EFE
 
 
 def _carried(address: IPv4Address | IPv6Address) -> Iterable[IPv4Address]:

@@ -44,12 +44,10 @@ class Member:
     """What a connect token says (docs/access.md)."""
 
     sub: str
-    kid: str
-    """Of the project's key that it was believed by."""
+    kids: tuple[tuple[ProjectId, str], ...]
+    """The projects that believe it, each by a key of its own: several may know one issuer."""
     issued_at_ms: int | None
     expires_at_ms: int
-    projects: frozenset[ProjectId]
-    """Whose users it names: several may believe the tokens of one issuer."""
     roles: tuple[str, ...] = ()
     claims: bytes | None = None
     """What else it says, as JSON: for the machine."""
@@ -59,6 +57,14 @@ class Member:
     """Ids, or their beginnings followed by `*`; None for all."""
     events: tuple[str, ...] | None = None
     """Types as XState writes them; None for all."""
+
+    @property
+    def projects(self) -> set[ProjectId]:
+        return {project for project, _ in self.kids}
+
+    def at(self, project: ProjectId) -> Member:
+        """What it says in one project: the keys and revocations of others do not count there."""
+        return replace(self, kids=tuple(each for each in self.kids if each[0] == project))
 
     def may_send(self, type_: str) -> bool:
         """Whether the token allows events of this type."""
@@ -182,7 +188,9 @@ class Principal:
         for looking alone, somebody who looks.
         """
         looks = self.standing is Standing.TOKEN and machine.private and not self.may("operate")
-        return replace(self, only_looks=looks, allowance=allowance)
+        member = self.member.at(machine.project) if self.member is not None else None
+        looks = looks or self.only_looks
+        return replace(self, only_looks=looks, allowance=allowance, member=member)
 
     def must_send(self, type_: str) -> None:
         """Raises `Forbidden` where their token does not allow such events."""

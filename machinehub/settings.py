@@ -224,7 +224,8 @@ def is_origin(text: str) -> bool:
         )
     except ValueError:
         return False
-    return is_one and "@" not in text and " " not in text and text == text.lower()
+    is_plain = text.isascii() and text.isprintable() and not {"@", " "} & set(text)
+    return is_one and is_plain and text == text.lower()
 
 
 def _check_origins(origins: str) -> None:

@@ -160,6 +160,8 @@ class Guard:
         try:
             answer = judge.ask(question, now_ms, cpu_s=cpu_s)
         except Trap as trap:
+            if trap.code == "unavailable":  # the worker is to blame: it is tried elsewhere
+                raise Refused("unavailable", trap.message) from None
             raise Refused("access_failed", f"access: {trap.message}") from None
         if answer == b"[true]":
             return

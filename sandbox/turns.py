@@ -190,7 +190,8 @@ class Turns:
             return Failed(request.session, request.ticket, code, message, None)
         judge = Judge(self._engine, image, memory_bytes_max=request.memory_bytes_max)
         try:
-            answer = judge.ask(request.question, request.now_ms, cpu_s=request.cpu_ms / 1000)
+            cpu_ms = min(request.cpu_ms, image.handles.own.event_cpu_ms or request.cpu_ms)
+            answer = judge.ask(request.question, request.now_ms, cpu_s=cpu_ms / 1000)
         except Trap as trap:
             code = "unavailable" if trap.code == "unavailable" else "view_failed"
             return Failed(request.session, request.ticket, code, trap.message, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import itertools
 import json
 import os
 import socket
@@ -35,11 +36,19 @@ CACHE = cache_folder()
 COUNTER = (EXAMPLES / "counter.ts").read_text()
 
 
+_ports = itertools.count()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody has now, nor will be given: each of the processes that test side by side
+    has a range of its own, below those from which the system gives ports to whoever asks for any.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    while True:
+        port = 10_000 + worker % 10 * 2_000 + next(_ports) % 2_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:

@@ -179,6 +179,8 @@ class DeployApi:
                 request, "made %s %s", machine, "private" if patch.private else "public"
             )
         self._catalog.forget(machine.id)
+        if changed.private and not machine.private:
+            self._sessions.reconnect(machine.id, "the machine is private now")
         return Json(self._machine(changed))
 
     async def machine_delete(self, request: Request) -> Response:

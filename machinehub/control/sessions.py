@@ -21,6 +21,7 @@ from machinehub.edge.requests import decode, page, page_of, read_body, seq_of, w
 from machinehub.errors import BadRequest, NotFound
 from machinehub.ids import Seq, SessionId
 from machinehub.model import Kind
+from machinehub.session.decide.members import shown_id
 from machinehub.session.port import Address
 from sandbox.protocol.inputs import read_input
 
@@ -252,7 +253,11 @@ def show_entry(entry: Entry) -> dict[str, Any]:
             if entry.cause:
                 shown["cause"] = entry.cause
         case Kind.EVENT | Kind.PRESENCE:
-            shown |= {"id": entry.event_id, "event": given.subject, "sender": given.sender}
+            shown |= {
+                "id": shown_id(entry.event_id),
+                "event": given.subject,
+                "sender": given.sender,
+            }
     outcome = "accepted" if entry.error is None else "rejected"
     shown |= {"outcome": outcome, "changed": entry.changed}
     if entry.taken is not None:

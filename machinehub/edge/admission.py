@@ -130,11 +130,8 @@ class Admission:
         address = network_of(scope["client"][0] if scope.get("client") else "")
         if not self.is_open:
             self._check_rate(address)
-        principal = scope[PRINCIPAL] = await self._identify(head, scope)
-        if principal.standing is Standing.WRONG_TOKEN and not self._wrong.take(
-            address, WRONG_TOKENS_PER_S, self._clock.monotonic_s(), burst=WRONG_TOKENS_AT_ONCE
-        ):
-            raise RateLimited("rate_limited", "too many wrong tokens; try again in a while")
+        found = await self.identify(scope, shown_in(scope["headers"], scope["query_string"]))
+        scope[PRINCIPAL] = found or self._nobody(head)
         if self.is_open:
             return lambda: None
         self._count(self._inside, address, "connections and requests")
@@ -220,15 +217,31 @@ class Admission:
 
     # --- identity ---------------------------------------------------------------------------------
 
-    async def _identify(self, head: _Headers, scope: MutableMapping[str, Any]) -> Principal:
-        own_page = not head.origin or site_of(head.origin) == head.host
-        shown = shown_in(scope["headers"], scope["query_string"])
-        found = await self._identities.find(shown, origin="" if own_page else head.origin)
-        if found is not None:
-            return found
+    async def identify(self, scope: MutableMapping[str, Any], shown: list[str]) -> Principal | None:
+        """Who shows these tokens and keys, of a request or a socket; None for who shows nothing
+        that could mean something. Raises `Forbidden`, `RateLimited`, `Unavailable`.
+        """
+        if not shown:
+            return None
+        head = _Headers(scope["headers"])
+        found = await self._identities.find(shown, origin="" if _is_own(head) else head.origin)
+        if found is not None and found.standing is Standing.WRONG_TOKEN:
+            address = network_of(scope["client"][0] if scope.get("client") else "")
+            now_s = self._clock.monotonic_s()
+            if not self._wrong.take(address, WRONG_TOKENS_PER_S, now_s, burst=WRONG_TOKENS_AT_ONCE):
+                raise RateLimited("rate_limited", "too many wrong tokens; try again in a while")
+        return found
+
+    def _nobody(self, head: _Headers) -> Principal:
+        """Who shows nothing."""
         if self.is_open:
-            return Principal(Standing.LOCAL if own_page else Standing.FOREIGN_PAGE)
+            return Principal(Standing.LOCAL if _is_own(head) else Standing.FOREIGN_PAGE)
         return Principal(Standing.ANONYMOUS)
+
+
+def _is_own(head: _Headers) -> bool:
+    """Whether no page asks, or the hub's own."""
+    return not head.origin or site_of(head.origin) == head.host
 
 
 def principal_of(scope: MutableMapping[str, Any]) -> Principal:

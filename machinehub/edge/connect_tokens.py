@@ -8,15 +8,16 @@ wrong with a token is not told to who shows it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import jwt
 import msgspec
 
-from machinehub.edge.public_keys import PublicKeys
+from machinehub.edge.public_keys import KEPT_S, PublicKey, PublicKeys
 from machinehub.principal import Member
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ class NotValid(Exception):
     """The token says nothing. The text is for the log of whoever looks for the reason."""
 
 
+class _Known(NamedTuple):
+    member: Member
+    until_s: float
+    """When it is verified again: a key may not be published any more."""
+
+
 class ConnectTokens:
     def __init__(self, store: MemberStore, egress: Egress, clock: Clock) -> None:
         self._store = store
@@ -60,10 +67,11 @@ class ConnectTokens:
         self._revoked_users: dict[tuple[ProjectId, str], int] = {}
         self._revoked_sessions: dict[tuple[MachineId, SessionId], int] = {}
         """Tokens that were issued until then do not count."""
-        self._known: OrderedDict[bytes, Member] = OrderedDict()
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
         """By the SHA-256 of the token."""
         self._watched: dict[Callable[[], None], tuple[Member, MachineId | None, SessionId | None]]
         self._watched = {}
+        self._refreshing = asyncio.Lock()
 
     @property
     def has_keys(self) -> bool:
@@ -76,6 +84,10 @@ class ConnectTokens:
         """Asks the database which keys count and what was revoked, and closes what others opened.
         Raises `Unavailable`.
         """
+        async with self._refreshing:  # or what was read before could replace what was read later
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         keys, revoked = await self._store.valid_keys(), await self._store.revocation_list()
         self._secrets = {key.kid: key for key in keys if key.secret is not None}
         self._issuers = [key for key in keys if key.secret is None]
@@ -112,35 +124,42 @@ class ConnectTokens:
         self, member: Member, machine: MachineId | None = None, session: SessionId | None = None
     ) -> bool:
         """Whether what a token says counts now, for a session if one is named."""
-        if member.expires_at_ms <= self._clock.now_ms() or member.kid not in self._valid_kids:
+        if member.expires_at_ms <= self._clock.now_ms():
             return False
         # One that does not say when it was issued was issued before.
         issued_ms = member.issued_at_ms or 0
-        over_ms = [self._revoked_users.get((each, member.sub), -1) for each in member.projects]
         if machine is not None and session is not None:
-            over_ms.append(self._revoked_sessions.get((machine, session), -1))
-        return issued_ms > max(over_ms)
+            over_ms = self._revoked_sessions.get((machine, session), -1)
+            if issued_ms <= over_ms:
+                return False
+        return any(
+            kid in self._valid_kids
+            and issued_ms > self._revoked_users.get((project, member.sub), -1)
+            for project, kid in member.kids
+        )
 
     async def find(self, token: str) -> Member | None:
         """What a token says, if it is valid now."""
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-        member = self._known.get(digest)
-        if member is None:
+        known, now_s = self._known.get(digest), self._clock.monotonic_s()
+        if known is not None and now_s < known.until_s:
+            member = known.member
+        else:
             try:
-                member = await self._verify(token)
+                member, is_complete, kept_s = await self._verify(token)
             except NotValid as why:
                 log.debug("a connect token is not valid: %s", why)
                 return None
-            self._known[digest] = member
-            if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
-        if not self.still_counts(member):
-            del self._known[digest]
-            return None
-        return member
+            if is_complete:
+                self._known[digest] = _Known(member, now_s + kept_s)
+                if len(self._known) > REMEMBERED:
+                    self._known.popitem(last=False)
+        return member if self.still_counts(member) else None
 
-    async def _verify(self, token: str) -> Member:
-        """Raises `NotValid`."""
+    async def _verify(self, token: str) -> tuple[Member, bool, float]:
+        """What a token says, whether all projects that may believe it were asked, and for how long
+        that counts. Raises `NotValid`.
+        """
         if len(token) > TOKEN_BYTES_MAX or not token.isascii():
             raise NotValid("it is too long")
         try:
@@ -153,25 +172,45 @@ class ConnectTokens:
         if key is not None:
             assert key.secret is not None
             claims = _decode(token, key.secret, ["HS256"], key)
-            return self._member(claims, key.kid, [key.project])
-        found: list[tuple[dict[str, Any], JwtKey]] = []
-        for candidate in self._issuers:
-            if said.get("iss") != candidate.issuer:
-                continue
-            assert candidate.jwks_url is not None
-            try:
-                public = await self._public.find(candidate.jwks_url, kid)
-                if public is None:
-                    raise NotValid("its issuer does not publish that key")
-                found.append((_decode(token, public.key, [public.algorithm], candidate), candidate))
-            except NotValid as why:
-                log.debug("a connect token is not valid: %s", why)
+            return self._member(claims, [(key.project, key.kid)]), True, float("inf")
+        candidates = [each for each in self._issuers if each.issuer == said.get("iss")]
+        found, is_complete = await self._ask_issuers(token, kid, candidates)
         if not found:
             raise NotValid("nobody here knows its key")
-        claims, key = found[0]
-        return self._member(claims, key.kid, [each.project for _, each in found])
+        kids = [(each.project, each.kid) for _, each in found]
+        return self._member(found[0][0], kids), is_complete, KEPT_S
 
-    def _member(self, claims: dict[str, Any], kid: str, projects: Iterable[ProjectId]) -> Member:
+    async def _ask_issuers(
+        self, token: str, kid: object, candidates: list[JwtKey]
+    ) -> tuple[list[tuple[dict[str, Any], JwtKey]], bool]:
+        """The claims, by each of the keys that the token fits; and whether all were looked at. Keys
+        at hand are enough: nobody waits for those of another project that are slow to come.
+        """
+        found: list[tuple[dict[str, Any], JwtKey]] = []
+        missing: dict[str, list[JwtKey]] = {}
+        for each in candidates:
+            assert each.jwks_url is not None
+            if (public := self._public.at_hand(each.jwks_url, kid)) is not None:
+                found += _fitting(token, public, [each])
+            else:
+                missing.setdefault(each.jwks_url, []).append(each)
+        if found:
+            return found, not missing
+        asking = [asyncio.ensure_future(self._ask_one(url, kid, of)) for url, of in missing.items()]
+        for next_ in asyncio.as_completed(asking):
+            public_, of = await next_
+            if public_ is not None:
+                found += _fitting(token, public_, of)
+            if found:
+                break
+        return found, all(each.done() for each in asking)
+
+    async def _ask_one(
+        self, url: str, kid: object, of: list[JwtKey]
+    ) -> tuple[PublicKey | None, list[JwtKey]]:
+        return await self._public.find(url, kid), of
+
+    def _member(self, claims: dict[str, Any], kids: Iterable[tuple[ProjectId, str]]) -> Member:
         """Raises `NotValid`."""
         now_s = self._clock.now_ms() / 1000
         expires_s, begins_s, issued_s = (_time(claims, name) for name in ("exp", "nbf", "iat"))
@@ -196,16 +235,29 @@ class ConnectTokens:
             raise NotValid(f"its claims have more than {CLAIMS_BYTES_MAX} bytes")
         return Member(
             sub=sub,
-            kid=kid,
-            issued_at_ms=None if issued_s is None else int(issued_s * 1000),
+            kids=tuple(kids),
+            # Nothing is issued later than it is shown, whatever another clock says.
+            issued_at_ms=None if issued_s is None else int(min(issued_s, now_s) * 1000),
             expires_at_ms=int(expires_s * 1000),
-            projects=frozenset(projects),
             roles=_texts(claims, "roles") or (),
             claims=more,
             machines=_texts(claims, "machine"),
             sessions=_texts(claims, "session"),
             events=_texts(claims, "events"),
         )
+
+
+def _fitting(
+    token: str, public: PublicKey, of: list[JwtKey]
+) -> list[tuple[dict[str, Any], JwtKey]]:
+    """The claims of a token, for those whose issuer and audience it names."""
+    found = []
+    for each in of:
+        try:
+            found.append((_decode(token, public.key, [public.algorithm], each), each))
+        except NotValid as why:
+            log.debug("a connect token is not valid: %s", why)
+    return found
 
 
 def _decode(token: str, key: Any, algorithms: list[str], of: JwtKey) -> dict[str, Any]:
@@ -227,7 +279,7 @@ def _decode(token: str, key: Any, algorithms: list[str], of: JwtKey) -> dict[str
                 "verify_aud": of.audience is not None,
             },
         )
-    except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001 - keys and tokens are strangers', whatever they do
         raise NotValid(str(error)) from None
 
 

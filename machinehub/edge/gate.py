@@ -44,12 +44,19 @@ class Gate:
         """
         machine = await self._reached(principal, address.machine_id)
         principal.must_use(machine, address.session_id, scope)
-        member = principal.member
-        if member is not None and not self._counts(member, machine.id, address.session_id):
-            raise wrong_token()
         allowance = await self._quotas.of(machine.project)
         await self._quotas.check_opening(machine.project, allowance, address)
-        return principal.at(machine, allowance)
+        here = principal.at(machine, allowance)
+        self.recheck(here, address)
+        return here
+
+    def recheck(self, principal: Principal, address: Address) -> None:
+        """Whether what somebody showed when they entered still counts: reading a request may take
+        its time. Raises `Unauthorised`.
+        """
+        member = principal.member
+        if member is not None and not self._counts(member, address.machine_id, address.session_id):
+            raise wrong_token()
 
     async def look(self, principal: Principal, machine_id: MachineId) -> Machine:
         """The same for a machine without a session: its definition."""

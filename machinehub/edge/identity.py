@@ -136,5 +136,8 @@ def _intersection(tokens: list[Token], member: Member | None, origin: str) -> Pr
         token_ids=tuple(token.id for token in tokens if token.id),
         project=next(iter(projects), None),
         scopes=tokens[0].scopes if standing is Standing.TOKEN else frozenset(),
+        # A user beside a token that may only look is somebody who looks.
+        only_looks=standing is not Standing.TOKEN
+        and any("operate" not in each.scopes for each in tokens if each.publishable is None),
         member=member,
     )

@@ -51,6 +51,13 @@ class PublicKeys:
             if published.fetching is not None:
                 published.fetching.cancel()
 
+    def at_hand(self, url: str, kid: object) -> PublicKey | None:
+        """The same, where it is known already and not old."""
+        published = self._published.get(url)
+        if published is None or self._clock.monotonic_s() - published.at_s >= KEPT_S:
+            return None
+        return published.keys.get(kid if isinstance(kid, str) else None)
+
     async def find(self, url: str, kid: object) -> PublicKey | None:
         """The key of that id that is published there. While it cannot be fetched, what was fetched
         before counts.
@@ -62,7 +69,8 @@ class PublicKeys:
         if (is_old or name not in published.keys) and now_s - published.tried_at_s >= AGAIN_S:
             published.tried_at_s = now_s
             published.fetching = asyncio.ensure_future(self._fetch(url, published))
-        if published.fetching is not None and name not in published.keys:
+        # What is old counts on where newer ones cannot be had, and only there.
+        if published.fetching is not None and (is_old or name not in published.keys):
             await asyncio.shield(published.fetching)
         return published.keys.get(name)
 
@@ -87,8 +95,8 @@ def read_keys(body: bytes) -> dict[str | None, PublicKey]:
     found: dict[str | None, PublicKey] = {}
     for each in listed:
         algorithm = _ALGORITHMS.get(str(each.get("kty"))) if isinstance(each, dict) else None
-        if algorithm is None or each.get("use", "sig") != "sig":
-            continue
+        if algorithm is None or each.get("use", "sig") != "sig" or "d" in each:
+            continue  # of another use, or no public key
         try:
             key = jwt.PyJWK(each, algorithm=algorithm).key
         except (jwt.PyJWTError, ValueError, TypeError, KeyError):

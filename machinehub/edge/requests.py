@@ -106,6 +106,8 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     finally:
         working.cancel()
         leaving.cancel()
+        if working.done() and not working.cancelled():
+            working.exception()  # its time may have been over at the same moment
 
 
 async def _disconnected(request: Request) -> None:

@@ -145,6 +145,8 @@ class Tokens:
                 await self.refresh()
             except Unavailable as error:
                 log.debug("tokens are looked at later: %s", error.detail)
+            except Exception:  # else nothing would ever be revoked again
+                log.exception("tokens could not be looked at")
 
     def _is_over(self, token: Token) -> bool:
         return token.expires_at_ms is not None and self._clock.now_ms() >= token.expires_at_ms

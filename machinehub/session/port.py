@@ -66,6 +66,8 @@ class Snapshot(Message):
     """What the listener's own connection is called in presence."""
     count: int = 0
     """How many members are there, the listener included."""
+    is_personal: bool = False
+    """Whether it is what the machine's `view` shows to one member."""
 
 
 @dataclass(slots=True, eq=False)
@@ -96,6 +98,8 @@ class Emitted(Message):
     seq: Seq
     event: bytes
     """JSON"""
+    state: bytes = b""
+    """The snapshot of that moment, where the machine says by it who hears the event."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -427,6 +431,10 @@ class Sessions(Protocol):
 
     def versions_in_use(self, machine_id: MachineId) -> set[int]:
         """Versions that sessions in memory are on, some of which may not be in the database yet."""
+        ...
+
+    def reconnect(self, machine_id: MachineId, reason: str) -> None:
+        """Everybody who listens to a session of the machine has to come again."""
         ...
 
     def is_in_memory(self, address: Address) -> bool: ...

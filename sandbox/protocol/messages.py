@@ -191,7 +191,7 @@ class BuildModule(Message, tag=11, frozen=True):
 
 
 class View(Message, tag=15, frozen=True):
-    """What do members see of a snapshot? `question` is JSON (guest/prelude/judge.ts), asked of an
+    """What do members see of a snapshot? `question` is text (guest/prelude/judge.ts), asked of an
     instance of the image that no session has. `session` only names the question.
     """
 

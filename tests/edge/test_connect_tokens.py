@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import hmac
 import json
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from machinehub.clock import ManualClock
-from tests.support import Client, problem, running_hub
+from machinehub.egress import EgressError
+from tests.support import COUNTER, Client, problem, running_hub, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -487,3 +489,145 @@ async def test_who_did_what_is_kept(app: App) -> None:
     assert more[-1]["what"].startswith("created jwt key")
     none = await app.hub.http.get("/api/v1/audit?project=nosuch")
     problem(none, 404, "no_such_project")
+
+
+# --- what an attack found
+
+
+async def test_projects_that_know_one_issuer_decide_for_themselves(tmp_path: Path) -> None:
+    """Another project's key that is revoked, or user, changes nothing here; nor does what another
+    publishes under the same names, or how slow it is.
+    """
+    ed = Ed25519PrivateKey.generate()
+    async with issuing(tmp_path) as (app, issuer, clock):
+        hostile = Issuer()
+        server = await asyncio.start_server(hostile.serve, "127.0.0.1", 0)
+        hostile.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/keys"
+        issuer.keys = [published(ed, "ed")]
+        await app.hub.http.post("/api/v1/projects", json={"name": "other"})
+        theirs = await new_app(app.hub, project="other", name="theirs")
+        kids = []
+        for number, url in enumerate((issuer.url, hostile.url)):
+            body = {
+                "name": f"i{number}",
+                "jwks_url": url,
+                "issuer": "https://idp",
+                "audience": "app",
+            }
+            made = await app.hub.http.post("/api/v1/projects/other/jwt-keys", json=body)
+            kids.append(made.json()["kid"])
+        rs = rsa.generate_private_key(65537, 2048)
+        private = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(rs)) | {"kid": "ed"}
+        hostile.keys, hostile.delay_s = [private], 30
+        token = signed(app, ed, "EdDSA", "ed")
+        assert (await app.get(token)).status_code == 200  # without waiting for the slow one
+        assert (await theirs.get(token)).status_code == 200
+        await app.hub.http.delete(f"/api/v1/projects/other/jwt-keys/{kids[0]}")
+        await app.hub.http.post("/api/v1/projects/other/revocations", json={"sub": "ada"})
+        clock.move_to(clock.now_ms() + 2000)
+        fresh = signed(app, ed, "EdDSA", "ed")
+        assert (await app.get(fresh)).status_code == 200
+        problem(await theirs.get(fresh), 404, "no_such_machine")
+        server.close()
+
+
+async def test_a_compressed_answer_is_not_unpacked(tmp_path: Path) -> None:
+    async with issuing(tmp_path) as (app, _, _):
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            body = gzip.compress(b" " * 10_000_000)
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+                % len(body)
+                + body
+            )
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/keys"
+        async with server:
+            with pytest.raises(EgressError, match="compressed"):
+                await app.hub.hub.connect_tokens._public._egress.get(
+                    url, bytes_max=1000, within_s=5
+                )
+
+
+async def test_a_key_that_is_not_published_any_more_ends(tmp_path: Path) -> None:
+    ed = Ed25519PrivateKey.generate()
+    async with issuing(tmp_path) as (app, issuer, clock):
+        issuer.keys = [published(ed, "ed")]
+        token = signed(app, ed, "EdDSA", "ed")
+        assert (await app.get(token)).status_code == 200
+        issuer.keys = [published(Ed25519PrivateKey.generate(), "new")]
+        clock.move_to(clock.now_ms() + 601_000)
+        problem(await app.get(token), 401, "unauthorised")
+
+
+async def test_an_event_id_is_its_users_own(app: App) -> None:
+    """Nobody uses up another's."""
+    headers = {"Idempotency-Key": "order-17"}
+    url = f"/{app.machine}/ids"
+
+    async def post(sub: str, type_: str) -> Any:
+        shown = headers | {"Authorization": f"Bearer {app.token(sub)}"}
+        return await app.hub.http.post(url, json={"type": type_}, headers=shown)
+
+    first = await post("mallory", "nothing")
+    mine = await post("ada", "pay")
+    assert (first.json()["seq"], mine.json()["seq"]) == (2, 3)
+    assert (await post("ada", "pay")).json()["seq"] == 3
+    problem(await post("ada", "another"), 422, "idempotency_mismatch")
+    path = f"/api/v1/machines/{app.machine}/sessions/ids/journal"
+    journal = (await app.hub.http.get(path)).json()["data"]
+    assert [each.get("id") for each in journal] == [None, "order-17", "order-17"]
+
+
+async def test_waiting_ends_with_the_token(app: App) -> None:
+    token = app.token("waiting")
+    waiting = asyncio.create_task(
+        app.hub.http.post(
+            f"/{app.machine}/w/wait",
+            json={"condition": "done", "timeout_ms": 20_000},
+            headers={"Authorization": f"Bearer {token}"},
+        )
+    )
+    await until(lambda: app.hub.watchers(app.machine, "w"))
+    body = {"sub": "waiting"}
+    await app.hub.http.post("/api/v1/projects/default/revocations", json=body)
+    problem(await waiting, 401, "unauthorised")
+
+
+async def test_a_machine_that_becomes_private_lets_nobody_stay(tmp_path: Path) -> None:
+    async with running_hub(tmp_path, token="mh_own") as hub:
+        machine = await hub.deploy(COUNTER)
+        async with hub.socket(f"{machine}/s") as socket:
+            await socket.until("snapshot")
+            await hub.http.patch(f"/api/v1/machines/{machine}", json={"private": True})
+            assert await closed(socket.connection) == 4010
+        async with hub.socket(f"{machine}/s") as again:
+            assert await closed(again.connection) == 4001
+
+
+async def test_a_key_in_a_first_frame_is_held_to_its_origins(app: App) -> None:
+    made = await app.hub.http.post(
+        "/api/v1/projects/default/keys", json={"name": "h", "origins": ["https://app.example"]}
+    )
+    url = f"{app.hub.url.replace('http', 'ws', 1)}/{app.machine}/s"
+    protocols: Any = ["machinehub.v1", "machinehub.hello"]
+    for origin, code in (("https://evil.example", 4003), ("https://app.example", 4001)):
+        async with connect(url, subprotocols=protocols, origin=origin) as socket:  # type: ignore[arg-type]
+            await socket.send(json.dumps({"type": "hello", "token": made.json()["token"]}))
+            assert await closed(socket) == code  # 4001: the machine is private
+
+
+async def test_a_token_that_may_look_beside_a_users(app: App) -> None:
+    made = await app.hub.http.post(
+        "/api/v1/projects/default/tokens", json={"name": "looks", "scopes": ["read"]}
+    )
+    async with app.socket(app.token(), made.json()["token"]) as socket:
+        await socket.recv()
+        await socket.send('{"type":"event","id":"1","event":{"type":"hi"}}')
+        while (frame := json.loads(await socket.recv()))["type"] != "ack":
+            pass
+        assert frame["error"]["code"] == "forbidden"

@@ -119,8 +119,15 @@ class Proxied:
 
 @contextlib.asynccontextmanager
 async def proxied(
-    folder: Path, program: str, certificate: tuple[Path, Path], *, path: str = "", **options: Any
+    folder: Path,
+    program: str,
+    certificate: tuple[Path, Path],
+    *,
+    path: str = "",
+    strips: bool = False,
+    **options: Any,
 ) -> AsyncIterator[Proxied]:
+    """`strips`: the proxy takes the path off."""
     port, hub = free_port(), free_port()
     url = f"https://localhost:{port}{path}"
     text = example(
@@ -131,6 +138,8 @@ async def proxied(
     )
     if path:
         text = text.replace("location / {", f"location {path}/ {{")
+    if strips:
+        text = text.replace("proxy_pass http://hub;", "proxy_pass http://hub/;", 1)
     options = {"token": TOKEN, "public_url": url} | options
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(running_hub(folder / "hub", port=hub, **options))
@@ -256,15 +265,7 @@ async def test_an_nginx_as_it_comes_does_not_reach_an_open_hub(tmp_path: Path) -
 async def test_a_hub_stands_below_a_path(
     tmp_path: Path, certificate: tuple[Path, Path], strips: bool
 ) -> None:
-    async with proxied(tmp_path, "nginx", certificate, path="/the/hub") as found:
-        if strips:
-            configuration = tmp_path / "nginx.conf"
-            text = configuration.read_text()
-            configuration.write_text(
-                text.replace("proxy_pass http://hub;", "proxy_pass http://hub/;", 1)
-            )
-            reload = ["nginx", "-p", str(tmp_path), "-c", str(configuration), "-s", "reload"]
-            assert await (await asyncio.create_subprocess_exec(*reload)).wait() == 0
+    async with proxied(tmp_path, "nginx", certificate, path="/the/hub", strips=strips) as found:
         machine = await deploy(found)
         assert machine.startswith(f"{found.url}/")
         await use(found, machine)

@@ -6,7 +6,7 @@ import pytest
 
 from machinehub.errors import RateLimited, Unavailable
 from machinehub.ids import EventId
-from machinehub.protocols.native.websocket import HOLD_EVENTS, HOLD_GAP_S, HOLD_S, ResendGuard
+from machinehub.protocols.native.resends import HOLD_EVENTS, HOLD_GAP_S, HOLD_S, ResendGuard
 
 pytestmark = pytest.mark.core
 BUSY = RateLimited("rate_limited", "too fast")

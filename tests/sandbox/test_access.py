@@ -159,8 +159,8 @@ def ask(
 ) -> tuple[list[int], list[Any]]:
     image = sandbox.image_of(script(exports))
     snapshot = {"value": "draft", "tags": ["t"], "context": {"owner": "ada", "hands": {"ada": [1]}}}
-    texts = [msgspec.json.encode(each).decode() for each in (snapshot, emitted)]
-    question = msgspec.json.encode([1, *texts, members])
+    parts = [[1, members], snapshot, list(emitted)]
+    question = b"\n".join(map(msgspec.json.encode, parts))
     judge = Judge(sandbox.engine, image, memory_bytes_max=MEMORY)
     of, shown = msgspec.json.decode(judge.ask(question, NOW_MS, cpu_s=0.5))
     return of, shown

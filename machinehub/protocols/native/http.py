@@ -33,6 +33,7 @@ from machinehub.errors import (
     error_of,
 )
 from machinehub.ids import EventId, Seq
+from machinehub.principal import wrong_token
 from machinehub.protocols.native.frames import members_json, quote, to_json, what_changed
 from machinehub.protocols.native.queries import client_key, wants_cost
 from machinehub.protocols.native.revoked import REVOKED, Watch
@@ -43,7 +44,7 @@ from machinehub.session.port import Visitor
 from machinehub.web.page import page
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
 
     from starlette.types import Receive, Scope, Send
 
@@ -65,7 +66,7 @@ _ETAG: Final = re.compile(r'(?:W/)?"(\d{1,18})"')
 _CORS: Final = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": "ETag",
-    "Vary": "Accept",
+    "Vary": "Accept, Authorization, Machinehub-Client, Machinehub-Key",
 }
 _PREFLIGHT: Final = _CORS | {
     "Access-Control-Allow-Methods": "GET, POST, PUT",
@@ -240,7 +241,8 @@ class HttpProtocol:
             return _snapshot(await while_connected(request, looking))
         snapshot = await self._sessions.read(address, _visitor(request))
         etag = _etag(snapshot.seq)
-        if _matches(request.headers.get("if-none-match"), etag):
+        known = request.headers.get("if-none-match")
+        if not snapshot.is_personal and _matches(known, etag):
             return Response(status_code=304, headers={"ETag": etag})
         return _snapshot(snapshot)
 
@@ -296,6 +298,7 @@ class HttpProtocol:
 
     async def _sent(self, request: Request, address: Address, event: bytes) -> Answered:
         """What became of an event that was accepted. Raises what it was refused with."""
+        self._gate.recheck(principal_of(request.scope), address)  # its body may have taken long
         answered = await self._sessions.send(
             address,
             event,
@@ -348,11 +351,34 @@ class HttpProtocol:
 
         try:
             async with asyncio.timeout(wanted.timeout_ms / 1000):
-                return await while_connected(request, wait())
+                return await while_connected(request, self._while_valid(request, address, wait()))
         except TimeoutError:
             raise WaitTimeout(
                 "wait_timeout", f"the condition did not hold within {wanted.timeout_ms} ms"
             ) from None
+
+    async def _while_valid(
+        self, request: Request, address: Address, work: Coroutine[Any, Any, Response]
+    ) -> Response:
+        """Work that takes long, for as long as what was shown counts. Raises `Unauthorised`."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def end() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        principal = principal_of(request.scope)
+        leave = self._watch(principal, end, address.machine_id, address.session_id)
+        working = asyncio.ensure_future(work)
+        try:
+            either: list[asyncio.Future[Any]] = [working, ended]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise wrong_token()
+            return working.result()
+        finally:
+            leave()
+            working.cancel()
 
     # --- presence ---------------------------------------------------------------------------------
 
@@ -448,7 +474,10 @@ def _shown(request: Request, error: HubError) -> Response:
 
 def _snapshot(snapshot: Snapshot, *, status: int = 200, etag: bool = True) -> Response:
     json = snapshot.encoded(to_json)
-    return _json(json, etag=_etag(snapshot.seq) if etag else None, status=status)
+    answer = _json(json, etag=_etag(snapshot.seq) if etag else None, status=status)
+    if snapshot.is_personal:  # of two with the same seq each may see something else
+        answer.headers["Cache-Control"] = "private, no-store"
+    return answer
 
 
 def _json(body: bytes, *, etag: str | None = None, status: int = 200) -> Response:

@@ -39,6 +39,7 @@ from machinehub.protocols.native.frames import (
     to_frame,
 )
 from machinehub.protocols.native.queries import client_key, given_input, wants_cost
+from machinehub.protocols.native.resends import ResendGuard
 from machinehub.protocols.native.revoked import REVOKED, Watch
 from machinehub.rates import Rate
 from machinehub.session.decide.events import EVENT_ID_CHARS_MAX
@@ -60,11 +61,6 @@ HELLO_PROTOCOL: Final = "machinehub.hello"
 """A client that offers it says who it is in its first frame, and gets nothing before that."""
 HELLO_S: Final = 10.0
 _ENDS: Final = ("websocket.disconnect", HELLO)
-HOLD_GAP_S: Final = 0.5
-HOLD_S: Final = 5.0
-HOLD_EVENTS: Final = 256
-"""What ends the holding back of a client that does not send a refused event again."""
-_HOLDS: Final = ("rate_limited", "unavailable")
 _ENDINGS: Final = {
     Ending.DELETED: CloseCode.NO_SUCH_SESSION,
     Ending.RESTARTED: CloseCode.MOVED,
@@ -122,43 +118,6 @@ class ClientRates:
         return self._others.take(1, now_s)
 
 
-class ResendGuard:
-    """Keeps the order of a client that sends again what could not be taken: what was on its way
-    behind a refused event is refused too, until that event comes again.
-
-    One that does not send it again must not be locked out: a pause, so many events, or so much time
-    end this as well.
-    """
-
-    def __init__(self) -> None:
-        self._refused_id: EventId | None = None
-        self._since_s = self._last_s = 0.0
-        self._count = 0
-        self._error: HubError | None = None
-
-    def refused(self, event_id: EventId | None, error: HubError, now_s: float) -> None:
-        """An event was refused, through no fault of its own."""
-        if error.code in _HOLDS and self._error is None and event_id is not None:
-            self._refused_id, self._error, self._count = event_id, error, 0
-            self._since_s = self._last_s = now_s
-
-    def check(self, event_id: EventId, now_s: float) -> None:
-        """Raises the error of the event before, while that holds."""
-        if self._error is None:
-            return
-        self._count += 1
-        if (
-            event_id == self._refused_id
-            or now_s - self._last_s > HOLD_GAP_S
-            or now_s - self._since_s > HOLD_S
-            or self._count > HOLD_EVENTS
-        ):
-            self._error = None
-        else:
-            self._last_s = now_s
-            raise self._error
-
-
 class SocketListener:
     """One client of one session. Slow ones get the newest update only, then are closed."""
 
@@ -182,6 +141,13 @@ class SocketListener:
         self._rates = None
         if is_counted:
             self._rates = ClientRates(self._limits, subscription.limits)
+
+    def leave(self) -> None:
+        """The client leaves its session, perhaps to come back as somebody else: nothing of what was
+        for it is left.
+        """
+        self._skipped = None
+        self._resends = ResendGuard()
 
     # --- to the client ----------------------------------------------------------------------------
 
@@ -329,11 +295,12 @@ class WebSocketProtocol:
         limits: Limits,
         metrics: Metrics,
         gate: Gate,
-        identify: Callable[[list[str]], Awaitable[Principal | None]],
+        identify: Callable[[Scope, list[str]], Awaitable[Principal | None]],
         watch: Watch,
     ) -> None:
-        """`identify` finds out whose tokens those are; None where they mean nothing. `watch` tells
-        when what a principal showed is not valid any more.
+        """`identify` finds out whose tokens those are that a socket shows later than in its head;
+        None where they mean nothing. `watch` tells when what a principal showed is not valid any
+        more.
         """
         self._gate = gate
         self._watch = watch
@@ -375,7 +342,7 @@ class WebSocketProtocol:
         waits = HELLO_PROTOCOL in scope["subprotocols"]
         while True:
             if waits:
-                principal, key = await self._hello(receive, principal, key)
+                principal, key = await self._hello(scope, receive, principal, key)
             with contextlib.ExitStack() as leaving:
                 await self._enter(scope, listener, Visitor(principal, key), leaving)
                 socket.listen(listener, high_water_bytes=self._limits.unsent_bytes_soft)
@@ -383,11 +350,11 @@ class WebSocketProtocol:
                     pass
             if message["type"] == "websocket.disconnect":
                 return
-            principal, key = await self._known(message["bytes"], principal, key)
+            principal, key = await self._known(scope, message["bytes"], principal, key)
             waits = False
 
     async def _hello(
-        self, receive: Receive, principal: Principal, key: str | None
+        self, scope: Scope, receive: Receive, principal: Principal, key: str | None
     ) -> tuple[Principal, str | None]:
         try:
             async with asyncio.timeout(HELLO_S):
@@ -396,10 +363,11 @@ class WebSocketProtocol:
             raise BadRequest("bad_frame", "no frame of type hello came") from None
         if message["type"] == "websocket.disconnect":
             raise BadRequest("bad_frame", "the client went before it said who it is")
-        return await self._known((message.get("text") or "").encode(), principal, key)
+        text = (message.get("text") or "").encode()
+        return await self._known(scope, text, principal, key)
 
     async def _known(
-        self, text: bytes, principal: Principal, key: str | None
+        self, scope: Scope, text: bytes, principal: Principal, key: str | None
     ) -> tuple[Principal, str | None]:
         """Who says hello so. Raises `BadRequest`, `Unauthorised`."""
         try:
@@ -408,7 +376,7 @@ class WebSocketProtocol:
             raise BadRequest("bad_frame", f"not a hello: {error}"[:300]) from None
         if said.token is not None:
             shown = [said.token] if isinstance(said.token, str) else said.token
-            principal = await self._identify(shown) or principal
+            principal = await self._identify(scope, shown) or principal
         return principal, key if said.key is None else said.key
 
     async def refuse(self, error: HubError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -444,6 +412,7 @@ class WebSocketProtocol:
         principal = await self._gate.enter(visitor.principal, address, "read")
         assert principal.allowance is not None
         leaving.callback(principal.allowance.connect())
+        leaving.callback(listener.leave)
         subscription = await self._sessions.subscribe(
             address,
             listener,

@@ -22,13 +22,15 @@ import msgspec
 
 from machinehub.clock import BASE62
 from machinehub.errors import BadRequest
-from machinehub.ids import MemberId
+from machinehub.ids import EventId, MemberId
 from machinehub.session.port import Member, Presence, PresenceNews
 
 if TYPE_CHECKING:
     from machinehub import principal
     from machinehub.ids import MachineId, SessionId
 
+OWNED: Final = "\0"
+"""Stands before and behind the member in ids that are a user's own."""
 CLIENT_KEY_CHARS: Final = (16, 128)
 LISTED_MAX: Final = 100
 """Members that are listed; `count` is always the true number."""
@@ -65,6 +67,17 @@ class Identity:
     def member(self) -> MemberId:
         return MemberId(self.id)
 
+    def own(self, event_id: EventId | None) -> EventId | None:
+        """The id of an event as it is kept: a user's ids are theirs alone, so that nobody can use
+        one up for somebody else. All who came without a connect token share theirs, as they always
+        did.
+        """
+        if event_id is None:
+            return None
+        if self.user is not None:
+            return EventId(f"{OWNED}{self.id}{OWNED}{event_id}")
+        return EventId(OWNED * 2 + event_id) if event_id.startswith(OWNED) else event_id
+
     @property
     def sender(self) -> bytes:
         """The `sender` that the hub puts into each of their events, as JSON. The machine's `access`
@@ -73,6 +86,13 @@ class Identity:
         roles = msgspec.UNSET if self.roles is None else self.roles
         claims = msgspec.UNSET if self.claims is None else msgspec.Raw(self.claims)
         return msgspec.json.encode(_Sender(self.id, self.user, roles, claims))
+
+
+def shown_id(event_id: EventId | None) -> EventId | None:
+    """The id of an event that is kept so, as its sender wrote it."""
+    if event_id is None or not event_id.startswith(OWNED):
+        return event_id
+    return EventId(event_id.split(OWNED, 2)[2])
 
 
 def read_sender(sender: bytes) -> Identity:

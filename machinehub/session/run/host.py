@@ -134,6 +134,7 @@ class SessionHost:
             placement=self.placement,
             journal=self.journal,
             waits=self.waits,
+            publisher=self.publisher,
             load=lambda session: self.loader.load(session),
         )
         self.presence_events = PresenceEvents(

@@ -6,6 +6,7 @@ limit, and implements `If-Match`.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from machinehub.session.decide.session import Session
     from machinehub.session.run.journal import Journal
     from machinehub.session.run.placement import Placement
+    from machinehub.session.run.publisher import Publisher
     from machinehub.session.run.waits import Waits
     from machinehub.store.sessions import SessionStore
     from sandbox.protocol.ids import TimerId
@@ -67,6 +69,7 @@ class Intake:
         placement: Placement,
         journal: Journal,
         waits: Waits,
+        publisher: Publisher,
         load: Callable[[Session], Awaitable[None]],
     ) -> None:
         self._store = store
@@ -76,6 +79,7 @@ class Intake:
         self._placement = placement
         self._journal = journal
         self._waits = waits
+        self._publisher = publisher
         self._load = load
         self._lookups = Tasks()
         self._rates: Rates[str] = Rates()
@@ -133,7 +137,10 @@ class Intake:
         """
         receipt, is_new = session.receipts.of(event_id)
         if not is_new:
-            if then is not None:
+            if then is not None and receipt.settled:
+                # Behind the update that it is about, like the first answer.
+                self._publisher.when_told(session, functools.partial(then, receipt))
+            elif then is not None:
                 _answer_again(receipt, then)
             return
         error = self._refusal(session)
@@ -296,10 +303,8 @@ class Intake:
 
 
 def _answer_again(receipt: Receipt, then: Callable[[Receipt], None]) -> None:
-    """A second copy of an event hears what the first one did."""
-    if receipt.settled:
-        then(receipt)
-    elif len(receipt.waiting) < COPIES_WAITING_MAX:
+    """A second copy of an event will hear what the first one does."""
+    if len(receipt.waiting) < COPIES_WAITING_MAX:
         receipt.waiting.append(then)
     else:
         raise Unavailable("unavailable", "too many copies of this event wait for its answer")

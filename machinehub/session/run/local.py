@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from machinehub.errors import Conflict, NotFound, Unavailable, ViewFailed
 from machinehub.model import SessionDelete
 from machinehub.session.decide.events import check_event, check_input
-from machinehub.session.port import Answered, Snapshot, Summary
+from machinehub.session.port import Answered, Closed, Ending, Snapshot, Summary
 from machinehub.session.run.host import SessionHost
 from machinehub.session.run.publisher import snapshot_of
 from machinehub.session.run.subscription import LocalSubscription
@@ -104,14 +104,16 @@ class LocalSessions(SessionHost):
         session = await self.loader.open(address)
         self.intake.check(session, event, visitor.principal)
         answered = await self.intake.send_and_wait(
-            session, event, who.sender, event_id=event_id, if_match=if_match
+            session, event, who.sender, event_id=who.own(event_id), if_match=if_match
         )
+        answered.settled.event_id = event_id
         if not session.has_view or answered.settled.error is not None:
             return answered
         try:
             shown = await self.views.shown(session, who.sender, answered.snapshot)
-        except ViewFailed:  # the event was taken all the same
-            shown = Snapshot(answered.snapshot.seq, answered.snapshot.version, b"null")
+        except (ViewFailed, Unavailable):  # the event was taken all the same
+            seq, version = answered.snapshot.seq, answered.snapshot.version
+            shown = Snapshot(seq, version, b"null", is_personal=True)
         return Answered(answered.settled, shown)
 
     async def wait(self, address: Address, visitor: Visitor, condition: Condition) -> Snapshot:
@@ -239,6 +241,12 @@ class LocalSessions(SessionHost):
 
     def versions_in_use(self, machine_id: MachineId) -> set[int]:
         return {each.record.version for each in self.registry.all if each.machine_id == machine_id}
+
+    def reconnect(self, machine_id: MachineId, reason: str) -> None:
+        for session in self.registry.all:
+            if session.machine_id == machine_id:
+                listeners = self.publisher.listeners(session)
+                self.publisher.send(listeners, Closed(Ending.RESTARTED, reason))
 
     def is_in_memory(self, address: Address) -> bool:
         return self.registry.find(address.machine_id, address.session_id) is not None

@@ -38,9 +38,10 @@ class RecentEmitted:
 
     def add(self, emitted: Emitted) -> None:
         self._events.append(emitted)
-        self._bytes += len(emitted.event)
+        self._bytes += len(emitted.event) + len(emitted.state)
         while self._bytes > self._bytes_max:
-            self._bytes -= len(self._events.popleft().event)
+            gone = self._events.popleft()
+            self._bytes -= len(gone.event) + len(gone.state)
 
     def after(self, seq: Seq) -> list[Emitted]:
         """What was emitted behind `seq`, as far as it is remembered."""
@@ -65,6 +66,7 @@ class Shows(Protocol):
     def leave(self, session: Session, listener: Listener) -> None: ...
     def is_moved(self, session: Session, listener: Listener) -> bool: ...
     def is_waited_for(self, session: Session) -> bool: ...
+    def when_told(self, session: Session, then: Callable[[], None]) -> None: ...
     def drop(self, session: Session) -> None: ...
 
 
@@ -107,6 +109,13 @@ class Publisher:
         if session.has_view:
             self._shows.leave(session, listener)
 
+    def when_told(self, session: Session, then: Callable[[], None]) -> None:
+        """Calls `then` when everybody was told of what was committed until now."""
+        if session.has_view:
+            self._shows.when_told(session, then)
+        else:
+            then()
+
     def has_changed_for(self, session: Session, listener: Listener) -> bool:
         """Of a turn that changed the snapshot and is being told: whether that changed what a
         listener sees.
@@ -122,8 +131,7 @@ class Publisher:
 
     def drop(self, session: Session) -> None:
         """The session leaves memory."""
-        if session.has_view:
-            self._shows.drop(session)
+        self._shows.drop(session)
         self._audiences.pop(session, None)
 
     # --- telling ----------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ class LocalSubscription:
                 settled.changed = publisher.has_changed_for(session, listener)
             listener.receive(settled)
 
-        intake.send(session, event, self._sender, event_id=event_id, then=tell)
+        intake.send(session, event, self._sender, event_id=self._who.own(event_id), then=tell)
 
     def describe(self, metadata: bytes) -> None:
         self._crowds.describe(self._session, self._who, metadata)

@@ -7,9 +7,11 @@ for nothing but a member's roles, everybody with the same roles sees the same.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
 
     from machinehub.clock import Clock
+    from machinehub.ids import MachineId
     from machinehub.limits import Limits
     from machinehub.logs import MachineLogs
     from machinehub.metrics import Metrics
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 
 MEMBERS_AT_ONCE: Final = 16
 """Of one question: the worker's other sessions have their turns in between."""
+AT_ONCE: Final = 2
+PAUSE_S: Final = 0.4
+"""A machine whose views take all the CPU that they may has a fifth of a worker in the end."""
 TRIES: Final = 3
 """How often a worker is asked, where one ends over it."""
 
@@ -68,6 +74,7 @@ class ViewQuestions:
         self._questions = questions
         self._logs = logs
         self._metrics = metrics
+        self._turns: WeakValueDictionary[MachineId, asyncio.Semaphore] = WeakValueDictionary()
 
     async def ask(
         self,
@@ -82,15 +89,16 @@ class ViewQuestions:
         """
         seen: dict[bytes, Seen | None] = {}
         left = list(dict.fromkeys(members))
-        events = msgspec.json.encode((b"[%b]" % b",".join(emitted)).decode())
-        head = b"[1,%b,%b," % (msgspec.json.encode(state.decode()), events)
+        # Line feeds part a question; in JSON they are white space between tokens.
+        rest = b"\n%b\n[%b]" % (_line(state), b",".join(map(_line, emitted)))
         by_roles: dict[tuple[str, ...], Seen] = {}
         most = MEMBERS_AT_ONCE
         while left:
             some = left[:most]
-            question = b"%b[%b]]" % (head, b",".join(some))
+            question = b"[1,[%b]]%b" % (b",".join(some), rest)
             try:
-                answer = await self._answer(session, question)
+                async with self._turn_of(session.machine_id):
+                    answer = await self._answer(session, question)
                 found = self._read(session, answer, len(some), len(emitted))
             except ViewFailed as error:
                 if len(some) > 1:
@@ -108,6 +116,19 @@ class ViewQuestions:
                 seen |= {each: view for each, view in shared.items() if view is not None}
                 left = [each for each in left if each not in seen]
         return seen
+
+    @contextlib.asynccontextmanager
+    async def _turn_of(self, machine_id: MachineId) -> AsyncIterator[None]:
+        """So many questions of one machine are under way at once, and after one that took all its
+        CPU there is a pause: others have the worker meanwhile.
+        """
+        turns = self._turns.setdefault(machine_id, asyncio.Semaphore(AT_ONCE))
+        async with turns:
+            try:
+                yield
+            except ViewFailed:
+                await asyncio.sleep(PAUSE_S)
+                raise
 
     async def _answer(self, session: Session, question: bytes) -> bytes:
         """Raises `ViewFailed` for what the machine is to blame for, `Unavailable`."""
@@ -188,6 +209,10 @@ class ViewQuestions:
         line = f"view_failed: {why}"
         now_ms = self._clock.now_ms()
         self._logs.add(session.machine_id, session.session_id, "error", line, now_ms, None)
+
+
+def _line(json: bytes) -> bytes:
+    return json.replace(b"\n", b" ") if b"\n" in json else json
 
 
 @functools.lru_cache(maxsize=10_000)

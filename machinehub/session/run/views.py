@@ -11,9 +11,10 @@ Where no view can be had nothing is shown: the listener is closed, a request is 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from machinehub.errors import HubError, NotFound, Unavailable, ViewFailed
 from machinehub.session.decide.discretion import NOT_SHOWN
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
     from machinehub.session.run.view_questions import ViewQuestions
 
 
+class Told(NamedTuple):
+    """A turn that is to be told, and the snapshot right after it."""
+
+    turn: Turn
+    after: Snapshot
+
+
 @dataclass(slots=True, eq=False)
 class Joining:
     """Somebody who waits for the first snapshot."""
@@ -48,13 +56,15 @@ class Joining:
 class Gallery:
     """What is to be told of one session."""
 
-    turns: deque[Turn] = field(default_factory=deque)
+    turns: deque[Told] = field(default_factory=deque)
     joining: list[Joining] = field(default_factory=list)
     members: dict[Listener, bytes] = field(default_factory=dict)
     last: dict[Listener, bytes] = field(default_factory=dict)
     """What each was shown last."""
     moved: set[Listener] = field(default_factory=set)
     """Who was shown something new by what is being told."""
+    later: list[Callable[[], None]] = field(default_factory=list)
+    """To be called when what is being told was told."""
     look_again: bool = False
     """Whether the session stands otherwise than was told, without a turn."""
     is_working: bool = False
@@ -102,13 +112,21 @@ class Views:
     def tell(self, session: Session, turn: Turn) -> None:
         """A turn was committed."""
         gallery = self._gallery(session)
-        gallery.turns.append(turn)
+        gallery.turns.append(Told(turn, snapshot_of(session)))
         self._work_on(session, gallery)
 
     def tell_how_it_stands(self, session: Session) -> None:
         gallery = self._gallery(session)
         gallery.look_again = True
         self._work_on(session, gallery)
+
+    def when_told(self, session: Session, then: Callable[[], None]) -> None:
+        """Calls `then` when all that was committed until now was told: at once if it was."""
+        gallery = self._galleries.get(session)
+        if gallery is None or not (gallery.is_working or gallery.turns):
+            then()
+        else:
+            gallery.later.append(then)
 
     def leave(self, session: Session, listener: Listener) -> None:
         gallery = self._galleries.get(session)
@@ -131,7 +149,9 @@ class Views:
         gallery = self._galleries.pop(session, None)
         if gallery is None:
             return
-        _acknowledge(gallery.turns)
+        _acknowledge(each.turn for each in gallery.turns)
+        gallery.turns.clear()
+        _call(gallery.later)
         for each in gallery.joining:
             _refuse(each, NotFound("no_such_session", "the session was deleted"))
         gallery.joining.clear()
@@ -159,19 +179,24 @@ class Views:
         """One question, about what gathered until now. Whatever becomes of it, senders are told
         what their events came to, and nobody waits for ever.
         """
-        turns, gallery.turns = list(gallery.turns), deque()
+        turns, now = _together(gallery.turns)
         joining, gallery.joining = gallery.joining, []
-        now = snapshot_of(session)  # after these turns
+        now = now or snapshot_of(session)
         try:
-            await self._tell(session, gallery, turns, now)
+            try:
+                await self._tell(session, gallery, turns, now)
+            except HubError as error:
+                there = list(gallery.members)
+                self._close(session, gallery, there, Ending.UNAVAILABLE, error.detail)
             await self._let_in(session, gallery, joining, now)
         except HubError as error:
-            self._close(session, gallery, list(gallery.members), Ending.UNAVAILABLE, error.detail)
             for each in joining:
                 _refuse(each, error)
         finally:
             _acknowledge(turns)
             gallery.moved.clear()
+            if not gallery.turns:
+                _call(gallery.later)
             for each in joining:
                 _refuse(each, Unavailable("unavailable", "what you may see could not be found out"))
         self._publisher.notify(session)
@@ -182,7 +207,9 @@ class Views:
         """Whoever listens is told of committed turns. Raises `Unavailable`."""
         looks, gallery.look_again = gallery.look_again, False
         changed = looks or any(turn.snapshot is not None for turn in turns)
-        emitted = [Emitted(turn.seq, bytes(event)) for turn in turns for event in turn.emitted]
+        emitted = [
+            Emitted(turn.seq, bytes(event), now.state) for turn in turns for event in turn.emitted
+        ]
         if emitted and not session.gone:
             for each in emitted:
                 self._publisher.audience(session).recent.add(each)
@@ -236,15 +263,14 @@ class Views:
             return
         recent = self._publisher.audience(session).recent.after(after)
         missed = [each for each in recent if each.seq <= now.seq]
-        if not missed:
-            return
-        events = [each.event for each in missed]
-        view = (await self._questions.ask(session, now.state, events, [joined.member]))[
-            joined.member
-        ]
-        for said, text in zip(missed, view.emitted if view is not None else [], strict=False):
-            if text is not None:
-                self._publisher.send([joined.listener], Emitted(said.seq, text))
+        for state, group in itertools.groupby(missed, lambda each: each.state or now.state):
+            together = list(group)
+            events = [each.event for each in together]
+            seen = await self._questions.ask(session, state, events, [joined.member])
+            view = seen[joined.member]
+            for said, text in zip(together, view.emitted if view else [], strict=False):
+                if text is not None:
+                    self._publisher.send([joined.listener], Emitted(said.seq, text))
 
     def _close(
         self,
@@ -267,7 +293,7 @@ class Views:
         view = (await self._questions.ask(session, snapshot.state, [], [member]))[member]
         if view is None:
             raise _not_shown()
-        return Snapshot(snapshot.seq, snapshot.version, view.state)
+        return Snapshot(snapshot.seq, snapshot.version, view.state, is_personal=True)
 
 
 class _Told:
@@ -290,10 +316,30 @@ class _Told:
         return found
 
 
+def _together(told: deque[Told]) -> tuple[list[Turn], Snapshot | None]:
+    """What one question is about: turns up to the first that emitted something, which members are
+    shown by the snapshot of that moment; and the snapshot after them.
+    """
+    turns: list[Turn] = []
+    after = None
+    while told:
+        turn, after = told.popleft()
+        turns.append(turn)
+        if turn.emitted:
+            break
+    return turns, after
+
+
 def _acknowledge(turns: Iterable[Turn]) -> None:
     for turn in turns:
         if turn.pending.receipt is not None:
             answer(turn.pending.receipt)
+
+
+def _call(later: list[Callable[[], None]]) -> None:
+    calls, later[:] = list(later), []
+    for then in calls:
+        then()
 
 
 def _refuse(joining: Joining, error: HubError) -> None:

@@ -32,7 +32,7 @@ export const mapDelete = uncurry(
 );
 export const startsWith = uncurry(String.prototype.startsWith);
 export const exec = uncurry(RegExp.prototype.exec);
-const indexOf = uncurry(String.prototype.indexOf);
+export const indexOf = uncurry(String.prototype.indexOf);
 const charAt = uncurry(String.prototype.charAt);
 export const setForEach = uncurry(
   Set.prototype.forEach as (this: Set<unknown>, each: (value: unknown) => void) => void,

@@ -1,13 +1,13 @@
 // What an author's `access` and `view` answer: may a member send an event, and what does a member see of a session?
 //
 // Both are functions of what they are given. They run in an instance of the image that belongs to no session and is thrown
-// away after each question (sandbox/judge.py), so nothing that they leave behind is ever found again. Questions and answers are
+// away after each question (sandbox/judge.py), so no question finds what another left behind (the members of one question share a copy). Questions and answers are
 // JSON:
 //
 //   [0, snapshot, event, member]             -> [true] or [false]
-//   [1, snapshot's text, events' text, [member, ...]] -> [of, shown]
+//   [1, [member, ...]], and behind line feeds a snapshot and a list of events -> [of, shown]
 //
-// or [0, fault] where no answer can be had. In the second, the events are a list of those that the machine emitted; `shown` has,
+// or [0, fault] where no answer can be had. In the second, the events are those that a turn emitted; `shown` has,
 // for each distinct view, [1, view, [event or null, ...], 1 if it is the same for all with these roles, else 0] or [0, fault],
 // and `of` says which of them each member gets. It is shorter than the list of members where the rest found no room.
 
@@ -47,12 +47,15 @@ export const judged = (): string => answer;
 
 export function judge(text: string): void {
   try {
-    const question = safe.parse(text) as
-      [0, Given, unknown, Member] | [1, string, string, Member[]];
-    answer =
-      question[0] === 0
-        ? allowed(question[1], question[2], question[3])
-        : seen(question[1], question[2], question[3]);
+    if (safe.startsWith(text, "[0,")) {
+      const [, snapshot, event, member] = safe.parse(text) as [0, Given, unknown, Member];
+      answer = allowed(snapshot, event, member);
+    } else {
+      const first = safe.indexOf(text, "\n");
+      const second = safe.indexOf(text, "\n", first + 1);
+      const [, members] = safe.parse(safe.slice(text, 0, first)) as [1, Member[]];
+      answer = seen(safe.slice(text, first, second), safe.slice(text, second), members);
+    }
   } catch (error) {
     answer = "[0," + faultOf("access_failed", error) + "]";
   }
@@ -67,6 +70,7 @@ function faultOf(code: string, error: unknown): string {
 function allowed(snapshot: Given, event: unknown, member: Member): string {
   if (!rules.access) return "[true]";
   member.roles ??= [];
+  (event as Given)["sender"] = member; // whatever a client wrote there
   const state = withQuestions(snapshot);
   const says = rules.access({ state, context: snapshot["context"], event, member });
   // A promise would be true.

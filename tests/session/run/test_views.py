@@ -11,6 +11,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from machinehub.clock import measured_s
+from machinehub.session.run.view_questions import PAUSE_S
 from tests.durable import send
 from tests.edge.test_connect_tokens import App, closed
 from tests.support import Client, Socket, problem, running_hub, until
@@ -340,7 +342,146 @@ async def test_many_members_with_many_views(tmp_path: Path) -> None:
         assert len({each.snapshot["id"] for each in sockets}) == 40
 
 
+async def test_who_hears_an_emitted_event_is_decided_by_its_own_moment(tmp_path: Path) -> None:
+    """However many turns gather while views are made, and for who comes back later."""
+    source = """
+import { assign, createMachine, emit } from "xstate";
+export default createMachine({
+  context: { owner: "" },
+  on: { take: { actions: [assign({ owner: ({ event }) => event.by }), emit(({ event }) => ({ type: "card", of: event.by }))] } },
+});
+export const view = ({ snapshot }) => ({ status: snapshot.status });
+export const viewEmitted = ({ event, snapshot, member }) =>
+  snapshot.context.owner === member.user ? event : undefined;
+"""
+    async with running_hub(tmp_path) as hub:
+        made = (await hub.http.post("/api/v1/projects/default/jwt-keys", json={"name": "k"})).json()
+        app = App(hub, made["kid"], made["secret"], await hub.deploy(source))
+        async with app.socket(app.token("ada")) as one, app.socket(app.token("bob")) as two:
+            ada, bob = Socket(one), Socket(two)
+            for each in (ada, bob):
+                await each.until("snapshot")
+            for number in range(8):
+                event = {"type": "take", "by": "ada" if number % 2 else "bob"}
+                await ada.send_raw({"type": "event", "id": str(number), "event": event})
+            for _ in range(8):
+                await ada.until("ack")
+            await bob.settle()
+            for socket, name in ((ada, "ada"), (bob, "bob")):
+                cards = [each["event"]["of"] for each in socket.seen if each["type"] == "emitted"]
+                assert cards == [name] * 4
+        accepts = {"Accept": "text/event-stream", "Last-Event-ID": "1"}
+        headers = accepts | {"Authorization": f"Bearer {app.token('bob')}"}
+        text = ""
+        async with hub.http.stream("GET", f"/{app.machine}/s", headers=headers) as stream:
+            async for chunk in stream.aiter_text():
+                text += chunk
+                if text.count('"of"') == 4:
+                    break
+        assert "ada" not in text
+
+
+async def test_many_large_events_find_their_members(tmp_path: Path) -> None:
+    source = """
+import { createMachine, emit } from "xstate";
+export default createMachine({ on: { big: { actions: emit({ type: "b", text: '"'.repeat(100_000) }) } } });
+export const view = ({ snapshot }) => snapshot;
+export const viewEmitted = ({ event }) => event;
+"""
+    async with running_hub(tmp_path) as hub:
+        machine = await hub.deploy(source)
+        async with hub.socket(f"{machine}/s") as socket:
+            await socket.until("snapshot")
+            for number in range(12):
+                event = {"type": "big"}
+                await socket.send_raw({"type": "event", "id": str(number), "event": event})
+            for _ in range(12):
+                await socket.until("emitted")
+
+
+async def test_a_copy_is_answered_behind_the_update(table: App) -> None:
+    async with table.socket(table.token("ada"), session="copies") as connection:
+        socket = Socket(connection)
+        await socket.until("snapshot")
+        for number in range(10):
+            for _ in range(3):
+                frame = {"type": "event", "id": str(number), "event": {"type": "play"}}
+                await socket.send_raw(frame)
+        for _ in range(30):
+            ack = await socket.until("ack")
+            assert socket.seq >= ack["seq"]
+
+
+async def test_a_view_may_be_anything(tmp_path: Path) -> None:
+    async with running_hub(tmp_path) as hub:
+        for number, shown in enumerate(("5", "null", "[1]", "'x'", "undefined")):
+            source = (
+                "import { createMachine } from 'xstate';"
+                f"export default createMachine({{}}); export const view = () => {shown};"
+            )
+            machine = await hub.deploy(source, name=f"any-{number}")
+            body = {"condition": "done", "timeout_ms": 20}
+            problem(await hub.http.post(f"/{machine}/s/wait", json=body), 408, "wait_timeout")
+            async with hub.socket(f"{machine}/s") as socket:
+                assert (await socket.until("snapshot"))["snapshot"] in (5, None, [1], "x")
+
+
+async def test_what_one_sees_is_kept_by_no_cache(table: App) -> None:
+    one = await table.get(table.token("ada"), session="cached")
+    assert one.headers["cache-control"] == "private, no-store"
+    assert "Authorization" in one.headers["vary"]
+    again = {"If-None-Match": one.headers["etag"]}
+    assert (await table.get(table.token("bob"), session="cached", **again)).status_code == 200
+
+
+async def test_a_session_of_a_version_without_a_view_leaves_memory(tmp_path: Path) -> None:
+    async with running_hub(tmp_path) as hub:
+        machine = await hub.deploy(HANDS.split("export const view")[0], name="views")
+        await hub.http.get(f"/{machine}/s")
+    async with running_hub(tmp_path) as hub:
+        await hub.deploy(HANDS, name="views")
+        async with hub.socket(f"{machine}/s") as socket:
+            assert "hands" in (await socket.until("snapshot"))["snapshot"]["context"]
+        await hub.http.delete(f"/api/v1/machines/{machine}/sessions/s")
+        await until(lambda: not hub.hub.sessions.views._galleries)
+
+
+async def test_a_looping_view_leaves_its_neighbours_their_time(tmp_path: Path) -> None:
+    """Of one worker, whose CPU is counted rather than anybody's time."""
+    async with running_hub(tmp_path, workers=1) as hub:
+        loops = await hub.deploy(
+            "import { createMachine } from 'xstate'; export default createMachine({});"
+            "export const view = () => { for (;;); };",
+            name="loops",
+        )
+        questions = hub.hub.sessions.views._questions
+        asked: list[float] = []
+        answer = questions._answer
+
+        async def counted(*arguments: Any) -> bytes:
+            asked.append(measured_s())
+            return await answer(*arguments)
+
+        questions._answer = counted  # type: ignore[method-assign, assignment]
+        await asyncio.gather(*(hub.http.get(f"/{loops}/s{number}") for number in range(6)))
+        # Two at once, and a pause behind each.
+        gaps = [later - sooner for sooner, later in zip(asked, asked[2:], strict=False)]
+        assert len(asked) == 6
+        assert min(gaps) >= PAUSE_S * 0.9
+
+
 # --- access
+
+
+async def test_a_forged_sender_does_not_reach_access(tmp_path: Path) -> None:
+    source = (
+        "import { createMachine } from 'xstate'; export default createMachine({});"
+        "export const access = ({ event }) => event.sender.roles.includes('admin');"
+    )
+    async with running_hub(tmp_path) as hub:
+        machine = await hub.deploy(source)
+        forged = {"type": "hit", "sender": {"id": "x", "roles": ["admin"]}}
+        problem(await hub.http.post(f"/{machine}/s", json=forged), 403, "forbidden")
 
 
 async def test_access_is_decided_when_the_turn_comes(tmp_path: Path) -> None:
