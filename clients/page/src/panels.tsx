@@ -429,11 +429,11 @@ export function People({ presence, machine }: { presence: Presence; machine: str
           >
             {visible(nameOf(member.metadata) ?? member.user ?? member.id.slice(0, 6))}
             {member.id === presence.self ? " (you)" : ""}
-            {member.user !== null && (
-              <small>{` ${visible([member.user, ...(member.roles ?? [])].join(" · "))}`}</small>
-            )}
+            <small>{whoIs(member)}</small>
             {mayRevoke && member.user !== null && (
-              <button onClick={() => end(member.user as string)}>Revoke</button>
+              <button className="revoke" onClick={() => end(member.user as string)}>
+                Revoke
+              </button>
             )}
           </li>
         ))}
@@ -442,6 +442,12 @@ export function People({ presence, machine }: { presence: Presence; machine: str
       {trouble && <p role="status">{trouble}</p>}
     </section>
   );
+}
+
+/** What a connect token says of somebody, as far as their name does not. */
+function whoIs({ metadata, user, roles = [] }: Presence["members"][number]): string {
+  const said = [nameOf(metadata) === undefined ? null : user, ...roles];
+  return said.flatMap((each) => (each === null ? [] : ` · ${visible(each)}`)).join("");
 }
 
 function nameOf(metadata: unknown): string | undefined {

@@ -1,8 +1,8 @@
 // What an author's `access` and `view` answer: may a member send an event, and what does a member see of a session?
 //
 // Both are functions of what they are given. They run in an instance of the image that belongs to no session and is thrown
-// away after each question (sandbox/judge.py), so no question finds what another left behind (the members of one question share a copy). Questions and answers are
-// JSON:
+// away after each question (sandbox/judge.py), so no question finds what another left behind; the members of one question share
+// a copy. Questions and answers are JSON:
 //
 //   [0, snapshot, event, member]             -> [true] or [false]
 //   [1, [member, ...]], and behind line feeds a snapshot and a list of events -> [of, shown]
