@@ -41,7 +41,6 @@ from machinehub.protocols.native.websocket import WebSocketProtocol
 from machinehub.session.run.local import LocalSessions
 from machinehub.session.run.timekeeping import Timekeeper
 from machinehub.settings import Settings, check_can_listen
-from machinehub.store.audit import AuditStore
 from machinehub.store.database import Database
 from machinehub.store.engine import open_engine
 from machinehub.store.integrity import check_file, look_through
@@ -125,8 +124,7 @@ class Hub:
             resident_bytes=settings.resident_bytes,
         )
         self.keys = KeyStore(self.engine)
-        self._audit_store = AuditStore(self.engine)
-        self.audit = Audit(self._audit_store, clock, days=settings.audit_days)
+        self.audit = Audit(self.keys.audit, clock, days=settings.audit_days)
         self.members = MemberStore(self.engine)
         self.connect_tokens = ConnectTokens(self.members, Egress(settings), clock)
         self.tokens = Tokens(settings, self.keys, clock, self.connect_tokens)
@@ -199,7 +197,7 @@ class Hub:
         projects = ProjectApi(self.keys, reach, audit, self.quotas, clock, entropy, limits, refresh)
         common = reach, audit, clock, entropy, limits, refresh
         keys = KeyApi(self.keys, self.members, self.store, *common)
-        audits = AuditApi(self._audit_store, reach, limits)
+        audits = AuditApi(self.keys.audit, reach, limits)
         calls = [call for each in (api, sessions, projects, keys, audits) for call in each.calls()]
         return [
             *self.operations.routes(),

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from machinehub.store.keys import KeyStore
 
 T = TypeVar("T")
+HERE = "somebody on the hub's computer"
 ID_DIGITS = 9
 """Of a token's number; the database counts up to 2^31."""
 
@@ -132,7 +133,7 @@ def create_token(
 
     async def create(keys: KeyStore) -> Token:
         of = None if whole_hub else (await keys.project(project)).id
-        return await keys.add_token(
+        added = await keys.add_token(
             name=name[:100],
             token=token,
             now_ms=now_ms,
@@ -140,6 +141,8 @@ def create_token(
             scopes=scopes,
             expires_at_ms=expires_at_ms,
         )
+        await keys.audit.add(of, HERE, f"created token {added.name!r}", now_ms=now_ms)
+        return added
 
     _with_store(data, create)
     say(token)
@@ -207,9 +210,12 @@ def revoke_token(
         is_number = token.isascii() and token.isdigit() and len(token) <= ID_DIGITS
         known = {each.name for each in await store.token_list()}
         number = int(token) if is_number and token not in known else 0
-        return await store.revoke_token(
+        revoked = await store.revoke_token(
             number or (await store.token_named(token)).id, now_ms=now_ms
         )
+        said = f"revoked token {revoked.name!r}"
+        await store.audit.add(revoked.project, HERE, said, now_ms=now_ms)
+        return revoked
 
     revoked = _with_store(data, revoke)
     progress.print(f"token {revoked.name or revoked.id}: revoked", markup=False)

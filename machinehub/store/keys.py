@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from machinehub.errors import Conflict, NotFound
 from machinehub.ids import ProjectId
 from machinehub.model import Project, Quotas, Token
+from machinehub.store.audit import AuditStore
 from machinehub.store.engine import transaction
 from machinehub.store.tables import jwt_keys, machines, projects, tokens
 
@@ -26,6 +27,8 @@ class KeyStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self.audit = AuditStore(engine)
+        """Where whoever changes something without the API says so."""
 
     # --- projects ---------------------------------------------------------------------------------
 

@@ -212,6 +212,8 @@ async def test_tokens(tmp_path: Path) -> None:
         assert (await run("list", client=client)).returncode == 3
         assert (await run("list", client=client, MACHINEHUB_TOKEN=token)).returncode == 0
         assert "ci" in (await run("tokens", "list", "--data", str(tmp_path))).stdout
+        noted = (await run("audit", "--json", client=client, MACHINEHUB_TOKEN=token)).stdout
+        assert [each["what"] for each in json.loads(noted)] == ["created token 'ci'"]
         assert (await run("tokens", "revoke", "1", "--data", str(tmp_path))).returncode == 0
         assert (await run("tokens", "revoke", "9", "--data", str(tmp_path))).returncode == 4
     assert "schema 0008 -> 0008" in (await run("db", "upgrade", "--data", str(tmp_path))).stderr
