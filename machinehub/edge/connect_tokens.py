@@ -72,6 +72,7 @@ class ConnectTokens:
         self._watched: dict[Callable[[], None], tuple[Member, MachineId | None, SessionId | None]]
         self._watched = {}
         self._refreshing = asyncio.Lock()
+        self._mark: tuple[int, int, int] | None = None
 
     @property
     def has_keys(self) -> bool:
@@ -88,13 +89,18 @@ class ConnectTokens:
             await self._refresh()
 
     async def _refresh(self) -> None:
-        keys, revoked = await self._store.valid_keys(), await self._store.revocation_list()
+        keys, mark = await self._store.valid_keys(), await self._store.revocations_mark()
+        revoked = None
+        if mark != self._mark:  # there may be many, and they change seldom
+            revoked = await self._store.revocation_list()
         self._secrets = {key.kid: key for key in keys if key.secret is not None}
         self._issuers = [key for key in keys if key.secret is None]
         self._valid_kids = {key.kid for key in keys}
-        self._revoked_users, self._revoked_sessions = {}, {}
-        for each in revoked:
-            self._take(each)
+        if revoked is not None:
+            self._mark = mark
+            self._revoked_users, self._revoked_sessions = {}, {}
+            for each in revoked:
+                self._take(each)
         for close, watched in list(self._watched.items()):
             if not self.still_counts(*watched):
                 close()

@@ -4,7 +4,7 @@ tokens are not valid any more.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 
+KEYS_MAX: Final = 20
+"""Of a project, in use: each may be where another's tokens are looked for."""
+
+
 class MemberStore:
     """Every query raises `Unavailable` when the database does not answer."""
 
@@ -27,7 +31,7 @@ class MemberStore:
     # --- keys -------------------------------------------------------------------------------------
 
     async def add_key(self, key: JwtKey) -> None:
-        """Raises `Conflict` when the project has one of this name that is in use."""
+        """Raises `Conflict` when the project has one of this name that is in use, or too many."""
         row = {
             "kid": key.kid,
             "project_id": key.project,
@@ -38,14 +42,15 @@ class MemberStore:
             "audience": key.audience,
             "created_at_ms": key.created_at_ms,
         }
-        there = sa.select(jwt_keys.c.kid).where(
-            jwt_keys.c.name == key.name,
-            jwt_keys.c.project_id == key.project,
-            jwt_keys.c.revoked_at_ms.is_(None),
+        in_use = sa.select(jwt_keys.c.name).where(
+            jwt_keys.c.project_id == key.project, jwt_keys.c.revoked_at_ms.is_(None)
         )
         async with transaction(self._engine) as connection:
-            if (await connection.execute(there)).first() is not None:
+            names = (await connection.execute(in_use)).scalars().all()
+            if key.name in names:
                 raise Conflict("key_exists", f"there is a key named {key.name!r}; revoke it first")
+            if len(names) >= KEYS_MAX:
+                raise Conflict("keys_exceeded", f"a project has at most {KEYS_MAX} keys in use")
             await connection.execute(jwt_keys.insert().values(row))
 
     async def key_list(self, project: ProjectId) -> list[JwtKey]:
@@ -100,6 +105,16 @@ class MemberStore:
                 revocations.insert().values(row).returning(revocations)
             )
             return _to_revocation(added.mappings().one())
+
+    async def revocations_mark(self) -> tuple[int, int, int]:
+        """Another one when there is another revocation anywhere, or one less."""
+        columns = revocations.c
+        query = sa.select(
+            sa.func.count(), sa.func.max(columns.id), sa.func.max(columns.at_ms)
+        ).select_from(revocations)
+        async with transaction(self._engine) as connection:
+            count, last, at_ms = (await connection.execute(query)).one()
+        return count, last or 0, at_ms or 0
 
     async def revocation_list(self, project: ProjectId | None = None) -> list[Revocation]:
         """A project's, or all."""

@@ -226,6 +226,77 @@ async def test_a_project_is_not_the_hub(tenants: tuple[Client, Tenant, Tenant]) 
         problem(answer, 409 if code == "token_exists" else 400, code)
 
 
+PROJECT_ROUTES = [
+    ("GET", "/tokens", None),
+    ("POST", "/tokens", {"name": "mine", "scopes": ["read"]}),
+    ("DELETE", "/tokens/1", None),
+    ("GET", "/keys", None),
+    ("POST", "/keys", {"name": "mine"}),
+    ("DELETE", "/keys/1", None),
+    ("GET", "/jwt-keys", None),
+    ("POST", "/jwt-keys", {"name": "mine"}),
+    ("DELETE", "/jwt-keys/abc", None),
+    ("GET", "/revocations", None),
+    ("POST", "/revocations", {"sub": "ada"}),
+    ("DELETE", "/revocations/1", None),
+    ("GET", "/usage", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), PROJECT_ROUTES)
+async def test_anothers_project_is_not_there(
+    tenants: tuple[Client, Tenant, Tenant], method: str, path: str, body: Any
+) -> None:
+    _, one, two = tenants
+    answers = [
+        await one.call(method, f"/projects/{project}{path}", json=body)
+        for project in (two.project, "Qq1Qq1Qq")
+    ]
+    for answer in answers:
+        problem(answer, 404, "no_such_project")
+    assert answers[0].text.replace(two.project, "Qq1Qq1Qq") == answers[1].text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "", None),
+        ("GET", "/s", None),
+        ("GET", "/s?at=1", None),
+        ("POST", "/s", {"type": "increment"}),
+        ("PUT", "/new", {}),
+        ("GET", "/s/presence", None),
+        ("PUT", "/s/presence", {"metadata": 1}),
+        ("POST", "/s/wait", {"condition": "done", "timeout_ms": 0}),
+    ],
+)
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_anothers_session_is_not_there(
+    tenants: tuple[Client, Tenant, Tenant], method: str, path: str, body: Any, accept: str
+) -> None:
+    """Though the machine is public: for who comes with a token of another project."""
+    _, one, two = tenants
+    headers = {"Accept": accept, "Idempotency-Key": "k"}
+    answers = [
+        await one.http.request(method, f"/{machine}{path}", json=body, headers=headers)
+        for machine in (two.machine, "Qq1Qq1Qq")
+    ]
+    problem(answers[0], 404, "no_such_machine")
+    assert answers[0].text.replace(two.machine, "Qq1Qq1Qq") == answers[1].text
+    protocols: Any = ["machinehub.v1", f"machinehub.token.{one.token}"]
+    said = []
+    for machine in (two.machine, "Qq1Qq1Qq"):
+        url = f"{str(one.http.base_url).rstrip('/')}/{machine}/s".replace("http", "ws", 1)
+        async with connect(url, subprotocols=protocols) as socket:
+            frame = await socket.recv()
+            with pytest.raises(ConnectionClosed) as closed:
+                await socket.recv()
+            assert closed.value.rcvd is not None
+            said.append((str(frame).replace(machine, "-"), closed.value.rcvd.code))
+    assert said[0] == said[1]
+    assert said[0][1] == 4004
+
+
 async def test_a_token_ends_and_is_seen(tmp_path: Path) -> None:
     clock = ManualClock()
     async with running_hub(tmp_path, token="mh_the-hubs-own", clock=clock) as hub:

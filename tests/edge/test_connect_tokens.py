@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 
 from machinehub.clock import ManualClock
 from machinehub.egress import EgressError
+from machinehub.store.members import KEYS_MAX
 from tests.support import COUNTER, Client, problem, running_hub, until
 
 if TYPE_CHECKING:
@@ -631,3 +632,29 @@ async def test_a_token_that_may_look_beside_a_users(app: App) -> None:
         while (frame := json.loads(await socket.recv()))["type"] != "ack":
             pass
         assert frame["error"]["code"] == "forbidden"
+
+
+async def test_tokens_stand_in_no_log(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever they are, wherever they come, and however much is logged."""
+    caplog.set_level("DEBUG")
+    made = await app.hub.http.post("/api/v1/projects/default/keys", json={"name": "logged"})
+    shown = [app.token(), app.token() + "x", "mh_wrong-one", made.json()["token"]]
+    caplog.clear()
+    for token in shown:
+        await app.get(token)
+        await app.hub.http.get(f"/{app.machine}/s?token={token}", headers={"Authorization": ""})
+        async with app.socket(token) as socket:
+            await socket.recv()
+    logged = [each for each in caplog.records if each.name.startswith(("machinehub", "uvicorn"))]
+    text = " ".join(each.getMessage() for each in logged)
+    assert [token for token in shown if token in text] == []
+
+
+async def test_a_project_has_so_many_keys(tmp_path: Path) -> None:
+    async with running_hub(tmp_path) as hub:
+        path = "/api/v1/projects/default/jwt-keys"
+        made = [await hub.http.post(path, json={"name": str(n)}) for n in range(KEYS_MAX + 1)]
+        assert [each.status_code for each in made] == [201] * KEYS_MAX + [409]
+        problem(made[-1], 409, "keys_exceeded")
+        await hub.http.delete(f"{path}/{made[0].json()['kid']}")
+        assert (await hub.http.post(path, json={"name": "again"})).status_code == 201
