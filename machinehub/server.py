@@ -72,8 +72,8 @@ class HubServer(uvicorn.Server):
                 limit_concurrency=settings.limits.connections,
             )
         )
-        # Below, websockets would write the heads of sockets into the log, and tokens with them.
-        logging.getLogger("uvicorn.error").setLevel(logging.INFO)
+        # Below, the URLs and heads of sockets would be written into the log, and tokens with them.
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         self._hub = hub
         self._listening: list[socket.socket] = []
         self._connections_max = 0

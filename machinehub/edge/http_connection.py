@@ -66,6 +66,7 @@ class HubHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.access_log = False  # whoever listens to the logger: a URL may hold a token
         if self.accepting is not None:
             self.accepting.connected()
         self._await_head()

@@ -643,10 +643,17 @@ async def test_tokens_stand_in_no_log(app: App, caplog: pytest.LogCaptureFixture
     for token in shown:
         await app.get(token)
         await app.hub.http.get(f"/{app.machine}/s?token={token}", headers={"Authorization": ""})
+        async with connect(
+            f"{app.hub.url.replace('http', 'ws', 1)}/{app.machine}/s?token={token}"
+        ) as socket:
+            await socket.recv()
         async with app.socket(token) as socket:
             await socket.recv()
     logged = [each for each in caplog.records if each.name.startswith(("machinehub", "uvicorn"))]
     text = " ".join(each.getMessage() for each in logged)
+    assert [
+        each.name for each in logged if any(token in each.getMessage() for token in shown)
+    ] == []
     assert [token for token in shown if token in text] == []
 
 
