@@ -665,3 +665,16 @@ async def test_a_project_has_so_many_keys(tmp_path: Path) -> None:
         problem(made[-1], 409, "keys_exceeded")
         await hub.http.delete(f"{path}/{made[0].json()['kid']}")
         assert (await hub.http.post(path, json={"name": "again"})).status_code == 201
+
+
+async def test_looking_begins_no_session(app: App) -> None:
+    made = await app.hub.http.post(
+        "/api/v1/projects/default/tokens", json={"name": "reader", "scopes": ["read"]}
+    )
+    token = made.json()["token"]
+    problem(await app.get(token, session="unborn"), 404, "no_such_session")
+    async with app.socket(token, session="unborn") as socket:
+        assert await closed(socket) == 4004
+    await app.send(app.token(), session="unborn")
+    assert (await app.get(token, session="unborn")).json()["seq"] == 2
+    problem(await app.send(token, session="unborn"), 403, "forbidden")

@@ -200,7 +200,10 @@ class HttpProtocol:
         reads = method == "GET" or url.action == "wait"
         needed: Right = "read" if reads else "operate"
         principal = principal_of(request.scope)
-        request.scope[PRINCIPAL] = await self._gate.enter(principal, address, needed)
+        entered = await self._gate.enter(principal, address, needed)
+        if entered.only_looks:
+            await self._sessions.members(address)  # or there is none, and looking begins none
+        request.scope[PRINCIPAL] = entered
         return await call(request, address)
 
     # --- reading ----------------------------------------------------------------------------------

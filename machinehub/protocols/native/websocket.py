@@ -410,6 +410,8 @@ class WebSocketProtocol:
         """
         address = self._address(scope)
         principal = await self._gate.enter(visitor.principal, address, "read")
+        if principal.only_looks:
+            await self._sessions.members(address)  # or there is none, and looking begins none
         assert principal.allowance is not None
         leaving.callback(principal.allowance.connect())
         leaving.callback(listener.leave)
