@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from machinehub.errors import Forbidden, Unauthorised
 from machinehub.model import SCOPES
+from sandbox.protocol.access import exactness
 
 if TYPE_CHECKING:
     from machinehub.allowance import Allowance
@@ -68,7 +69,7 @@ class Member:
 
     def may_send(self, type_: str) -> bool:
         """Whether the token allows events of this type."""
-        return self.events is None or any(_describes(each, type_) for each in self.events)
+        return self.events is None or any(exactness(each, type_) for each in self.events)
 
     def may_open(self, machine: Machine, session: SessionId | None) -> bool:
         """Whether the token is for this session; None for the machine's own pages."""
@@ -80,13 +81,6 @@ class Member:
             session.startswith(each[:-1]) if each.endswith("*") else session == each
             for each in self.sessions
         )
-
-
-def _describes(pattern: str, type_: str) -> bool:
-    if pattern in ("*", type_):
-        return True
-    stem = pattern.removesuffix(".*")
-    return stem != pattern and (type_ == stem or type_.startswith(stem + "."))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from sandbox.protocol.access import exactness
 from sandbox.protocol.inputs import is_event, read_input
 from sandbox.traps import Trap
 
@@ -174,24 +175,12 @@ def most_exact(rules: Iterable[Rule], type_: str) -> list[Rule]:
     """The rules whose description of the event is the most exact one."""
     best, found = 0, []
     for rule in rules:
-        exact = max(_fits(pattern, type_) for pattern in rule.events)
+        exact = max(exactness(pattern, type_) for pattern in rule.events)
         if exact > best:
             best, found = exact, [rule]
         elif exact == best and exact:
             found.append(rule)
     return found
-
-
-def _fits(pattern: str, type_: str) -> int:
-    """How exactly a pattern describes a type; 0 for not at all. `edit.*` is `edit` too."""
-    if pattern == type_:
-        return len(type_) + 2
-    if pattern == "*":
-        return 1
-    stem = pattern.removesuffix(".*")
-    if stem != pattern and (type_ == stem or type_.startswith(stem + ".")):
-        return len(stem) + 1
-    return 0
 
 
 def is_in(value: Any, patterns: list[str]) -> bool:

@@ -14,7 +14,6 @@ from machinehub.clock import new_jwt_secret, new_publishable_key, timestamp
 from machinehub.control.projects import NUMBER, check_token_name, show_token
 from machinehub.control.routes import PROJECT
 from machinehub.edge.addresses import check_session_id
-from machinehub.edge.admission import principal_of
 from machinehub.edge.problem import Json
 from machinehub.edge.requests import decode, read_body
 from machinehub.egress import EgressError, read_target
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from machinehub.control.reach import Reach
     from machinehub.control.routes import Guarded
     from machinehub.limits import Limits
-    from machinehub.model import Project, Revocation
+    from machinehub.model import Revocation
     from machinehub.store.keys import KeyStore
     from machinehub.store.members import MemberStore
     from machinehub.store.store import Store
@@ -113,12 +112,12 @@ class KeyApi:
     # --- publishable keys -------------------------------------------------------------------------
 
     async def list(self, request: Request) -> Response:
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         found = await self._keys.token_list(project.id, publishable=True)
         return Json({"data": [show_token(each) for each in found], "next": None})
 
     async def create(self, request: Request) -> Response:
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         body = decode(await read_body(request, bytes_max=BODY_BYTES_MAX), KeyBody)
         name = check_token_name(body.name)
         if len(body.origins) > ORIGINS_MAX or not all(map(is_origin, body.origins)):
@@ -147,7 +146,7 @@ class KeyApi:
         return Json(show_token(added), 201)
 
     async def revoke(self, request: Request) -> Response:
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         revoked = await self._keys.revoke_token(
             _number(request, "key", "no_such_key"),
             now_ms=self._clock.now_ms(),
@@ -167,13 +166,13 @@ class KeyApi:
     # --- keys of connect tokens -------------------------------------------------------------------
 
     async def jwt_list(self, request: Request) -> Response:
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         found = await self._members.key_list(project.id)
         return Json({"data": [_show_jwt_key(each) for each in found], "next": None})
 
     async def jwt_create(self, request: Request) -> Response:
         """The secret of a key that the hub made up is in this answer alone."""
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         body = decode(await read_body(request, bytes_max=BODY_BYTES_MAX), JwtKeyBody)
         name = check_token_name(body.name)
         published = (body.jwks_url, body.issuer, body.audience)
@@ -201,7 +200,7 @@ class KeyApi:
         return Json(shown if secret is None else shown | {"secret": secret}, 201)
 
     async def jwt_revoke(self, request: Request) -> Response:
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         kid: str = request.path_params["kid"]
         if not _KID.fullmatch(kid):
             raise NotFound("no_such_key", "the project has no such key")
@@ -219,13 +218,13 @@ class KeyApi:
     # --- revocations ------------------------------------------------------------------------------
 
     async def revocation_list(self, request: Request) -> Response:
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         found = await self._members.revocation_list(project.id)
         return Json({"data": [_show_revocation(each) for each in found], "next": None})
 
     async def revocation_create(self, request: Request) -> Response:
         """Connect tokens that were issued until now are not valid any more for this."""
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         body = decode(await read_body(request, bytes_max=BODY_BYTES_MAX), RevocationBody)
         now_ms = self._clock.now_ms()
         if body.sub is not None and body.machine is body.session is None:
@@ -252,7 +251,7 @@ class KeyApi:
 
     async def revocation_delete(self, request: Request) -> Response:
         """Tokens from before it are valid again, if they still are."""
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         number = _number(request, "revocation", "no_such_revocation")
         await self._members.forget_revocation(project.id, number)
         await self._changed()
@@ -264,10 +263,6 @@ class KeyApi:
             project=project.id,
         )
         return Response(status_code=204)
-
-    async def _find(self, request: Request) -> Project:
-        principal = principal_of(request.scope)
-        return await self._reach.named(principal, request.path_params["project"])
 
 
 def _number(request: Request, name: str, code: str) -> int:

@@ -137,7 +137,7 @@ class ProjectApi:
     async def change(self, request: Request) -> Response:
         """Its quotas: those that are named; null for none."""
         principal_of(request.scope).must_rule()
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         body = decode(await read_body(request, bytes_max=BODY_BYTES_MAX), ProjectPatch)
         if unknown := body.quotas.keys() - set(Quotas.__struct_fields__):
             known = ", ".join(Quotas.__struct_fields__)
@@ -159,12 +159,12 @@ class ProjectApi:
 
     async def usage(self, request: Request) -> Response:
         """What a project uses, and its quotas."""
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         return Json(await self._quotas.usage(project.id))
 
     async def delete(self, request: Request) -> Response:
         principal_of(request.scope).must_rule()
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         if project.id == DEFAULT_PROJECT:
             raise BadRequest("invalid_project", "the project `default` stays")
         await self._keys.delete_project(project.id, now_ms=self._clock.now_ms())
@@ -175,13 +175,13 @@ class ProjectApi:
         return Response(status_code=204)
 
     async def token_list(self, request: Request) -> Response:
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         found = await self._keys.token_list(project.id)
         return Json({"data": [show_token(token) for token in found], "next": None})
 
     async def token_create(self, request: Request) -> Response:
         """The token itself is in this answer, and nowhere else."""
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         body = decode(await read_body(request, bytes_max=BODY_BYTES_MAX), TokenBody)
         name, now_ms = check_token_name(body.name), self._clock.now_ms()
         if not body.scopes:
@@ -203,7 +203,7 @@ class ProjectApi:
         return Json(show_token(added) | {"token": text}, 201)
 
     async def token_revoke(self, request: Request) -> Response:
-        project = await self._find(request)
+        project = await self._reach.in_path(request)
         number: str = request.path_params["token"]
         if not NUMBER.fullmatch(number):
             raise NotFound("no_such_token", "there is no such token")
@@ -219,10 +219,6 @@ class ProjectApi:
             project=project.id,
         )
         return Response(status_code=204)
-
-    async def _find(self, request: Request) -> Project:
-        principal = principal_of(request.scope)
-        return await self._reach.named(principal, request.path_params["project"])
 
 
 def check_token_name(text: str) -> str:

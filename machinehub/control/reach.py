@@ -36,6 +36,10 @@ class Reach:
             return principal.project or DEFAULT_PROJECT
         return (await self.named(principal, named[0])).id
 
+    async def in_path(self, request: Request) -> Project:
+        """The project that a path names. Raises `NotFound`."""
+        return await self.named(principal_of(request.scope), request.path_params["project"])
+
     async def named(self, principal: Principal, id_or_name: str) -> Project:
         """Raises `NotFound`, for another's project as for one that is not there."""
         project = await self._keys.project(id_or_name)

@@ -1,4 +1,6 @@
-"""The table `[[access]]` of a version: who may send which events, in which states."""
+"""The table `[[access]]` of a version: who may send which events, in which states; and how events
+are described, there and in connect tokens.
+"""
 
 from __future__ import annotations
 
@@ -32,3 +34,17 @@ class Rule(
 
 
 Table = Annotated[list[Rule], msgspec.Meta(max_length=RULES_MAX)]
+
+
+def exactness(pattern: str, type_: str) -> int:
+    """How exactly a pattern, as XState writes them, describes the type of an event; 0 for not at
+    all. `edit.*` is `edit` too.
+    """
+    if pattern == type_:
+        return len(type_) + 2
+    if pattern == "*":
+        return 1
+    stem = pattern.removesuffix(".*")
+    if stem != pattern and (type_ == stem or type_.startswith(stem + ".")):
+        return len(stem) + 1
+    return 0
