@@ -16,7 +16,7 @@ FORGE_SOURCES := sandbox/forge.py sandbox/image.py sandbox/leb128.py $(wildcard 
 # Python keeps what it compiled, whatever the environment says: half of a short run would go there.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup guest client page screenshots run test browser proxies core check format wheel image-check sim chaos fuzz test262 bench bench-peer lock clean
+.PHONY: setup guest client page screenshots run cluster test browser proxies core check format wheel image-check sim chaos fuzz test262 bench bench-peer lock clean
 
 setup: $(VENV)/.installed guest client page
 
@@ -60,6 +60,10 @@ screenshots: setup browser
 
 run: setup
 	$(BIN)/machinehub dev examples/counter.ts
+
+# Postgres, NATS and three nodes, with the counter: docs/cluster.md.
+cluster: setup
+	$(BIN)/python -m tests.cluster
 
 test: setup check browser proxies
 	$(BIN)/python -m pytest -q -n 3 --dist loadgroup

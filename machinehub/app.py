@@ -7,20 +7,26 @@ client -> uvicorn (edge/) -> admission -> protocols -> session port -> placement
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
+import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from starlette.routing import Route
 
-from machinehub.clock import Entropy, SystemClock, measured_s
+from machinehub.clock import Entropy, SystemClock, measured_s, new_node_id
+from machinehub.cluster.bus import NatsBus
+from machinehub.cluster.node import ClusterNode
 from machinehub.control.api import DeployApi
 from machinehub.control.app import ControlApp, what_is_asked
 from machinehub.control.audit import Audit, AuditApi
 from machinehub.control.catalog import Catalog
 from machinehub.control.health import Health
 from machinehub.control.keys import KeyApi
+from machinehub.control.nodes import NodeApi
 from machinehub.control.operations import Operations
 from machinehub.control.projects import ProjectApi
 from machinehub.control.reach import Reach
@@ -46,12 +52,13 @@ from machinehub.store.engine import open_engine
 from machinehub.store.integrity import check_file, look_through
 from machinehub.store.keys import KeyStore
 from machinehub.store.members import MemberStore
+from machinehub.store.nodes import NodeStore, fence_of
 from machinehub.store.notes import Notes
 from machinehub.store.schema import migrate
 from machinehub.store.sessions import SessionStore
 from machinehub.store.space import give_back_on
 from machinehub.store.store import Store
-from machinehub.store.trouble import CLAIM_LOST, unavailable
+from machinehub.store.trouble import CLAIM_LOST, FENCED, UNCONFIRMED, unavailable
 from machinehub.store.usage import UsageStore
 from machinehub.tasks import Tasks
 from machinehub.web.page import BASE_PATH, asset, welcome
@@ -64,6 +71,7 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
     from machinehub.clock import Clock
+    from machinehub.session.port import Sessions
 
 
 log = logging.getLogger("machinehub")
@@ -102,27 +110,21 @@ class Hub:
         clock = clock or SystemClock()
         entropy = entropy or Entropy()
         limits = settings.limits
-        self.engine = open_engine(settings.sqlalchemy_url)
+        self._node = new_node_id() if settings.nats_url else None
+        self.engine = open_engine(settings.sqlalchemy_url, **self._database_settings())
         self.metrics = Metrics()
         self.logs = MachineLogs(kept=limits.log_lines_kept)
         self.store = Store(self.engine)
         self.pool = self._make_pool(on_progress)
         self.catalog = Catalog(self.store, self.pool, clock, entropy, limits)
         self._database = Database(self.engine)
-        self.session_store = SessionStore(self._database, settings.retention)
-        self.sessions = LocalSessions(
-            self.pool,
-            self.catalog,
-            self.catalog,
-            self.session_store,
-            clock,
-            entropy,
-            limits,
-            logs=self.logs,
-            metrics=self.metrics,
-            expire_after_ms=settings.expire_finished_s * 1000,
-            resident_bytes=settings.resident_bytes,
-        )
+        self.session_store = SessionStore(self._database, settings.retention, node=self._node)
+        self.sessions = self._make_sessions(clock, entropy)
+        self.cluster = self._make_cluster(clock, entropy) if self._node is not None else None
+        self.on_end: Callable[[], None] = lambda: None
+        """Hears that the hub has to end: other nodes took it for dead, or want it to."""
+        self.is_fenced = False
+        """Whether other nodes took this one for dead."""
         self.keys = KeyStore(self.engine)
         self.audit = Audit(self.keys.audit, clock, days=settings.audit_days)
         self.members = MemberStore(self.engine)
@@ -142,12 +144,69 @@ class Hub:
         self.operations = Operations(
             self.health, self.pool, self.metrics, measure=self.sessions.gauges.measure
         )
-        self._timekeeper = Timekeeper(
-            clock, Notes(self._database), self.metrics, stepped=self.sessions.time_moved
-        )
+        notes = Notes(self._database, computer=socket.gethostname() if self.cluster else "")
+        self._timekeeper = Timekeeper(clock, notes, self.metrics, stepped=self.sessions.time_moved)
         self._tasks = Tasks()
         self._base_path = settings.base_path
         self._faces = self._make_faces(clock, entropy)
+
+    def _database_settings(self) -> dict[str, str]:
+        """Of the database's server, for the connections of this hub."""
+        if self._node is None:
+            return {}
+        # A node that is stopped in a transaction must not keep its fence locked.
+        return {
+            "application_name": f"machinehub node {self._node}",
+            "idle_in_transaction_session_timeout": "2000",
+        }
+
+    def _make_sessions(self, clock: Clock, entropy: Entropy) -> LocalSessions:
+        settings = self.settings
+        return LocalSessions(
+            self.pool,
+            self.catalog,
+            self.catalog,
+            self.session_store,
+            clock,
+            entropy,
+            settings.limits,
+            logs=self.logs,
+            metrics=self.metrics,
+            expire_after_ms=settings.expire_finished_s * 1000,
+            resident_bytes=settings.resident_bytes,
+        )
+
+    def _make_cluster(self, clock: Clock, entropy: Entropy) -> ClusterNode:
+        settings = self.settings
+        credentials, ca = settings.nats_credentials, settings.nats_ca
+        assert self._node is not None
+        cluster = ClusterNode(
+            self._node,
+            NatsBus(
+                settings.nats_url,
+                credentials=Path(credentials) if credentials else None,
+                ca=Path(ca) if ca else None,
+            ),
+            self.sessions,
+            self.session_store,
+            NodeStore(self._database),
+            self.logs,
+            clock,
+            entropy,
+            settings.limits,
+            capacity=settings.worker_count,
+            turns=lambda: self.metrics.turns.count,
+            machine_changed=self.catalog.forget_here,
+        )
+        self.catalog.on_change = cluster.machine_changed_here
+        cluster.membership.on_fenced = self._fenced
+        cluster.membership.on_drain = self._told_to_drain
+        return cluster
+
+    @property
+    def port(self) -> Sessions:
+        """What protocols and the control plane use sessions by."""
+        return self.sessions if self.cluster is None else self.cluster.sessions
 
     def _make_pool(self, on_progress: Callable[[str], None] | None) -> WorkerPool:
         settings, limits = self.settings, self.settings.limits
@@ -167,7 +226,7 @@ class Hub:
         limits, base_url = self.settings.limits, self.settings.base_url
         gate = Gate(self.catalog, self.connect_tokens.still_counts, self.quotas)
         identify, watch = self.admission.identify, self.identities.watch
-        sessions, catalog, metrics = self.sessions, self.catalog, self.metrics
+        sessions, catalog, metrics = self.port, self.catalog, self.metrics
         return (
             WebSocketProtocol(sessions, clock, limits, metrics, gate, identify, watch),
             ControlApp(self._make_routes(clock, entropy), metrics),
@@ -181,7 +240,7 @@ class Hub:
         api = DeployApi(
             self.catalog,
             self.store,
-            self.sessions,
+            self.port,
             audit,
             reach,
             self.logs,
@@ -193,12 +252,15 @@ class Hub:
             is_open=lambda: self.admission.is_open,
             is_stopping=lambda: self.operations.stopping,
         )
-        sessions = SessionApi(self.store, reach, self.sessions, audit, entropy, limits)
+        sessions = SessionApi(self.store, reach, self.port, audit, entropy, limits)
         projects = ProjectApi(self.keys, reach, audit, self.quotas, clock, entropy, limits, refresh)
         common = reach, audit, clock, entropy, limits, refresh
         keys = KeyApi(self.keys, self.members, self.store, *common)
         audits = AuditApi(self.keys.audit, reach, limits)
-        calls = [call for each in (api, sessions, projects, keys, audits) for call in each.calls()]
+        members = self.cluster.membership if self.cluster is not None else None
+        nodes = NodeApi(members, NodeStore(self._database).tell_to_drain, audit)
+        apis = api, sessions, projects, keys, audits, nodes
+        calls = [call for each in apis for call in each.calls()]
         return [
             *self.operations.routes(),
             api_routes(calls, whoami=projects.whoami, base_url=base_url, limits=limits),
@@ -229,7 +291,10 @@ class Hub:
 
     async def _start(self) -> None:
         self._check_cache()
-        await self._database.claim(self._claim_changed)
+        if self.cluster is None:
+            await self._database.claim(self._claim_changed)
+        else:
+            await self._database.share(self.cluster.record.lock)
         await self._check_file()
         await migrate(self.engine, backup=self.settings.backup_before_upgrade)
         self._database.check_file()
@@ -240,11 +305,44 @@ class Hub:
         await self.pool.start(self.sessions)
         await self.catalog.keep_engine()
         await self._timekeeper.start()
+        await self._join()
         await self.sessions.start()
         self.health.start()
         self._tasks.spawn(give_back_on(self._database))
         self._tasks.spawn(self.audit.prune_on())
         self._tasks.spawn(self.quotas.measure_on())
+
+    async def _join(self) -> None:
+        """From now on this hub is one of the nodes that share its database."""
+        if self.cluster is None:
+            return
+        await self.cluster.start()
+        self._database.fence_by(fence_of(self.cluster.node, self._fenced))
+
+    def _fenced(self) -> None:
+        """The other nodes took this one for dead, and have its sessions."""
+        if self.is_fenced:
+            return
+        self.is_fenced = True
+        log.critical("the other nodes took this one for dead, and have its sessions: it ends")
+        asyncio.get_running_loop().call_soon(self.sessions.suspend, unavailable(FENCED))
+        self.on_end()
+
+    def _told_to_drain(self) -> None:
+        self.on_end()
+
+    @property
+    def _may_serve(self) -> bool:
+        """Whether what this hub remembers of sessions is true."""
+        if self.cluster is not None and not self.cluster.membership.is_confirmed:
+            return False
+        return self._database.has_claim and not self.is_fenced
+
+    async def hand_over(self) -> None:
+        """Before the hub stops: other nodes have its sessions from now on."""
+        self.operations.draining = True
+        if self.cluster is not None and not self.is_fenced:
+            await self.cluster.drain()
 
     def _check_cache(self) -> None:
         cache = self.settings.cache
@@ -269,9 +367,12 @@ class Hub:
         self._tasks.stop()
         self.health.stop()
         self.tokens.stop()
-        await self.sessions.freeze_all()
+        if not self.is_fenced:
+            await self.sessions.freeze_all()
         await self.sessions.stop()
         await self._timekeeper.stop()
+        if self.cluster is not None:
+            await self.cluster.stop()
         await self.pool.stop()
         await self._database.close()
         await self.store.close()
@@ -281,6 +382,8 @@ class Hub:
         back.
         """
         self.operations.draining = self.operations.stopping = True
+        if self.cluster is not None:
+            self.cluster.say_goodbye("the hub is going away")
         self.sessions.say_goodbye("the hub is going away")
 
     def _enter_base_path(self, scope: Scope) -> None:
@@ -301,8 +404,8 @@ class Hub:
         self._enter_base_path(scope)
         face = next(face for face in self._faces if face.takes(scope))
         try:
-            if not self._database.has_claim and scope["path"] not in OPERATIONS:
-                raise unavailable(CLAIM_LOST)
+            if not self._may_serve and scope["path"] not in OPERATIONS:
+                raise unavailable(CLAIM_LOST if self.cluster is None else UNCONFIRMED)
             leave = await self.admission.enter(scope)
         except HubError as error:
             self.metrics.refused.labels(code=error.code).inc()

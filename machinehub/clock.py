@@ -9,7 +9,7 @@ import string
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
-from machinehub.ids import MachineId, SessionKey
+from machinehub.ids import MachineId, NodeId, SessionKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,8 +167,17 @@ class Entropy:
         )
         return SessionKey(self._last_key)
 
+    def lock_number(self) -> int:
+        """31 bits."""
+        return self._random.getrandbits(31)
+
     def connection_id(self) -> str:
         return "".join(self._random.choices(BASE62, k=12))
+
+
+def new_node_id() -> NodeId:
+    """12 base62 digits."""
+    return NodeId("".join(secrets.choice(BASE62) for _ in range(12)))
 
 
 def new_client_key() -> str:

@@ -16,9 +16,12 @@ A broken assumption of our own is an `assert`, never one of these.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from machinehub.model import Fault
+
+if TYPE_CHECKING:
+    from machinehub.ids import NodeId
 
 
 class HubError(Exception):
@@ -116,6 +119,23 @@ class ViewFailed(MachineError):
 
 class Unavailable(HubError):
     status, title = 503, "Unavailable"
+
+
+class OwnedElsewhere(Unavailable):
+    """Another node has the session, where several hubs share a database. Callers do not see it:
+    `cluster/` asks that node.
+    """
+
+    def __init__(self, owner: NodeId) -> None:
+        super().__init__("unavailable", "another node has the session; try again")
+        self.owner = owner
+
+
+class Moving(Unavailable):
+    """The session is being handed over to another node, which will take what is sent to it."""
+
+    def __init__(self) -> None:
+        super().__init__("unavailable", "the session moves to another node; try again")
 
 
 def fault_of(error: HubError) -> Fault:

@@ -25,5 +25,7 @@ EventId = NewType("EventId", str)
 """What a client calls one event of a session, so that a second copy of it counts for nothing."""
 MemberId = NewType("MemberId", str)
 """Who is behind a session's connections: a user, or whoever holds one client key."""
+NodeId = NewType("NodeId", str)
+"""One incarnation of a hub that shares its database with others: new at every start."""
 Digest = NewType("Digest", str)
 """The name of a content: 32 hexadecimal digits of its SHA-256."""

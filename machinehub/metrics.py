@@ -36,6 +36,10 @@ class Tally:
     def add(self, count: int = 1) -> None:
         self._count += count
 
+    @property
+    def count(self) -> int:
+        return self._count
+
     def collect(self) -> Iterator[Metric]:
         yield CounterMetricFamily(self._name, self._text, self._count)
 

@@ -393,7 +393,16 @@ class SessionDelete(msgspec.Struct, frozen=True):
     successor: Successor | None = None
 
 
-Write = TurnWrite | CheckpointWrite | SessionDelete
+class Release(msgspec.Struct, frozen=True):
+    """A node lets go of a session: any other may claim it. One that was claimed again since then,
+    by whomever, stays as it is.
+    """
+
+    key: SessionKey
+    claim: int
+
+
+Write = TurnWrite | CheckpointWrite | SessionDelete | Release
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
@@ -422,6 +431,10 @@ class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
     """The last entries that have an event id, oldest first."""
     members: dict[MemberId, bytes] = {}
     """Who its machine was told is there, and their `sender`."""
+    claim: int = 0
+    """How often it was claimed, by this node the last time; 0 where a database is one hub's."""
+    is_taken_over: bool = False
+    """Whether another node had it before."""
 
     @property
     def last_ms(self) -> int:

@@ -14,8 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 
 from machinehub.edge.http_connection import HubHttp
-from machinehub.edge.listening import connections_allowed, listen, raise_descriptor_limit
+from machinehub.edge.listening import (
+    connections_allowed,
+    inherited,
+    listen,
+    raise_descriptor_limit,
+)
 from machinehub.edge.websocket_connection import HubSocket
+from machinehub.store.trouble import FENCED, unavailable
 from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -75,6 +81,7 @@ class HubServer(uvicorn.Server):
         # Below, the URLs and heads of sockets would be written into the log, and tokens with them.
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         self._hub = hub
+        hub.on_end = self._end
         self._listening: list[socket.socket] = []
         self._connections_max = 0
         self._tasks = Tasks()
@@ -93,7 +100,9 @@ class HubServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         """Listens. Ends the process where that cannot be, as uvicorn does."""
         try:
-            self._listening = listen(self.config.host, self.config.port)
+            handed = self._hub.settings.listen_fds
+            host, port = self.config.host, self.config.port
+            self._listening = inherited(handed) if handed else listen(host, port)
         except OSError as error:
             log.error("cannot listen on %s:%s: %s", self.config.host, self.config.port, error)
             sys.exit(1)
@@ -133,10 +142,14 @@ class HubServer(uvicorn.Server):
         """The hub is not ready any more, and serves on for a while; then everybody is told; then
         uvicorn's own shutdown.
         """
+        await self._hub.hand_over()
         await self._drain()
         self._tasks.stop()
         self._hub.say_goodbye()
         await super().shutdown(self._listening)
+
+    def _end(self) -> None:
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._hurries = self.should_exit
@@ -163,7 +176,10 @@ def _notice_dead_readers(listening: socket.socket) -> None:
 
 
 async def serve(hub: Hub, *, on_ready: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Runs a hub until it is told to stop (SIGTERM, SIGINT). `on_ready` runs once it listens."""
+    """Runs a hub until it is told to stop (SIGTERM, SIGINT). `on_ready` runs once it listens.
+
+    Raises `Unavailable` when other nodes took this one for dead.
+    """
     raise_descriptor_limit()
     await hub.start()
     # What is here now stays, and what comes is freed by its reference counts: cycles need not be
@@ -182,3 +198,5 @@ async def serve(hub: Hub, *, on_ready: Callable[[], Awaitable[None]] | None = No
         server.should_exit = True
         await asyncio.gather(serving, return_exceptions=True)
         await hub.stop()
+    if hub.is_fenced:
+        raise unavailable(FENCED)

@@ -41,9 +41,21 @@ class BadSettings(Exception):
 class Settings:
     host: str = "127.0.0.1"
     port: int = 8787
+    listen_fds: str = ""
+    """Descriptors of open sockets to listen on, in place of host and port, as in `3 4`: `serve
+    --nodes` hands them to its nodes.
+    """
     data: Path = Path(".machinehub")
     database_url: str = ""
     """SQLAlchemy URL; empty for SQLite in the data folder."""
+    nats_url: str = ""
+    """Where NATS is, as in `nats://hub:secret@nats.internal:4222`, or several parted by commas: the
+    hub is one of several then that share a Postgres database. Empty for a hub of its own.
+    """
+    nats_credentials: str = ""
+    """A file of credentials for NATS (`.creds`); empty for what the URL says."""
+    nats_ca: str = ""
+    """The certificate (PEM) that NATS' own is signed by; empty for those that the system trusts."""
     token: str = ""
     """A token that may do everything, besides those in the database."""
     workers: int = 0
@@ -150,8 +162,12 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
     for name, convert in (
         ("host", str),
         ("port", int),
+        ("listen_fds", str),
         ("data", Path),
         ("database_url", str),
+        ("nats_url", str),
+        ("nats_credentials", str),
+        ("nats_ca", str),
         ("token", str),
         ("workers", int),
         ("public_url", str),
@@ -194,9 +210,30 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
     _check_origins(str(values.get("origins", "")))
     for name in ("trusted_proxies", "egress_networks"):
         _check_networks(name, str(values.get(name, "")))
+    _check_cluster(values)
     if values.get("database_url"):
         normalise_database_url(str(values["database_url"]))
     return Settings(**values, limits=Limits(**limits))  # type: ignore[arg-type]
+
+
+def _check_cluster(values: Mapping[str, object]) -> None:
+    """Raises `BadSettings` for a hub that cannot be one of several."""
+    descriptors = str(values.get("listen_fds", "0"))
+    if not descriptors.replace(" ", "").isdecimal():
+        raise BadSettings(f"{PREFIX}LISTEN_FDS: {descriptors!r} are no descriptors")
+    if not values.get("nats_url"):
+        return
+    if not str(values.get("database_url", "")).startswith("postgres"):
+        raise BadSettings(
+            f"{PREFIX}NATS_URL is for hubs that share a Postgres database: set "
+            f"{PREFIX}DATABASE_URL=postgresql://... as well (a SQLite database is one hub's)"
+        )
+    for each in str(values["nats_url"]).split(","):
+        if urlsplit(each.strip()).scheme not in ("nats", "tls", "ws", "wss"):
+            raise BadSettings(f"{PREFIX}NATS_URL: not a URL as in nats://127.0.0.1:4222")
+    for name in ("nats_credentials", "nats_ca"):
+        if values.get(name) and not Path(str(values[name])).is_file():
+            raise BadSettings(f"{PREFIX}{name.upper()}: there is no file {values[name]}")
 
 
 def _check_names(environment: Mapping[str, str]) -> None:

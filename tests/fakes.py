@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 
 class MemorySessionStore:
+    node = None
+
     def __init__(self, retention: Retention | None = None, *, receipts_loaded: int = 100) -> None:
         self.retention = retention or Retention()
         self.receipts_loaded = receipts_loaded

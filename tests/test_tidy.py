@@ -27,7 +27,7 @@ LAYERS = [
     {"cli"},
     {"server"},
     {"app"},
-    {"control", "protocols"},
+    {"control", "protocols", "cluster"},
     {"edge", "web", "workers", "session/run"},
     {"store", "egress"},
     {"session/decide", "session/port", "settings"},

@@ -13,7 +13,7 @@ import msgspec
 from machinehub.errors import CallerError
 from machinehub.ids import Digest
 from machinehub.session.decide.events import check_event
-from machinehub.session.decide.members import Identity
+from machinehub.session.decide.identity import Identity
 from sandbox.protocol.ids import Slot, Ticket
 from sandbox.protocol.inputs import event_input, start_input
 from sandbox.protocol.messages import NO_COST, Done, Failed, Open, Step

@@ -15,6 +15,7 @@ from machinehub.cli import (
     dev,
     init,
     machines,
+    nodes,
     operations,
     past,
     projects,
@@ -66,6 +67,7 @@ for module in (
     database,
     projects,
     access,
+    nodes,
     servers,
 ):
     module.register(app)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from machinehub.cli.common import FAILED, Compiling, fail, progress
+from machinehub.cli.common import FAILED, USAGE, Compiling, fail, progress
 from machinehub.logging import configure_logging
 from machinehub.settings import Settings, from_environment
 
@@ -47,18 +47,32 @@ Data = Annotated[
     ),
 ]
 
+Nodes = Annotated[
+    str | None,
+    typer.Option(
+        "--nodes",
+        help="Run so many nodes behind one port, or `auto`; with Postgres and NATS.",
+        show_default=False,
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     app.command("serve")(serve_command)
 
 
-def serve_command(host: Host = None, port: Port = None, data: Data = None) -> None:
+def serve_command(
+    host: Host = None, port: Port = None, data: Data = None, nodes: Nodes = None
+) -> None:
     """Start a hub. Ends on SIGTERM or Ctrl-C, telling its clients to come back."""
     from machinehub.app import Hub
     from machinehub.server import serve
 
     configure_logging(structured=True)
     settings = from_environment(os.environ, host=host, port=port, data=data)
+    if nodes is not None:
+        _serve_nodes(settings, nodes)
+        return
 
     compiling = Compiling()
 
@@ -75,6 +89,23 @@ def serve_command(host: Host = None, port: Port = None, data: Data = None) -> No
             compiling.ended()
 
     run(main(), settings)
+
+
+def _serve_nodes(settings: Settings, nodes: str) -> None:
+    from machinehub.cli.supervisor import Supervisor, count_of, node_command
+
+    try:
+        count = count_of(nodes)
+    except ValueError:
+        fail(f"--nodes: {nodes!r} is not a number from 1 to 64, and not auto", USAGE)
+    if count > 1 and not settings.nats_url:
+        fail(
+            "several nodes need Postgres and NATS: set MACHINEHUB_DATABASE_URL and "
+            "MACHINEHUB_NATS_URL (docs/cluster.md)",
+            USAGE,
+        )
+    _tell(f"{count} nodes listen at http://{settings.host}:{settings.port}")
+    run(Supervisor(settings, count, node_command(settings)).run(), settings)
 
 
 def _tell(text: str) -> None:

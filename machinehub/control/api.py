@@ -227,7 +227,7 @@ class DeployApi:
     async def version_prune(self, request: Request) -> Response:
         machine = await self._find(request)
         wanted = decode(await read_body(request, bytes_max=PRUNE_BYTES_MAX), PruneBody)
-        used = self._sessions.versions_in_use(machine.id)
+        used = await self._sessions.versions_in_use(machine.id)
         gone = await self._catalog.prune(machine.id, keep=wanted.keep, used=used)
         await self._audit.note(request, "deleted %d versions of %s", len(gone), machine)
         return Json({"deleted": gone})

@@ -25,7 +25,7 @@ from machinehub.session.port import Terms
 from machinehub.store.store import pack_files
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from machinehub.clock import Clock, Entropy
     from machinehub.control.builds import Build
@@ -101,6 +101,8 @@ class Catalog:
         """The most recently used last."""
         self._terms: OrderedDict[tuple[MachineId, int], Terms] = OrderedDict()
         self._machines: OrderedDict[MachineId, tuple[float, Machine]] = OrderedDict()
+        self.on_change: Callable[[MachineId], None] = lambda _machine: None
+        """Hears of machines that this node changed."""
         self._deploying: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- deploying --------------------------------------------------------------------------------
@@ -276,7 +278,14 @@ class Catalog:
                 await self._store.add_engine(given.template_digest, given.template)
 
     def forget(self, machine_id: MachineId) -> None:
-        """Something about the machine changed: the next lookup asks the database."""
+        """Something about the machine changed: the next lookup asks the database, here and on other
+        nodes.
+        """
+        self.forget_here(machine_id)
+        self.on_change(machine_id)
+
+    def forget_here(self, machine_id: MachineId) -> None:
+        """Another node changed something about the machine."""
         self._machines.pop(machine_id, None)
         for key in [key for key in self._targets if key[0] == machine_id]:
             del self._targets[key]

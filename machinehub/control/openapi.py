@@ -47,6 +47,7 @@ def openapi_document(base_url: str, limits: Limits) -> dict[str, Any]:
         | _history_paths()
         | _project_paths()
         | _key_paths()
+        | _node_paths()
         | _url_paths(),
         "components": {
             "schemas": SCHEMAS | {"Wait": wait_body(limits)},
@@ -351,6 +352,22 @@ def _key_paths() -> dict[str, Any]:
                 {"200": answer("A page", list_of("AuditLine"))},
                 parameters=PAGE,
             )
+        },
+    }
+
+
+def _node_paths() -> dict[str, Any]:
+    """Hubs that share a database."""
+    return {
+        "/api/v1/nodes": {
+            "get": call(
+                "The hubs that share the database; none for a hub of its own",
+                {"200": answer("All of them", list_of("Node"))},
+            )
+        },
+        "/api/v1/nodes/{node}/drain": {
+            "parameters": [in_path("node")],
+            "post": call("End a node: others have its sessions", {"202": answer("It ends soon")}),
         },
     }
 

@@ -21,7 +21,7 @@ from machinehub.edge.requests import decode, page, page_of, read_body, seq_of, w
 from machinehub.errors import BadRequest, NotFound
 from machinehub.ids import Seq, SessionId
 from machinehub.model import Kind
-from machinehub.session.decide.members import shown_id
+from machinehub.session.decide.identity import shown_id
 from machinehub.session.port import Address
 from sandbox.protocol.inputs import read_input
 
@@ -115,7 +115,7 @@ class SessionApi:
         """The hub's sessions with the most turns in the last minute."""
         limit, _ = page_of(request, limit_max=self._limits.page_items)
         shown: list[dict[str, Any]] = []
-        for each in self._sessions.busiest(BUSIEST_LOOKED_AT):
+        for each in await self._sessions.busiest(BUSIEST_LOOKED_AT):
             machine = await self._of_the_askers(request, each.machine_id)
             if machine is None:
                 continue

@@ -46,6 +46,15 @@ def connections_allowed() -> int:
     return max(1, descriptor_limit() - there - RESERVED)
 
 
+def inherited(descriptors: str) -> list[socket.socket]:
+    """Sockets that somebody else opened, by their descriptors. Raises `OSError`."""
+    found = [socket.socket(fileno=int(each)) for each in descriptors.split()]
+    for each in found:
+        each.setblocking(False)
+        each.set_inheritable(False)
+    return found
+
+
 def listen(host: str, port: int) -> list[socket.socket]:
     """Sockets that are bound to every address of `host`. Raises `OSError` where there is none, or
     another process has one.

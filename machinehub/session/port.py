@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 import msgspec
 
+from machinehub.ids import MachineId, Seq, SessionId  # noqa: TC001 - nodes read them
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from machinehub.ids import Digest, EventId, MachineId, Seq, SessionId
+    from machinehub.ids import Digest, EventId
     from machinehub.limits import Limits
     from machinehub.model import Entry, Fault
     from machinehub.principal import Principal
     from machinehub.session.decide.conditions import Condition
+    from machinehub.session.decide.identity import Identity
     from sandbox.protocol.ids import TimerId
     from sandbox.protocol.messages import Cost
 
@@ -191,6 +194,8 @@ class Visitor(NamedTuple):
     """A secret that the client made up, by which it is known again; None for a client that has
     none.
     """
+    identity: Identity | None = None
+    """Who they are in the session, where that was found out already."""
 
 
 class Answered(NamedTuple):
@@ -429,7 +434,7 @@ class Sessions(Protocol):
         """Deletes all sessions of a machine, and lets no new one begin."""
         ...
 
-    def versions_in_use(self, machine_id: MachineId) -> set[int]:
+    async def versions_in_use(self, machine_id: MachineId) -> set[int]:
         """Versions that sessions in memory are on, some of which may not be in the database yet."""
         ...
 
@@ -443,6 +448,6 @@ class Sessions(Protocol):
         """Sessions of these machines that are in memory."""
         ...
 
-    def busiest(self, count: int) -> list[Busy]:
+    async def busiest(self, count: int) -> list[Busy]:
         """The sessions with the most turns in the last minute, the busiest first."""
         ...

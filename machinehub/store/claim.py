@@ -31,6 +31,8 @@ log = logging.getLogger("machinehub.store")
 
 HUB_LOCK: Final = 0x6D_68_75_63
 """The key of the advisory lock; the one before it is for migrations."""
+NODE_LOCKS: Final = 0x6D_68_75_64
+"""The class of the locks by which nodes see that one another's connections live."""
 LOOK_S: Final = 0.5
 """How often it is looked whether the lock is still held."""
 ANSWER_S: Final = 5.0
@@ -119,6 +121,11 @@ class PostgresClaim:
         self._connection: asyncpg.Connection[Any] | None = None
         self._tasks = Tasks()
 
+    _advice = (
+        "A database is one hub's, unless all of them have MACHINEHUB_NATS_URL, by which they reach "
+        "one another (docs/cluster.md)"
+    )
+
     async def take(self) -> None:
         for attempt in range(TRIES):
             holder = await self._try()
@@ -128,7 +135,7 @@ class PostgresClaim:
             if attempt < TRIES - 1:
                 await asyncio.sleep(LOOK_S)
         raise Unavailable(
-            "unavailable", f"another hub uses this database: {holder}. A database is one hub's"
+            "unavailable", f"another hub uses this database: {holder}. {self._advice}"
         )
 
     @property
@@ -149,7 +156,7 @@ class PostgresClaim:
                 "unavailable", f"the database does not answer: {error or type(error).__name__}"
             ) from error
         try:
-            if await connection.fetchval("SELECT pg_try_advisory_lock($1)", HUB_LOCK):
+            if await self._lock(connection):
                 connection.add_termination_listener(self._ended)
                 self._connection = connection
                 return None
@@ -165,6 +172,9 @@ class PostgresClaim:
         return (
             f"{who or 'unnamed'} at {address or 'this computer'}, since {since} UTC (backend {pid})"
         )
+
+    async def _lock(self, connection: asyncpg.Connection[Any]) -> bool:
+        return bool(await connection.fetchval("SELECT pg_try_advisory_lock($1)", HUB_LOCK))
 
     async def _watch(self) -> None:
         """Notices that the lock is gone, and takes it again."""
@@ -203,6 +213,36 @@ class PostgresClaim:
         connection, self._connection = self._connection, None
         if connection is not None:
             await _close(connection)
+
+
+class SharedClaim(PostgresClaim):
+    """The claim of one node among several: no hub that wants the database for itself may have it.
+    That it is lost says nothing of what the node may do, which its fence decides
+    (`store/nodes.py`); the others see it at once, since a connection ends with its process.
+    """
+
+    _advice = "That one has no MACHINEHUB_NATS_URL, and shares its database with nobody"
+
+    def __init__(self, url: URL, number: int) -> None:
+        super().__init__(url, lambda _held: None)
+        self._number = number
+
+    @property
+    def is_held(self) -> bool:
+        return True
+
+    async def _lock(self, connection: asyncpg.Connection[Any]) -> bool:
+        shared = "SELECT pg_try_advisory_lock_shared($1)"
+        if not await connection.fetchval(shared, HUB_LOCK):
+            return False
+        # Its own connection from before may not have been noticed to be gone yet.
+        own = "SELECT pg_try_advisory_lock($1, $2)"
+        return bool(await connection.fetchval(own, _signed(NODE_LOCKS), self._number))
+
+
+def _signed(number: int) -> int:
+    """As Postgres takes 32 bits."""
+    return number - 2**32 if number >= 2**31 else number
 
 
 async def _close(connection: asyncpg.Connection[Any]) -> None:

@@ -23,9 +23,17 @@ import msgspec
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from machinehub.clock import Stopwatch
-from machinehub.store.claim import FileClaim, PostgresClaim
+from machinehub.store.claim import FileClaim, PostgresClaim, SharedClaim
 from machinehub.store.engine import LOCK_WAIT_S, set_up_sqlite
-from machinehub.store.trouble import CLAIM_LOST, DAMAGED, MOVED, because_of, cause_of, unavailable
+from machinehub.store.trouble import (
+    CLAIM_LOST,
+    DAMAGED,
+    MOVED,
+    UNREACHABLE,
+    because_of,
+    cause_of,
+    unavailable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,8 +54,17 @@ FAST_COMMITS: Final = 32
 """After so many commits in a row that were fast, small ones are made in the event loop's thread."""
 
 
+SERIALIZATION_FAILURE: Final = "40001"
+"""SQLSTATE: another transaction changed what this one was about to."""
+TRIES: Final = 5
+
+
 class AlreadyWritten(Exception):
     """The transaction would have written what is there already; nothing of it was written."""
+
+
+class Overtaken(Exception):
+    """Another transaction changed what this one was about to; nothing of it was written."""
 
 
 class Statement:
@@ -208,6 +225,7 @@ class Database:
         """
         self._path = ""
         self._claim: Claim | None = None
+        self._check_fence: Callable[[Connection], None] | None = None
         self._inode = 0
         self._is_there = True
         self._writer: _SqliteThread | None = None
@@ -225,7 +243,36 @@ class Database:
         Raises `AlreadyWritten`, and `Unavailable` when it cannot be known to have been committed.
         """
         self._check_claim()
-        return await self._run(work, self._writer, self._engine, small=small)
+        return await self._run(self._fenced(work), self._writer, self._engine, small=small)
+
+    async def write_as_of_one_moment(self, work: Callable[[Connection], T]) -> T:
+        """`write`, in which everything that is read is of one moment, as in `read`."""
+        for _ in range(TRIES):
+            self._check_claim()
+            with contextlib.suppress(Overtaken):
+                return await self._run(self._fenced(work), self._writer, self._snapshots)
+        raise unavailable(UNREACHABLE)
+
+    async def write_unfenced(self, work: Callable[[Connection], T]) -> T:
+        """`write`, also for a node that may not write any more."""
+        return await self._run(work, self._writer, self._engine)
+
+    def fence_by(self, check: Callable[[Connection], None]) -> None:
+        """From now on every `write` begins with `check`, which raises `Unavailable` when this node
+        may not write any more.
+        """
+        self._check_fence = check
+
+    def _fenced(self, work: Callable[[Connection], T]) -> Callable[[Connection], T]:
+        check = self._check_fence
+        if check is None:
+            return work
+
+        def behind_the_fence(connection: Connection) -> T:
+            check(connection)
+            return work(connection)
+
+        return behind_the_fence
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """The same for work that only reads."""
@@ -247,6 +294,13 @@ class Database:
             if self._path
             else PostgresClaim(self._engine.url, on_change or (lambda _held: None))
         )
+        await self._claim.take()
+
+    async def share(self, lock: int) -> None:
+        """The same with other nodes, which see by `lock` that this one's connection lives. Only
+        Postgres can be shared.
+        """
+        self._claim = SharedClaim(self._engine.url, lock)
         await self._claim.take()
 
     @property
@@ -305,5 +359,7 @@ class Database:
             self.damaged = True
             raise unavailable(DAMAGED) from error
         except (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError) as error:
+            if getattr(getattr(error, "orig", None), "sqlstate", None) == SERIALIZATION_FAILURE:
+                raise Overtaken(str(error)) from error
             self.damaged = self.damaged or cause_of(error) == DAMAGED
             raise because_of(error) from error

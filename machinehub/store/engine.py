@@ -34,13 +34,15 @@ _FILES: Final = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
 """Parameters that name files: one that is missing would be reported without its name."""
 
 
-def open_engine(url: str) -> AsyncEngine:
-    """The engine for an async SQLAlchemy URL. Nothing is connected yet. Raises `BadSettings`."""
+def open_engine(url: str, **settings: str) -> AsyncEngine:
+    """The engine for an async SQLAlchemy URL. Nothing is connected yet. `settings` are those of a
+    Postgres server, by name. Raises `BadSettings`.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return create_async_engine(
             parsed,
-            async_creator=lambda: connect_postgres(parsed),
+            async_creator=lambda: connect_postgres(parsed, **settings),
             pool_size=POOL_CONNECTIONS,
             max_overflow=POOL_OVERFLOW,
             pool_pre_ping=True,

@@ -21,7 +21,7 @@ from machinehub.model import (
 from sandbox.protocol.ids import TimerId
 
 if TYPE_CHECKING:
-    from machinehub.ids import SessionKey
+    from machinehub.ids import NodeId, SessionKey
 
 
 def member_row(key: SessionKey, member: MemberId, sender: bytes) -> dict[str, Any]:
@@ -36,10 +36,13 @@ def timer_row(key: SessionKey, timer: TimerId, armed: Armed) -> dict[str, Any]:
     return {"key": key, "timer": timer, "due_at_ms": armed.due_at_ms, "tries": armed.tries}
 
 
-def session_row(record: SessionRecord) -> dict[str, Any]:
+def session_row(record: SessionRecord, owner: NodeId | None = None) -> dict[str, Any]:
+    """`owner` is the node that has the session in memory."""
     return msgspec.structs.asdict(record) | {
         "session_id": record.session_id.encode(),
         "parent": None if record.parent is None else record.parent.encode(),
+        "owner": owner,
+        "claims": 0 if owner is None else 1,
     }
 
 
@@ -56,6 +59,8 @@ def to_record(row: Any) -> SessionRecord:
         parent,
         forked_at,
         compacted_to,
+        _owner,
+        _claims,
     ) = row
     return SessionRecord(
         key=key,

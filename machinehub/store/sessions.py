@@ -8,7 +8,7 @@ know: when to commit, or what an input means.
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -19,6 +19,7 @@ from machinehub.model import (
     Armed,
     CheckpointWrite,
     Entry,
+    Release,
     SessionDelete,
     StoredSession,
     TurnWrite,
@@ -27,30 +28,35 @@ from machinehub.store import statements as sql
 from machinehub.store.notes import Notes
 from machinehub.store.retention import prune
 from machinehub.store.rows import (
-    check_is_whole,
     checkpoint_row,
     entry_row,
     member_row,
     session_row,
     timer_row,
-    to_checkpoint,
     to_entry,
     to_member,
     to_record,
+)
+from machinehub.store.stored import (
+    LAST,
+    checkpoint_until,
+    claim,
+    entry_of,
+    in_place_of,
+    load_session,
+    record_named,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from machinehub.ids import EventId, MachineId, MemberId, SessionId, SessionKey
+    from machinehub.ids import EventId, MachineId, MemberId, NodeId, SessionId, SessionKey
     from machinehub.model import Retention, SavedCheckpoint, SessionRecord, Successor, Write
     from machinehub.store.database import Connection, Database
     from sandbox.protocol.ids import TimerId
 
 SMALL_WRITES: Final = 4
 """A commit of so many is small: it may be made in the event loop's thread (`Database.write`)."""
-_LAST: Final = Seq(2**62)
-"""Beyond every seq."""
 
 
 class SessionStore:
@@ -59,9 +65,15 @@ class SessionStore:
     Every method is one transaction, and raises `Unavailable` when the database does not answer.
     """
 
-    def __init__(self, database: Database, retention: Retention) -> None:
+    def __init__(
+        self, database: Database, retention: Retention, *, node: NodeId | None = None
+    ) -> None:
+        """`node` is this hub, where several share the database: sessions that are loaded are
+        claimed for it first.
+        """
         self._database = database
         self._retention = retention
+        self.node = node
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -89,11 +101,14 @@ class SessionStore:
 
         await self._database.write(work, small=len(writes) <= SMALL_WRITES)
 
-    def _write(self, connection: Connection, writes: Sequence[TurnWrite | CheckpointWrite]) -> None:
+    def _write(
+        self, connection: Connection, writes: Sequence[TurnWrite | CheckpointWrite | Release]
+    ) -> None:
         turns = [write for write in writes if isinstance(write, TurnWrite)]
         frozen = [write for write in writes if isinstance(write, CheckpointWrite)]
-        if created := [session_row(turn.created) for turn in turns if turn.created is not None]:
-            connection.run(sql.add_session, created)
+        records = [turn.created for turn in turns if turn.created is not None]
+        if records:
+            connection.run(sql.add_session, [session_row(each, self.node) for each in records])
         if turns:
             connection.run(sql.add_entry, [entry_row(turn.key, turn.entry) for turn in turns])
             _write_changes(connection, [turn for turn in turns if turn.changes is not NO_CHANGES])
@@ -106,6 +121,13 @@ class SessionStore:
             compacted = {each.key for each in frozen if each.compacts}
             for key in {each.key for each in frozen}:
                 prune(connection, key, self._retention, compacts=key in compacted)
+        released = [
+            {"of_key": each.key, "of_node": self.node, "of_claim": each.claim}
+            for each in writes
+            if isinstance(each, Release)
+        ]
+        if released:
+            connection.run(sql.release, released)
 
     async def fork(
         self,
@@ -165,15 +187,67 @@ class SessionStore:
         await Notes(self._database).ping()
 
     async def load(self, machine_id: MachineId, session_id: SessionId) -> StoredSession | None:
-        """Everything that is needed to go on with a session; None when there is none."""
-        return await self._database.read(
-            lambda connection: _load(connection, machine_id, session_id)
+        """Everything that is needed to go on with a session; None when there is none. Where several
+        hubs share the database the session is this node's from then on: raises `OwnedElsewhere`
+        when another living one has it.
+        """
+        if self.node is None:
+            return await self._database.read(
+                lambda connection: load_session(connection, machine_id, session_id)
+            )
+        node = self.node
+
+        def work(connection: Connection) -> StoredSession | None:
+            claimed = claim(connection, machine_id, session_id, node)
+            stored = load_session(connection, machine_id, session_id)
+            if claimed is None or stored is None:
+                return None
+            number, before = claimed
+            taken = before != node
+            return msgspec.structs.replace(stored, claim=number, is_taken_over=taken)
+
+        return await self._database.write_as_of_one_moment(work)
+
+    async def claim(self, machine_id: MachineId, session_id: SessionId) -> SessionRecord:
+        """The session is this node's from then on, as when it is loaded. Raises `NotFound`,
+        `OwnedElsewhere`.
+        """
+        if (node := self.node) is not None:
+            await self._database.write_as_of_one_moment(
+                lambda each: claim(each, machine_id, session_id, node)
+            )
+        return await self.record(machine_id, session_id)
+
+    async def owner(self, machine_id: MachineId, session_id: SessionId) -> NodeId | None:
+        """Which living node has the session. Raises `NotFound`."""
+        rows = await self._database.read(
+            lambda each: each.fetch(
+                sql.living_owner, of_machine=machine_id, of_session=session_id.encode()
+            )
         )
+        if not rows:
+            raise NotFound("no_such_session", "the machine has no session of this name")
+        owner: NodeId | None = rows[0][0]
+        return owner
+
+    async def free_keys(
+        self, *, due_ms: int, limit: int
+    ) -> tuple[list[SessionKey], set[SessionKey]]:
+        """Sessions that no living node has: those with timers that are due, the longest due first,
+        and those whose machines believe that somebody is there.
+        """
+
+        def work(connection: Connection) -> tuple[list[SessionKey], set[SessionKey]]:
+            due = connection.fetch(sql.free_keys_due, of_until_ms=due_ms, of_limit=limit)
+            crowded = connection.fetch(sql.free_keys_with_members, of_limit=limit)
+            return [key for key, _ in due], {key for (key,) in crowded}
+
+        return await self._database.read(work)
 
     async def record(self, machine_id: MachineId, session_id: SessionId) -> SessionRecord:
         """Raises `NotFound`."""
         found = await self._database.read(
-            lambda connection: _record(connection, machine_id, session_id)
+            lambda connection: record_named(connection, machine_id, session_id)
         )
         if found is None:
             raise NotFound("no_such_session", "the machine has no session of this name")
@@ -195,11 +269,12 @@ class SessionStore:
         ]
 
     async def finished(self, *, before_ms: int) -> list[SessionRecord]:
-        """Some of the sessions that finished before then."""
+        """Some of the sessions that finished before then, and that no other node has."""
+        query = sql.finished_sessions if self.node is None else sql.free_finished_sessions
         return [
             to_record(row)
             for row in await self._database.read(
-                lambda connection: connection.fetch(sql.finished_sessions, of_before_ms=before_ms)
+                lambda connection: connection.fetch(query, of_before_ms=before_ms)
             )
         ]
 
@@ -219,13 +294,14 @@ class SessionStore:
         self, *, after_ms: int, until_ms: int
     ) -> list[tuple[SessionKey, TimerId, int]]:
         """(key, timer, due_at_ms) of what comes due in that time, `until_ms` included, in due
-        order.
+        order: of all sessions, or of those that this node has.
         """
-        rows = await self._database.read(
-            lambda connection: connection.fetch(
-                sql.timers_due, of_after_ms=after_ms, of_until_ms=until_ms
-            )
-        )
+        query = sql.timers_due
+        of: dict[str, Any] = {"of_after_ms": after_ms, "of_until_ms": until_ms}
+        if self.node is not None:
+            query = sql.my_timers_due
+            of["of_node"] = self.node
+        rows = await self._database.read(lambda connection: connection.fetch(query, **of))
         return [tuple(row) for row in rows]
 
     async def timers_of(self, key: SessionKey) -> list[tuple[TimerId, int]]:
@@ -260,7 +336,7 @@ class SessionStore:
         key: SessionKey,
         *,
         after: tuple[Seq, int],
-        until: Seq = _LAST,
+        until: Seq = LAST,
         limit: int,
         applied_only: bool = False,
     ) -> list[Entry]:
@@ -282,7 +358,7 @@ class SessionStore:
 
     async def entry_of(self, key: SessionKey, event_id: EventId) -> Entry | None:
         """What became of an event."""
-        return await self._database.read(lambda connection: _entry_of(connection, key, event_id))
+        return await self._database.read(lambda connection: entry_of(connection, key, event_id))
 
     async def span(self, key: SessionKey) -> tuple[Seq, Seq]:
         """The first input that is still in the journal (one more than the last, when none is), and
@@ -299,7 +375,7 @@ class SessionStore:
 
     async def checkpoint_before(self, key: SessionKey, seq: Seq) -> SavedCheckpoint | None:
         """The newest checkpoint at or before `seq`."""
-        return await self._database.read(lambda connection: _checkpoint(connection, key, seq))
+        return await self._database.read(lambda connection: checkpoint_until(connection, key, seq))
 
     async def checkpoint_seqs(self, key: SessionKey) -> list[Seq]:
         return [
@@ -325,7 +401,7 @@ class SessionStore:
             for item in items:
                 if isinstance(item, CheckpointWrite):
                     continue  # its session's entries say enough
-                match _in_place_of(connection, item):
+                match in_place_of(connection, item):
                     case Entry() as other:
                         foreign.setdefault(item.key, []).extend(
                             [other] if other.event_id is not None else []
@@ -337,79 +413,6 @@ class SessionStore:
             return foreign, ours and not foreign
 
         return await self._database.read(work)
-
-
-def _in_place_of(connection: Connection, item: TurnWrite) -> Entry | str | None:
-    """What stands in the database where `item` should: another entry, "another session", "ours",
-    nothing.
-    """
-    if item.created is not None:
-        named = _record(connection, item.created.machine_id, item.created.session_id)
-        if named is not None and named.key != item.key:
-            return "another session"
-    entry = item.entry
-    rows = connection.fetch(
-        sql.entry_at, of_key=item.key, of_seq=entry.seq, of_attempt=entry.attempt
-    )
-    there = (
-        to_entry(rows[0])
-        if rows
-        else _entry_of(connection, item.key, entry.event_id)
-        if entry.event_id is not None
-        else None
-    )
-    return "ours" if there == entry else there
-
-
-def _load(
-    connection: Connection, machine_id: MachineId, session_id: SessionId
-) -> StoredSession | None:
-    record = _record(connection, machine_id, session_id)
-    if record is None:
-        return None
-    key = record.key
-    checkpoint = _checkpoint(connection, key, _LAST)
-    since = checkpoint.seq if checkpoint else 0
-    newest = connection.fetch(sql.newest_entry, of_key=key)
-    seq, attempts = newest[0] if newest and newest[0][0] >= since else (since, 0)
-    applied = connection.fetch(sql.applied_since, of_key=key, of_seq=since) if seq > since else []
-    tail = [to_entry(row) for row in applied]
-    check_is_whole(record, tail, since, seq)
-    timers = connection.fetch(sql.timers_of, of_key=key)
-    return StoredSession(
-        record=record,
-        seq=Seq(seq),
-        attempts=attempts,
-        checkpoint=checkpoint,
-        tail=tail,
-        timers={timer: Armed(due_at_ms, tries) for timer, due_at_ms, tries in timers},
-        receipts=[to_entry(row) for row in connection.fetch(sql.newest_ids, of_key=key)][::-1],
-        members={
-            to_member(member): sender
-            for member, sender in connection.fetch(sql.members_of, of_key=key)
-        }
-        if record.hears_presence
-        else {},
-    )
-
-
-def _record(
-    connection: Connection, machine_id: MachineId, session_id: SessionId
-) -> SessionRecord | None:
-    rows = connection.fetch(
-        sql.session_named, of_machine=machine_id, of_session=session_id.encode()
-    )
-    return to_record(rows[0]) if rows else None
-
-
-def _entry_of(connection: Connection, key: SessionKey, event_id: EventId) -> Entry | None:
-    rows = connection.fetch(sql.entry_of_id, of_key=key, of_event_id=event_id.encode())
-    return to_entry(rows[0]) if rows else None
-
-
-def _checkpoint(connection: Connection, key: SessionKey, until: Seq) -> SavedCheckpoint | None:
-    rows = connection.fetch(sql.checkpoint_until, of_key=key, of_seq=until)
-    return to_checkpoint(rows[0]) if rows else None
 
 
 def _succeed(connection: Connection, new: Successor) -> None:

@@ -10,7 +10,16 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from machinehub.store.database import Statement
-from machinehub.store.tables import checkpoints, journal, members, notes, sessions, timers
+from machinehub.store.tables import (
+    beats,
+    checkpoints,
+    journal,
+    members,
+    nodes,
+    notes,
+    sessions,
+    timers,
+)
 
 RECEIPTS_LOADED: Final = 100
 """Event ids that a session is loaded with.
@@ -224,8 +233,109 @@ presence_entries = Statement(
     .order_by(journal.c.seq)
 )
 
+# --- who has which session, where several hubs share a database
+
+_me = _of("node", sa.String)
+_alive = sa.exists().where(nodes.c.id == sessions.c.owner, nodes.c.ended_at_ms.is_(None))
+_is_free = sa.or_(sessions.c.owner.is_(None), ~_alive)
+_mine = sa.select(sessions.c.key).where(sessions.c.owner == _me).scalar_subquery()
+
+fence = Statement(
+    sa.select(nodes.c.id)
+    .where(nodes.c.id == _me, nodes.c.ended_at_ms.is_(None))
+    .with_for_update(read=True)
+)
+"""A row as long as the node is not declared dead, which waits for this transaction's end."""
+claim_named = Statement(
+    sessions.update()
+    .where(*_named, sa.or_(sessions.c.owner == _me, _is_free))
+    .values(owner=_me, claims=sessions.c.claims + _count(1))
+    .returning(sessions.c.claims)
+)
+owner_of_named = Statement(sa.select(sessions.c.owner).where(*_named))
+living_owner = Statement(sa.select(sa.case((_alive, sessions.c.owner))).where(*_named))
+release = Statement(
+    sessions.update()
+    .where(sessions.c.key == _key, sessions.c.owner == _me, sessions.c.claims == _of("claim"))
+    .values(owner=sa.null())
+)
+my_timers_due = Statement(
+    sa.select(timers.c.key, timers.c.timer, timers.c.due_at_ms)
+    .where(
+        timers.c.due_at_ms > _of("after_ms"),
+        timers.c.due_at_ms <= _of("until_ms"),
+        timers.c.key.in_(_mine),
+    )
+    .order_by(timers.c.due_at_ms, timers.c.timer)
+)
+free_finished_sessions = Statement(
+    sa.select(sessions)
+    .where(sessions.c.finished_at_ms < _of("before_ms"), _is_free)
+    .order_by(sessions.c.finished_at_ms)
+    .limit(_count(FINISHED_AT_ONCE))
+)
+free_keys_due = Statement(
+    sa.select(timers.c.key, sa.func.min(timers.c.due_at_ms))
+    .join_from(timers, sessions, sessions.c.key == timers.c.key)
+    .where(timers.c.due_at_ms <= _of("until_ms"), _is_free)
+    .group_by(timers.c.key)
+    .order_by(sa.func.min(timers.c.due_at_ms))
+    .limit(_limit)
+)
+"""Sleeping sessions, and those of dead nodes, whose timers are due."""
+free_keys_with_members = Statement(
+    sa.select(members.c.key)
+    .join_from(members, sessions, sessions.c.key == members.c.key)
+    .where(_is_free)
+    .distinct()
+    .limit(_limit)
+)
+
+add_node = Statement(nodes.insert())
+add_beat = Statement(beats.insert())
+beat = Statement(
+    beats.update()
+    .where(beats.c.node == _me)
+    .values(
+        count=beats.c.count + _count(1),
+        draining=_of("draining", sa.Boolean),
+        sessions=_of("sessions", sa.Integer),
+        connections=_of("connections", sa.Integer),
+        turns=_of("turns"),
+    )
+)
+living_nodes = Statement(
+    sa.select(nodes, beats)
+    .join_from(nodes, beats, beats.c.node == nodes.c.id)
+    .where(nodes.c.ended_at_ms.is_(None))
+    .order_by(nodes.c.id)
+)
+tell_to_drain = Statement(beats.update().where(beats.c.node == _me).values(told_to_drain=sa.true()))
+end_node = Statement(
+    nodes.update()
+    .where(nodes.c.id == _me, nodes.c.ended_at_ms.is_(None))
+    .values(ended_at_ms=_of("now_ms"))
+)
+delete_beat = Statement(beats.delete().where(beats.c.node == _me))
+forget_nodes = Statement(nodes.delete().where(nodes.c.ended_at_ms < _of("before_ms")))
+held_locks = Statement(
+    sa.text(
+        "SELECT CAST(objid AS BIGINT) FROM pg_locks"
+        " WHERE locktype = 'advisory' AND granted AND classid = CAST(:of_class AS oid)"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    ).bindparams(_of("class"))
+)
+"""The numbers of the nodes whose connections live."""
+
 # --- the hub's notes
 
-add_note = Statement(notes.insert())
+keep_note = Statement(
+    sa.text(
+        "INSERT INTO notes (name, value) VALUES (:name, :value)"
+        " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    ).bindparams(
+        sa.bindparam("name", type_=sa.String()), sa.bindparam("value", type_=sa.LargeBinary())
+    )
+)
 delete_note = Statement(notes.delete().where(notes.c.name == _of("name", sa.String)))
 note_named = Statement(sa.select(notes.c.value).where(notes.c.name == _of("name", sa.String)))

@@ -157,6 +157,10 @@ sessions = Table(
     Column("forked_at", BigInteger, nullable=True),
     # Inputs up to this seq may be missing from the journal: they were pruned or compacted.
     Column("compacted_to", BigInteger, nullable=True),
+    # Of `nodes`: who has it in memory, where several hubs share a database; and how often it was
+    # claimed, by which a release is told from an earlier one.
+    Column("owner", String(32), nullable=True),
+    Column("claims", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("machine_id", "session_id"),
     Index("ix_sessions_finished_at_ms", "finished_at_ms"),
 )
@@ -218,6 +222,32 @@ timers = Table(
     Column("due_at_ms", BigInteger, nullable=False, index=True),
     Column("tries", Integer, nullable=False),
     sqlite_with_rowid=False,
+)
+
+# Hubs that share this database. The row of a node is its fence: each of its commits locks it for
+# sharing, and whoever declares it dead updates it (docs/cluster.md).
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(200), nullable=False),  # host and process, for people
+    Column("lock", Integer, nullable=False),  # the number of its advisory lock
+    Column("capacity", Integer, nullable=False),
+    Column("software", String(32), nullable=False),
+    Column("started_at_ms", BigInteger, nullable=False),
+    Column("ended_at_ms", BigInteger, nullable=True),
+)
+
+beats = Table(  # apart from `nodes`, whose rows commits lock
+    "beats",
+    metadata,
+    Column("node", String(32), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("draining", Boolean, nullable=False),
+    Column("told_to_drain", Boolean, nullable=False),
+    Column("sessions", Integer, nullable=False),  # in memory
+    Column("connections", Integer, nullable=False),
+    Column("turns", BigInteger, nullable=False),  # since it started
 )
 
 # What the hub notes for itself: "clock" (MessagePack [session_ms, wall_ms]), "written".

@@ -14,6 +14,8 @@ DAMAGED: Final = "damaged"
 CLAIM_LOST: Final = "claim_lost"
 MOVED: Final = "moved"
 UNREACHABLE: Final = "unreachable"
+FENCED: Final = "fenced"
+UNCONFIRMED: Final = "unconfirmed"
 _SQLITE: Final = {
     sqlite3.SQLITE_FULL: DISK_FULL,
     sqlite3.SQLITE_READONLY: READ_ONLY,
@@ -40,6 +42,8 @@ _WORDS: Final = {
     DAMAGED: "the database is damaged",
     MOVED: "the database's file was moved or deleted: nothing is written until it is back",
     CLAIM_LOST: "this hub has lost its claim on the database",
+    UNCONFIRMED: "the database does not answer: this node does not know whether it is one",
+    FENCED: "the other nodes took this one for dead: it ends",
 }
 
 

@@ -31,7 +31,7 @@ from machinehub.protocols.native import frames as native
 from machinehub.session.decide.answers import BrokenWorker
 from machinehub.session.decide.conditions import read_condition
 from machinehub.session.decide.events import check_event, check_input, check_metadata
-from machinehub.session.decide.members import Identity
+from machinehub.session.decide.identity import Identity
 from machinehub.session.decide.session import Session
 from machinehub.session.port import Settled
 from sandbox import compression, validate

@@ -8,7 +8,8 @@ import pytest
 from machinehub.ids import EventId, Seq
 from machinehub.model import Fault
 from machinehub.protocols.native import frames
-from machinehub.session.decide.members import Identity, Members
+from machinehub.session.decide.identity import Identity
+from machinehub.session.decide.members import Members
 from machinehub.session.port import Emitted, Settled, Snapshot, Update
 
 pytestmark = pytest.mark.core

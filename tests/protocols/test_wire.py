@@ -16,7 +16,8 @@ from machinehub.ids import EventId, MemberId, Seq
 from machinehub.model import Fault
 from machinehub.protocols.native import frames
 from machinehub.protocols.native.websocket import ClientFrame
-from machinehub.session.decide.members import Identity, Members
+from machinehub.session.decide.identity import Identity
+from machinehub.session.decide.members import Members
 from machinehub.session.port import Emitted, Presence, Settled, Snapshot, Update
 
 pytestmark = pytest.mark.core

@@ -87,11 +87,15 @@ class Deletions:
             if self._under_way.get(name) is deleting:
                 del self._under_way[name]
 
-    async def delete_machine(self, machine_id: MachineId) -> None:
-        """Deletes all its sessions, and lets no new one begin. Raises `Unavailable`."""
+    def close_machine(self, machine_id: MachineId) -> None:
+        """All its sessions leave memory, and no new one begins."""
         gone = NotFound("no_such_session", "the machine was deleted")
         for session in self._registry.close_machine(machine_id):
             self._forget(session, gone, Ending.DELETED)
+
+    async def delete_machine(self, machine_id: MachineId) -> None:
+        """Deletes all its sessions, and lets no new one begin. Raises `Unavailable`."""
+        self.close_machine(machine_id)
         try:
             # Some at a time: others' events are committed in between.
             while keys := await self._store.keys_of(machine_id):

@@ -23,7 +23,7 @@ from machinehub.session.decide.answers import (
     read_outbox,
 )
 from machinehub.session.decide.changes import changes_of
-from machinehub.session.decide.members import read_sender
+from machinehub.session.decide.identity import read_sender
 from machinehub.session.port import Recomputed
 from machinehub.session.run.replicas import Replica, replica_at
 from machinehub.store.database import AlreadyWritten

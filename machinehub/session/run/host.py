@@ -1,7 +1,7 @@
 """The parts that have this hub's sessions: put together here, started, stopped, and told of what
 happens to workers, the database and the clock.
 
-Decides nothing that a part could decide. Read `__init__` and the two that it calls to see who needs
+Decides nothing that a part could decide. Read `__init__` and what it calls to see who needs
 whom.
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from machinehub.session.port import Closed, Ending
 from machinehub.session.run.deletion import Deletions
 from machinehub.session.run.gauges import Gauges
+from machinehub.session.run.handover import Handover
 from machinehub.session.run.history import History
 from machinehub.session.run.housekeeping import Housekeeper
 from machinehub.session.run.intake import Intake
@@ -78,23 +79,16 @@ class SessionHost:
             clock, logs, metrics, emitted_kept_bytes=limits.emitted_kept_bytes
         )
         self._attendance = Attendance(self.registry, self.publisher, clock, logs)
-        self.waits = Waits(self.publisher, per_session=limits.connections_per_session)
+        self.waits = Waits(
+            self.publisher,
+            per_session=limits.connections_per_session,
+            moving=self.registry.moving,
+        )
         self.journal = Journal(store, metrics)
         self.placement = Placement(pool, images, clock, limits)
         self.questions = Questions()
         self.history = History(store, pool, images, self.placement, self.questions, clock, entropy)
-        view_questions = ViewQuestions(
-            pool,
-            images,
-            clock,
-            limits,
-            placement=self.placement,
-            questions=self.questions,
-            logs=logs,
-            metrics=metrics,
-        )
-        self.views = Views(view_questions, self.publisher)
-        self.publisher.show_by(self.views)
+        self._make_views(pool, images, logs)
         # Some parts need each other. Those that are made first get functions that look for the
         # others later.
         self._make_inputs()
@@ -109,6 +103,21 @@ class SessionHost:
         )
         self.journal.report_to(self.outcomes)
         self.placement.report_to(self.outcomes)
+
+    def _make_views(self, pool: SandboxWorkers, images: Images, logs: MachineLogs) -> None:
+        """What finds out what members may see, where machines say that."""
+        questions = ViewQuestions(
+            pool,
+            images,
+            self._clock,
+            self._limits,
+            placement=self.placement,
+            questions=self.questions,
+            logs=logs,
+            metrics=self._metrics,
+        )
+        self.views = Views(questions, self.publisher)
+        self.publisher.show_by(self.views)
 
     def _make_inputs(self) -> None:
         """What gives sessions their inputs: timers, senders, and members who come and go."""
@@ -136,6 +145,7 @@ class SessionHost:
             waits=self.waits,
             publisher=self.publisher,
             load=lambda session: self.loader.load(session),
+            moving=self.registry.moving,
         )
         self.presence_events = PresenceEvents(
             self.intake,
@@ -206,6 +216,7 @@ class SessionHost:
             unattended=self.unattended,
         )
         self.housekeeper = self._make_housekeeper()
+        self.handover = Handover(self.registry, self.placement, self.loader, self.housekeeper)
 
     def _make_housekeeper(self) -> Housekeeper:
         return Housekeeper(

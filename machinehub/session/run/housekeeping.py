@@ -10,7 +10,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
-from machinehub.errors import HubError
+from machinehub.errors import HubError, NotFound
 from machinehub.session.decide.lifecycle import Phase, Stage
 from machinehub.session.run.pressure import Pressure
 from machinehub.tasks import Tasks
@@ -210,6 +210,7 @@ class Housekeeper:
         before_ms = self._clock.now_ms() - self._expire_after_ms
         while records := await self._store.finished(before_ms=before_ms):
             for record in records:
-                await self._deletions.delete(record.machine_id, record.session_id)
+                with contextlib.suppress(NotFound):  # another node was faster
+                    await self._deletions.delete(record.machine_id, record.session_id)
             count += len(records)
         return count

@@ -14,6 +14,7 @@ from machinehub.errors import (
     Conflict,
     HubError,
     IdempotencyMismatch,
+    Moving,
     NotFound,
     PreconditionFailed,
     RateLimited,
@@ -71,6 +72,7 @@ class Intake:
         waits: Waits,
         publisher: Publisher,
         load: Callable[[Session], Awaitable[None]],
+        moving: WeakSet[Session],
     ) -> None:
         self._store = store
         self._clock = clock
@@ -81,6 +83,7 @@ class Intake:
         self._waits = waits
         self._publisher = publisher
         self._load = load
+        self._moving = moving
         self._lookups = Tasks()
         self._rates: Rates[str] = Rates()
         """Of events, by machine."""
@@ -255,6 +258,8 @@ class Intake:
         return receipt
 
     def _refusal(self, session: Session) -> HubError | None:
+        if session in self._moving:
+            return Moving()
         if session in self._succeeded:
             return Unavailable("unavailable", "the session was started anew; send it again")
         if session.gone:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from machinehub.errors import Unavailable
-from machinehub.model import CheckpointWrite, TurnWrite
+from machinehub.model import CheckpointWrite, Release, TurnWrite
 from machinehub.store.database import AlreadyWritten
 from machinehub.store.trouble import UNREACHABLE, unavailable
 from machinehub.tasks import Tasks
@@ -27,6 +27,7 @@ from machinehub.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
+    from machinehub.ids import SessionKey
     from machinehub.metrics import Metrics
     from machinehub.model import Entry, SavedCheckpoint, SessionDelete, Write
     from machinehub.session.decide.session import Session
@@ -162,6 +163,16 @@ class Journal:
         self._add(line)
         assert line.done is not None
         await line.done
+
+    def release(self, key: SessionKey, claim: int) -> asyncio.Future[None]:
+        """Another node may claim the session, behind everything that was added before. Done when it
+        is so; what raises is `Unavailable`.
+        """
+        line = QueuedWrite(Release(key, claim), done=asyncio.get_running_loop().create_future())
+        self._add(line)
+        assert line.done is not None
+        line.done.add_done_callback(asyncio.Future.exception)  # nobody may be waiting
+        return line.done
 
     def refusal(self) -> Unavailable | None:
         """Why no more can be taken in just now."""

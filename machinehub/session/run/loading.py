@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from machinehub.errors import Conflict, HubError, NotFound, Unavailable
+from machinehub.errors import Conflict, HubError, Moving, NotFound, OwnedElsewhere, Unavailable
 from machinehub.model import Fault
 from machinehub.session.decide.discretion import discreet_error
 from machinehub.session.decide.lifecycle import Phase
@@ -20,14 +20,14 @@ from machinehub.session.run.publisher import answer
 from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from machinehub.clock import Clock, Entropy
     from machinehub.ids import MachineId, SessionId
     from machinehub.model import SessionRecord
     from machinehub.session.decide.session import Session
     from machinehub.session.decide.turn import Receipt
-    from machinehub.session.port import Address, Versions, VersionTarget
+    from machinehub.session.port import Address, Listener, Versions, VersionTarget
     from machinehub.session.run.deletion import Deletions
     from machinehub.session.run.intake import Intake
     from machinehub.session.run.journal import Journal
@@ -55,6 +55,8 @@ class Opening:
     """Of events that had been committed after all, to be answered when that can be read."""
     knows_limits: bool = False
     """Whether the session was told what its version allows."""
+    claim: int = 0
+    """By which this node has it, where several hubs share a database; 0 before it has."""
 
 
 class Loader:
@@ -93,6 +95,8 @@ class Loader:
         self._waits = waits
         self._deletions = deletions
         self._openings: dict[Session, Opening] = {}
+        self.on_moved: Callable[[Session, list[Listener]], None] = lambda _session, _listeners: None
+        """Hears of sessions that other nodes have now, and of who listened to them here."""
         self._tasks = Tasks()
 
     def stop(self) -> None:
@@ -173,6 +177,8 @@ class Loader:
         return session
 
     async def _when_readable(self, session: Session) -> Session:
+        if session in self._registry.moving:
+            raise Moving
         session.used(self._clock.now_ms())
         if session.phase is not Phase.LIVE:
             await self._until_readable(session)
@@ -290,10 +296,15 @@ class Loader:
                 return
             self._registry.rekey(session, stored.record.key)
             before = session.seq
+            opening.claim = stored.claim
             opening.receipts += session.restore(stored)
+        except OwnedElsewhere as error:
+            self.forget(session, error, Ending.UNAVAILABLE)
+            raise
         finally:
             opening.load = None
-        self._presence_events.restored(stored.record.key, stored.members)
+        taken_over = stored.is_taken_over
+        self._presence_events.restored(stored.record.key, stored.members, taken_over=taken_over)
         waiting = [(timer, armed.due_at_ms) for timer, armed in stored.timers.items()]
         self._scheduler.set(stored.record.key, waiting)
         if session.phase is Phase.REPLAYING:
@@ -339,7 +350,11 @@ class Loader:
     def began(self, session: Session) -> None:
         """Its first input was committed."""
         opening = self._openings.get(session)
-        if opening is not None and not opening.opened.done():
+        if opening is None:
+            return
+        if self._store.node is not None:
+            opening.claim = 1
+        if not opening.opened.done():
             opening.opened.set_result(True)
 
     def could_not_begin(self, session: Session, error: HubError) -> None:
@@ -358,7 +373,13 @@ class Loader:
     # --- forgetting -------------------------------------------------------------------------------
 
     def drop(self, session: Session) -> None:
-        """The session leaves memory."""
+        """The session leaves memory; where several hubs share the database, any may have it."""
+        opening = self._openings.get(session)
+        if opening is not None and opening.claim and not session.gone:
+            self._journal.release(session.record.key, opening.claim)
+        self._leave_memory(session)
+
+    def _leave_memory(self, session: Session) -> None:
         self._registry.remove(session)
         self._openings.pop(session, None)
         self._placement.drop(session)
@@ -375,6 +396,8 @@ class Loader:
             return
         opening = self._openings.get(session)
         listeners = list(self._publisher.listeners(session))
+        if isinstance(error, OwnedElsewhere):
+            self._registry.moving.add(session)
         session.forget()
         self._placement.leave(session)
         if isinstance(error, NotFound):
@@ -384,11 +407,42 @@ class Loader:
             session.committed(turn)
             if turn.pending.receipt is not None:
                 answer(turn.pending.receipt)
-        self._publisher.send(listeners, Closed(why, error.detail))
+        if isinstance(error, OwnedElsewhere):
+            self._presence_events.forget(session.record.key)
+            self.on_moved(session, listeners)
+        else:
+            self._publisher.send(listeners, Closed(why, error.detail))
         if opening is not None:
             _fail(opening.opened, error)
         self._publisher.notify(session)
         self.drop(session)
+
+    # --- handing over -----------------------------------------------------------------------------
+
+    def release(self, session: Session) -> asyncio.Future[None] | None:
+        """Any node may claim a session that is at rest, once the answer is done."""
+        opening = self._openings.get(session)
+        if opening is None or not opening.claim:
+            return None
+        return self._journal.release(session.record.key, opening.claim)
+
+    def part_with(self, session: Session) -> None:
+        """The session is another node's now: it leaves memory, and whoever listens is told to look
+        for it there.
+        """
+        if session.gone:
+            return
+        self._registry.moving.add(session)
+        listeners = list(self._publisher.listeners(session))
+        opening = self._openings.get(session)
+        session.forget()
+        self._placement.leave(session)
+        self._presence_events.forget(session.record.key)
+        if opening is not None:
+            _fail(opening.opened, Moving())
+        self._publisher.notify(session)
+        self._leave_memory(session)
+        self.on_moved(session, listeners)
 
 
 def _fail(opened: asyncio.Future[bool], error: HubError) -> None:

@@ -63,18 +63,21 @@ class LocalSessions(SessionHost):
         *,
         given: bytes | None = None,
         emitted_after: Seq | None = None,
+        replaces: Listener | None = None,
     ) -> Subscription:
+        """`replaces` is a listener whose place this one takes."""
         self._check_given(given)
         who = self.crowds.identify(address.machine_id, address.session_id, visitor)
         session = await self.loader.open(address, given)
         if session.has_view:
 
             def enter(shown: Snapshot) -> None:
-                self.crowds.attach(session, listener, who, shown)
+                self.crowds.attach(session, listener, who, shown, replaces=replaces)
 
             await self.views.admit(session, listener, who.sender, enter, emitted_after)
         else:
-            self.crowds.attach(session, listener, who, snapshot_of(session))
+            now = snapshot_of(session)
+            self.crowds.attach(session, listener, who, now, replaces=replaces)
             if emitted_after is not None:
                 for emitted in self.publisher.audience(session).recent.after(emitted_after):
                     listener.receive(emitted)
@@ -239,7 +242,7 @@ class LocalSessions(SessionHost):
     async def restart(self, address: Address) -> Snapshot:
         return await self.restarts.restart(address)
 
-    def versions_in_use(self, machine_id: MachineId) -> set[int]:
+    async def versions_in_use(self, machine_id: MachineId) -> set[int]:
         return {each.record.version for each in self.registry.all if each.machine_id == machine_id}
 
     def reconnect(self, machine_id: MachineId, reason: str) -> None:
@@ -255,7 +258,7 @@ class LocalSessions(SessionHost):
         known = set(machines)
         return sum(session.machine_id in known for session in self.registry.all)
 
-    def busiest(self, count: int) -> list[Busy]:
+    async def busiest(self, count: int) -> list[Busy]:
         return self.gauges.busiest(count)
 
     async def delete_machine(self, machine_id: MachineId) -> None:

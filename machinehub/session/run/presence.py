@@ -15,7 +15,8 @@ from machinehub.clock import timestamp
 from machinehub.errors import Conflict, NotFound, RateLimited, TooLarge, Unavailable
 from machinehub.rates import Rate
 from machinehub.session.decide.events import check_metadata
-from machinehub.session.decide.members import Identity, Members, id_of_key, identity_of
+from machinehub.session.decide.identity import Identity, id_of_key, identity_of
+from machinehub.session.decide.members import Members
 from machinehub.session.port import Snapshot
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class Crowds:
 
         Raises `BadRequest`.
         """
+        if visitor.identity is not None:
+            return visitor.identity
         if visitor.principal.member is not None:
             return identity_of(visitor.principal.member, machine_id, session_id)
         if visitor.key is None:
@@ -112,9 +115,16 @@ class Crowds:
     # --- coming and going -------------------------------------------------------------------------
 
     def attach(
-        self, session: Session, listener: Listener, who: Identity, snapshot: Snapshot
+        self,
+        session: Session,
+        listener: Listener,
+        who: Identity,
+        snapshot: Snapshot,
+        *,
+        replaces: Listener | None = None,
     ) -> None:
-        """Adds a listener: it hears the snapshot first, then everything that follows.
+        """Adds a listener: it hears the snapshot first, then everything that follows. It may take
+        the place of another, for which there was room.
 
         Raises `NotFound` when the session was deleted, `Unavailable` when it is full,
         `RateLimited`.
@@ -127,7 +137,7 @@ class Crowds:
             rate = Rate(allowed.joins_per_s, burst=allowed.connections_per_session)
             crowd = self._crowds[session] = Crowd(rate)
         room = allowed.connections_per_session
-        if len(crowd.connections) >= room:
+        if len(crowd.connections) >= room + (replaces in crowd.connections):
             raise Unavailable("connections_exceeded", f"a session has at most {room} connections")
         is_new = who.member not in crowd.members
         if is_new and not crowd.joins.take(1, self._clock.monotonic_s()):
@@ -145,6 +155,8 @@ class Crowds:
         listener.receive(Snapshot(snapshot.seq, snapshot.version, snapshot.state, who.id, count))
         self._events.inform(session, crowd.members, [who])
         self._tell_soon(crowd)
+        if replaces is not None:
+            self.detach(session, replaces)
 
     def detach(self, session: Session, listener: Listener) -> None:
         """Removes a listener. A member that may return stays present for `presence_grace_ms`."""

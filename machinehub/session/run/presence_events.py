@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from machinehub.errors import HubError, NotFound, Unavailable
+from machinehub.errors import HubError, NotFound, OwnedElsewhere, Unavailable
 from machinehub.ids import EventId
 from machinehub.model import Kind, MemberChange
 from machinehub.session.decide.answers import OUR_FAULTS
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from machinehub.clock import Entropy
     from machinehub.ids import MemberId, SessionKey
     from machinehub.limits import Limits
-    from machinehub.session.decide.members import Identity
+    from machinehub.session.decide.identity import Identity
     from machinehub.session.decide.session import Session
     from machinehub.session.decide.turn import Receipt
     from machinehub.store.sessions import SessionStore
@@ -116,9 +116,11 @@ class PresenceEvents:
         self._tasks = Tasks()
 
     async def start(self) -> None:
-        """Takes up whom machines took to be there when the hub before this one ended. Raises
-        `Unavailable`.
+        """Takes up whom machines took to be there when the hub before this one ended. Where several
+        hubs share the database, that is done when a session is loaded. Raises `Unavailable`.
         """
+        if self._store.node is not None:
+            return
         for key, member, sender in await self._store.members():
             self._inherit(key, member, sender)
             self._told[key].awaited = True
@@ -141,12 +143,16 @@ class PresenceEvents:
         """The session is no more."""
         self._told.pop(key, None)
 
-    def restored(self, key: SessionKey, members: dict[MemberId, bytes]) -> None:
-        """A session was loaded whose machine takes these to be there: a fork's, or one whose
-        deletion failed. What is in memory is newer.
+    def restored(
+        self, key: SessionKey, members: dict[MemberId, bytes], *, taken_over: bool
+    ) -> None:
+        """A session was loaded whose machine takes these to be there: a fork's, one whose deletion
+        failed, or one that another node had before. What is in memory is newer.
         """
         if members and key not in self._told:
-            self._told[key] = Told(there=dict(members))
+            self._told[key] = Told(there=dict(members), awaited=taken_over)
+            if taken_over:  # who was connected there comes here
+                self._tasks.spawn(self._end_waiting([key], looks=0))
 
     def _inherit(self, key: SessionKey, member: MemberId, sender: bytes) -> None:
         self._told.setdefault(key, Told()).there[member] = sender
@@ -229,14 +235,14 @@ class PresenceEvents:
         loop = asyncio.get_running_loop()
         loop.call_later(RETRY_S, lambda: self._tasks.spawn(self._catch_up(key)))
 
-    async def _end_waiting(self, keys: list[SessionKey]) -> None:
+    async def _end_waiting(self, keys: list[SessionKey], *, looks: int = LOOKS_MAX) -> None:
         # Clients that found no hub come back in their own time.
         await asyncio.sleep(2 * self._limits.presence_grace_ms / 1000)
         for key in keys:
             if (told := self._told.get(key)) is not None:
                 told.awaited = False
                 await self._catch_up(key)
-        for _ in range(LOOKS_MAX):
+        for _ in range(looks):
             if await self._look_again():
                 break
             await asyncio.sleep(RETRY_S)
@@ -275,7 +281,7 @@ class PresenceEvents:
             return
         try:
             session = await self._awaken(key)
-        except NotFound:
+        except (NotFound, OwnedElsewhere):
             session = None
         except HubError:
             self._try_again_soon(key)

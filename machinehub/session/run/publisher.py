@@ -98,6 +98,11 @@ class Publisher:
             audience = self._audiences[session] = Audience(recent)
         return audience
 
+    @property
+    def listener_count(self) -> int:
+        """Of all sessions."""
+        return sum(len(audience.listeners) for audience in self._audiences.values())
+
     def listeners(self, session: Session) -> Collection[Listener]:
         audience = self._audiences.get(session)
         return audience.listeners if audience is not None else ()

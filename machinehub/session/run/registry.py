@@ -5,6 +5,7 @@ here.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from machinehub.errors import NotFound
 from machinehub.session.decide.session import Session
@@ -22,6 +23,9 @@ class Registry:
         self._limits = limits
         self._by_name: dict[tuple[MachineId, SessionId], Session] = {}
         self._by_key: dict[SessionKey, Session] = {}
+        self.moving: WeakSet[Session] = WeakSet()
+        """Sessions that are being handed over to another node, or were: they take no more events.
+        """
         self._deleted: set[MachineId] = set()
         """Machines whose sessions are gone for ever: ids are never used twice."""
 

@@ -9,7 +9,7 @@ from machinehub.session.run.intake import settled_of
 if TYPE_CHECKING:
     from machinehub.ids import EventId, Seq
     from machinehub.limits import Limits
-    from machinehub.session.decide.members import Identity
+    from machinehub.session.decide.identity import Identity
     from machinehub.session.decide.session import Session
     from machinehub.session.decide.turn import Receipt
     from machinehub.session.port import Listener, Visitor

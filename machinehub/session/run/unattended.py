@@ -169,6 +169,11 @@ class Unattended:
                 return [first], self._pause_ms if ticking.held else None
         return [], None
 
+    def holds(self, key: SessionKey) -> bool:
+        """Whether timers of a session wait here."""
+        ticking = self._ticking.get(key)
+        return ticking is not None and bool(ticking.held)
+
     def is_free(self, key: SessionKey) -> bool:
         """Whether what `release` gave is to be asked about once more: somebody listens now."""
         return key not in self._ticking

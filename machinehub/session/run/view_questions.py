@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from machinehub.errors import Unavailable, ViewFailed
-from machinehub.session.decide.members import read_sender
+from machinehub.session.decide.identity import read_sender
 from sandbox.protocol.ids import Ticket
 from sandbox.protocol.messages import Done, View
 

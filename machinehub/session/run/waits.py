@@ -7,11 +7,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from machinehub.errors import PreconditionFailed, Unavailable
+from machinehub.errors import Moving, PreconditionFailed, Unavailable
 from machinehub.session.run.publisher import snapshot_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from weakref import WeakSet
 
     from machinehub.session.decide.session import Session
     from machinehub.session.port import Snapshot
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 class Waits:
     """At most `per_session` requests wait for one session."""
 
-    def __init__(self, publisher: Publisher, *, per_session: int) -> None:
+    def __init__(self, publisher: Publisher, *, per_session: int, moving: WeakSet[Session]) -> None:
+        self._moving = moving
         self._publisher = publisher
         self._per_session = per_session
         self._waits: set[asyncio.Future[Any]] = set()
@@ -43,7 +45,7 @@ class Waits:
     async def until(self, session: Session, holds: Callable[[bytes], bool]) -> Snapshot:
         """The first snapshot, from now on, on which `holds`.
 
-        Raises `PreconditionFailed` when the session ends without it.
+        Raises `PreconditionFailed` when the session ends without it, and `Moving`.
         """
         watchers = self._publisher.audience(session).watchers
         if len(watchers) >= self._per_session:
@@ -58,6 +60,8 @@ class Waits:
                 return
             if holds(session.snapshot):
                 found.set_result(snapshot_of(session))
+            elif session in self._moving and session.gone:
+                found.set_exception(Moving())
             elif session.finished or session.gone:
                 found.set_exception(
                     PreconditionFailed("session_ended", "the session ended without it")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from machinehub.errors import HubError
+from machinehub.errors import HubError, OwnedElsewhere
 from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Waking:
         self._scheduler = scheduler
         self._intake = intake
         self._waking: set[SessionKey] = set()
+        self.takes_up = True
+        """Whether sessions that are not in memory are woken: not by a node that is leaving."""
         self._entering = 0
         """Sessions that are being loaded and are not on a worker yet."""
         self._tasks = Tasks()
@@ -67,8 +69,10 @@ class Waking:
     def timer_due(self, key: SessionKey, timer: TimerId, due_at_ms: int) -> None:
         """A timer's time has come: it becomes an input, or its session is woken."""
         session = self._registry.of_key(key)
+        if session is not None and session in self._registry.moving:
+            return  # it is a row, which the next owner finds
         if session is None or not session.phase.loaded:
-            if key not in self._waking:
+            if key not in self._waking and (session is not None or self.takes_up):
                 self._waking.add(key)
                 self._tasks.spawn(self._wake(key))
         elif session.timer_due(timer, due_at_ms):
@@ -99,6 +103,8 @@ class Waking:
 
     async def _load(self, key: SessionKey) -> Session | None:
         session = self._registry.of_key(key)
+        if session is None and not self.takes_up:
+            return None
         if session is None:
             record = await self._store.record_of(key)
             if record is None or self._registry.is_closed(record.machine_id):
@@ -117,6 +123,8 @@ class Waking:
             if await self.awaken(key) is not None:
                 # What is due is on its way to a worker before the next one is woken.
                 self._scheduler.fire()
+        except OwnedElsewhere:
+            pass  # whoever has it, has its timers
         except HubError:
             self._scheduler.again_soon(key)
         finally:

@@ -6,7 +6,7 @@ import pytest
 
 from machinehub.errors import BadRequest, CallerError, TooLarge
 from machinehub.session.decide.events import check_event, check_input
-from machinehub.session.decide.members import Identity
+from machinehub.session.decide.identity import Identity
 from sandbox.protocol.inputs import event_input
 from sandbox.protocol.nesting import depth_of
 

@@ -10,7 +10,8 @@ import pytest
 from machinehub.errors import BadRequest
 from machinehub.ids import MachineId, MemberId, SessionId
 from machinehub.protocols.native import frames
-from machinehub.session.decide.members import LISTED_MAX, Identity, Members, id_of_key
+from machinehub.session.decide.identity import Identity, id_of_key
+from machinehub.session.decide.members import LISTED_MAX, Members
 
 if TYPE_CHECKING:
     from machinehub.session.port import Presence

@@ -366,6 +366,8 @@ export const viewEmitted = ({ event, snapshot, member }) =>
                 await ada.send_raw({"type": "event", "id": str(number), "event": event})
             for _ in range(8):
                 await ada.until("ack")
+            while len([each for each in bob.seen if each["type"] == "emitted"]) < 4:
+                await bob.receive()
             await bob.settle()
             for socket, name in ((ada, "ada"), (bob, "bob")):
                 cards = [each["event"]["of"] for each in socket.seen if each["type"] == "emitted"]

@@ -1,0 +1,99 @@
+"""Sessions that no node has, and that something is to happen to: their timers are due, or their
+machines believe that somebody is there who is not.
+
+Every node looks, and takes up those that `placing.py` gives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Final
+
+from machinehub.cluster.placing import place
+from machinehub.errors import HubError, Unavailable
+from machinehub.ids import MachineId, SessionId
+from machinehub.tasks import Tasks
+
+if TYPE_CHECKING:
+    from machinehub.clock import Clock
+    from machinehub.cluster.here import Here
+    from machinehub.cluster.membership import Membership
+    from machinehub.ids import SessionKey
+    from machinehub.limits import Limits
+    from machinehub.session.run.local import LocalSessions
+    from machinehub.store.sessions import SessionStore
+
+log = logging.getLogger("machinehub.cluster")
+
+LOOK_S: Final = 0.25
+LATE_MS: Final = 100
+"""A timer that is late by so much is nobody's: the last node that had its session wakes it in time,
+unless it is gone.
+"""
+AT_ONCE: Final = 200
+
+
+class Sweeper:
+    def __init__(
+        self,
+        here: Here,
+        store: SessionStore,
+        membership: Membership,
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        self._here = here
+        self._local: LocalSessions = here.local
+        self._store = store
+        self._membership = membership
+        self._clock = clock
+        self._forsaken_ms = 2 * limits.presence_grace_ms
+        self._crowded_since_s: dict[SessionKey, float] = {}
+        self._waking: set[SessionKey] = set()
+        self._tasks = Tasks()
+
+    def start(self) -> None:
+        self._tasks.spawn(self._sweep_on())
+
+    def stop(self) -> None:
+        self._tasks.stop()
+
+    async def _sweep_on(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            with contextlib.suppress(Unavailable):
+                await self.sweep()
+
+    async def sweep(self) -> None:
+        """Looks once."""
+        if self._here.is_leaving:
+            return
+        due_ms = self._clock.now_ms() - LATE_MS
+        due, crowded = await self._store.free_keys(due_ms=due_ms, limit=AT_ONCE)
+        for key in [*due, *self._forsaken(crowded)]:
+            held = self._local.unattended.holds(key)
+            if key not in self._waking and not held and self._is_mine(key):
+                self._waking.add(key)
+                self._tasks.spawn(self._wake(key))
+
+    def _is_mine(self, key: SessionKey) -> bool:
+        capacities = self._membership.capacities
+        return place(capacities, MachineId(""), SessionId(str(key))) == self._membership.node
+
+    def _forsaken(self, crowded: set[SessionKey]) -> list[SessionKey]:
+        """Those whose people had time to come back."""
+        now_s, before = self._clock.monotonic_s(), self._crowded_since_s
+        self._crowded_since_s = {key: before.get(key, now_s) for key in crowded}
+        wait_s = self._forsaken_ms / 1000
+        return [key for key, since_s in self._crowded_since_s.items() if now_s - since_s > wait_s]
+
+    async def _wake(self, key: SessionKey) -> None:
+        try:
+            await self._local.waking.awaken(key)
+            self._local.scheduler.fire()
+        except HubError as error:
+            log.debug("session %s was not taken up: %s", key, error.detail)
+        finally:
+            self._waking.discard(key)
