@@ -20,7 +20,7 @@ from machinehub.model import Retention
 from machinehub.paths import cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 PREFIX = "MACHINEHUB_"
 LIMIT_PREFIX = PREFIX + "LIMIT_"
@@ -153,34 +153,44 @@ class Settings:
         )
 
 
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("0", "1", "false", "true", "no", "yes", "off", "on"):
+        raise ValueError(text)
+    return text.lower() in ("1", "true", "yes", "on")
+
+
+_VARIABLES: Final[tuple[tuple[str, Callable[[str], object]], ...]] = (
+    ("host", str),
+    ("port", int),
+    ("listen_fds", str),
+    ("data", Path),
+    ("database_url", str),
+    ("nats_url", str),
+    ("nats_credentials", str),
+    ("nats_ca", str),
+    ("token", str),
+    ("workers", int),
+    ("public_url", str),
+    ("origins", str),
+    ("trusted_proxies", str),
+    ("egress_networks", str),
+    ("audit_days", int),
+    ("drain_s", int),
+    ("backup_before_upgrade", _yes_or_no),
+    ("fuel", _yes_or_no),
+    ("isolate_machines", _yes_or_no),
+    *((name, int) for name in KEEPING),
+)
+"""What the environment may say besides limits, and how it is read."""
+
+
 def from_environment(environment: Mapping[str, str], **chosen: object) -> Settings:
     """Settings from `MACHINEHUB_*` variables, with what the command line chose on top.
 
     Raises `BadSettings`.
     """
     values: dict[str, object] = {}
-    for name, convert in (
-        ("host", str),
-        ("port", int),
-        ("listen_fds", str),
-        ("data", Path),
-        ("database_url", str),
-        ("nats_url", str),
-        ("nats_credentials", str),
-        ("nats_ca", str),
-        ("token", str),
-        ("workers", int),
-        ("public_url", str),
-        ("origins", str),
-        ("trusted_proxies", str),
-        ("egress_networks", str),
-        ("audit_days", int),
-        ("drain_s", int),
-        ("backup_before_upgrade", _yes_or_no),
-        ("fuel", _yes_or_no),
-        ("isolate_machines", _yes_or_no),
-        *((name, int) for name in KEEPING),
-    ):
+    for name, convert in _VARIABLES:
         text = environment.get(PREFIX + name.upper())
         if text and not (name == "port" and text.startswith("tcp://")):
             values[name] = _convert(PREFIX + name.upper(), text, convert)
@@ -342,12 +352,6 @@ def normalise_database_url(url: str) -> str:
             "knows (sqlite, postgresql)"
         )
     return url
-
-
-def _yes_or_no(text: str) -> bool:
-    if text.lower() not in ("0", "1", "false", "true", "no", "yes", "off", "on"):
-        raise ValueError(text)
-    return text.lower() in ("1", "true", "yes", "on")
 
 
 def _convert(name: str, text: str, convert: object) -> object:
