@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import durable, guest, trust
 from bench.access import access
+from bench.cluster import cluster
 from bench.hub import ROOT, BenchHub
 from bench.page import page
 from bench.processes import cpu_s
@@ -186,13 +187,14 @@ def main() -> None:
         "walls",
         "neighbours",
         "access",
+        "cluster",
     ]
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}"
     )
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(8):
+        for number in range(9):
             (Path(folder) / str(number)).mkdir()
         parts: dict[str, tuple[str, Callable[[], list[tuple[str, str, str]]]]] = {
             "guest": ("The guest alone", in_the_guest),
@@ -208,6 +210,7 @@ def main() -> None:
                 "Beside hostile machines, on one worker",
                 lambda: trust.neighbours(f"{folder}/6", measure),
             ),
+            "cluster": ("Several hubs", lambda: cluster(f"{folder}/8", measure)),
             "access": ("Tokens, rules and views", lambda: access(f"{folder}/7", measure)),
         }
         for name in wanted:

@@ -127,6 +127,10 @@ def difference(before: dict[int, float], after: dict[int, float]) -> float:
     return sum(after.values()) - sum(before.values())
 
 
+def cpu_of(hubs: Sequence[int]) -> dict[int, float]:
+    return {process: seconds for hub in hubs for process, seconds in cpu_s(hub).items()}
+
+
 def percentile(values: list[float], share: float) -> float:
     return sorted(values)[int(len(values) * share)] if values else 0.0
 
@@ -156,18 +160,23 @@ async def events(
     clients: int,
     seconds: float,
     tokens: Sequence[str] = (),
+    names: Sequence[str] = (),
+    ports: Sequence[int] = (),
+    pids: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Every session has `clients` connections, of which one sends as fast as it is acknowledged.
-    They show `tokens`, in turns.
+    They show `tokens`, in turns. `names` are those of the sessions, `ports` and `pids` of further
+    hubs: a session's connections are made to all of them, in turns.
     """
+    listening, hubs = [port, *ports], [pid, *pids]
     tally = Tally()
     senders = []
     everybody = []
     for number in range(sessions):
         group = [
             await connect(
-                port,
-                f"/{machine}/events-{os.getpid()}-{number}"
+                listening[each % len(listening)],
+                f"/{machine}/{names[number] if names else f'events-{os.getpid()}-{number}'}"
                 + (f"?token={tokens[(number + each) % len(tokens)]}" if tokens else ""),
                 tally,
             )
@@ -177,13 +186,14 @@ async def events(
         everybody += group
     await asyncio.sleep(0.5)
     tally.updates = 0
-    before, started = cpu_s(pid), time.perf_counter()
+    before, started = cpu_of(hubs), time.perf_counter()
     for sender in senders:
         sender.again = True
         sender.send()
     await asyncio.sleep(seconds)
-    elapsed, after = time.perf_counter() - started, cpu_s(pid)
-    cpu, hub_cpu = difference(before, after), after[pid] - before[pid]
+    elapsed, after = time.perf_counter() - started, cpu_of(hubs)
+    cpu = difference(before, after)
+    hub_cpu = sum(after[each] - before[each] for each in hubs)
     for sender in senders:
         sender.again = False
     acks, updates = tally.acks, tally.updates

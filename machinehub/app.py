@@ -141,9 +141,7 @@ class Hub:
             folder=self._database.folder,
             refused=self.sessions.journal.failed_lately,
         )
-        self.operations = Operations(
-            self.health, self.pool, self.metrics, measure=self.sessions.gauges.measure
-        )
+        self.operations = Operations(self.health, self.pool, self.metrics, measure=self._measure)
         notes = Notes(self._database, computer=socket.gethostname() if self.cluster else "")
         self._timekeeper = Timekeeper(clock, notes, self.metrics, stepped=self.sessions.time_moved)
         self._tasks = Tasks()
@@ -243,7 +241,7 @@ class Hub:
             self.port,
             audit,
             reach,
-            self.logs,
+            self.logs if self.cluster is None else self.cluster.logs,
             self.metrics,
             quotas=self.quotas,
             limits=limits,
@@ -337,6 +335,12 @@ class Hub:
         if self.cluster is not None and not self.cluster.membership.is_confirmed:
             return False
         return self._database.has_claim and not self.is_fenced
+
+    async def _measure(self) -> None:
+        """Sets the gauges that nobody sets when something happens."""
+        await self.sessions.gauges.measure()
+        if self.cluster is not None:
+            self.cluster.measure(self.metrics)
 
     async def hand_over(self) -> None:
         """Before the hub stops: other nodes have its sessions from now on."""

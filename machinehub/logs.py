@@ -5,7 +5,7 @@ whoever follows them.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -21,6 +21,20 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
     cost: dict[str, int] | None = None
     """What the turn took that wrote the line: `cpu_us`, `memory_bytes`, `fuel` where it is counted.
     """
+
+
+class Logs(Protocol):
+    """What may be read of a machine's lines, of one hub or of several."""
+
+    async def read(self, machine_id: str, count: int) -> list[LogLine]:
+        """The last lines, the oldest first."""
+        ...
+
+    def follow(self, machine_id: str, follower: Callable[[LogLine], None]) -> Callable[[], None]:
+        """Calls `follower` with every line from now on; the answer ends that."""
+        ...
+
+    def forget(self, machine_id: str) -> None: ...
 
 
 class MachineLogs:
@@ -47,6 +61,9 @@ class MachineLogs:
 
     def last(self, machine_id: str, count: int) -> list[LogLine]:
         return list(self._lines.get(machine_id, ()))[-count:]
+
+    async def read(self, machine_id: str, count: int) -> list[LogLine]:
+        return self.last(machine_id, count)
 
     def follow(self, machine_id: str, follower: Callable[[LogLine], None]) -> Callable[[], None]:
         """Calls `follower` with every line from now on; the answer ends that."""

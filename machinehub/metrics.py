@@ -198,6 +198,11 @@ class Metrics:
         self.disk_free = self._gauge(
             "disk_free_bytes", "Free space on the disk of the data folder (SQLite)"
         )
+        self.node = self._gauge("node_info", "Which of several hubs this one is: always 1", "node")
+        self.nodes = self._gauge("nodes", "Living hubs that share the database, this one included")
+        self.clients_elsewhere = self._gauge(
+            "clients_elsewhere", "Connections to this hub whose sessions other nodes have"
+        )
         self.build = self._gauge(
             "build_info",
             "1; the labels say what runs: the version, Python's, and the digest of the engine",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from machinehub.cluster import wire
+from machinehub.cluster.loglines import wired
 from machinehub.errors import Moving, OwnedElsewhere
 from machinehub.principal import Principal, Standing
 from machinehub.session.port import Visitor
@@ -137,10 +138,7 @@ class Here:
             case wire.Busiest(count):
                 return await self.local.busiest(count)
             case wire.Logs(machine_id, count):
-                return [
-                    wire.Line(each.at_ms, each.session, each.level, each.text, each.cost)
-                    for each in self._logs.last(machine_id, count)
-                ]
+                return [wired(each) for each in self._logs.last(machine_id, count)]
         raise AssertionError(ask)
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from machinehub.cluster.here import Here
 from machinehub.cluster.links import Links
+from machinehub.cluster.loglines import ClusterLogs, Followed
 from machinehub.cluster.membership import Membership
 from machinehub.cluster.remote import Remote
 from machinehub.cluster.serving import Relay, Serving
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from machinehub.ids import NodeId
     from machinehub.limits import Limits
     from machinehub.logs import MachineLogs
+    from machinehub.metrics import Metrics
     from machinehub.session.decide.session import Session
     from machinehub.session.port import Listener
     from machinehub.session.run.local import LocalSessions
@@ -83,7 +85,8 @@ class ClusterNode:
         self.membership = Membership(nodes, self.record, clock, self.links, measure=self._load)
         self._here = Here(local, store, logs, node)
         self._remote = Remote(self.links, new_id=entropy.connection_id)
-        self._serving = Serving(self._here)
+        self._serving = Serving(self._here, Followed(logs))
+        self.logs = ClusterLogs(logs, self._remote, self.membership)
         self._sweeper = Sweeper(self._here, store, self.membership, clock, limits)
         self.sessions = ClusterSessions(
             self._here, self._remote, self.membership, clock, entropy, limits
@@ -91,6 +94,12 @@ class ClusterNode:
         self.links.report_to(self._remote, self._serving)
         self.links.on_news = self._hear
         local.loader.on_moved = self._moved
+
+    def measure(self, metrics: Metrics) -> None:
+        """Sets the gauges of nodes."""
+        metrics.node.labels(self.node).set(1)
+        metrics.nodes.set(len(self.membership.nodes))
+        metrics.clients_elsewhere.set(len(self._remote.clients))
 
     def _load(self) -> Load:
         return Load(
@@ -122,6 +131,7 @@ class ClusterNode:
 
     async def stop(self) -> None:
         self._sweeper.stop()
+        self.logs.stop()
         self._serving.stop()
         await self.membership.stop()
         self.links.stop()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from machinehub.cluster.here import Here
     from machinehub.cluster.links import Answering
+    from machinehub.cluster.loglines import Followed
     from machinehub.ids import NodeId
     from machinehub.session.port import Message, Subscription
 
@@ -56,8 +57,9 @@ class Relay:
 class Serving:
     """`AnswererHears` (`links.py`)."""
 
-    def __init__(self, here: Here) -> None:
+    def __init__(self, here: Here, followed: Followed) -> None:
         self._here = here
+        self._followed = followed
         self._relays: dict[tuple[NodeId, int], Relay] = {}
         self._opening: dict[tuple[NodeId, int], asyncio.Task[None]] = {}
         self._calls: dict[tuple[Answering, int], asyncio.Task[None]] = {}
@@ -84,6 +86,8 @@ class Serving:
                 self._leave(link, number)
             case wire.Say(number, metadata):
                 self._say(link, number, metadata)
+            case wire.Follow(machine_id):
+                self._followed.follow(link, machine_id)
             case wire.Cancel(call):
                 if (task := self._calls.get((link, call))) is not None:
                     task.cancel()

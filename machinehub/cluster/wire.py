@@ -181,7 +181,7 @@ class Busiest(Frame, tag=15):
 
 
 class Logs(Frame, tag=16):
-    """The last lines of a machine on that node; it sends those that come for a while."""
+    """The last lines of a machine on that node."""
 
     machine_id: MachineId
     count: int
@@ -310,7 +310,13 @@ class Cancel(Frame, tag=6):
     call: int
 
 
-ToOwner = Open | Event | Say | Leave | Call | Cancel
+class Follow(Frame, tag=7):
+    """The machine's log lines that come from now on are wanted, for a while."""
+
+    machine_id: MachineId
+
+
+ToOwner = Open | Event | Say | Leave | Call | Cancel | Follow
 
 
 class Told(Frame, tag=1):

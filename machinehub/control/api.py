@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from machinehub.control.routes import Guarded
     from machinehub.edge.quotas import ProjectQuotas
     from machinehub.limits import Limits
-    from machinehub.logs import LogLine, MachineLogs
+    from machinehub.logs import LogLine, Logs
     from machinehub.metrics import Metrics
     from machinehub.model import Machine, Version
     from machinehub.principal import Principal
@@ -62,7 +62,7 @@ class DeployApi:
         sessions: Sessions,
         audit: Audit,
         reach: Reach,
-        logs: MachineLogs,
+        logs: Logs,
         metrics: Metrics,
         *,
         quotas: ProjectQuotas,
@@ -237,7 +237,7 @@ class DeployApi:
     async def logs(self, request: Request) -> Response:
         machine = await self._find(request)
         limit, _ = page_of(request, limit_max=self._limits.log_lines_kept)
-        last = self._logs.last(machine.id, limit)
+        last = await self._logs.read(machine.id, limit)
         if "text/event-stream" not in request.headers.get("accept", ""):
             return Json({"data": last, "next": None})
         return StreamingResponse(

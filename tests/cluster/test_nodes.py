@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -283,6 +283,44 @@ async def test_a_machine_is_deleted_on_all_nodes(nodes: list[Client]) -> None:
 
     for node in nodes:
         await until(partial(is_gone, node))
+
+
+async def test_logs_are_those_of_all_nodes(nodes: list[Client]) -> None:
+    source = """
+    import { setup } from "xstate";
+    export default setup({}).createMachine({
+      on: { say: { actions: ({ event }: any) => console.log(event.text) } },
+    });
+    """
+    machine = await nodes[0].deploy(source, name="talks")
+    names = [session_at(nodes, machine, number) for number in range(3)]
+
+    async def say(text: str) -> None:
+        for name in names:
+            event = {"type": "say", "text": f"{text} {name}"}
+            assert (await nodes[0].http.post(f"/{machine}/{name}", json=event)).status_code == 200
+
+    await say("before")
+    logs = f"/api/v1/machines/{machine}/logs"
+    read = (await nodes[1].http.get(logs)).json()["data"]
+    assert [line["text"] for line in read] == [f"before {name}" for name in names]
+    accepts = {"Accept": "text/event-stream"}
+    wanted = {f"{when} {name}" for when in ("before", "after") for name in names}
+    async with nodes[2].http.stream("GET", logs, headers=accepts) as stream:
+        seen: set[str] = set()
+        saying = asyncio.ensure_future(until(partial(say_until, say, seen, wanted)))
+        async for line in stream.aiter_lines():
+            if line.startswith("data: "):
+                seen.add(json.loads(line[6:])["text"])
+            if seen >= wanted:
+                break
+        await saying
+
+
+async def say_until(say: Any, seen: set[str], wanted: set[str]) -> bool:
+    """Again and again: following begins a moment after it was asked for."""
+    await say("after")
+    return seen >= wanted
 
 
 async def test_a_large_snapshot_crosses_in_parts(nodes: list[Client]) -> None:
