@@ -109,7 +109,11 @@ class Membership:
 
     async def beat(self) -> None:
         """A heartbeat out of turn: the others are to know at once what changed."""
-        await self._look()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._look()
+        except (Unavailable, TimeoutError) as error:
+            log.warning("the other nodes will notice what changed: %s", error)
         self._links.spread(b"look")
 
     def look_soon(self) -> None:

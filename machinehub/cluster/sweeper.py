@@ -33,6 +33,10 @@ LATE_MS: Final = 100
 unless it is gone.
 """
 AT_ONCE: Final = 200
+MINE_S: Final = 5.0
+"""How often it is looked for sessions that this node has and does not know of: the answer to a
+claim may have been lost.
+"""
 
 
 class Sweeper:
@@ -52,6 +56,7 @@ class Sweeper:
         self._forsaken_ms = 2 * limits.presence_grace_ms
         self._crowded_since_s: dict[SessionKey, float] = {}
         self._waking: set[SessionKey] = set()
+        self._looked_at_s = float("-inf")
         self._tasks = Tasks()
 
     def start(self) -> None:
@@ -73,10 +78,18 @@ class Sweeper:
         due_ms = self._clock.now_ms() - LATE_MS
         due, crowded = await self._store.free_keys(due_ms=due_ms, limit=AT_ONCE)
         for key in [*due, *self._forsaken(crowded)]:
-            held = self._local.unattended.holds(key)
-            if key not in self._waking and not held and self._is_mine(key):
-                self._waking.add(key)
-                self._tasks.spawn(self._wake(key))
+            if self._is_mine(key):
+                self._wake_soon(key)
+        if self._clock.monotonic_s() - self._looked_at_s > MINE_S:
+            self._looked_at_s = self._clock.monotonic_s()
+            for key in await self._store.my_keys(due_ms=due_ms):
+                if self._local.registry.of_key(key) is None:
+                    self._wake_soon(key)
+
+    def _wake_soon(self, key: SessionKey) -> None:
+        if key not in self._waking and not self._local.unattended.holds(key):
+            self._waking.add(key)
+            self._tasks.spawn(self._wake(key))
 
     def _is_mine(self, key: SessionKey) -> bool:
         capacities = self._membership.capacities

@@ -244,6 +244,18 @@ class SessionStore:
 
         return await self._database.read(work)
 
+    async def my_keys(self, *, due_ms: int) -> set[SessionKey]:
+        """Sessions that are this node's as far as the database knows, and that something is to
+        happen to: timers are due, or somebody is believed to be there.
+        """
+
+        def work(connection: Connection) -> set[SessionKey]:
+            due = connection.fetch(sql.my_keys_due, of_node=self.node, of_until_ms=due_ms)
+            crowded = connection.fetch(sql.my_keys_with_members, of_node=self.node)
+            return {key for (key,) in [*due, *crowded]}
+
+        return await self._database.read(work)
+
     async def record(self, machine_id: MachineId, session_id: SessionId) -> SessionRecord:
         """Raises `NotFound`."""
         found = await self._database.read(

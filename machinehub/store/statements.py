@@ -290,6 +290,14 @@ free_keys_with_members = Statement(
     .distinct()
     .limit(_limit)
 )
+my_keys_due = Statement(
+    sa.select(timers.c.key)
+    .where(timers.c.due_at_ms <= _of("until_ms"), timers.c.key.in_(_mine))
+    .distinct()
+)
+my_keys_with_members = Statement(
+    sa.select(members.c.key).where(members.c.key.in_(_mine)).distinct()
+)
 
 add_node = Statement(nodes.insert())
 add_beat = Statement(beats.insert())
