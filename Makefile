@@ -16,7 +16,7 @@ FORGE_SOURCES := sandbox/forge.py sandbox/image.py sandbox/leb128.py $(wildcard 
 # Python keeps what it compiled, whatever the environment says: half of a short run would go there.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup guest client page screenshots run cluster test browser proxies core check format wheel image-check sim chaos chaos-cluster fuzz test262 bench bench-peer lock clean
+.PHONY: setup guest client page screenshots run cluster test browser proxies core check format wheel image-check sim sim-cluster chaos chaos-cluster fuzz test262 bench bench-peer lock clean
 
 setup: $(VENV)/.installed guest client page
 
@@ -105,6 +105,10 @@ image-check:
 # One seed of the simulation, or COUNT of them from there on.
 sim: setup
 	$(BIN)/python -m tests.sim $(or $(SEED),1) $(or $(COUNT),1)
+
+# The same with several nodes.
+sim-cluster: setup
+	$(BIN)/python -m tests.sim --cluster $(or $(SEED),1) $(or $(COUNT),1)
 
 # One fault after the other at three nodes, Postgres, NATS and what is between them: FAULTS of them, from a SEED.
 chaos-cluster: setup

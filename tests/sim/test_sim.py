@@ -11,10 +11,13 @@ import logging
 
 import pytest
 
+from tests.sim.cluster import ClusterWorld
 from tests.sim.world import World
 
 SEEDS = 500
 AT_ONCE = 125
+CLUSTER_SEEDS = 60
+CLUSTER_AT_ONCE = 20
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
@@ -30,6 +33,21 @@ def test_whatever_fails_nothing_is_lost_or_doubled(
             error.add_note(f"make sim SEED={seed}")
             raise
         assert world.store.commits
+
+
+@pytest.mark.parametrize("first", range(0, CLUSTER_SEEDS, CLUSTER_AT_ONCE))
+def test_several_nodes_of_which_any_may_fail(first: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    zombies = 0
+    for seed in range(first, first + CLUSTER_AT_ONCE):
+        world = ClusterWorld(seed)
+        try:
+            world.play()
+        except BaseException as error:
+            error.add_note(f"make sim-cluster SEED={seed}")
+            raise
+        zombies += world.zombies
+    assert zombies
 
 
 def test_the_same_seed_is_the_same_run() -> None:

@@ -37,6 +37,7 @@ from machinehub.tasks import Tasks
 if TYPE_CHECKING:
     from machinehub.clock import Clock, Entropy
     from machinehub.errors import Unavailable
+    from machinehub.ids import SessionKey
     from machinehub.limits import Limits
     from machinehub.logs import MachineLogs
     from machinehub.metrics import Metrics
@@ -154,10 +155,15 @@ class SessionHost:
             self._limits,
             awaken=lambda key: self.waking.awaken(key),
             inform=lambda session: self.crowds.inform(session),
+            has_members=self._has_members,
         )
         self.crowds = Crowds(
             self.publisher, self.presence_events, self._clock, self._entropy, self._limits
         )
+
+    def _has_members(self, key: SessionKey) -> bool:
+        session = self.registry.of_key(key)
+        return session is not None and self.crowds.has_members(session)
 
     def _make_lives(self, versions: Versions) -> None:
         """What brings sessions into memory, lets them go, and hears what becomes of their turns."""

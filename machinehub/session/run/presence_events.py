@@ -92,7 +92,9 @@ class Told:
 
 
 class PresenceEvents:
-    """`awaken` loads a session by its key; `inform` tells its machine of everybody who is there."""
+    """`awaken` loads a session by its key; `inform` tells its machine of everybody who is there;
+    `has_members` says whether somebody is.
+    """
 
     def __init__(
         self,
@@ -103,6 +105,7 @@ class PresenceEvents:
         *,
         awaken: Callable[[SessionKey], Awaitable[Session | None]],
         inform: Callable[[Session], None],
+        has_members: Callable[[SessionKey], bool],
     ) -> None:
         self._intake = intake
         self._store = store
@@ -110,6 +113,7 @@ class PresenceEvents:
         self._limits = limits
         self._awaken = awaken
         self._inform_of_all = inform
+        self._has_members = has_members
         self._told: dict[SessionKey, Told] = {}
         self._moved: set[SessionKey] = set()
         """Sessions of which a notice was settled since `_look_again` began to look."""
@@ -149,10 +153,14 @@ class PresenceEvents:
         """A session was loaded whose machine takes these to be there: a fork's, one whose deletion
         failed, or one that another node had before. What is in memory is newer.
         """
+        if taken_over:
+            self._told.pop(key, None)  # that was from before the other had it
         if members and key not in self._told:
-            self._told[key] = Told(there=dict(members), awaited=taken_over)
-            if taken_over:  # who was connected there comes here
-                self._tasks.spawn(self._end_waiting([key], looks=0))
+            self._told[key] = Told(there=dict(members))
+        if members and self._store.node is not None and not self._has_members(key):
+            # Who was connected at the other node comes here, or has left.
+            self._told[key].awaited = True
+            self._tasks.spawn(self._end_waiting([key], looks=0))
 
     def _inherit(self, key: SessionKey, member: MemberId, sender: bytes) -> None:
         self._told.setdefault(key, Told()).there[member] = sender
