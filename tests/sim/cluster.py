@@ -85,7 +85,6 @@ class NodeView(SimStore):
         self.shared = shared
         self.node = node  # type: ignore[assignment]
         self._fenced = fenced
-        self.commits = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["shared"], name)
@@ -93,6 +92,7 @@ class NodeView(SimStore):
     def apply(self, items: Sequence[Any]) -> None:
         try:
             self.shared.apply_of(self.node, items)  # type: ignore[arg-type]
+            self.shared.commits += 1
         except Unavailable:
             self._fenced()
             raise
@@ -281,13 +281,13 @@ class SimNode:
         return self.is_up and not self.is_fenced and self.cluster.membership.is_confirmed
 
     async def start(self) -> None:
-        while True:
-            try:
-                await self.cluster.start()
-                await self.host.start()
-                return
-            except HubError:
-                await asyncio.sleep(0.2)
+        """A node that cannot start ends; another is started then."""
+        try:
+            await self.cluster.start()
+            await self.host.start()
+        except HubError:
+            await self.kill()
+            await asyncio.sleep(0.2)
 
     def _fence(self) -> None:
         if not self.is_fenced:
@@ -556,8 +556,9 @@ class ClusterWorld:
 
     async def run(self) -> None:
         self.stopped = asyncio.Event()
-        for _ in range(NODES):
+        while len(self.nodes) < NODES:
             await self.add_node()
+            self.nodes = [node for node in self.nodes if node.is_up]
         names = [f"s{number}" for number in range(self.chance.randint(1, 3))]
         self.clients = [
             Client(self, self.chance.choice(names), f"c{number}")
@@ -585,7 +586,7 @@ class ClusterWorld:
         for client in self.clients:
             client.leave()
         await asyncio.sleep(40)
-        if not any(node.serves for node in self.nodes):
+        while not any(node.serves for node in self.nodes):
             await self.add_node()
         await asyncio.sleep(60)
         self.check_end()
