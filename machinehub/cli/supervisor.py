@@ -32,7 +32,7 @@ def count_of(nodes: str) -> int:
         return max(1, capacity.cores() // CORES_EACH)
     count = int(nodes)
     if not 1 <= count <= 64:
-        raise ValueError(nodes)
+        raise ValueError("from 1 to 64")
     return count
 
 
