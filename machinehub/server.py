@@ -158,7 +158,7 @@ class HubServer(uvicorn.Server):
     async def _drain(self) -> None:
         """A second signal ends it."""
         self._hub.operations.draining = True
-        wait_s = self._hub.settings.drain_s
+        wait_s = 0 if self._hub.is_fenced else self._hub.settings.drain_s
         if wait_s:
             log.info("not ready any more; the hub stops in %d s", wait_s)
         for tick in range(wait_s * 10):

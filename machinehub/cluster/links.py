@@ -242,9 +242,11 @@ class Links:
         except LinkLost:
             self.give_up(node)
             return
-        if complete is not None:
-            for frame in wire.decode_to_edge(complete):
+        for frame in wire.decode_to_edge(complete) if complete is not None else ():
+            try:
                 self._caller.told(node, frame)
+            except Exception:  # one client's trouble must not keep it from the others
+                log.exception("what node %s said could not be told", node)
 
     def _to_answerer(
         self, node: NodeId, name: bytes, number: int, goes_on: bool, data: bytes
@@ -263,10 +265,11 @@ class Links:
             self._leave(link)
             self._bus.send(node, HEAD.pack(UNKNOWN, self._me.encode(), name, 0, False))
             return
-        if complete is None:
-            return
-        for frame in wire.decode_to_owner(complete):
-            self._answerer.asked(link, frame)
+        for frame in wire.decode_to_owner(complete) if complete is not None else ():
+            try:
+                self._answerer.asked(link, frame)
+            except Exception:
+                log.exception("what node %s asked could not be done", node)
 
     def _leave(self, link: Answering) -> None:
         link.is_open = False

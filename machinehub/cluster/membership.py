@@ -100,6 +100,8 @@ class Membership:
     async def stop(self) -> None:
         """Leaves: whatever this node still has is free."""
         self._tasks.stop()
+        if not self._nodes:
+            return  # it never joined
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._store.declare_dead(self.node, self._clock.now_ms())

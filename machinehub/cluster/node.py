@@ -18,6 +18,7 @@ from machinehub.cluster.remote import Remote
 from machinehub.cluster.serving import Relay, Serving
 from machinehub.cluster.sessions import ClusterSessions
 from machinehub.cluster.sweeper import Sweeper
+from machinehub.errors import Unavailable
 from machinehub.ids import MachineId
 from machinehub.store.nodes import Load, NodeRecord
 
@@ -66,6 +67,7 @@ class ClusterNode:
         self.node = node
         self._bus = bus
         self._local = local
+        self._store = store
         self._turns = turns
         self._machine_changed = machine_changed
         self.links = Links(
@@ -125,6 +127,10 @@ class ClusterNode:
         self._sweeper.stop()
         await self.membership.beat()
         await self._local.handover.hand_over_all()
+        try:  # those that it does not know to be its own
+            await self._store.release_all()
+        except Unavailable as error:
+            log.warning("some sessions are free only when this node has ended: %s", error.detail)
 
     def say_goodbye(self, reason: str) -> None:
         self.sessions.say_goodbye(reason)

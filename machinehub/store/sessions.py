@@ -218,6 +218,12 @@ class SessionStore:
             )
         return await self.record(machine_id, session_id)
 
+    async def release_all(self) -> None:
+        """Other nodes may claim whatever this one has."""
+        await self._database.write(
+            lambda connection: connection.run(sql.release_all, [{"of_node": self.node}])
+        )
+
     async def owner(self, machine_id: MachineId, session_id: SessionId) -> NodeId | None:
         """Which living node has the session. Raises `NotFound`."""
         rows = await self._database.read(

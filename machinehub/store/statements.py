@@ -259,6 +259,7 @@ release = Statement(
     .where(sessions.c.key == _key, sessions.c.owner == _me, sessions.c.claims == _of("claim"))
     .values(owner=sa.null())
 )
+release_all = Statement(sessions.update().where(sessions.c.owner == _me).values(owner=sa.null()))
 my_timers_due = Statement(
     sa.select(timers.c.key, timers.c.timer, timers.c.due_at_ms)
     .where(

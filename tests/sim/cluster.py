@@ -135,6 +135,11 @@ class NodeView(SimStore):
         self._claim(record.key)
         return record
 
+    async def release_all(self) -> None:
+        await self._reach()
+        for key in [key for key, owner in self.shared.owners.items() if owner == self.node]:
+            del self.shared.owners[key]
+
     async def owner(self, machine_id: str, session_id: str) -> NodeId | None:
         await self._reach()
         record = self.shared._named(machine_id, session_id)
