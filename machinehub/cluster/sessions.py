@@ -78,6 +78,8 @@ class ClusterSessions:
         self._limits = limits
         self._owners: OrderedDict[tuple[MachineId, SessionId], NodeId] = OrderedDict()
         """Where sessions were found that are not where they should be."""
+        self.clients: set[ClusterSubscription] = set()
+        """Everybody who listens by this node, wherever their sessions are."""
         self._listening_here: dict[Listener, ClusterSubscription] = {}
         """By what is among a session's listeners."""
 
@@ -192,8 +194,11 @@ class ClusterSessions:
             remote=self._remote,
             clock=self._clock,
             find=self._find,
+            closed=self.clients.discard,
         )
         await self._let_in(client, given, emitted_after)
+        if not client.is_closed:
+            self.clients.add(client)
         return client
 
     async def _find(self, client: ClusterSubscription) -> None:
@@ -242,7 +247,7 @@ class ClusterSessions:
 
     def say_goodbye(self, reason: str) -> None:
         """Ends what clients of this node have elsewhere."""
-        for client in self._remote.clients:
+        for client in [client for client in self.clients if client.local is None]:
             client.receive(Closed(Ending.GOING_AWAY, reason))
 
     # --- using a session --------------------------------------------------------------------------

@@ -58,6 +58,7 @@ class ClusterSubscription:
         remote: Elsewhere,
         clock: Clock,
         find: Callable[[ClusterSubscription], Awaitable[None]],
+        closed: Callable[[ClusterSubscription], None],
     ) -> None:
         self.address = address
         self.listener = listener
@@ -69,6 +70,7 @@ class ClusterSubscription:
         self._remote = remote
         self._clock = clock
         self._find = find
+        self._closed = closed
         self.node: NodeId | None = None
         """The other node where it listens."""
         self.local: Subscription | None = None
@@ -260,6 +262,7 @@ class ClusterSubscription:
         if self.is_closed:
             return
         self.is_closed = True
+        self._closed(self)
         if self._looking is not None:
             self._looking.cancel()
         if self.local is not None:

@@ -311,7 +311,7 @@ class SimNode:
         for part in (cluster.membership._tasks, cluster.links._tasks, cluster._sweeper._tasks):
             part.stop()
         cluster._serving.stop()
-        for client in self.cluster.sessions._remote.clients:
+        for client in cluster.sessions.clients:
             client.is_closed = True
             if client._looking is not None:
                 client._looking.cancel()
