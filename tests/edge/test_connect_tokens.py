@@ -626,6 +626,7 @@ async def test_a_token_that_may_look_beside_a_users(app: App) -> None:
     made = await app.hub.http.post(
         "/api/v1/projects/default/tokens", json={"name": "looks", "scopes": ["read"]}
     )
+    await app.send(app.token())  # a token that only looks begins no session
     async with app.socket(app.token(), made.json()["token"]) as socket:
         await socket.recv()
         await socket.send('{"type":"event","id":"1","event":{"type":"hi"}}')
