@@ -18,6 +18,7 @@ from bench.cluster import cluster
 from bench.hub import ROOT, BenchHub
 from bench.page import page
 from bench.processes import cpu_s
+from bench.sky import sky
 from tests.databases import embedded_server
 
 if TYPE_CHECKING:
@@ -188,13 +189,14 @@ def main() -> None:
         "neighbours",
         "access",
         "cluster",
+        "sky",
     ]
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}"
     )
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(9):
+        for number in range(10):
             (Path(folder) / str(number)).mkdir()
         parts: dict[str, tuple[str, Callable[[], list[tuple[str, str, str]]]]] = {
             "guest": ("The guest alone", in_the_guest),
@@ -211,6 +213,7 @@ def main() -> None:
                 lambda: trust.neighbours(f"{folder}/6", measure),
             ),
             "cluster": ("Several hubs", lambda: cluster(f"{folder}/8", measure)),
+            "sky": ("Stately's clients", lambda: sky(f"{folder}/9", measure)),
             "access": ("Tokens, rules and views", lambda: access(f"{folder}/7", measure)),
         }
         for name in wanted:

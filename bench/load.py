@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -20,7 +21,11 @@ import uvloop
 from bench.processes import cpu_s, private_kb
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+
+def long_frame(payload: bytes) -> bytes:
+    return bytes((0x81, 0x80 | 126)) + len(payload).to_bytes(2, "big") + b"\0\0\0\0" + payload
 
 
 def frame(payload: bytes) -> bytes:
@@ -87,9 +92,16 @@ class Client(asyncio.Protocol):
                 size, head = int.from_bytes(data[at + 2 : at + 10], "big"), 10
             if len(data) - at < head + size:
                 break
-            self._receive(data[at + head : at + head + size])
+            payload = data[at + head : at + head + size]
+            if data[at] == 0x89:
+                self._pong(payload)
+            else:
+                self._receive(payload)
             at += head + size
         self._buffer = data[at:]
+
+    def _pong(self, payload: bytes) -> None:
+        self.transport.write(bytes((0x8A, 0x80 | len(payload))) + b"\0\0\0\0" + payload)
 
     def _receive(self, payload: bytes) -> None:
         if payload.startswith(b'{"type":"update"'):
@@ -262,7 +274,98 @@ async def neighbour(
     }
 
 
-MEASURES = {"opening": opening, "events": events, "memory": memory, "neighbour": neighbour}
+class SkyClient(Client):
+    """The same by Stately's protocol, which has no acks."""
+
+    def __init__(self, machine: str, session: str, tally: Tally) -> None:
+        name = base64.b32encode(os.urandom(15)).decode()
+        super().__init__(f"/party/{machine}-{session}?_pk={name}", tally, b"increment")
+        init = {"apiKey": "k", "type": "actor.init", "actorId": machine, "sessionId": session}
+        self._init = json.dumps({"json": init}).encode()
+        self.heard: Callable[[], None] = int  # which does nothing
+
+    def data_received(self, data: bytes) -> None:
+        was_shaken = self._shaken
+        super().data_received(data)
+        if self._shaken and not was_shaken:
+            self.transport.write(long_frame(self._init))
+
+    def _receive(self, payload: bytes) -> None:
+        if b'"type":"actor.send"' in payload:
+            self.tally.updates += 1
+            self.heard()
+        elif b'"type":"actor.start"' in payload:
+            self.snapshot.set_result(None)
+        elif b'"type":"actor.error"' in payload:
+            self.tally.rejected += 1
+
+    def send(self) -> None:
+        self._sent_at = time.perf_counter()
+        self.transport.write(
+            frame(b'{"json":{"apiKey":"k","type":"actor.send","event":{"type":"increment"}}}')
+        )
+
+
+async def sky(
+    port: int, machine: str, pid: int, *, sessions: int, clients: int, seconds: float
+) -> dict[str, Any]:
+    """As `events`, by Stately's protocol: the first of each session's clients sends when the second
+    has heard of its last event.
+    """
+    tally = Tally()
+    everybody: list[SkyClient] = []
+    senders: list[SkyClient] = []
+    for number in range(sessions):
+        group = [
+            await sky_client(port, machine, f"sky-{os.getpid()}-{number}", tally)
+            for _ in range(clients)
+        ]
+        senders.append(group[0])
+        everybody += group
+        group[1].heard = partial(_sent_was_heard, group[0], tally)
+    await asyncio.sleep(0.5)
+    tally.updates = tally.acks = 0
+    before, started = cpu_s(pid), time.perf_counter()
+    for sender in senders:
+        sender.again = True
+        sender.send()
+    await asyncio.sleep(seconds)
+    elapsed, after = time.perf_counter() - started, cpu_s(pid)
+    cpu = difference(before, after)
+    for sender in senders:
+        sender.again = False
+    events, updates = tally.acks, tally.updates
+    for client in everybody:
+        client.transport.close()
+    return {
+        "events_per_cpu_s": events / cpu,
+        "deliveries_per_cpu_s": updates / cpu,
+        "events_per_s": events / elapsed,
+        "rejected": tally.rejected,
+    }
+
+
+def _sent_was_heard(sender: SkyClient, tally: Tally) -> None:
+    tally.acks += 1
+    if sender.again:
+        sender.send()
+
+
+async def sky_client(port: int, machine: str, session: str, tally: Tally) -> SkyClient:
+    _, client = await asyncio.get_running_loop().create_connection(
+        lambda: SkyClient(machine, session, tally), "127.0.0.1", port
+    )
+    await asyncio.wait_for(client.snapshot, 10)
+    return client
+
+
+MEASURES = {
+    "opening": opening,
+    "events": events,
+    "memory": memory,
+    "neighbour": neighbour,
+    "sky": sky,
+}
 
 
 def main() -> None:

@@ -44,6 +44,8 @@ from machinehub.logs import MachineLogs
 from machinehub.metrics import Metrics
 from machinehub.protocols.native.http import HttpProtocol
 from machinehub.protocols.native.websocket import WebSocketProtocol
+from machinehub.protocols.sky.config import SkyRegistry
+from machinehub.protocols.sky.websocket import SkySockets
 from machinehub.session.run.local import LocalSessions
 from machinehub.session.run.timekeeping import Timekeeper
 from machinehub.settings import Settings, check_can_listen
@@ -225,9 +227,12 @@ class Hub:
         gate = Gate(self.catalog, self.connect_tokens.still_counts, self.quotas)
         identify, watch = self.admission.identify, self.identities.watch
         sessions, catalog, metrics = self.port, self.catalog, self.metrics
+        who = gate, identify, watch
         return (
-            WebSocketProtocol(sessions, clock, limits, metrics, gate, identify, watch),
+            SkySockets(sessions, catalog, clock, entropy, limits, metrics, *who),
+            WebSocketProtocol(sessions, clock, limits, metrics, *who),
             ControlApp(self._make_routes(clock, entropy), metrics),
+            SkyRegistry(catalog, self.store.files, gate, limits),
             HttpProtocol(sessions, catalog, gate, limits, metrics, base_url=base_url, watch=watch),
         )
 

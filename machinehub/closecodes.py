@@ -40,3 +40,5 @@ class CloseCode(IntEnum):
     """The machine says what each member sees, and failed at that: nothing is shown. A client may
     connect again after a while.
     """
+    SKY_UNAUTHORISED = 4401
+    """To Stately's clients: the key is not valid."""

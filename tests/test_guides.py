@@ -3,7 +3,8 @@ and its output compared with what stands there.
 
 In a ```console block a line behind `$` is a command, and the lines behind that its output, of which
 other lines may be left out; `...` stands for anything. `machinehub dev` and `serve` go on running.
-A code block whose first line names a file is that file.
+A code block whose first line names a file is that file; JSON with a name and dependencies is a
+package.json.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ import pytest
 
 from tests.support import CACHE, ROOT, free_port
 
-GUIDES = ("tutorial.md", "concepts.md", "npm.md", "testing.md", "faq.md", "access.md")
+GUIDES = (
+    "tutorial.md",
+    "concepts.md",
+    "npm.md",
+    "testing.md",
+    "faq.md",
+    "access.md",
+    "stately-sky.md",
+)
 PATIENCE_S = 60
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"^(?://|<!--) (\S+\.\w+)(: instead of `(\w+)`)?(?: -->)?$")
@@ -51,6 +60,8 @@ class Reader:
         for language, block in _BLOCK.findall(text):
             if language == "console":
                 self.console(block)
+            elif language == "json" and '"dependencies"' in block:
+                self.write("package.json", block, None)
             elif (named := _FILE.match(block.splitlines()[0])) is not None:
                 self.write(named[1], block.split("\n", 1)[1], named[3])
 

@@ -30,7 +30,7 @@ LAYERS = [
     {"control", "protocols", "cluster"},
     {"edge", "web", "workers", "session/run"},
     {"store", "egress"},
-    {"session/decide", "session/port", "settings"},
+    {"session/decide", "session/port", "session/versions", "settings"},
     {
         "allowance",
         "capacity",

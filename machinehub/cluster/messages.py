@@ -6,8 +6,9 @@ import msgspec
 
 from machinehub.cluster.frame import Frame
 from machinehub.ids import EventId, Seq
-from machinehub.model import Fault
+from machinehub.model import Entry, Fault
 from machinehub.session.port import (
+    Applied,
     Closed,
     Emitted,
     Ending,
@@ -71,8 +72,18 @@ class ClosedFrame(Frame, tag=6):
     detail: str
 
 
+class AppliedFrame(Frame, tag=7):
+    entry: Entry
+
+
 MessageFrame = (
-    SnapshotFrame | UpdateFrame | SettledFrame | EmittedFrame | PresenceFrame | ClosedFrame
+    SnapshotFrame
+    | UpdateFrame
+    | SettledFrame
+    | EmittedFrame
+    | PresenceFrame
+    | ClosedFrame
+    | AppliedFrame
 )
 
 
@@ -108,6 +119,8 @@ def to_wire(message: Message) -> MessageFrame:
             return PresenceFrame(message.count, _wired(message.members), said)
         case Closed():
             return ClosedFrame(message.why.value, message.detail)
+        case Applied():
+            return AppliedFrame(message.entry)
     raise AssertionError(message)
 
 
@@ -126,6 +139,8 @@ def from_wire(frame: MessageFrame) -> Message:
             return Presence(count, _unwired(members), said)
         case ClosedFrame(why, detail):
             return Closed(Ending(why), detail)
+        case AppliedFrame(entry):
+            return Applied(entry)
 
 
 def _wired(members: list[Member]) -> list[MemberFrame]:

@@ -62,13 +62,14 @@ class Remote:
         *,
         given: bytes | None,
         emitted_after: Seq | None,
+        inputs: bool,
     ) -> Limits:
         """The client listens at that node, and has heard the snapshot, when this returns what the
         session's version allows. Raises as `ask`.
         """
         call = self.new_number()
         self._clients[client.number] = client
-        frame = wire.Open(call, client.number, address, who, given, emitted_after)
+        frame = wire.Open(call, client.number, address, who, given, emitted_after, inputs)
         try:
             raw = await self._call(node, call, frame)
         except BaseException:

@@ -64,8 +64,10 @@ class Serving:
         self._opening: dict[tuple[NodeId, int], asyncio.Task[None]] = {}
         self._calls: dict[tuple[Answering, int], asyncio.Task[None]] = {}
         self._tasks = Tasks()
+        self._is_stopped = False
 
     def stop(self) -> None:
+        self._is_stopped = True
         self._tasks.stop()
         for task in [*self._opening.values(), *self._calls.values()]:
             task.cancel()
@@ -75,6 +77,8 @@ class Serving:
         return len(self._relays)
 
     def asked(self, link: Answering, frame: wire.ToOwner) -> None:
+        if self._is_stopped:
+            return  # nobody would end what begins now
         match frame:
             case wire.Event(number, event_id, event):
                 self._event(link, number, event_id, event)
@@ -118,6 +122,7 @@ class Serving:
                 visitor_of(frame.who),
                 given=frame.given,
                 emitted_after=frame.emitted_after,
+                inputs=frame.inputs,
                 replaces=self._relays.get(name),
             )
         except HubError as error:

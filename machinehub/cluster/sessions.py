@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         Answered,
         Busy,
         Listener,
+        Persisted,
+        Place,
         Presence,
         Recomputed,
         Snapshot,
@@ -181,6 +183,7 @@ class ClusterSessions:
         *,
         given: bytes | None = None,
         emitted_after: Seq | None = None,
+        inputs: bool = False,
     ) -> Subscription:
         self._check_given(given)
         who = self._who(address, visitor)
@@ -191,6 +194,7 @@ class ClusterSessions:
             who,
             self._limits,
             number=self._remote.new_number(),
+            inputs=inputs,
             remote=self._remote,
             clock=self._clock,
             find=self._find,
@@ -217,7 +221,12 @@ class ClusterSessions:
         async def here() -> None:
             self._here.check_taking_up(address)
             local = await self._local.subscribe(
-                address, listener, client.visitor, given=given, emitted_after=emitted_after
+                address,
+                listener,
+                client.visitor,
+                given=given,
+                emitted_after=emitted_after,
+                inputs=client.inputs,
             )
             if client.is_closed:
                 local.close()
@@ -229,7 +238,13 @@ class ClusterSessions:
             client.node = node
             try:
                 limits = await self._remote.listen(
-                    node, client, address, client.who, given=given, emitted_after=emitted_after
+                    node,
+                    client,
+                    address,
+                    client.who,
+                    given=given,
+                    emitted_after=emitted_after,
+                    inputs=client.inputs,
                 )
             except BaseException:
                 client.node = None
@@ -352,6 +367,15 @@ class ClusterSessions:
         self, address: Address, *, after: tuple[Seq, int], limit: int
     ) -> list[Entry]:
         return await self._local.journal_of(address, after=after, limit=limit)
+
+    async def persisted(self, address: Address) -> Persisted:
+        return await self._local.persisted(address)
+
+    async def place_of(self, address: Address, client: bytes) -> Seq | None:
+        return await self._local.place_of(address, client)
+
+    async def keep_places(self, places: Collection[Place]) -> None:
+        await self._local.keep_places(places)
 
     async def fork(self, address: Address, at: Seq | None, session_id: SessionId) -> Summary:
         return await self._local.fork(address, at, session_id)

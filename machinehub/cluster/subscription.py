@@ -55,6 +55,7 @@ class ClusterSubscription:
         limits: Limits,
         *,
         number: int,
+        inputs: bool,
         remote: Elsewhere,
         clock: Clock,
         find: Callable[[ClusterSubscription], Awaitable[None]],
@@ -65,6 +66,8 @@ class ClusterSubscription:
         self.visitor = visitor
         self.who = who
         self.number = number
+        self.inputs = inputs
+        """Whether it hears of each input."""
         self._limits = limits
         self._hub_limits = limits
         self._remote = remote

@@ -282,6 +282,7 @@ class Open(Frame, tag=1):
     who: Who
     given: bytes | None
     emitted_after: Seq | None
+    inputs: bool = False
 
 
 class Event(Frame, tag=2):

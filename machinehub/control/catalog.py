@@ -21,7 +21,7 @@ from machinehub.edge.gate import no_such_machine
 from machinehub.errors import BuildFailed, NotFound
 from machinehub.limits import MachineLimits, lowered
 from machinehub.model import DEFAULT_PROJECT
-from machinehub.session.port import Terms
+from machinehub.session.versions import Terms
 from machinehub.store.store import pack_files
 
 if TYPE_CHECKING:

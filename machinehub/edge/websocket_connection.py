@@ -39,6 +39,8 @@ class SocketListener(Protocol):
 
 class HubSocket(WebSocketsSansIOProtocol):
     listener: SocketListener | None = None
+    on_pong: Callable[[bytes], None] | None = None
+    """Hears the payloads of pongs: of `write_ping`, of our keepalive, or of nobody's."""
     write_paused = False
     leave: Callable[[], None] | None = None
     """Tells admission that the connection is gone."""
@@ -85,6 +87,10 @@ class HubSocket(WebSocketsSansIOProtocol):
         if not self._unflushed:
             self.loop.call_soon(self.flush_frames)
         self._unflushed.append(wire)
+
+    def write_ping(self, payload: bytes) -> None:
+        """Sends a ping of up to 125 bytes behind the frames before it (RFC 6455, section 5.5.2)."""
+        self.write_frame(bytes((0x89, len(payload))) + payload)
 
     def flush_frames(self) -> None:
         wires, self._unflushed = self._unflushed, []
@@ -155,6 +161,11 @@ class HubSocket(WebSocketsSansIOProtocol):
         pong = b"".join(self.conn.data_to_send())
         if not self.write_paused:
             self.transport.write(pong)
+
+    def handle_pong(self, event: WebSocketFrame) -> None:
+        if self.on_pong is not None:
+            self.on_pong(bytes(event.data))
+        super().handle_pong(event)
 
     def keepalive_timeout(self) -> None:
         self.pong_timer = None

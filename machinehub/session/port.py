@@ -21,7 +21,7 @@ from machinehub.ids import MachineId, Seq, SessionId  # noqa: TC001 - nodes read
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from machinehub.ids import Digest, EventId
+    from machinehub.ids import EventId
     from machinehub.limits import Limits
     from machinehub.model import Entry, Fault
     from machinehub.principal import Principal
@@ -103,6 +103,16 @@ class Emitted(Message):
     """JSON"""
     state: bytes = b""
     """The snapshot of that moment, where the machine says by it who hears the event."""
+
+
+@dataclass(slots=True, eq=False)
+class Applied(Message):
+    """An input was applied, whether or not the public snapshot changed: for listeners that asked
+    for inputs, before the `Update` of the same turn. Their seqs follow each other, but for what a
+    listener missed while its session moved to another node: that is in the journal.
+    """
+
+    entry: Entry
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,36 +251,22 @@ class Recomputed(NamedTuple):
     """Whether all digests agree and, if the session is in memory at `seq`, the state does too."""
 
 
-class Terms(NamedTuple):
-    """What a version allows, and whether it says itself what each member sees."""
+class Persisted(NamedTuple):
+    """A session after input `seq`, as XState persists it (`getPersistedSnapshot`), as JSON: with
+    its children's state, and from where `createActor(machine, { snapshot })` goes on.
+    """
 
-    limits: Limits
-    has_view: bool
-
-
-class VersionTarget(Protocol):
-    """A version that sessions may begin on."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def digest(self) -> Digest: ...
-    @property
-    def hears_presence(self) -> bool: ...
-    @property
-    def terms(self) -> Terms: ...
+    seq: Seq
+    state: bytes
 
 
-class Versions(Protocol):
-    """Where sessions find out what a machine is."""
+class Place(NamedTuple):
+    """Up to which input a client has heard of its session."""
 
-    async def target(self, machine_id: MachineId, number: int | None) -> VersionTarget:
-        """The version of that number, or the active one. Raises `NotFound`."""
-        ...
-
-    async def terms_of(self, machine_id: MachineId, number: int) -> Terms:
-        """What a version allows. Raises `NotFound`."""
-        ...
+    address: Address
+    client: bytes
+    """What the protocol calls the client: up to 64 bytes."""
+    seq: Seq
 
 
 class Subscription(Protocol):
@@ -338,9 +334,11 @@ class Sessions(Protocol):
         *,
         given: bytes | None = None,
         emitted_after: Seq | None = None,
+        inputs: bool = False,
     ) -> Subscription:
         """Registers `listener` for the session's messages. A session that does not exist is created
-        with `given`, XState's `input` as JSON.
+        with `given`, XState's `input` as JSON. With `inputs` it hears `Applied`, too; raises
+        `Forbidden` where the machine says itself what each member sees.
 
         Before this returns, `listener` has received a `Snapshot`, followed by the `Emitted`
         messages with a seq greater than `emitted_after` that are still in memory. Raises
@@ -404,6 +402,23 @@ class Sessions(Protocol):
         self, address: Address, *, after: tuple[Seq, int], limit: int
     ) -> list[Entry]:
         """Entries from behind (seq, attempt) `after`. Raises `NotFound`."""
+        ...
+
+    async def persisted(self, address: Address) -> Persisted:
+        """The session after its last input. Raises `NotFound` for one that does not exist, and
+        `Conflict` where XState has nothing to persist: the machine is a module, has children
+        without a name for what they run, or was built for an earlier hub.
+        """
+        ...
+
+    async def place_of(self, address: Address, client: bytes) -> Seq | None:
+        """Where a client is, if that was kept."""
+        ...
+
+    async def keep_places(self, places: Collection[Place]) -> None:
+        """Keeps where clients are, with their sessions, for those of a session that were heard of
+        last. A place only advances. Those in sessions that do not exist are ignored.
+        """
         ...
 
     async def fork(self, address: Address, at: Seq | None, session_id: SessionId) -> Summary:

@@ -26,6 +26,7 @@ from machinehub.model import (
 )
 from machinehub.store import statements as sql
 from machinehub.store.notes import Notes
+from machinehub.store.places import PlaceStore
 from machinehub.store.retention import prune
 from machinehub.store.rows import (
     checkpoint_row,
@@ -73,6 +74,7 @@ class SessionStore:
         """
         self._database = database
         self._retention = retention
+        self.places = PlaceStore(database)
         self.node = node
 
     # --- writing ----------------------------------------------------------------------------------

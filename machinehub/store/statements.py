@@ -17,6 +17,7 @@ from machinehub.store.tables import (
     members,
     nodes,
     notes,
+    places,
     sessions,
     timers,
 )
@@ -88,7 +89,7 @@ some_keys = Statement(
 )
 delete_session = [
     Statement(table.delete().where(table.c.key == _key))
-    for table in (journal, checkpoints, timers, members, sessions)
+    for table in (journal, checkpoints, timers, members, places, sessions)
 ]
 
 # --- the journal
@@ -231,6 +232,35 @@ presence_entries = Statement(
         journal.c.kind == sa.literal_column("'presence'"),
     )
     .order_by(journal.c.seq)
+)
+
+# --- up to where clients have heard
+
+place_of = Statement(
+    sa.select(places.c.seq).where(
+        places.c.key == _key, places.c.client == _of("client", sa.LargeBinary)
+    )
+)
+keep_place = Statement(
+    sa.text(
+        "INSERT INTO places (key, client, seq, at_ms) VALUES (:key, :client, :seq, :at_ms)"
+        " ON CONFLICT (key, client) DO UPDATE SET seq = excluded.seq, at_ms = excluded.at_ms"
+        " WHERE excluded.seq > places.seq"
+    ).bindparams(
+        *(sa.bindparam(name, type_=sa.BigInteger()) for name in ("key", "seq", "at_ms")),
+        sa.bindparam("client", type_=sa.LargeBinary()),
+    )
+)
+_eldest_kept = (
+    sa.select(places.c.at_ms)
+    .where(places.c.key == _key)
+    .order_by(places.c.at_ms.desc())
+    .offset(_of("kept"))
+    .limit(_count(1))
+    .scalar_subquery()
+)
+forget_places = Statement(
+    places.delete().where(places.c.key == _key, places.c.at_ms <= _eldest_kept)
 )
 
 # --- who has which session, where several hubs share a database

@@ -214,6 +214,16 @@ members = Table(  # whom machines that hear of presence believe to be there
     sqlite_with_rowid=False,
 )
 
+places = Table(  # up to where clients have heard that cannot say so when they come back
+    "places",
+    metadata,
+    Column("key", BigInteger, primary_key=True, autoincrement=False),
+    Column("client", LargeBinary, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 timers = Table(
     "timers",
     metadata,

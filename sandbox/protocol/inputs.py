@@ -4,6 +4,7 @@ spells or reads it.
     [0, seed]  or  [0, seed, input]   the session starts, with XState's `input` if there is one
     [1, seed, event, sender]          somebody's event; presence is an event too
     [2, seed, timer]                  a timer has come due
+    [3, seed]                         what XState would persist is asked for; never journaled
 
 `seed` is what the turn's randomness is drawn from. The text is journaled as it is and is never
 spelled anew: a replay must give the guest the same bytes. `guest/prelude/session.ts` reads the same
@@ -26,6 +27,7 @@ class Shape(IntEnum):
     START = 0
     EVENT = 1
     TIMER = 2
+    PERSIST = 3
 
 
 class Input(msgspec.Struct, frozen=True, array_like=True):
@@ -63,6 +65,10 @@ def event_input(seed: int, event: bytes | msgspec.Raw, sender: bytes) -> bytes:
 
 def timer_input(seed: int, timer: TimerId) -> bytes:
     return b"[2,%d,%d]" % (seed, timer)
+
+
+PERSIST_INPUT: Final = b"[3,0]"
+"""For a replica, which is thrown away: the answer is in the place of the outbox's snapshot."""
 
 
 def read_input(data: bytes) -> Input:

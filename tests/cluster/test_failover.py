@@ -17,6 +17,7 @@ from websockets.typing import Subprotocol
 from tests.cluster.clusters import Nats, nats_server
 from tests.databases import new_database
 from tests.processes import Postgres, Process, deploy, hub_process
+from tests.protocols.sky.replicas import config_of, replica
 from tests.support import COUNTER, Socket, until
 
 if TYPE_CHECKING:
@@ -267,3 +268,32 @@ async def test_a_rolling_restart_loses_nothing(postgres: str, tmp_path: Path) ->
             await go_on(tappers)
         await end(tappers, running)
         await check(nodes[0].url, machine, "s", tappers)
+
+
+async def test_statelys_clients_survive_the_owner(postgres: str, tmp_path: Path) -> None:
+    """A replica on each node: what was sent while their session moved reaches all of them once."""
+    database = await new_database(postgres)
+    async with nats_server() as nats, cluster(tmp_path, database, nats) as nodes:
+        config = await config_of(await deploy(nodes[0].url, COUNTER), tmp_path)
+        machine = config.name.split("-")[0]
+        async with contextlib.AsyncExitStack() as stack:
+            clients = {
+                node: await stack.enter_async_context(
+                    replica(config, int(node.url.rpartition(":")[2]), "s")
+                )
+                for node in nodes
+            }
+            for number, each in enumerate(clients.values(), 1):
+                await each.send("increment")
+                for other in clients.values():
+                    await other.until_state(context={"count": number})
+            victim = await owner_of(nodes, machine, "s")
+            victim.process.kill()
+            await victim.process.wait()
+            living = [each for node, each in clients.items() if node is not victim]
+            for number, each in enumerate(living, 4):
+                await each.send("increment")
+                for other in living:
+                    await other.until_state(context={"count": number})
+            for each in living:
+                assert len([said for said in each.said if "started" in said]) == 1

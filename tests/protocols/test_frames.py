@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from machinehub.edge.websocket_frames import text_frame
 from machinehub.ids import EventId, Seq
 from machinehub.model import Fault
 from machinehub.protocols.native import frames
@@ -20,7 +21,7 @@ def test_frames_are_spelled_as_websockets_spells_them(size: int) -> None:
     from websockets.frames import Frame, Opcode
 
     json = b"x" * size
-    assert frames.text_frame(json) == Frame(Opcode.TEXT, json).serialize(mask=False)
+    assert text_frame(json) == Frame(Opcode.TEXT, json).serialize(mask=False)
 
 
 def test_every_frame_is_json() -> None:

@@ -19,9 +19,10 @@ from machinehub.logs import MachineLogs
 from machinehub.metrics import Metrics
 from machinehub.principal import Principal, Standing
 from machinehub.session.decide.turn import Receipt
-from machinehub.session.port import Address, Closed, Message, Snapshot, Terms, Update, Visitor
+from machinehub.session.port import Address, Closed, Message, Snapshot, Update, Visitor
 from machinehub.session.run.local import LocalSessions
 from machinehub.session.run.publisher import snapshot_of
+from machinehub.session.versions import Terms
 from tests.sim.loop import VirtualLoop
 from tests.sim.parts import SimClock, SimPool, SimStore, State, fold, journal_of
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from machinehub.edge.websocket_frames import text_frame
 from machinehub.session.port import Emitted, Message, Presence, Settled, Snapshot, Update
 
 if TYPE_CHECKING:
@@ -36,16 +37,6 @@ def to_json(message: Message) -> bytes:
 def to_frame(message: Message) -> bytes:
     """The same as a whole WebSocket frame."""
     return text_frame(message.encoded(to_json))
-
-
-def text_frame(json: bytes) -> bytes:
-    """A WebSocket text frame, as a server sends it."""
-    size = len(json)
-    if size < 126:
-        return bytes((0x81, size)) + json
-    if size < 65536:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + json
-    return b"\x81\x7f" + size.to_bytes(8, "big") + json
 
 
 def error_json(code: str, detail: str) -> bytes:

@@ -21,6 +21,7 @@ from machinehub.edge.addresses import MachineUrl, read_url
 from machinehub.edge.admission import PRINCIPAL, principal_of
 from machinehub.edge.problem import on_unexpected, problem
 from machinehub.edge.requests import decode, read_body, seq_of, while_connected
+from machinehub.edge.revoked import REVOKED, Watch
 from machinehub.errors import (
     BadRequest,
     Forbidden,
@@ -36,7 +37,6 @@ from machinehub.ids import EventId, Seq
 from machinehub.principal import wrong_token
 from machinehub.protocols.native.frames import members_json, quote, to_json, what_changed
 from machinehub.protocols.native.queries import client_key, wants_cost
-from machinehub.protocols.native.revoked import REVOKED, Watch
 from machinehub.protocols.native.sse import SseListener
 from machinehub.session.decide.conditions import read_condition
 from machinehub.session.decide.events import EVENT_ID_CHARS_MAX, check_event

@@ -16,7 +16,10 @@ import msgspec
 from machinehub.closecodes import CloseCode
 from machinehub.edge.addresses import read_url
 from machinehub.edge.admission import principal_of
+from machinehub.edge.client_rates import ClientRates
+from machinehub.edge.revoked import REVOKED, Watch
 from machinehub.edge.websocket_connection import EXTENSION, HELLO, HubSocket
+from machinehub.edge.websocket_frames import text_frame
 from machinehub.errors import (
     BadRequest,
     Forbidden,
@@ -35,13 +38,10 @@ from machinehub.protocols.native.frames import (
     SUBPROTOCOL,
     error_json,
     settled_json,
-    text_frame,
     to_frame,
 )
 from machinehub.protocols.native.queries import client_key, given_input, wants_cost
 from machinehub.protocols.native.resends import ResendGuard
-from machinehub.protocols.native.revoked import REVOKED, Watch
-from machinehub.rates import Rate
 from machinehub.session.decide.events import EVENT_ID_CHARS_MAX
 from machinehub.session.port import Closed, Ending, Settled, Update, Visitor
 
@@ -90,32 +90,6 @@ class Hello(msgspec.Struct):
 
 
 _decode: Final = msgspec.json.Decoder(ClientFrame).decode
-
-
-class ClientRates:
-    """How fast one client may send. Nothing is counted where the hub is open."""
-
-    def __init__(self, limits: Limits, allowed: Limits) -> None:
-        """`limits` are the hub's, `allowed` those of the session's version."""
-        self._allowed = allowed
-        self._events = Rate(allowed.events_per_s)
-        self._bytes = Rate(allowed.event_burst_bytes)
-        self._others = Rate(limits.events_per_s)
-
-    def take_event(self, size: int, now_s: float) -> None:
-        """Raises `RateLimited`."""
-        if not self._events.take(1, now_s):
-            per_s = self._allowed.events_per_s
-            raise RateLimited("rate_limited", f"a connection sends at most {per_s} events a second")
-        burst = self._allowed.event_burst_bytes
-        if not self._bytes.take(min(size, burst), now_s):
-            raise RateLimited(
-                "rate_limited", f"a connection sends at most {burst} bytes of events a second"
-            )
-
-    def may_send_other(self, now_s: float) -> bool:
-        """Whether one more frame that is no event may come."""
-        return self._others.take(1, now_s)
 
 
 class SocketListener:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class Receipts:
-    """At most `remembered` of them, the oldest of which are forgotten first."""
+    """At most `remembered` of them, the oldest of which are forgotten first, and those of events
+    that still wait: the journal knows nothing of them yet.
+    """
 
     def __init__(self, remembered: int) -> None:
         self._remembered = remembered
@@ -43,8 +45,11 @@ class Receipts:
         if known is not None:
             return known, False
         receipt = self._receipts[event_id] = Receipt(Seq(0))
-        if len(self._receipts) > self._remembered:
-            self._receipts.popitem(last=False)
+        while len(self._receipts) > self._remembered:
+            eldest = next(iter(self._receipts))
+            if not self._receipts[eldest].settled:
+                break
+            del self._receipts[eldest]
         return receipt, True
 
     def forget(self, event_id: EventId | None) -> None:

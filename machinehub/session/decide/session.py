@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from machinehub.limits import Limits
     from machinehub.model import MemberChange, SessionRecord, StoredSession
     from machinehub.session.decide.turn import Receipt
-    from machinehub.session.port import Terms
+    from machinehub.session.versions import Terms
     from sandbox.protocol.ids import TimerId
     from sandbox.protocol.messages import Cost
 

@@ -10,7 +10,7 @@ from machinehub.model import SessionRecord
 if TYPE_CHECKING:
     from machinehub.clock import Entropy
     from machinehub.ids import MachineId, SessionId
-    from machinehub.session.port import VersionTarget
+    from machinehub.session.versions import VersionTarget
 
 
 def check_given(given: bytes | None, target: VersionTarget) -> None:

@@ -24,7 +24,7 @@ from machinehub.session.decide.answers import (
 )
 from machinehub.session.decide.changes import changes_of
 from machinehub.session.decide.identity import read_sender
-from machinehub.session.port import Recomputed
+from machinehub.session.port import Persisted, Recomputed
 from machinehub.session.run.replicas import Replica, replica_at
 from machinehub.store.database import AlreadyWritten
 from sandbox.protocol.formats import UnknownFormat, checkpoint_digest
@@ -93,6 +93,15 @@ class History:
         async with self._replica(record, checkpoint) as replica:
             await self._walk(record, replica, seq)
             return replica.snapshot
+
+    async def persisted(self, record: SessionRecord) -> Persisted:
+        """What XState would persist after the last input. Raises `Conflict` where it cannot."""
+        if (await self._images.image(record.digest)).is_module:
+            raise Conflict("not_persistable", "a module has no snapshot that XState could restore")
+        seq = (await self._store.span(record.key))[1]
+        async with self._replica(record, await self._start_for(record, seq)) as replica:
+            await self._walk(record, replica, seq)
+            return Persisted(seq, await replica.persisted(self._clock.now_ms()))
 
     async def fork(
         self, record: SessionRecord, seq: Seq | None, session_id: SessionId

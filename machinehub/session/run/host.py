@@ -41,10 +41,8 @@ if TYPE_CHECKING:
     from machinehub.limits import Limits
     from machinehub.logs import MachineLogs
     from machinehub.metrics import Metrics
-    from machinehub.session.port import (
-        Versions,
-    )
     from machinehub.session.run.worker_interfaces import Images, SandboxWorker, SandboxWorkers
+    from machinehub.session.versions import Versions
     from machinehub.store.sessions import SessionStore
     from sandbox.protocol.messages import ToHub
 

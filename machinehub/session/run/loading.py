@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from machinehub.model import SessionRecord
     from machinehub.session.decide.session import Session
     from machinehub.session.decide.turn import Receipt
-    from machinehub.session.port import Address, Listener, Versions, VersionTarget
+    from machinehub.session.port import Address, Listener
     from machinehub.session.run.deletion import Deletions
     from machinehub.session.run.intake import Intake
     from machinehub.session.run.journal import Journal
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from machinehub.session.run.registry import Registry
     from machinehub.session.run.scheduler import TimerScheduler
     from machinehub.session.run.waits import Waits
+    from machinehub.session.versions import Versions, VersionTarget
     from machinehub.store.sessions import SessionStore
 
 NO_SESSION: Final = "the machine has no session of this name"

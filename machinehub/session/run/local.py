@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from machinehub.errors import Conflict, NotFound, Unavailable, ViewFailed
+from machinehub.errors import Conflict, Forbidden, NotFound, Unavailable, ViewFailed
 from machinehub.model import SessionDelete
 from machinehub.session.decide.events import check_event, check_input
 from machinehub.session.port import Answered, Closed, Ending, Snapshot, Summary
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         Address,
         Busy,
         Listener,
+        Persisted,
+        Place,
         Presence,
         Recomputed,
         Subscription,
@@ -63,6 +65,7 @@ class LocalSessions(SessionHost):
         *,
         given: bytes | None = None,
         emitted_after: Seq | None = None,
+        inputs: bool = False,
         replaces: Listener | None = None,
     ) -> Subscription:
         """`replaces` is a listener whose place this one takes."""
@@ -70,6 +73,8 @@ class LocalSessions(SessionHost):
         who = self.crowds.identify(address.machine_id, address.session_id, visitor)
         session = await self.loader.open(address, given)
         if session.has_view:
+            if inputs:
+                raise Forbidden("forbidden", "the machine says itself what its members see")
 
             def enter(shown: Snapshot) -> None:
                 self.crowds.attach(session, listener, who, shown, replaces=replaces)
@@ -77,7 +82,7 @@ class LocalSessions(SessionHost):
             await self.views.admit(session, listener, who.sender, enter, emitted_after)
         else:
             now = snapshot_of(session)
-            self.crowds.attach(session, listener, who, now, replaces=replaces)
+            self.crowds.attach(session, listener, who, now, replaces=replaces, follows=inputs)
             if emitted_after is not None:
                 for emitted in self.publisher.audience(session).recent.after(emitted_after):
                     listener.receive(emitted)
@@ -207,6 +212,16 @@ class LocalSessions(SessionHost):
     ) -> list[Entry]:
         record = await self._record(address)
         return await self._store.entries(record.key, after=after, limit=limit)
+
+    async def persisted(self, address: Address) -> Persisted:
+        return await self.history.persisted(await self._record(address))
+
+    async def place_of(self, address: Address, client: bytes) -> Seq | None:
+        return await self._store.places.find(address.machine_id, address.session_id, client)
+
+    async def keep_places(self, places: Collection[Place]) -> None:
+        rows = [(*address[:2], client, seq) for address, client, seq in places]
+        await self._store.places.keep(rows, now_ms=self._clock.now_ms())
 
     async def fork(self, address: Address, at: Seq | None, session_id: SessionId) -> Summary:
         record = await self._record(address)

@@ -122,9 +122,10 @@ class Crowds:
         snapshot: Snapshot,
         *,
         replaces: Listener | None = None,
+        follows: bool = False,
     ) -> None:
-        """Adds a listener: it hears the snapshot first, then everything that follows. It may take
-        the place of another, for which there was room.
+        """Adds a listener: it hears the snapshot first, then everything that follows, the inputs
+        included if it `follows`. It may take the place of another, for which there was room.
 
         Raises `NotFound` when the session was deleted, `Unavailable` when it is full,
         `RateLimited`.
@@ -150,7 +151,10 @@ class Crowds:
         if handle := crowd.leaving.pop(who.member, None):
             handle.cancel()
         crowd.newcomers.append(listener)
-        self._publisher.audience(session).listeners[listener] = None
+        audience = self._publisher.audience(session)
+        audience.listeners[listener] = None
+        if follows:
+            audience.followers[listener] = None
         count = len(crowd.members)
         listener.receive(Snapshot(snapshot.seq, snapshot.version, snapshot.state, who.id, count))
         self._events.inform(session, crowd.members, [who])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from machinehub.clock import measured_s
-from machinehub.session.port import Emitted, Snapshot, Update
+from machinehub.session.port import Applied, Emitted, Snapshot, Update
 from machinehub.session.run.activity import Activity
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class Audience:
 
     recent: RecentEmitted
     listeners: dict[Listener, None] = field(default_factory=dict)
+    followers: dict[Listener, None] = field(default_factory=dict)
+    """Those that hear of each input, too."""
     watchers: set[Callable[[], None]] = field(default_factory=set)
     """Requests that look at the session whenever something of it has settled."""
 
@@ -111,6 +113,7 @@ class Publisher:
         audience = self._audiences.get(session)
         if audience is not None:
             audience.listeners.pop(listener, None)
+            audience.followers.pop(listener, None)
         if session.has_view:
             self._shows.leave(session, listener)
 
@@ -148,6 +151,8 @@ class Publisher:
             self._shows.tell(session, turn)
             return
         audience = self._audiences.get(session)
+        if audience is not None and audience.followers and turn.error is None and turn.write:
+            self.send(audience.followers, Applied(turn.write.entry))
         if audience is not None and turn.snapshot is not None:
             self.send(audience.listeners, Update(turn.seq, turn.snapshot))
         if turn.emitted:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from machinehub.errors import Unavailable
+from machinehub.errors import Conflict, Unavailable
 from machinehub.ids import Seq
 from machinehub.model import Armed, Kind, SavedCheckpoint
-from machinehub.session.decide.answers import UNCHANGED, BrokenWorker, check_replayed
+from machinehub.session.decide.answers import (
+    OUTBOX_BYTES_MAX,
+    UNCHANGED,
+    BrokenWorker,
+    check_replayed,
+    read_outbox,
+)
 from machinehub.session.decide.changes import changes_of
 from sandbox.protocol.ids import Ticket
-from sandbox.protocol.inputs import timer_of
-from sandbox.protocol.messages import Checkpoint, Done, Replay, Replayed
+from sandbox.protocol.inputs import PERSIST_INPUT, timer_of
+from sandbox.protocol.messages import Checkpoint, Done, Replay, Replayed, Step
 
 if TYPE_CHECKING:
     from machinehub.model import Entry
@@ -23,6 +29,8 @@ if TYPE_CHECKING:
 SLICE_US: Final = 10_000
 """CPU of a worker that a replay takes before others have their turn."""
 SLICE_INPUTS_MAX: Final = 200
+PERSIST_CPU_MS: Final = 250
+"""As a session's first turn may take: the whole state is spelled."""
 
 
 @dataclass(slots=True)
@@ -75,6 +83,29 @@ class Replica:
         self.finished = answer.finished
         self.last = entries[-1]
         self.seq = self.last.seq
+
+    async def persisted(self, now_ms: int) -> bytes:
+        """What XState would persist, as JSON. The replica is of no use any more then. Raises
+        `Conflict` where there is no such thing.
+        """
+        question = Step(self.slot, Ticket(1), PERSIST_INPUT, now_ms, PERSIST_CPU_MS)
+        try:
+            answer = await self.questions.ask(self.worker, self.slot, question)
+        except Unavailable as error:
+            if error.code == "unknown_input":
+                raise Conflict(
+                    "not_persistable",
+                    "the session's version was built for an earlier hub: deploy the machine again,"
+                    " and start the session anew",
+                ) from None
+            raise Conflict("not_persistable", error.detail) from None
+        assert isinstance(answer, Done)
+        try:
+            outbox = read_outbox(answer.result, snapshot_bytes_max=OUTBOX_BYTES_MAX, begins=True)
+        except BrokenWorker as error:
+            self.worker.kill(str(error), suspect=self.slot)
+            raise self._broken() from error
+        return bytes(outbox.snapshot)
 
     async def freeze(self) -> bytes:
         """The checkpoint of what it is now."""

@@ -23,10 +23,11 @@ from sandbox.protocol.inputs import given_of, start_input
 if TYPE_CHECKING:
     from machinehub.clock import Clock, Entropy
     from machinehub.ids import MachineId, SessionId
-    from machinehub.session.port import Address, Versions
+    from machinehub.session.port import Address
     from machinehub.session.run.deletion import Deletions
     from machinehub.session.run.history import History
     from machinehub.session.run.scheduler import TimerScheduler
+    from machinehub.session.versions import Versions
     from machinehub.store.sessions import SessionStore
 
 FIRST = Seq(1)

@@ -1,8 +1,8 @@
 // One live session: inputs in, outbox out.
 //
 // An input is the JSON text [shape, seed, ...] of sandbox/protocol/inputs.py: [0, seed, input] starts the actor,
-// [1, seed, event, sender] sends an event, [2, seed, id] is a timer come due. Any other shape is refused: it was written for
-// a later guest. The outbox is [format, flags, snapshot | null, emitted, timersSet, timersCancelled, logs,
+// [1, seed, event, sender] sends an event, [2, seed, id] is a timer come due, [3, seed] asks for what XState would persist,
+// which then stands in the place of the snapshot. Any other shape is refused: it was written for a later guest. The outbox is [format, flags, snapshot | null, emitted, timersSet, timersCancelled, logs,
 // cause] of sandbox/protocol/outbox.py, cut after the last entry that says something, or [0, fault] when the turn must be undone.
 // `snapshot` is null when nothing public changed. `step` runs before the promise jobs of the turn, `collect` after them.
 
@@ -23,6 +23,7 @@ let machine: AnyStateMachine | null = null;
 let actor: AnyActorRef | null = null;
 let options: Options = { stopsOnError: false, compiled: true };
 let published = "";
+let persisted: string | null = null; // the answer of a turn that asked for it
 let actors = 0; // of the snapshot that is spelled
 
 export interface Options {
@@ -49,6 +50,7 @@ export function forget(): void {
 
 export function step(text: string): void {
   clearTurn();
+  persisted = null;
   let input: [kind: number, seed: number, subject: unknown, sender: unknown];
   try {
     input = safe.parse(text) as typeof input;
@@ -65,6 +67,8 @@ export function step(text: string): void {
       case 2:
         turn.timer = true;
         return fireTimer(input[2] as number);
+      case 3:
+        return persist();
       default:
         reject("unknown_input", "the input is of a kind that this version's guest does not know");
     }
@@ -94,6 +98,34 @@ function send(event: Record<string, unknown>, sender: unknown): void {
   (actor as AnyActorRef).send(event);
 }
 
+/** What `createActor(machine, { snapshot })` restores. Asked of a copy of the session, which is thrown away. */
+function persist(): void {
+  try {
+    const snapshot = (actor as AnyActorRef).getPersistedSnapshot();
+    checkSources(snapshot as Persistedlike);
+    persisted = safe.wellFormed(safe.stringify(snapshot) as string);
+  } catch (error) {
+    return rejectThrown("not_persistable", error);
+  }
+  if (persisted.length > limits.snapshotChars)
+    reject("snapshot_too_large", `the snapshot has more than ${limits.snapshotChars} bytes`);
+}
+
+interface Persistedlike {
+  children?: Record<string, { src: unknown; snapshot?: Persistedlike }>;
+}
+
+/** What a child runs is found again by its name. XState says so itself only in its development build. */
+function checkSources({ children }: Persistedlike): void {
+  for (const id in children) {
+    if (!safe.hasOwn(children, id)) continue;
+    const { src, snapshot } = children[id] as { src: unknown; snapshot?: Persistedlike };
+    if (typeof src !== "string")
+      throw new Error(`the child ${id} was spawned without a name for what it runs`);
+    if (snapshot) checkSources(snapshot);
+  }
+}
+
 /** XState's public way to go to a state that has a `route`: the only types of its own that clients may send. */
 const isRoute = (type: string): boolean =>
   type === "xstate.route" || safe.startsWith(type, "xstate.route.");
@@ -120,7 +152,8 @@ export function collect(): string {
   let flags = turn.event === null || turn.taken ? 0 : NOT_TAKEN;
   try {
     logRejections();
-    if (!turn.fault && actor) {
+    if (persisted !== null) changed = persisted;
+    else if (!turn.fault && actor) {
       const snapshot = actor.getSnapshot() as Snapshotlike;
       if (snapshot.status !== "active") flags |= FINISHED;
       // Always spelled anew: children, and contexts that are changed in place, move without a new snapshot object.

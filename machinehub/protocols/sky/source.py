@@ -1,0 +1,258 @@
+"""The module that `xstate sky` writes into an app: the machine, for replicas of it.
+
+It has to compile against XState 5.0.0-beta.37, which Stately's published clients bring along, and
+against XState 5. The version's own source does, if it is one file that imports XState alone, after
+a few rewritings. What cannot be had that way is made from the version's definition, which has no
+code: what was left out stands at the top, where who generates the file reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BETA: Final = "5.0.0-beta.37"
+BETA_EXPORTS: Final = frozenset(
+    """
+    Actor ActorStatus InterpreterStatus SimulatedClock SpecialTargets State StateMachine StateNode
+    and assign cancel choose createActor createEmptyActor createMachine escalate forwardTo
+    fromCallback fromEventObservable fromObservable fromPromise fromTransition getStateNodes
+    interpret log mapState matchesState not or pathToStateValue pure raise sendParent sendTo
+    stateIn stop toObserver waitFor
+    """.split()  # noqa: SIM905 - it is read, not written
+)
+"""What its module `xstate` exports, types aside."""
+SHIMS: Final = {
+    "setup": """\
+const setup = <C, E>({ types, ...implementations }: { types?: { context?: C; events?: E } } & Record<string, any>) => ({
+  createMachine: (config: any): ReturnType<typeof createMachine<C, E>> =>
+    createMachine({ types, ...config } as any, implementations as any) as any,
+});""",  # noqa: E501 - it is formatted where it is written to
+    "emit": """\
+// Replicas emit nothing: what the machine emits, its session on the hub does.
+const emit = (..._: any[]) => () => {};""",
+    "assertEvent": """\
+const assertEvent = (event: { type: string }, type: string | readonly string[]): void => {
+  if (![type].flat().includes(event.type)) throw new Error(`unexpected event ${event.type}`);
+};""",
+}
+"""What it lacks, and what stands in for it."""
+SCRIPTS: Final = frozenset({".ts", ".tsx", ".mts", ".js", ".mjs"})
+
+_IMPORT: Final = re.compile(
+    r"""^import\b(?:\s+(?P<what>[^"';]*?)\s*\bfrom)?\s*["'](?P<module>[^"']+)["'][ \t]*;?""",
+    re.MULTILINE,
+)
+_NAMED: Final = re.compile(r"(?:type\s+)?([\w$]+)(?:\s+as\s+([\w$]+))?")
+_MACHINE: Final = re.compile(r"^(?:export\s+)?(?:const|let|var)\s+machine\b", re.MULTILINE)
+_DEFAULT: Final = re.compile(r"^export\s+default\s+", re.MULTILINE)
+_DEFAULT_NAME: Final = re.compile(r"^export\s+default\s+([\w$]+)[ \t]*;?[ \t]*$", re.MULTILINE)
+_EXPORTED: Final = re.compile(r"^export\s+(?:const|let|var)\s+([\w$]+)", re.MULTILINE)
+_MORE_OF_SETUP: Final = re.compile(r"\.(?:extend|createStateConfig|createAction)\(")
+_OTHER_EXPORT: Final = re.compile(r"^export\s*(?:\{|\*|=)", re.MULTILINE)
+RULES: Final = frozenset({"access", "view", "viewEmitted"})
+"""Exports that are the hub's."""
+
+
+OF_DELAYS: Final = frozenset({"xstate.raise", "xstate.cancel"})
+"""Actions that XState itself adds to a state with delayed transitions."""
+
+
+class CannotRewrite(Exception):
+    """`str` says why the source itself cannot be used."""
+
+
+class Machine(NamedTuple):
+    """A version, as it was deployed."""
+
+    name: str
+    version: int
+    entry: str
+    files: dict[str, str]
+    definition: dict[str, Any]
+
+
+def module_of(machine: Machine) -> str:
+    """TypeScript with a top-level `const machine`."""
+    try:
+        return _head(machine, []) + _rewritten(machine)
+    except CannotRewrite as error:
+        left_out: list[str] = []
+        config = _config_of(machine.definition, left_out)
+        head = _head(machine, [f"Made from the definition alone: {error}.", *left_out])
+        return head + _machine_of(config)
+
+
+def _head(machine: Machine, said: list[str]) -> str:
+    lines = [f"Version {machine.version} of {machine.name}, deployed on a machinehub.", *said]
+    comments = "".join(f"// {' '.join(line.split())}\n" for line in lines)
+    # Types are checked where the machine is written, against the XState that it is written for.
+    return f"// @ts-nocheck\n{comments}"
+
+
+# --- from the source ------------------------------------------------------------------------------
+
+
+def _rewritten(machine: Machine) -> str:
+    """Raises `CannotRewrite`."""
+    suffix = PurePosixPath(machine.entry).suffix
+    source = machine.files[machine.entry]
+    if suffix == ".json":
+        return _machine_of(json.loads(source))
+    if suffix not in SCRIPTS:
+        raise CannotRewrite(f"{machine.entry} is no script")
+    if len(machine.files) > 1:
+        raise CannotRewrite(f"the machine is made of {len(machine.files)} files")
+    if _MORE_OF_SETUP.search(source):
+        raise CannotRewrite(f"it uses more of setup() than XState {BETA} can be given")
+    source = source.replace("\r\n", "\n")
+    names = _imported(source)
+    shims = [SHIMS[name] for name in names if name in SHIMS]
+    if "setup" in names:
+        names |= {"createMachine": "createMachine"}
+    kept = sorted(_spelled(name, local) for name, local in names.items() if name not in SHIMS)
+    head = f'import {{ {", ".join(kept)} }} from "xstate";\n' if kept else ""
+    body = _with_machine(_IMPORT.sub("", source).strip())
+    return "\n".join([head, *shims, body]) + "\n"
+
+
+def _spelled(name: str, local: str) -> str:
+    return name if name == local else f"{name} as {local}"
+
+
+def _imported(source: str) -> dict[str, str]:
+    """What is imported from XState, by which name here."""
+    names: dict[str, str] = {}
+    for found in _IMPORT.finditer(source):
+        what, module = found["what"] or "", found["module"]
+        is_type = re.match(r"type\s", what) is not None
+        if module != "xstate":
+            if is_type:
+                raise CannotRewrite(f"it takes types from {module!r}")
+            raise CannotRewrite(f"it imports {module!r}")
+        listed = re.fullmatch(r"(?:type\s+)?\{(?P<names>[^{}]*)\}", what)
+        if listed is None:
+            raise CannotRewrite("it imports xstate otherwise than by names")
+        for each in filter(None, (part.strip() for part in listed["names"].split(","))):
+            _import(names, each, is_type=is_type or each.startswith("type "))
+    return names
+
+
+def _import(names: dict[str, str], text: str, *, is_type: bool) -> None:
+    found = _NAMED.fullmatch(text)
+    if found is None:
+        raise CannotRewrite("it imports xstate otherwise than by names")
+    name, local = found[1], found[2] or found[1]
+    if is_type or (name not in BETA_EXPORTS and name[0].isupper()):
+        names[f"type {name}"] = f"type {name}" if name == local else local
+    elif name in BETA_EXPORTS or (name in SHIMS and name == local):
+        names[name] = local
+    else:
+        raise CannotRewrite(f"XState {BETA} has no {name}()")
+
+
+def _with_machine(body: str) -> str:
+    """With the machine as a constant of that name: the default export, else the export `machine`,
+    else the only one.
+    """
+    if _OTHER_EXPORT.search(body):
+        raise CannotRewrite("it exports its machine in a list")
+    has_machine = _MACHINE.search(body) is not None
+    named = _DEFAULT_NAME.search(body)
+    if named is not None and named[1] == "machine":
+        return _DEFAULT_NAME.sub("", body).strip()
+    if has_machine:
+        if _DEFAULT.search(body):
+            raise CannotRewrite("its default export is another than its constant machine")
+        return body
+    if _DEFAULT.search(body):
+        return _DEFAULT.sub("const machine = ", body)
+    exported = [name for name in _EXPORTED.findall(body) if name not in RULES]
+    if len(exported) != 1:
+        raise CannotRewrite("it is not plain which of its exports is the machine")
+    return f"{body}\n\nconst machine = {exported[0]};"
+
+
+# --- from the definition --------------------------------------------------------------------------
+
+
+def _machine_of(config: Any) -> str:
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    return f'import {{ createMachine }} from "xstate";\n\nconst machine = createMachine({text});\n'
+
+
+def _config_of(definition: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
+    """States and transitions. What has code is not there, and is named in `left_out`."""
+    actions: set[str] = set()
+    guards: set[str] = set()
+    actors: set[str] = set()
+    config = _node(definition["root"], actions, guards, actors)
+    config["id"] = definition.get("id", "machine")
+    if definition.get("context") is not None:
+        config["context"] = definition["context"]
+    for kind, names in (("Actions", actions), ("Actors", actors)):
+        if names:
+            left_out.append(f"{kind} left out: {', '.join(sorted(names))}.")
+    if guards:
+        left_out.append(f"Guards, whose transitions are left out: {', '.join(sorted(guards))}.")
+    return config
+
+
+def _node(
+    node: dict[str, Any], actions: set[str], guards: set[str], actors: set[str]
+) -> dict[str, Any]:
+    made: dict[str, Any] = {"id": node["id"]}
+    if node.get("type") in ("parallel", "final", "history"):
+        made["type"] = node["type"]
+    for name in ("description", "tags", "meta", "history"):
+        if name in node:
+            made[name] = node[name]
+    actions.update(_own_actions(node))
+    actors.update(each.get("src", "inline") for each in node.get("invoke", []))
+    states = node.get("states", {})
+    for key, child in states.items():
+        if child["id"] == node.get("initial"):
+            made["initial"] = key
+    for where, name, transition in _transitions(node):
+        actions.update(transition.get("actions", []))
+        if "guard" in transition:
+            guards.add(transition["guard"])
+            continue
+        target: dict[str, Any] = {}
+        if "targets" in transition:
+            target["target"] = [f"#{each}" for each in transition["targets"]]
+        if transition.get("reenter"):
+            target["reenter"] = True
+        if where == "always":
+            made.setdefault("always", []).append(target)
+        else:
+            made.setdefault(where, {}).setdefault(name, []).append(target)
+    if states:
+        made["states"] = {
+            key: _node(child, actions, guards, actors) for key, child in states.items()
+        }
+    return made
+
+
+def _own_actions(node: dict[str, Any]) -> set[str]:
+    """What a state does when it is entered or left."""
+    own = {*node.get("entry", []), *node.get("exit", [])}
+    has_delays = any(each.get("kind") == "after" for each in node.get("transitions", []))
+    return own - OF_DELAYS if has_delays else own
+
+
+def _transitions(node: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Where each stands in a state, and under which name there."""
+    for each in node.get("transitions", []):
+        match each.get("kind"):
+            case "always":
+                yield "always", "", each
+            case "after":
+                yield "after", str(each.get("delayMs", each.get("delay"))), each
+            case "event":
+                yield "on", each["event"], each
