@@ -282,7 +282,7 @@ class SkyClient(Client):
         super().__init__(f"/party/{machine}-{session}?_pk={name}", tally, b"increment")
         init = {"apiKey": "k", "type": "actor.init", "actorId": machine, "sessionId": session}
         self._init = json.dumps({"json": init}).encode()
-        self.heard: Callable[[], None] = int  # which does nothing
+        self.heard: Callable[[], object] = int  # which does nothing
 
     def data_received(self, data: bytes) -> None:
         was_shaken = self._shaken

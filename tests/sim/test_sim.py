@@ -50,6 +50,19 @@ def test_several_nodes_of_which_any_may_fail(first: int, caplog: pytest.LogCaptu
     assert zombies
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        2845,  # a call that came when the node had stopped was begun, and never ended
+        3443,  # a machine did not hear that somebody left, and they came back
+        4363,  # the id of an event that waited was forgotten, and a copy of the event taken in
+    ],
+)
+def test_what_earlier_seeds_found(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    ClusterWorld(seed).play()
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     first, again = World(7), World(7)
     first.play()

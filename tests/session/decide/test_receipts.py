@@ -31,9 +31,22 @@ def test_a_second_copy_of_an_event_finds_the_first_ones_receipt() -> None:
 def test_only_so_many_ids_are_remembered() -> None:
     session = new_session()
     for number in range(20):
-        session.receipts.of(EventId(f"e{number}"))
+        receipt, _ = session.receipts.of(EventId(f"e{number}"))
+        receipt.settled = True
     assert is_new(session, "e19") is False
     assert is_new(session, "e0") is True
+
+
+def test_ids_of_events_that_wait_are_not_forgotten() -> None:
+    """Or a second copy would be taken in beside the first, in one and the same commit."""
+    session = new_session()
+    receipt, _ = session.receipts.of(EventId("waits"))
+    for number in range(20):
+        session.receipts.of(EventId(f"e{number}"))
+    assert is_new(session, "waits") is False
+    receipt.settled = True
+    session.receipts.of(EventId("next"))
+    assert is_new(session, "waits") is True
 
 
 def test_what_is_refused_can_be_tried_again_under_its_id() -> None:
