@@ -95,6 +95,7 @@ class SkyClient:
         """Whether inputs are sent as they come."""
         self._is_started = False
         self._players: int | None = None
+        self._heard_of = Seq(0)
         self.version = 0
         self.position = Seq(0)
 
@@ -154,9 +155,11 @@ class SkyClient:
 
     @property
     def latest(self) -> Seq:
-        """Up to which input there is something to be sent."""
+        """Up to which input there is something to be sent: a session that is on another node is
+        known by what came from there.
+        """
         assert self._subscription is not None
-        return self._subscription.seq
+        return max(self._heard_of, self._subscription.seq)
 
     def go_on(self) -> bool:
         """It is sent what came meanwhile, and what comes. False if some of that was dropped."""
@@ -172,6 +175,7 @@ class SkyClient:
         if isinstance(message, Applied):
             self._hear(message)
         elif isinstance(message, Update):
+            self._heard_of = max(self._heard_of, message.seq)
             if self._is_live and message.seq > self.position:
                 self._fall_behind()
         elif isinstance(message, Settled):
@@ -179,11 +183,13 @@ class SkyClient:
         elif isinstance(message, Presence):
             self._count_players(message)
         elif isinstance(message, Snapshot):
+            self._heard_of = max(self._heard_of, message.seq)
             self.version = message.version
         elif isinstance(message, Closed):
             self._end(message)
 
     def _hear(self, message: Applied) -> None:
+        self._heard_of = max(self._heard_of, message.entry.seq)
         if not self._is_live:
             if len(self._waiting) >= WAITING_MAX:
                 self._waiting.clear()  # they are in the journal

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
-from urllib.parse import parse_qs
 
 import msgspec
 
@@ -48,6 +48,8 @@ ENTRIES_AT_ONCE: Final = 500
 KEY_CHARS_MIN: Final = 16
 """A `_pk` that could be guessed makes nobody a known participant."""
 PK_CHARS_MAX: Final = 128
+_PK: Final = re.compile(rb"(?:^|[?&])_pk=([^&#]*)")
+"""A room's name with a question mark in it, which PartySocket does not encode, moves it."""
 LAST_ATTEMPT: Final = 2**31 - 1
 """Behind every attempt at one seq."""
 
@@ -94,7 +96,8 @@ class Connection:
     def __init__(self, parts: Parts, scope: Scope, socket: HubSocket) -> None:
         self._parts = parts
         self._scope = scope
-        shown = parse_qs(scope["query_string"].decode("latin-1")).get("_pk", [""])[0]
+        found = _PK.search(scope["query_string"])
+        shown = found[1].decode("latin-1") if found else ""
         pk = shown if 0 < len(shown) <= PK_CHARS_MAX else parts.entropy.connection_id()
         self._key = pk if len(pk) >= KEY_CHARS_MIN and pk == shown else None
         self._name = hashlib.sha256(pk.encode()).digest()[:16]
@@ -216,6 +219,8 @@ class Connection:
             await parts.places.begin(Place(address, self._name, persisted.seq))
             snapshot = msgspec.json.decode(persisted.state)
             client.start(persisted.seq, to_beta(snapshot), persisted.state)
+        elif place > client.latest:  # the database was put back to an earlier moment
+            raise _away_too_long()
         else:
             client.resume(place)
             client.send_early(as_own=True)
@@ -242,10 +247,7 @@ class Connection:
             while client.position < until:
                 entries = await self._entries_behind(client.position)
                 if not entries or not client.missed(entries):
-                    raise Conflict(
-                        "history_pruned",
-                        f"this client was away for too long to be sent what it missed: {RELOAD}",
-                    )
+                    raise _away_too_long()
             if client.go_on():
                 return
 
@@ -265,6 +267,13 @@ class Connection:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "websocket.disconnect":
         pass
+
+
+def _away_too_long() -> Conflict:
+    return Conflict(
+        "history_pruned",
+        f"this client was away for too long to be sent what it missed: {RELOAD}",
+    )
 
 
 def _close_code(error: HubError) -> CloseCode:

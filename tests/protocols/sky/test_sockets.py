@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import subprocess
 import uuid
@@ -14,6 +15,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from machinehub.ids import MachineId, Seq, SessionId
+from machinehub.session.port import Address, Place
 from tests.support import COUNTER, ROOT, Client, running_hub, until
 
 if TYPE_CHECKING:
@@ -293,6 +296,47 @@ async def test_a_client_that_comes_back_is_no_second_one(client: Client) -> None
             await other.event({"type": "increment"})
             assert (await new.until("actor.send"))["event"]["type"] == "increment"
             assert "actor.start" not in [each["type"] for each in new.seen]
+
+
+async def test_a_question_mark_in_a_room_moves_what_follows(client: Client) -> None:
+    """PartySocket does not encode it: `_pk` is found all the same."""
+    machine = await client.deploy(COUNTER, name="sky-question")
+    for times in (1, 2):
+        async with sky(client, machine, "q?x=1", path=f"/party/{machine}-q?x=1", pk=PK) as one:
+            await one.init()
+            await one.until("player.joined")
+            started = [each["type"] for each in one.seen].count("actor.start")
+            assert started == (1 if times == 1 else 0)
+
+
+async def test_a_client_from_the_future_is_told(client: Client) -> None:
+    """Its session was put back to an earlier moment, with the database."""
+    machine = await client.deploy(COUNTER, name="sky-future")
+    async with sky(client, machine, pk=PK) as one:
+        await one.init()
+        await one.until("actor.start")
+    address = Address(MachineId(machine), SessionId("s"))
+    name = hashlib.sha256(PK.encode()).digest()[:16]
+    await client.hub.port.keep_places([Place(address, name, Seq(1000))])
+    async with sky(client, machine, pk=PK) as again:
+        await again.init()
+        assert await again.closed() == 1008
+        assert "reload the page" in again.seen[-1]["error"]
+
+
+async def test_a_client_that_missed_more_than_is_kept_is_told(tmp_path: Path) -> None:
+    async with running_hub(tmp_path, keep_journal=5, keep_checkpoints=1) as hub:
+        machine = await hub.deploy(COUNTER, name="m")
+        async with sky(hub, machine, pk=PK) as one:
+            await one.init()
+            await one.until("actor.start")
+        for _ in range(300):
+            await hub.http.post(f"/{machine}/s", json={"type": "increment"})
+        await hub.put_to_sleep(machine, "s")
+        async with sky(hub, machine, pk=PK) as again:
+            await again.init()
+            assert await again.closed() == 1008
+            assert "(history_pruned)" in again.seen[-1]["error"]
 
 
 async def test_a_session_that_ends(client: Client) -> None:
