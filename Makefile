@@ -16,7 +16,7 @@ FORGE_SOURCES := sandbox/forge.py sandbox/image.py sandbox/leb128.py $(wildcard 
 # Python keeps what it compiled, whatever the environment says: half of a short run would go there.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup guest client page screenshots run cluster test browser proxies core check format wheel image-check sim sim-cluster chaos chaos-cluster fuzz test262 bench bench-peer lock clean
+.PHONY: setup guest client page screenshots run cluster test slow browser proxies core check format wheel image-check sim sim-cluster chaos chaos-cluster fuzz test262 bench bench-peer lock clean
 
 setup: $(VENV)/.installed guest client page
 
@@ -66,7 +66,11 @@ cluster: setup
 	$(BIN)/python -m tests.cluster
 
 test: setup check browser proxies
-	$(BIN)/python -m pytest -q -n 3 --dist loadgroup
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "not slow"
+
+# Those that take long: processes that are killed and started again, packages from npm, guides. They are named in tests/slow.txt.
+slow: setup browser proxies
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m slow
 
 # The page is tested in a real browser.
 browser:

@@ -4,6 +4,7 @@ own.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,9 +15,19 @@ from tests.support import Client, running_hub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from playwright.async_api import Browser
+
+
+SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text().split())
+"""Tests that take more than about five seconds each: `make slow` runs them, `make test` the others.
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.split("[")[0] in SLOW:
+            item.add_marker("slow")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

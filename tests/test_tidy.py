@@ -152,6 +152,12 @@ def test_imports_go_one_way(path: Path) -> None:
     assert not upwards
 
 
+def test_slow_tests_are_there() -> None:
+    for named in (ROOT / "tests" / "slow.txt").read_text().split():
+        path, _, test = named.partition("::")
+        assert f"def {test}(" in (ROOT / path).read_text(), named
+
+
 def test_there_are_no_circles() -> None:
     """Not even of imports that only type checkers follow."""
     modules = {

@@ -28,6 +28,9 @@ from machinehub.ids import Digest, EventId, MachineId, Seq, SessionId, SessionKe
 from machinehub.limits import Limits
 from machinehub.model import Fault, Kind, SessionRecord
 from machinehub.protocols.native import frames as native
+from machinehub.protocols.sky.source import Machine, module_of
+from machinehub.protocols.sky.superjson import NotSuperjson
+from machinehub.protocols.sky.superjson import read as read_superjson
 from machinehub.session.decide.answers import BrokenWorker
 from machinehub.session.decide.conditions import read_condition
 from machinehub.session.decide.events import check_event, check_input, check_metadata
@@ -385,6 +388,25 @@ def send_a_frame(rng: Random) -> None:
         msgspec.json.decode(native.settled_json(settled, with_cost=True))
 
 
+def hear_statelys_clients(rng: Random) -> None:
+    """superjson becomes JSON, or is refused; a source becomes a module, in time in proportion."""
+    text = mutate(
+        rng,
+        b'{"json":{"apiKey":"k","type":"actor.send","event":{"type":"a","at":"x","n":["NaN",null]}},'
+        b'"meta":{"values":{"event.at":["Date"],"event.n.0":["number"],"event.n.1":["undefined"]},'
+        b'"referentialEqualities":{"event":["event.n"]}}}',
+    )
+    with contextlib.suppress(NotSuperjson):
+        msgspec.json.encode(read_superjson(text))
+    source = mutate(
+        rng,
+        b"import { setup, assign as a } from \"xstate\";\nimport type { T } from 'xstate';\n"
+        b"export const access = 1;\nexport default setup({}).createMachine({});\n",
+    ).decode("latin-1")
+    made = Machine("m", 1, "m.ts", {"m.ts": source * rng.choice((1, 1, 50))}, {"root": {"id": "m"}})
+    assert "const machine" in module_of(made)
+
+
 def ask(rng: Random) -> None:
     """Addresses, inputs, conditions: an answer, or the caller's fault."""
     for work in (
@@ -409,6 +431,7 @@ TARGETS: Final[dict[str, Callable[[Random], None]]] = {
         unpack,
         send_an_event,
         send_a_frame,
+        hear_statelys_clients,
         ask,
     )
 }

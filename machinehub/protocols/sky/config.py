@@ -7,6 +7,7 @@ app's key as a bearer token.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -103,9 +104,11 @@ class SkyRegistry:
         if version.entry.endswith(".wasm"):
             raise Conflict("not_persistable", "a WASM module has no source that XState could run")
         files = await self._files(actor.machine, version.number)
-        text = module_of(
-            Machine(machine.name, version.number, version.entry, files, version.definition)
-        )
+        made = Machine(machine.name, version.number, version.entry, files, version.definition)
+        try:
+            text = await asyncio.to_thread(module_of, made)
+        except RecursionError:
+            raise Conflict("not_persistable", "the machine nests too deeply to be shown") from None
         answer: dict[str, Any] = {
             "actorId": actor_id(actor.machine, version.number),
             "configString": text,

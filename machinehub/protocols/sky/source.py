@@ -44,10 +44,9 @@ const assertEvent = (event: { type: string }, type: string | readonly string[]):
 """What it lacks, and what stands in for it."""
 SCRIPTS: Final = frozenset({".ts", ".tsx", ".mts", ".js", ".mjs"})
 
-_IMPORT: Final = re.compile(
-    r"""^import\b(?:\s+(?P<what>[^"';]*?)\s*\bfrom)?\s*["'](?P<module>[^"']+)["'][ \t]*;?""",
-    re.MULTILINE,
-)
+_IMPORT: Final = re.compile(r"^import\b", re.MULTILINE)
+_QUOTE: Final = re.compile(r"""["']""")
+_ENDS: Final = re.compile(r"[ \t]*;?")
 _NAMED: Final = re.compile(r"(?:type\s+)?([\w$]+)(?:\s+as\s+([\w$]+))?")
 _MACHINE: Final = re.compile(r"^(?:export\s+)?(?:const|let|var)\s+machine\b", re.MULTILINE)
 _DEFAULT: Final = re.compile(r"^export\s+default\s+", re.MULTILINE)
@@ -111,13 +110,14 @@ def _rewritten(machine: Machine) -> str:
     if _MORE_OF_SETUP.search(source):
         raise CannotRewrite(f"it uses more of setup() than XState {BETA} can be given")
     source = source.replace("\r\n", "\n")
-    names = _imported(source)
+    imports = list(_imports(source))
+    names = _imported(imports)
     shims = [SHIMS[name] for name in names if name in SHIMS]
     if "setup" in names:
         names |= {"createMachine": "createMachine"}
     kept = sorted(_spelled(name, local) for name, local in names.items() if name not in SHIMS)
     head = f'import {{ {", ".join(kept)} }} from "xstate";\n' if kept else ""
-    body = _with_machine(_IMPORT.sub("", source).strip())
+    body = _with_machine(_without(source, imports).strip())
     return "\n".join([head, *shims, body]) + "\n"
 
 
@@ -125,16 +125,51 @@ def _spelled(name: str, local: str) -> str:
     return name if name == local else f"{name} as {local}"
 
 
-def _imported(source: str) -> dict[str, str]:
+class Import(NamedTuple):
+    start: int
+    end: int
+    what: str
+    """Between `import` and `from`."""
+    module: str
+
+
+def _imports(source: str) -> Iterator[Import]:
+    """The statements that begin a line. Each is looked at once, however many there are."""
+    quote: re.Match[str] | None = None
+    end = 0
+    for found in _IMPORT.finditer(source):
+        if found.start() < end:
+            continue  # in a text behind an import
+        if quote is None or quote.start() < found.end():
+            quote = _QUOTE.search(source, found.end())
+        closing = source.find(quote[0], quote.end()) if quote is not None else -1
+        if quote is None or closing < 0:
+            raise CannotRewrite("it imports something that cannot be read")
+        what = source[found.end() : quote.start()].strip()
+        ends = _ENDS.match(source, closing + 1)
+        assert ends is not None
+        end = ends.end()
+        module = source[quote.end() : closing]
+        yield Import(found.start(), end, what.removesuffix("from").strip(), module)
+
+
+def _without(source: str, imports: list[Import]) -> str:
+    kept, at = [], 0
+    for each in imports:
+        kept.append(source[at : each.start])
+        at = each.end
+    return "".join([*kept, source[at:]])
+
+
+def _imported(imports: list[Import]) -> dict[str, str]:
     """What is imported from XState, by which name here."""
     names: dict[str, str] = {}
-    for found in _IMPORT.finditer(source):
-        what, module = found["what"] or "", found["module"]
+    for _, _, what, module in imports:
         is_type = re.match(r"type\s", what) is not None
         if module != "xstate":
             if is_type:
-                raise CannotRewrite(f"it takes types from {module!r}")
-            raise CannotRewrite(f"it imports {module!r}")
+                raise CannotRewrite(f"it takes types from {module[:100]!r}")
+            raise CannotRewrite(f"it imports {module[:100]!r}")
         listed = re.fullmatch(r"(?:type\s+)?\{(?P<names>[^{}]*)\}", what)
         if listed is None:
             raise CannotRewrite("it imports xstate otherwise than by names")
