@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -144,7 +143,7 @@ class Hub:
             refused=self.sessions.journal.failed_lately,
         )
         self.operations = Operations(self.health, self.pool, self.metrics, measure=self._measure)
-        notes = Notes(self._database, computer=socket.gethostname() if self.cluster else "")
+        notes = Notes(self._database) if self.cluster is None else None
         self._timekeeper = Timekeeper(clock, notes, self.metrics, stepped=self.sessions.time_moved)
         self._tasks = Tasks()
         self._base_path = settings.base_path
@@ -196,6 +195,7 @@ class Hub:
             settings.limits,
             capacity=settings.worker_count,
             turns=lambda: self.metrics.turns.count,
+            machines=self.store,
             machine_changed=self.catalog.forget_here,
         )
         self.catalog.on_change = cluster.machine_changed_here

@@ -96,6 +96,7 @@ class SystemClock:
         """Goes on from an earlier process, in which sessions' time was `session_ms` when the
         computer's clock said `wall_ms`.
         """
+        self.now_ms()  # what passed until now is not to be counted once more
         since_ms = max(0, self.wall_ms - wall_ms)
         self._now_ns = max(self._now_ns, (session_ms + since_ms) * 1_000_000)
 

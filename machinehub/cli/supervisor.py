@@ -7,6 +7,7 @@ ends takes no connection with it that nobody accepted yet.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("machinehub.supervisor")
 
+PR_SET_PDEATHSIG: Final = 1
 CORES_EACH: Final = 2
 AGAIN_S: Final = 1.0
 """A node that ended by an accident is started again after so long."""
@@ -90,12 +92,23 @@ class Supervisor:
                 continue
 
 
+NODE: Final = (
+    "from machinehub.cli.supervisor import end_with_supervisor; end_with_supervisor();"
+    " from machinehub.cli.main import main; main()"
+)
+
+
+def end_with_supervisor() -> None:
+    """In a node: it is told to stop when the supervisor is gone (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def node_command(settings: Settings) -> list[str]:
     """What starts one node."""
     return [
         sys.executable,
         "-c",
-        "from machinehub.cli.main import main; main()",
+        NODE,
         "serve",
         "--host",
         settings.host,

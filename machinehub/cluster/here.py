@@ -16,6 +16,8 @@ from machinehub.principal import Principal, Standing
 from machinehub.session.port import Visitor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from machinehub.ids import MachineId, NodeId, SessionId
     from machinehub.logs import MachineLogs
     from machinehub.session.port import Address, Presence, Recomputed, Snapshot, Summary
@@ -31,6 +33,8 @@ class Here:
         self._store = store
         self._logs = logs
         self._node = node
+        self.on_machine_closed: Callable[[MachineId], None] = lambda _machine: None
+        """Hears of machines that another node deletes."""
         self.is_leaving = False
         """Whether this node hands its sessions over: it takes up no more."""
 
@@ -130,6 +134,7 @@ class Here:
             case wire.About(machine_id, sessions):
                 return self.about(machine_id, sessions)
             case wire.CloseMachine(machine_id):
+                self.on_machine_closed(machine_id)
                 return await self.close_machine(machine_id)
             case wire.ReopenMachine(machine_id):
                 return self.local.registry.reopen_machine(machine_id)

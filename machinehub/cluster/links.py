@@ -72,13 +72,16 @@ class _End:
         self._sent = 0
         self._expected = 1
         self._parts: list[bytes] = []
-        self._frames: list[wire.ToOwner | wire.ToEdge] = []
+        self._frames: list[msgspec.Raw] = []
         self._is_due = False
         self.heard_at_s = self.spoke_at_s = asyncio.get_running_loop().time()
         self.is_open = True
 
     def post(self, frame: wire.ToOwner | wire.ToEdge) -> None:
-        self._frames.append(frame)
+        """Raises for a frame that cannot be spelled: whoever posts it is to blame, and nobody
+        else's goes with it.
+        """
+        self._frames.append(msgspec.Raw(wire.encode(frame)))
         if not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self.flush)
@@ -158,7 +161,7 @@ class Answering(_End):
 
     def _end_message(self) -> None:
         if self._wired is not None:
-            self._frames.append(wire.Told(self._numbers, self._wired))
+            self._frames.append(msgspec.Raw(wire.encode(wire.Told(self._numbers, self._wired))))
             self._message = self._wired = None
 
 

@@ -13,6 +13,7 @@ import msgspec
 from machinehub.cluster.here import Here
 from machinehub.cluster.links import Links
 from machinehub.cluster.loglines import ClusterLogs, Followed
+from machinehub.cluster.machines import Machines
 from machinehub.cluster.membership import Membership
 from machinehub.cluster.remote import Remote
 from machinehub.cluster.serving import Relay, Serving
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from machinehub.clock import Clock, Entropy
     from machinehub.cluster.bus import Bus
+    from machinehub.cluster.machines import MachineTable
     from machinehub.ids import NodeId
     from machinehub.limits import Limits
     from machinehub.logs import MachineLogs
@@ -59,6 +61,7 @@ class ClusterNode:
         *,
         capacity: int,
         turns: Callable[[], int],
+        machines: MachineTable,
         machine_changed: Callable[[MachineId], None],
     ) -> None:
         """`turns` counts those of this node, `machine_changed` hears of what other nodes did to a
@@ -93,6 +96,13 @@ class ClusterNode:
         self.sessions = ClusterSessions(
             self._here, self._remote, self.membership, clock, entropy, limits
         )
+        self._machines = Machines(
+            machines,
+            lambda: self.sessions.clients,
+            machine_changed,
+            local.registry.reopen_machine,
+        )
+        self._here.on_machine_closed = self._machines.closed
         self.links.report_to(self._remote, self._serving)
         self.links.on_news = self._hear
         local.loader.on_moved = self._moved
@@ -117,10 +127,13 @@ class ClusterNode:
         self.links.start()
         await self.membership.start()
         self._sweeper.start()
+        self._machines.start()
 
     async def drain(self) -> None:
-        """Hands over all sessions. Clients of this node go on, with other nodes' sessions."""
-        if self._here.is_leaving:
+        """Hands over all sessions, if there is another node. Clients of this node go on, with other
+        nodes' sessions.
+        """
+        if self._here.is_leaving or not self.membership.others:
             return
         self._here.is_leaving = True
         self._local.waking.takes_up = False
@@ -137,6 +150,7 @@ class ClusterNode:
 
     async def stop(self) -> None:
         self._sweeper.stop()
+        self._machines.stop()
         self.logs.stop()
         self._serving.stop()
         await self.membership.stop()
@@ -154,7 +168,7 @@ class ClusterNode:
         self.membership.tell_others(b"machine", machine_id)
 
     def _hear(self, node: NodeId, text: bytes) -> None:
-        """News of another node. All of it would be found out later anyway."""
+        """News of another node. All of it would be found out later anyway (`machines.py`)."""
         if text == b"look":
             self.membership.look_soon()
             return
@@ -167,4 +181,4 @@ class ClusterNode:
             self._machine_changed(MachineId(name))
         elif kind == b"reconnect":
             self._machine_changed(MachineId(name))
-            self._local.reconnect(MachineId(name), "the machine is private now")
+            self._machines.send_away(MachineId(name))

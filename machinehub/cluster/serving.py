@@ -199,14 +199,14 @@ class Serving:
 
     async def _answer(self, link: Answering, call: int, ask: wire.Ask) -> None:
         try:
-            answer = wire.answer_to_wire(await self._here.do(ask))
+            answer = wire.encode(wire.answer_to_wire(await self._here.do(ask)))
         except HubError as error:
             link.post(wire.Failed(call, wire.trouble_of(error)))
         except Exception:
             log.exception("what node %s asked could not be answered", link.peer)
             link.post(wire.Failed(call, wire.trouble_of(_broken())))
         else:
-            link.post(wire.Answer(call, msgspec.Raw(wire.encode(answer))))
+            link.post(wire.Answer(call, msgspec.Raw(answer)))
 
 
 def _broken() -> Unavailable:

@@ -111,7 +111,7 @@ class ClusterSessions:
         give_up_at_s, pause_s = self._clock.monotonic_s() + PATIENCE_S, PAUSE_S
         while True:
             node = self.where(address)
-            waits = True
+            waits, began_s = True, self._clock.monotonic_s()
             try:
                 return await (here() if node == self._me else there(node))
             except OwnedElsewhere as error:
@@ -128,7 +128,10 @@ class ClusterSessions:
                     raise Unavailable(
                         "unavailable", "another node was lost meanwhile; look whether it was done"
                     ) from None
-            if self._clock.monotonic_s() > give_up_at_s:
+            now_s = self._clock.monotonic_s()
+            if now_s - began_s > PATIENCE_S / 2:  # it was being done, and is to be done anew
+                give_up_at_s, pause_s = now_s + PATIENCE_S, PAUSE_S
+            if now_s > give_up_at_s:
                 raise Unavailable("unavailable", LOST)
             if waits:
                 await asyncio.sleep(pause_s)
@@ -203,6 +206,8 @@ class ClusterSessions:
         await self._let_in(client, given, emitted_after)
         if not client.is_closed:
             self.clients.add(client)
+        if client.has_moved:
+            client.look_again()
         return client
 
     async def _find(self, client: ClusterSubscription) -> None:
@@ -219,6 +224,7 @@ class ClusterSessions:
         listener: Listener = client if client.is_known else client.listener
 
         async def here() -> None:
+            client.has_moved = False
             self._here.check_taking_up(address)
             local = await self._local.subscribe(
                 address,
@@ -235,7 +241,7 @@ class ClusterSessions:
             client.listens_here(_Leaving(local, listener, self._listening_here))
 
         async def there(node: NodeId) -> None:
-            client.node = node
+            client.node, client.has_moved = node, False
             try:
                 limits = await self._remote.listen(
                     node,
@@ -395,10 +401,15 @@ class ClusterSessions:
     async def delete_machine(self, machine_id: MachineId) -> None:
         others = self._membership.others
         close = wire.CloseMachine(machine_id)
-        if len(await self._ask_others(close)) < len(others):
+        try:
+            if len(await self._ask_others(close)) < len(others):
+                raise Unavailable(
+                    "unavailable", "a node that may have its sessions does not answer"
+                )
+            await self._local.delete_machine(machine_id)
+        except Unavailable:
             await self._ask_others(wire.ReopenMachine(machine_id))
-            raise Unavailable("unavailable", "a node that may have its sessions does not answer")
-        await self._local.delete_machine(machine_id)
+            raise
 
     async def versions_in_use(self, machine_id: MachineId) -> set[int]:
         used = await self._local.versions_in_use(machine_id)

@@ -15,7 +15,7 @@ from machinehub.errors import HubError, Moving, NotFound, Unavailable, fault_of
 from machinehub.ids import EventId, Seq
 from machinehub.session.decide.events import check_event, check_metadata
 from machinehub.session.decide.identity import UNSHOWN
-from machinehub.session.port import Closed, Ending, Settled, Snapshot, Update
+from machinehub.session.port import Closed, Emitted, Ending, Settled, Snapshot, Update
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -80,6 +80,8 @@ class ClusterSubscription:
         """Where it listens here."""
         self.is_known = False
         """Whether the listener has heard a snapshot."""
+        self.has_moved = False
+        """Whether the session moved on, or the link broke, while this was being let in."""
         self._seq = Seq(0)
         self._pending: dict[EventId, bytes] = {}
         """Events of which it is not known what became of them."""
@@ -119,8 +121,12 @@ class ClusterSubscription:
             self._limits = self.local.limits
             self._seq = max(self._seq, self.local.seq)
         self.local = None
-        if self.is_closed or not self.is_known or self._looking is not None:
+        if self.is_closed:
             return
+        if not self.is_known or self._looking is not None:
+            self.has_moved = True  # whoever lets it in looks at that
+            return
+        self.has_moved = False
         self._looking_since_s = self._clock.monotonic_s()
         self._looking = asyncio.ensure_future(self._look())
 
@@ -133,7 +139,7 @@ class ClusterSubscription:
             self._end(Closed(Ending.UNAVAILABLE, error.detail))
         finally:
             self._looking = None
-        if self.local is None and self.node is None:
+        if self.has_moved or (self.local is None and self.node is None):
             self.look_again()  # it moved on while this was looking
 
     def _end(self, closed: Closed) -> None:
@@ -153,11 +159,14 @@ class ClusterSubscription:
             return
         if isinstance(message, Update):
             self._seq = message.seq
+        elif isinstance(message, Emitted):
+            self._seq = max(self._seq, message.seq)
         elif isinstance(message, Settled):
             if not self._settle(message):
                 return
         elif isinstance(message, Snapshot):
-            is_news = not self.is_known or message.seq != self._seq
+            # What a member was shown of that moment is not known here.
+            is_news = not self.is_known or message.seq != self._seq or message.is_personal
             self._seq = message.seq
             if not is_news:
                 return

@@ -33,6 +33,9 @@ LATE_MS: Final = 100
 unless it is gone.
 """
 AT_ONCE: Final = 200
+REST_S: Final = 0.5
+REST_S_MAX: Final = 30.0
+"""How long a session that could not be taken up is left alone: at first, and in the end."""
 MINE_S: Final = 5.0
 """How often it is looked for sessions that this node has and does not know of: the answer to a
 claim may have been lost.
@@ -56,6 +59,8 @@ class Sweeper:
         self._forsaken_ms = 2 * limits.presence_grace_ms
         self._crowded_since_s: dict[SessionKey, float] = {}
         self._waking: set[SessionKey] = set()
+        self._later: dict[SessionKey, tuple[float, float]] = {}
+        """Sessions that could not be taken up: until when they rest, and for how long."""
         self._looked_at_s = float("-inf")
         self._tasks = Tasks()
 
@@ -76,7 +81,12 @@ class Sweeper:
         if self._here.is_leaving:
             return
         due_ms = self._clock.now_ms() - LATE_MS
-        due, crowded = await self._store.free_keys(due_ms=due_ms, limit=AT_ONCE)
+        now_s = self._clock.monotonic_s()
+        known = self._later
+        self._later = {key: rest for key, rest in known.items() if rest[0] + REST_S_MAX > now_s}
+        # Those that rest stand in front, and must not take the others' room.
+        limit = AT_ONCE + len(self._later)
+        due, crowded = await self._store.free_keys(due_ms=due_ms, limit=limit)
         for key in [*due, *self._forsaken(crowded)]:
             if self._is_mine(key):
                 self._wake_soon(key)
@@ -87,6 +97,9 @@ class Sweeper:
                     self._wake_soon(key)
 
     def _wake_soon(self, key: SessionKey) -> None:
+        rests_until_s, _ = self._later.get(key, (0.0, 0.0))
+        if self._clock.monotonic_s() < rests_until_s:
+            return
         if key not in self._waking and not self._local.unattended.holds(key):
             self._waking.add(key)
             self._tasks.spawn(self._wake(key))
@@ -108,5 +121,10 @@ class Sweeper:
             self._local.scheduler.fire()
         except HubError as error:
             log.debug("session %s was not taken up: %s", key, error.detail)
+            _, before_s = self._later.get(key, (0.0, REST_S / 2))
+            rest_s = min(2 * before_s, REST_S_MAX)
+            self._later[key] = self._clock.monotonic_s() + rest_s, rest_s
+        else:
+            self._later.pop(key, None)
         finally:
             self._waking.discard(key)

@@ -39,6 +39,10 @@ OWN: Final = Token(
 """What the setting gives: for the whole hub, for everything, as long as the hub runs."""
 
 
+UNKNOWN_S: Final = 0.2
+"""For who shows a token that is not known it is asked again, so often at most, however many do."""
+
+
 class Tokens:
     """The hub's own token, and those in the database."""
 
@@ -97,9 +101,26 @@ class Tokens:
         """The token that this is, if it is valid now. Raises `Unavailable`."""
         now_s = self._clock.monotonic_s()
         if now_s - self._read_at_s >= REMEMBERED_S:
-            self._read_at_s = now_s
-            self._take(await self._store.valid_tokens())
-            await self._members.refresh()
+            await self._read()
+        found = self._fitting(text)
+        if found is None:  # it may have been made just now, by another hub on this database
+            read_at_s = self._read_at_s
+            if (wait_s := read_at_s + UNKNOWN_S - now_s) > 0:
+                await asyncio.sleep(wait_s)
+            if self._read_at_s == read_at_s:  # nobody else did meanwhile
+                await self._read()
+            found = self._fitting(text)
+        if found is not None:
+            self._used.add(found.id)
+        return found
+
+    async def _read(self) -> None:
+        """Asks the database. Raises `Unavailable`."""
+        self._read_at_s = self._clock.monotonic_s()
+        self._take(await self._store.valid_tokens())
+        await self._members.refresh()
+
+    def _fitting(self, text: str) -> Token | None:
         given = hash_token(text[:TOKEN_CHARS_MAX])
         own = {self._own: OWN} if self._own else {}
         # All are compared, always: the time it takes says nothing.
@@ -108,7 +129,6 @@ class Tokens:
         ]
         if not fitting or self._is_over(fitting[0]):
             return None
-        self._used.add(fitting[0].id)
         return fitting[0]
 
     def watch(self, token_id: int, close: Callable[[], None]) -> Callable[[], None]:

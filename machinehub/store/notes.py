@@ -4,7 +4,6 @@ stands.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -23,13 +22,8 @@ class Notes:
     or cannot be written.
     """
 
-    def __init__(self, database: Database, *, computer: str = "") -> None:
-        """`computer` names the one whose clock is noted, where hubs on several share the
-        database.
-        """
+    def __init__(self, database: Database) -> None:
         self._database = database
-        digest = hashlib.sha256(computer.encode()).hexdigest()[:12]
-        self._clock = f"{CLOCK}-{digest}" if computer else CLOCK
 
     async def ping(self) -> None:
         """Writes a note that says nothing."""
@@ -37,17 +31,17 @@ class Notes:
 
     async def keep_clock(self, session_ms: int, wall_ms: int) -> None:
         """That sessions' time was `session_ms` when the computer's clock said `wall_ms`."""
-        await self._keep(self._clock, msgspec.msgpack.encode([session_ms, wall_ms]))
+        await self._keep(CLOCK, msgspec.msgpack.encode([session_ms, wall_ms]))
 
     async def clock(self) -> tuple[int, int] | None:
         """What `keep_clock` was told last."""
         rows = await self._database.read(
-            lambda connection: connection.fetch(sql.note_named, of_name=self._clock)
+            lambda connection: connection.fetch(sql.note_named, of_name=CLOCK)
         )
         return msgspec.msgpack.decode(rows[0][0], type=tuple[int, int]) if rows else None
 
     async def forget_clock(self) -> None:
-        await self._keep(self._clock, None)
+        await self._keep(CLOCK, None)
 
     async def _keep(self, name: str, value: bytes | None) -> None:
         def work(connection: Connection) -> None:

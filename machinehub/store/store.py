@@ -238,6 +238,12 @@ class Store:
                 raise NotFound("no_such_version", f"the machine has no version {number}")
             return await _machine_of_id(connection, machine_id)
 
+    async def private_among(self, machine_ids: Collection[MachineId]) -> set[MachineId]:
+        """Which of these machines are private."""
+        query = sa.select(machines.c.id).where(machines.c.private, machines.c.id.in_(machine_ids))
+        async with self._transaction() as connection:
+            return set((await connection.execute(query)).scalars())
+
     async def prune_versions(
         self, machine_id: MachineId, *, keep: int, used: Collection[int]
     ) -> list[int]:

@@ -16,7 +16,7 @@ import pytest
 from machinehub.cli.supervisor import count_of
 from tests.cluster.clusters import nats_server
 from tests.databases import new_database
-from tests.processes import children_of, deploy, hub_process
+from tests.processes import alive, children_of, deploy, hub_process
 from tests.support import until
 
 if TYPE_CHECKING:
@@ -119,3 +119,24 @@ async def test_a_hub_of_its_own_has_no_nodes(tmp_path: Path) -> None:
         missing = await asyncio.to_thread(command, "nodes", "--drain", "x", server=hub.url)
         assert missing.returncode != 0
         assert "no_such_node" in missing.stderr + missing.stdout
+
+
+async def test_nodes_end_with_their_supervisor(postgres: str, tmp_path: Path) -> None:
+    """However it ends: they are told to stop, as by it."""
+    database = await new_database(postgres)
+    async with (
+        nats_server() as nats,
+        hub_process(
+            tmp_path,
+            "--nodes",
+            "2",
+            MACHINEHUB_DATABASE_URL=database,
+            MACHINEHUB_NATS_URL=nats.url,
+            MACHINEHUB_WORKERS="1",
+        ) as supervisor,
+    ):
+        nodes = children_of(supervisor.process.pid)
+        assert len(nodes) == 2
+        supervisor.process.kill()
+        await supervisor.process.wait()
+        await until(lambda: not any(alive(node) for node in nodes))

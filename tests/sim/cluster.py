@@ -38,6 +38,7 @@ from tests.sim.world import MACHINE, Versions
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from machinehub.cluster.machines import MachineTable
     from machinehub.session.port import Subscription
     from machinehub.session.run.worker_interfaces import SandboxWorkers
     from machinehub.store.nodes import Load, NodeRecord, NodeStore
@@ -76,6 +77,16 @@ class SharedDatabase(SimStore):
                 case Release(key, claim):
                     if self.owners.get(key) == node and self.claims[key] == claim:
                         del self.owners[key]
+
+
+class OneMachine:
+    """The simulated machine, which is public and is never deleted."""
+
+    async def machine(self, name: str, *, everywhere: bool = False) -> object:
+        return name, everywhere
+
+    async def private_among(self, _machines: object) -> set[MachineId]:
+        return set()
 
 
 class NodeView(SimStore):
@@ -277,6 +288,7 @@ class SimNode:
             LIMITS,
             capacity=1,
             turns=lambda: 0,
+            machines=cast("MachineTable", OneMachine()),
             machine_changed=lambda _machine: None,
         )
         self.cluster.membership.on_fenced = self._fence
@@ -308,7 +320,8 @@ class SimNode:
         self.world.buses.pop(self.id, None)
         self.pool.listener = None
         cluster = self.cluster
-        for part in (cluster.membership._tasks, cluster.links._tasks, cluster._sweeper._tasks):
+        membership, links = cluster.membership._tasks, cluster.links._tasks
+        for part in (membership, links, cluster._sweeper._tasks, cluster._machines._tasks):
             part.stop()
         cluster._serving.stop()
         for client in cluster.sessions.clients:

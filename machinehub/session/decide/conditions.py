@@ -44,11 +44,18 @@ def read_condition(value: object) -> Condition:
             return Condition(done=True)
         case {"tag": str(tag), **rest} if not rest:
             return Condition(tag=tag)
-        case {"matches": str() | dict() as state, **rest} if not rest:
+        case {"matches": str() | dict() as state, **rest} if not rest and _is_state(state):
             return Condition(state=state)
     raise BadRequest(
         "invalid_condition", 'a condition is "done", {"tag": "..."} or {"matches": <state value>}'
     )
+
+
+def _is_state(value: object) -> bool:
+    """Whether it is a state value of XState's: a name, or regions by name."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_state(each) for key, each in value.items())
+    return isinstance(value, str)
 
 
 def matches(wanted: object, actual: object) -> bool:

@@ -14,6 +14,8 @@ from machinehub.errors import Unavailable
 from machinehub.session.decide.lifecycle import Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from machinehub.session.decide.session import Session
     from machinehub.session.run.housekeeping import Housekeeper
     from machinehub.session.run.loading import Loader
@@ -37,7 +39,11 @@ class Handover:
         placement: Placement,
         loader: Loader,
         housekeeper: Housekeeper,
+        *,
+        has_untold: Callable[[Session], bool],
     ) -> None:
+        """`has_untold`: whether members of a session are still to be shown what was committed."""
+        self._has_untold = has_untold
         self._registry = registry
         self._placement = placement
         self._loader = loader
@@ -80,13 +86,16 @@ class Handover:
                 return
 
     async def _rest(self, session: Session) -> None:
-        while not session.gone and not self._housekeeper.at_rest(session):
+        while not session.gone and not self._is_at_rest(session):
             await asyncio.sleep(LOOK_S)
+
+    def _is_at_rest(self, session: Session) -> bool:
+        return self._housekeeper.at_rest(session) and not self._has_untold(session)
 
     async def _freeze(self, session: Session) -> None:
         while not session.gone:
             await self._rest(session)
             if self._placement.stage(session) is Stage.OFF:
                 return
-            if self._housekeeper.at_rest(session):
+            if self._is_at_rest(session):
                 self._placement.freeze(session)

@@ -220,7 +220,16 @@ class SessionHost:
             unattended=self.unattended,
         )
         self.housekeeper = self._make_housekeeper()
-        self.handover = Handover(self.registry, self.placement, self.loader, self.housekeeper)
+        self.handover = self._make_handover()
+
+    def _make_handover(self) -> Handover:
+        return Handover(
+            self.registry,
+            self.placement,
+            self.loader,
+            self.housekeeper,
+            has_untold=self.publisher.has_untold,
+        )
 
     def _make_housekeeper(self) -> Housekeeper:
         return Housekeeper(

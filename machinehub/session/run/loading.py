@@ -380,12 +380,13 @@ class Loader:
             self._journal.release(session.record.key, opening.claim)
         self._leave_memory(session)
 
-    def _leave_memory(self, session: Session) -> None:
+    def _leave_memory(self, session: Session, why: HubError | None = None) -> None:
+        """`why` is what those are told who wait to be let in."""
         self._registry.remove(session)
         self._openings.pop(session, None)
         self._placement.drop(session)
         self._crowds.drop(session)
-        self._publisher.drop(session)
+        self._publisher.drop(session, why)
 
     def forget(self, session: Session, error: HubError, why: Ending) -> None:
         """The session is no more, or never was: whoever is connected is told, and hears nothing
@@ -442,7 +443,7 @@ class Loader:
         if opening is not None:
             _fail(opening.opened, Moving())
         self._publisher.notify(session)
-        self._leave_memory(session)
+        self._leave_memory(session, Moving())
         self.on_moved(session, listeners)
 
 

@@ -156,7 +156,9 @@ class Crowds:
         if follows:
             audience.followers[listener] = None
         count = len(crowd.members)
-        listener.receive(Snapshot(snapshot.seq, snapshot.version, snapshot.state, who.id, count))
+        seen = Snapshot(snapshot.seq, snapshot.version, snapshot.state, who.id, count)
+        seen.is_personal = session.has_view
+        listener.receive(seen)
         self._events.inform(session, crowd.members, [who])
         self._tell_soon(crowd)
         if replaces is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from machinehub.clock import Clock
+    from machinehub.errors import HubError
     from machinehub.ids import Seq
     from machinehub.logs import MachineLogs
     from machinehub.metrics import Metrics
@@ -69,7 +70,7 @@ class Shows(Protocol):
     def is_moved(self, session: Session, listener: Listener) -> bool: ...
     def is_waited_for(self, session: Session) -> bool: ...
     def when_told(self, session: Session, then: Callable[[], None]) -> None: ...
-    def drop(self, session: Session) -> None: ...
+    def drop(self, session: Session, why: HubError | None) -> None: ...
 
 
 class Publisher:
@@ -135,11 +136,17 @@ class Publisher:
         audience = self._audiences.get(session)
         if audience is not None and (audience.listeners or audience.watchers):
             return True
+        return self.has_untold(session)
+
+    def has_untold(self, session: Session) -> bool:
+        """Whether somebody is still to be shown what was committed, or to be let in."""
         return session.has_view and self._shows.is_waited_for(session)
 
-    def drop(self, session: Session) -> None:
-        """The session leaves memory."""
-        self._shows.drop(session)
+    def drop(self, session: Session, why: HubError | None = None) -> None:
+        """The session leaves memory. Those who wait to be let in hear `why`: None for a session
+        that is no more.
+        """
+        self._shows.drop(session, why)
         self._audiences.pop(session, None)
 
     # --- telling ----------------------------------------------------------------------------------

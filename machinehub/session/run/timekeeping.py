@@ -39,9 +39,12 @@ class Timekeeper:
     """`start` before anything asks for the time of sessions, `stop` last."""
 
     def __init__(
-        self, clock: Clock, notes: Notes, metrics: Metrics, *, stepped: Callable[[], None]
+        self, clock: Clock, notes: Notes | None, metrics: Metrics, *, stepped: Callable[[], None]
     ) -> None:
-        """`stepped` hears that sessions' time may have moved."""
+        """`stepped` hears that sessions' time may have moved. Without `notes` nothing is noted, and
+        a start begins with the computer's clock: where several hubs share the database, one whose
+        clock is wrong must not spread that.
+        """
         self._clock = clock if isinstance(clock, SystemClock) else None
         self._notes = notes
         self._metrics = metrics
@@ -54,7 +57,7 @@ class Timekeeper:
         """Raises `Unavailable`."""
         if self._clock is None:
             return
-        noted = await self._notes.clock()
+        noted = await self._notes.clock() if self._notes is not None else None
         if noted is not None:
             self._clock.resume(*noted)
             self._was_ahead = True
@@ -98,6 +101,8 @@ class Timekeeper:
 
     async def _note(self) -> None:
         assert self._clock is not None
+        if self._notes is None:
+            return
         try:
             await self._notes.keep_clock(self._clock.now_ms(), self._clock.wall_ms)
         except Unavailable as error:

@@ -144,8 +144,10 @@ class Views:
         gallery = self._galleries.get(session)
         return gallery is not None and bool(gallery.joining or gallery.turns or gallery.is_working)
 
-    def drop(self, session: Session) -> None:
-        """The session leaves memory: who sent something is told what became of it."""
+    def drop(self, session: Session, why: HubError | None) -> None:
+        """The session leaves memory: who sent something is told what became of it, who waits hears
+        `why`.
+        """
         gallery = self._galleries.pop(session, None)
         if gallery is None:
             return
@@ -153,7 +155,7 @@ class Views:
         gallery.turns.clear()
         _call(gallery.later)
         for each in gallery.joining:
-            _refuse(each, NotFound("no_such_session", "the session was deleted"))
+            _refuse(each, why or NotFound("no_such_session", "the session was deleted"))
         gallery.joining.clear()
 
     def _gallery(self, session: Session) -> Gallery:
