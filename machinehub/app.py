@@ -22,6 +22,7 @@ from machinehub.cluster.node import ClusterNode
 from machinehub.control.api import DeployApi
 from machinehub.control.app import ControlApp, what_is_asked
 from machinehub.control.audit import Audit, AuditApi
+from machinehub.control.calendar import Calendar, CalendarApi
 from machinehub.control.catalog import Catalog
 from machinehub.control.health import Health
 from machinehub.control.keys import KeyApi
@@ -39,6 +40,7 @@ from machinehub.edge.quotas import ProjectQuotas
 from machinehub.edge.tokens import Tokens
 from machinehub.egress import Egress
 from machinehub.errors import HubError
+from machinehub.ids import SessionId
 from machinehub.logs import MachineLogs
 from machinehub.metrics import Metrics
 from machinehub.protocols.native.http import HttpProtocol
@@ -48,6 +50,7 @@ from machinehub.protocols.sky.websocket import SkySockets
 from machinehub.session.run.local import LocalSessions
 from machinehub.session.run.timekeeping import Timekeeper
 from machinehub.settings import Settings, check_can_listen
+from machinehub.store.calendar import CalendarStore
 from machinehub.store.database import Database
 from machinehub.store.engine import open_engine
 from machinehub.store.integrity import check_file, look_through
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
     from machinehub.clock import Clock
+    from machinehub.ids import MachineId
     from machinehub.session.port import Sessions
 
 
@@ -145,6 +149,9 @@ class Hub:
         self.operations = Operations(self.health, self.pool, self.metrics, measure=self._measure)
         notes = Notes(self._database) if self.cluster is None else None
         self._timekeeper = Timekeeper(clock, notes, self.metrics, stepped=self.sessions.time_moved)
+        self.calendar = Calendar(
+            CalendarStore(self.engine), self.port, clock, is_mine=self._looks_after
+        )
         self._tasks = Tasks()
         self._base_path = settings.base_path
         self._faces = self._make_faces(clock, entropy)
@@ -249,6 +256,7 @@ class Hub:
             self.logs if self.cluster is None else self.cluster.logs,
             self.metrics,
             quotas=self.quotas,
+            clock=clock,
             limits=limits,
             base_url=base_url,
             watch=self.identities.watch,
@@ -262,7 +270,8 @@ class Hub:
         audits = AuditApi(self.keys.audit, reach, limits)
         members = self.cluster.membership if self.cluster is not None else None
         nodes = NodeApi(members, NodeStore(self._database).tell_to_drain, audit)
-        apis = api, sessions, projects, keys, audits, nodes
+        calendar = CalendarApi(CalendarStore(self.engine), reach)
+        apis = api, sessions, projects, keys, audits, nodes, calendar
         calls = [call for each in apis for call in each.calls()]
         return [
             *self.operations.routes(),
@@ -311,6 +320,7 @@ class Hub:
         await self._join()
         await self.sessions.start()
         self.health.start()
+        self.calendar.start()
         self._tasks.spawn(give_back_on(self._database))
         self._tasks.spawn(self.audit.prune_on())
         self._tasks.spawn(self.quotas.measure_on())
@@ -321,6 +331,10 @@ class Hub:
             return
         await self.cluster.start()
         self._database.fence_by(fence_of(self.cluster.node, self._fenced))
+
+    def _looks_after(self, machine: MachineId, name: str) -> bool:
+        """Whether an entry of a calendar is this hub's to send."""
+        return self.cluster is None or self.cluster.looks_after(machine, SessionId(f"cron {name}"))
 
     def _fenced(self) -> None:
         """The other nodes took this one for dead, and have its sessions."""
@@ -374,6 +388,7 @@ class Hub:
 
     async def stop(self) -> None:
         self._tasks.stop()
+        self.calendar.stop()
         self.health.stop()
         self.tokens.stop()
         if not self.is_fenced:

@@ -127,7 +127,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
         """The definition, as everybody who may use the machine may see it: with what sessions begin
         with only where no view says who sees what of them.
         """
-        hidden = {"warnings", "context"} if self.definition.get("view") else {"warnings"}
+        hidden = {"warnings", "cron"} | ({"context"} if self.definition.get("view") else set())
         return {key: value for key, value in self.definition.items() if key not in hidden}
 
     @property

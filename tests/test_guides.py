@@ -32,7 +32,7 @@ GUIDES = (
 )
 PATIENCE_S = 60
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"^(?://|<!--) (\S+\.\w+)(: instead of `(\w+)`)?(?: -->)?$")
+_FILE = re.compile(r"^(?://|#|<!--) (\S+\.\w+)(: instead of `(\w+)`)?(?: -->)?$")
 _STARTS = re.compile(r"^machinehub (?:dev|serve)\b")
 
 

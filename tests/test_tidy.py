@@ -33,6 +33,7 @@ LAYERS = [
     {"session/decide", "session/port", "session/versions", "settings"},
     {
         "allowance",
+        "calendar",
         "capacity",
         "clock",
         "closecodes",
@@ -57,7 +58,8 @@ FUNCTION_LINES_MAX = 60
 ONLY_IN = {
     "wasmtime": {"sandbox/engine.py"},
     # Time, chance and ids come from one module; a worker process measures what its turns cost.
-    **{name: {"machinehub/clock.py"} for name in ("random", "secrets", "uuid", "datetime")},
+    **{name: {"machinehub/clock.py"} for name in ("random", "secrets", "uuid")},
+    "datetime": {"machinehub/clock.py", "machinehub/calendar.py"},  # time zones
     "time": {"machinehub/clock.py", "sandbox"},
     "sqlalchemy": {"machinehub/store", "machinehub/cli/serve.py"},
 }

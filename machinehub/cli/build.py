@@ -102,6 +102,7 @@ def deploy(
             "machine": msgspec.structs.asdict(project.machine),
             "limits": msgspec.to_builtins(project.limits),
             "access": msgspec.to_builtins(project.access),
+            "cron": msgspec.to_builtins(project.cron),
             "private": project.private if private is None else private,
         }
         answer = Hub(server, token).call("POST", "/api/v1/deployments", body=body)
@@ -153,6 +154,7 @@ def check(
                 machine=project.machine,
                 limits=project.limits,
                 access=project.access,
+                cron=project.cron,
             )
             built = await build(pool, check_upload(upload, Limits()), Limits())
             if not budget:

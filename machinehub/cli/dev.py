@@ -174,6 +174,7 @@ class Developing:
                     machine=project.machine,
                     limits=project.limits,
                     access=project.access,
+                    cron=project.cron,
                     private=project.private,
                 )
             )

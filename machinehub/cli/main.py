@@ -11,6 +11,7 @@ import typer
 
 from machinehub.cli import (
     access,
+    calendar,
     database,
     dev,
     init,
@@ -68,6 +69,7 @@ for module in (
     projects,
     access,
     nodes,
+    calendar,
     servers,
 ):
     module.register(app)

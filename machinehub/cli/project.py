@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from machinehub.calendar import CalendarEntry
 from machinehub.cli.common import USAGE, Compiling, fail, progress
 from machinehub.limits import MachineLimits
 from machinehub.model import MachineSettings
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from machinehub.workers.pool import Listener, WorkerPool
 
 CONFIG = "machinehub.toml"
-LISTS = ("examples", "access")
+LISTS = ("examples", "access", "cron")
 T = TypeVar("T")
 _IMPORT = re.compile(r"""(?:\bfrom\s*|\bimport\s*\(?\s*|\brequire\s*\(\s*)["']([^"']+)["']""")
 
@@ -43,6 +44,8 @@ class Project:
     """The table `[limits]`."""
     access: list[Rule]
     """`[[access]]`: who may send what."""
+    cron: list[CalendarEntry]
+    """`[[cron]]`: events at certain times."""
     private: bool | None
     """Whether sessions are for holders of connect tokens alone, where `private` says that."""
     examples: list[dict[str, Any]]
@@ -88,6 +91,7 @@ def find_project(file: Path | None, name: str | None) -> Project:
         _table(config, "machine", MachineSettings),
         _table(config, "limits", MachineLimits),
         _table(config, "access", list[Rule]),
+        _table(config, "cron", list[CalendarEntry]),
         config.get("private"),
         _table(config, "examples", list[dict[str, Any]]),
     )
@@ -101,6 +105,7 @@ def _check_words(config: dict[str, Any]) -> None:
         "machine",
         "limits",
         "access",
+        "cron",
         "private",
         "examples",
         "egress",
@@ -109,7 +114,7 @@ def _check_words(config: dict[str, Any]) -> None:
         fail(
             (
                 f"{CONFIG} has {', '.join(sorted(unknown))}, which means nothing; there are name, "
-                "main, private, [machine], [limits], [[access]] and [[examples]]"
+                "main, private, [machine], [limits], [[access]], [[cron]] and [[examples]]"
             ),
             USAGE,
         )

@@ -15,6 +15,7 @@ from machinehub.cluster.links import Links
 from machinehub.cluster.loglines import ClusterLogs, Followed
 from machinehub.cluster.machines import Machines
 from machinehub.cluster.membership import Membership
+from machinehub.cluster.placing import place
 from machinehub.cluster.remote import Remote
 from machinehub.cluster.serving import Relay, Serving
 from machinehub.cluster.sessions import ClusterSessions
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from machinehub.clock import Clock, Entropy
     from machinehub.cluster.bus import Bus
     from machinehub.cluster.machines import MachineTable
-    from machinehub.ids import NodeId
+    from machinehub.ids import NodeId, SessionId
     from machinehub.limits import Limits
     from machinehub.logs import MachineLogs
     from machinehub.metrics import Metrics
@@ -144,6 +145,11 @@ class ClusterNode:
             await self._store.release_all()
         except Unavailable as error:
             log.warning("some sessions are free only when this node has ended: %s", error.detail)
+
+    def looks_after(self, machine: MachineId, name: SessionId) -> bool:
+        """Whether something that one node does for all is this node's to do."""
+        capacities = self.membership.capacities
+        return not self._here.is_leaving and place(capacities, machine, name) == self.node
 
     def say_goodbye(self, reason: str) -> None:
         self.sessions.say_goodbye(reason)

@@ -48,15 +48,24 @@ class Who(Frame):
     roles: tuple[str, ...] | None
     claims: bytes | None
     is_counted: bool
+    is_hub: bool = False
 
     @property
     def identity(self) -> Identity:
-        return Identity(self.id, self.user, self.returns, self.roles, self.claims)
+        return Identity(
+            self.id, self.user, self.returns, self.roles, self.claims, is_hub=self.is_hub
+        )
 
 
 def who_of(identity: Identity, *, is_counted: bool) -> Who:
     return Who(
-        identity.id, identity.user, identity.returns, identity.roles, identity.claims, is_counted
+        identity.id,
+        identity.user,
+        identity.returns,
+        identity.roles,
+        identity.claims,
+        is_counted,
+        identity.is_hub,
     )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from machinehub.clock import Clock
     from machinehub.control.audit import Audit
     from machinehub.control.catalog import Catalog
     from machinehub.control.reach import Reach
@@ -66,6 +67,7 @@ class DeployApi:
         metrics: Metrics,
         *,
         quotas: ProjectQuotas,
+        clock: Clock,
         limits: Limits,
         base_url: str,
         watch: Callable[[Principal, Callable[[], None]], Callable[[], None]],
@@ -77,6 +79,7 @@ class DeployApi:
         """
         self._is_stopping = is_stopping
         self._quotas = quotas
+        self._clock = clock
         self._is_open = is_open
         self._watch = watch
         self._catalog = catalog
@@ -217,7 +220,9 @@ class DeployApi:
 
     async def version_activate(self, request: Request) -> Response:
         machine = await self._find(request)
-        activated = await self._store.activate(machine.id, _number(request))
+        activated = await self._store.activate(
+            machine.id, _number(request), now_ms=self._clock.now_ms()
+        )
         self._catalog.forget(machine.id)
         await self._audit.note(
             request, "activated version %d of %s", activated.active_version, machine

@@ -102,6 +102,7 @@ def _checked(definition: bytes, upload: Upload, warnings: list[dict[str, Any]]) 
         "limits": msgspec.to_builtins(upload.limits),
         "payloads": msgspec.to_builtins(upload.payloads),
         "rules": msgspec.to_builtins(upload.access),
+        "cron": msgspec.to_builtins(upload.cron),
         "warnings": warnings,
     }
     said = {key: value for key, value in more.items() if value}

@@ -48,6 +48,7 @@ def openapi_document(base_url: str, limits: Limits) -> dict[str, Any]:
         | _project_paths()
         | _key_paths()
         | _node_paths()
+        | _calendar_paths()
         | _url_paths(),
         "components": {
             "schemas": SCHEMAS | {"Wait": wait_body(limits)},
@@ -368,6 +369,18 @@ def _node_paths() -> dict[str, Any]:
         "/api/v1/nodes/{node}/drain": {
             "parameters": [in_path("node")],
             "post": call("End a node: others have its sessions", {"202": answer("It ends soon")}),
+        },
+    }
+
+
+def _calendar_paths() -> dict[str, Any]:
+    return {
+        "/api/v1/machines/{machine}/cron": {
+            "parameters": [in_path("machine")],
+            "get": call(
+                "The machine's calendar, with the last 100 times of each entry",
+                {"200": answer("All of it", list_of("Cron"))},
+            ),
         },
     }
 

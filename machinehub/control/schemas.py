@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from machinehub.calendar import ENTRIES_MAX
 from machinehub.control.uploads import NAME
 from machinehub.limits import MachineLimits
 from machinehub.model import SCOPES, Quotas
@@ -163,6 +164,7 @@ SCHEMAS: dict[str, Any] = {
             "additionalProperties": False,
         },
         access={"type": "array", "items": ref("Rule")},
+        cron={"type": "array", "maxItems": ENTRIES_MAX, "items": ref("CronEntry")},
         private={"type": ["boolean", "null"]},
     ),
     "Rule": object_of(
@@ -173,6 +175,35 @@ SCHEMAS: dict[str, Any] = {
         sub={"type": ["string", "null"], "minLength": 1},
     )
     | {"additionalProperties": False},
+    "CronEntry": object_of(
+        "name expression session event",
+        name=_NAME,
+        expression=TEXT | {"maxLength": 200},
+        zone=TEXT | {"maxLength": 100},
+        session=TEXT,
+        event={"type": ["string", "object"]},
+        catch_up={"enum": ["all", "last", "none"]},
+    )
+    | {"additionalProperties": False},
+    "Cron": object_of(
+        "name expression zone session event catch_up next_at runs",
+        name=TEXT,
+        expression=TEXT,
+        zone=TEXT,
+        session=TEXT,
+        event={"type": "object"},
+        catch_up={"enum": ["all", "last", "none"]},
+        next_at=_OPTIONAL_TEXT,
+        runs={"type": "array", "items": ref("CronRun")},
+    ),
+    "CronRun": object_of(
+        "at ran_at outcome detail seq",
+        at=TEXT,
+        ran_at=TEXT,
+        outcome=TEXT,
+        detail=TEXT,
+        seq={"type": ["integer", "null"]},
+    ),
     "Deployment": object_of(
         "machine version created timings_ms warnings",
         machine=object_of("id name url private", id=TEXT, name=TEXT, url=TEXT, private=_FLAG),

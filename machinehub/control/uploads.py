@@ -15,10 +15,13 @@ from typing import Final
 
 import msgspec
 
+from machinehub.calendar import CalendarEntry, check_calendar
+from machinehub.edge.addresses import check_session_id
 from machinehub.errors import BadRequest, TooLarge
 from machinehub.ids import Digest
 from machinehub.limits import Limits, MachineLimits, excessive, lowered
 from machinehub.model import MachineSettings, Payloads
+from machinehub.session.decide.events import check_event
 from sandbox.protocol.access import Table
 from sandbox.protocol.limits import GuestLimits, OwnLimits
 
@@ -45,6 +48,8 @@ class Upload(msgspec.Struct, kw_only=True):
     limits: MachineLimits = MachineLimits()
     access: Table = []
     """Who may send what."""
+    cron: list[CalendarEntry] = []
+    """Events that sessions are sent at certain times."""
     private: bool | None = None
     """Whether the machine's sessions are for holders of connect tokens alone; None for as it was,
     or, of a new machine, as is usual here.
@@ -93,6 +98,7 @@ class Source:
             self.guest_limits,
             self.limits.memory_bytes,
             *([upload.access] if upload.access else []),
+            *(["cron", upload.cron] if upload.cron else []),
         ]
         return Digest(hashlib.sha256(msgspec.msgpack.encode(parts)).hexdigest()[:32])
 
@@ -106,6 +112,10 @@ def check_upload(upload: Upload, limits: Limits) -> Source:
         raise BadRequest("invalid_message", f"a message has at most {MESSAGE_CHARS_MAX} characters")
     if (wrong := excessive(limits, upload.limits)) is not None:
         raise BadRequest("invalid_limits", f"the machine's own limits: {wrong}")
+    check_calendar(upload.cron)
+    for entry in upload.cron:
+        check_event(entry.event_json, bytes_max=limits.event_bytes, depth_max=limits.event_depth)
+        check_session_id(entry.session, chars_max=limits.session_id_chars)
     module = None
     if upload.entry.endswith(".wasm"):
         module = _module_of(upload, limits)

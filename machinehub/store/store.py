@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from machinehub.errors import Conflict, NotFound, Unavailable
 from machinehub.model import DEFAULT_PROJECT, Image, Machine, Version
+from machinehub.store.calendar import forget_calendar, set_calendar
 from machinehub.store.engine import transaction
 from machinehub.store.prune import drop_images, prune_versions
 from machinehub.store.tables import engines, images, machines, projects, versions
@@ -117,6 +118,7 @@ class Store:
                     )
                 ).scalars()
             )
+            await forget_calendar(connection, machine_id)
             await connection.execute(versions.delete().where(versions.c.machine_id == machine_id))
             await connection.execute(machines.delete().where(machines.c.id == machine_id))
         async with self._transaction() as connection:
@@ -185,7 +187,7 @@ class Store:
                     hidden = private_when_new if private is None and is_new else private
                     number, created = await _numbered(connection, row | {"machine_id": machine_id})
                     if activate:
-                        await _change(connection, machine_id, active_version=number)
+                        await _go_live(connection, machine_id, number, now_ms)
                     if hidden is not None and (activate or is_new):
                         await _change(connection, machine_id, private=hidden)
                     newest = _versions(machine_id, before=number + 1, limit=1)
@@ -226,7 +228,7 @@ class Store:
             raise NotFound("no_such_version", f"the machine has no version {number}")
         return unpack_files(packed)
 
-    async def activate(self, machine_id: MachineId, number: int) -> Machine:
+    async def activate(self, machine_id: MachineId, number: int, *, now_ms: int) -> Machine:
         """Makes `number` the version that new sessions get. Raises `NotFound`."""
         there = sa.select(versions.c.number).where(
             versions.c.machine_id == machine_id, versions.c.number == number
@@ -236,6 +238,7 @@ class Store:
             activating = machines.update().where(mine).values(active_version=number)
             if not (await connection.execute(activating)).rowcount:
                 raise NotFound("no_such_version", f"the machine has no version {number}")
+            await set_calendar(connection, machine_id, number, now_ms=now_ms)
             return await _machine_of_id(connection, machine_id)
 
     async def private_among(self, machine_ids: Collection[MachineId]) -> set[MachineId]:
@@ -334,6 +337,13 @@ async def _machine_named(
     row = {"id": new_id, "name": name, "created_at_ms": now_ms, "project_id": project}
     await connection.execute(machines.insert().values(row))
     return new_id
+
+
+async def _go_live(
+    connection: AsyncConnection, machine_id: MachineId, number: int, now_ms: int
+) -> None:
+    await _change(connection, machine_id, active_version=number)
+    await set_calendar(connection, machine_id, number, now_ms=now_ms)
 
 
 async def _numbered(connection: AsyncConnection, row: dict[str, Any]) -> tuple[int, bool]:

@@ -214,6 +214,27 @@ members = Table(  # whom machines that hear of presence believe to be there
     sqlite_with_rowid=False,
 )
 
+calendar = Table(  # what active versions say of their machines' calendars
+    "calendar",
+    metadata,
+    Column("machine_id", String(32), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("entry", LargeBinary, nullable=False),  # JSON
+    Column("due_at_ms", BigInteger, nullable=True, index=True),  # NULL: never
+)
+
+calendar_runs = Table(
+    "calendar_runs",
+    metadata,
+    Column("machine_id", String(32), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("at_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("ran_at_ms", BigInteger, nullable=False),
+    Column("outcome", String(64), nullable=False),
+    Column("detail", LargeBinary, nullable=False),  # UTF-8
+    Column("seq", BigInteger, nullable=True),
+)
+
 places = Table(  # up to where clients have heard that cannot say so when they come back
     "places",
     metadata,

@@ -16,8 +16,9 @@ import machinehub.app
 from machinehub.clock import SystemClock
 from machinehub.cluster import machines, wire
 from machinehub.cluster.links import HEAD
-from machinehub.cluster.sessions import PATIENCE_S
+from machinehub.cluster.subscription import PATIENCE_S
 from machinehub.errors import Unavailable
+from machinehub.ids import MachineId
 from machinehub.session.decide.conditions import Condition
 from tests.cluster.clusters import Nats, nats_server, node_of, running_cluster
 from tests.cluster.test_nodes import session_at
@@ -108,7 +109,7 @@ async def test_a_wrong_clock_does_not_spread(
 
     database = await new_database(postgres)
     async with nats_server() as nats:
-        there = {"database_url": database, "nats_url": nats.url}
+        there: dict[str, Any] = {"database_url": database, "nats_url": nats.url}
         with monkeypatch.context() as patched:
             patched.setattr(machinehub.app, "SystemClock", Ahead)
             first = running_hub(tmp_path / "a", **there)
@@ -156,7 +157,7 @@ async def test_a_link_that_breaks_when_a_client_is_let_in(postgres: str, tmp_pat
                 head = HEAD.pack(b"A", node.encode(), link.name, link._expected + 5, False)
                 links.receive(head + b"\x90")
 
-        remote.told = hear  # type: ignore[method-assign]
+        remote.told = hear
         async with b.socket(f"{machine}/{session}") as socket:
             await socket.until("snapshot")
             assert not armed
@@ -198,7 +199,7 @@ async def test_a_machine_that_could_not_be_deleted_is_open_again(
         sent = await a.http.post(f"/{machine}/{at_b}", json={"type": "increment"})
         assert sent.status_code == 200
         # A node that deletes a machine may end before it has.
-        await node_of(b)._here.do(wire.CloseMachine(machine))  # type: ignore[arg-type]
+        await node_of(b)._here.do(wire.CloseMachine(MachineId(machine)))
 
         async def answers() -> bool:
             sent = await b.http.post(f"/{machine}/{at_b}", json={"type": "increment"})
@@ -242,7 +243,7 @@ async def test_sessions_that_cannot_be_loaded_keep_nobody_from_theirs(
     monkeypatch.setattr("machinehub.cluster.sweeper.AT_ONCE", 5)
     database = await new_database(postgres)
     async with nats_server() as nats:
-        there = {"database_url": database, "nats_url": nats.url}
+        there: dict[str, Any] = {"database_url": database, "nats_url": nats.url}
         async with running_hub(tmp_path / "a", **there) as a:
             machine = await a.deploy(LATE)
             for number in range(12):

@@ -129,9 +129,9 @@ async def test_versions_are_numbered_and_immutable(store: Store) -> None:
 async def test_a_version_may_wait_to_be_activated(store: Store) -> None:
     machine, _, _ = await deploy(store, activate=False)
     assert machine.active_version == 0
-    assert (await store.activate(MachineId("Aaaaaa"), 1)).active_version == 1
+    assert (await store.activate(MachineId("Aaaaaa"), 1, now_ms=0)).active_version == 1
     with pytest.raises(NotFound):
-        await store.activate(MachineId("Aaaaaa"), 2)
+        await store.activate(MachineId("Aaaaaa"), 2, now_ms=0)
 
 
 async def test_many_deployments_of_one_name_at_once(store: Store) -> None:

@@ -208,6 +208,18 @@ export const readAt = (
   call(`/${machine}/${encodeURIComponent(session)}?at=${seq}`);
 export const fork = (machine: string, session: string, at: number): Promise<SessionItem> =>
   call(`${sessionPath(machine, session)}/fork`, { method: "POST", body: JSON.stringify({ at }) });
+export interface CalendarItem {
+  readonly name: string;
+  readonly expression: string;
+  readonly zone: string;
+  readonly session: string;
+  readonly event: { type: string };
+  readonly next_at: string | null;
+  /** The newest first. */
+  readonly runs: readonly { at: string; outcome: string; seq: number | null }[];
+}
+export const readCalendar = async (machine: string): Promise<readonly CalendarItem[]> =>
+  (await call<{ data: readonly CalendarItem[] }>(`${machinePath(machine)}/cron`)).data;
 export interface Timer {
   readonly id: number;
   readonly due_at: string;

@@ -15,6 +15,7 @@ import {
   type Version,
 } from "./api.ts";
 import { base } from "./base.ts";
+import { CalendarList } from "./calendar.tsx";
 import type { Difference } from "./chart/compare.ts";
 import { eventText } from "./chart/graph.ts";
 import type { History } from "./history.ts";
@@ -195,6 +196,7 @@ export function SessionsPanel({
           New session
         </button>
       </form>
+      <CalendarList machine={machine} open={open} />
       {first.problem && (
         <Refusal problem={first.problem} again={first.again} what="list of sessions" />
       )}

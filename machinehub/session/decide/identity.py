@@ -49,19 +49,21 @@ class Identity:
     """Those that a connect token gives; None without one."""
     claims: bytes | None = None
     """What else the token says, as JSON."""
+    is_hub: bool = False
+    """Whether it is the hub itself, by one of its own names."""
 
     @property
     def member(self) -> MemberId:
         return MemberId(self.id)
 
     def own(self, event_id: EventId | None) -> EventId | None:
-        """The id of an event as it is kept: a user's ids are theirs alone, so that nobody can use
-        one up for somebody else. All who came without a connect token share theirs, as they always
-        did.
+        """The id of an event as it is kept: a user's ids are theirs alone, and the hub's its own,
+        so that nobody can use one up for somebody else. All who came without a connect token share
+        theirs, as they always did.
         """
         if event_id is None:
             return None
-        if self.user is not None:
+        if self.user is not None or self.is_hub:
             return EventId(f"{OWNED}{self.id}{OWNED}{event_id}")
         return EventId(OWNED * 2 + event_id) if event_id.startswith(OWNED) else event_id
 
