@@ -198,3 +198,26 @@ async def test_the_context_stays_in_sight(client: Client, browser: Browser) -> N
         place = await page.get_by_text("answer: 42").bounding_box()
         assert place is not None
         assert place["y"] + place["height"] < 720
+
+
+async def test_the_calendar_is_above_the_sessions(client: Client, browser: Browser) -> None:
+    entry = {"name": "noon", "expression": "0 12 * * *", "session": "tower", "event": "WAIT"}
+    deployed = await client.http.post(
+        "/api/v1/deployments",
+        json={
+            "name": "page-calendar",
+            "entry": "m.ts",
+            "files": {"m.ts": ROOM},
+            "cron": [entry],
+            "private": False,
+        },
+    )
+    machine = deployed.json()["machine"]["id"]
+    async with opened(browser, f"{client.url}/{machine}/s") as page:
+        await ready(page)
+        await tab(page, "sessions")
+        calendar = page.get_by_role("region", name="Calendar")
+        await expect(calendar).to_contain_text("noon")
+        await expect(calendar).to_contain_text("0 12 * * * (UTC)")
+        await calendar.get_by_role("button").click()
+        await expect(page).to_have_url(f"{client.url}/{machine}/tower")

@@ -295,3 +295,41 @@ async def test_the_last_node_goes_on_while_it_drains(postgres: str, tmp_path: Pa
         await node_of(a).drain()
         answer = await a.http.post(f"/{machine}/s", json={"type": "increment"})
         assert answer.status_code == 200, json.dumps(answer.json())
+
+
+async def test_a_time_of_a_calendar_is_sent_by_one_node(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And noted once, though all of them look."""
+    ahead_ns = (60 - time.time() % 60 - 3) * 10**9  # three seconds to the minute
+
+    class Ahead(SystemClock):
+        def __init__(self) -> None:
+            super().__init__(wall_ns=lambda: time.time_ns() + int(ahead_ns))
+
+    monkeypatch.setattr(machinehub.app, "SystemClock", Ahead)
+    async with running_cluster(tmp_path, postgres, 2) as nodes:
+        deployed = await nodes[0].http.post(
+            "/api/v1/deployments",
+            json={
+                "name": "bell",
+                "entry": "m.ts",
+                "files": {"m.ts": COUNTER},
+                "cron": [
+                    {"name": "e", "expression": "* * * * *", "session": "s", "event": "increment"}
+                ],
+                "private": False,
+            },
+        )
+        machine = deployed.json()["machine"]["id"]
+        path = f"/api/v1/machines/{machine}/cron"
+
+        async def ran() -> list[Any]:
+            (entry,) = (await nodes[1].http.get(path)).json()["data"]
+            return list(entry["runs"])
+
+        await until(ran)
+        await asyncio.gather(*(node.hub.calendar.look() for node in nodes))
+        assert [run["outcome"] for run in await ran()] == ["accepted"]
+        answer = await nodes[1].http.get(f"/{machine}/s")
+        assert answer.json()["snapshot"]["context"] == {"count": 1}
