@@ -88,6 +88,15 @@ class HubSocket(WebSocketsSansIOProtocol):
             self.loop.call_soon(self.flush_frames)
         self._unflushed.append(wire)
 
+    def offer(self, wire: bytes, *, unsent_bytes_max: int) -> bool:
+        """As `write_frame`. False, and nothing sent, for a client that reads so slowly that more
+        than this would wait for it.
+        """
+        if self.write_paused and self.unsent_bytes + len(wire) > unsent_bytes_max:
+            return False
+        self.write_frame(wire)
+        return True
+
     def write_ping(self, payload: bytes) -> None:
         """Sends a ping of up to 125 bytes behind the frames before it (RFC 6455, section 5.5.2)."""
         self.write_frame(bytes((0x89, len(payload))) + payload)

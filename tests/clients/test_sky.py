@@ -76,7 +76,14 @@ async def test_the_announcements_counter(tmp_path: Path, browser: Browser) -> No
                 await expect(page.get_by_test_id("context")).to_contain_text("count: 1")
                 await page.get_by_role("button", name="increment", exact=True).click()
                 await count_is(stately, 2)
-                await until_line(watch, '"count":2')
+                await here.set_offline(True)
+                for _ in range(3):
+                    await stately.get_by_role("button", name="+").click()
+                await page.get_by_role("button", name="increment", exact=True).click()
+                await here.set_offline(False)
+                await count_is(stately, 6)
+                await expect(page.get_by_test_id("context")).to_contain_text("count: 6")
+                await until_line(watch, '"count":6')
                 assert not errors
         finally:
             with contextlib.suppress(ProcessLookupError):

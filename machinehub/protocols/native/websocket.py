@@ -145,12 +145,9 @@ class SocketListener:
         self._write(text_frame(settled_json(message, with_cost=self._tells_cost)))
 
     def _write(self, frame: bytes) -> None:
-        socket = self._socket
-        if socket.write_paused and socket.unsent_bytes + len(frame) > self._limits.unsent_bytes:
+        if not self._socket.offer(frame, unsent_bytes_max=self._limits.unsent_bytes):
             self._metrics.refused.labels(code="slow_reader").inc()
             self.close(CloseCode.LIMIT_EXCEEDED, "the client reads too slowly")
-        else:
-            socket.write_frame(frame)
 
     def close(self, code: CloseCode, reason: str) -> None:
         self._socket.close(code, reason)

@@ -8,6 +8,7 @@ the inputs that it missed.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -28,13 +29,19 @@ if TYPE_CHECKING:
     from machinehub.limits import Limits
     from machinehub.metrics import Metrics
     from machinehub.model import Entry
+    from machinehub.protocols.sky.frames import Dialect
     from machinehub.protocols.sky.places import Progress
     from machinehub.session.port import Message, Subscription
 
 WAITING_MAX: Final = 1_000
-"""Inputs that wait while a client is shown what it missed, and events that it sends before it is
-let in.
-"""
+"""Inputs that wait while a client is shown what it missed; more are read from the journal."""
+EARLY_MAX: Final = 256
+EARLY_BYTES_MAX: Final = 256 * 1024
+"""What a client sends before it is let in, and is looked at then."""
+INIT_BYTES_MAX: Final = 16 * 1024
+INIT_TYPE: Final = b"actor.init"
+TOGETHER: Final = 32
+"""Inputs that a client is sent at once of those that it missed."""
 RELOAD: Final = "reload the page"
 _ENDINGS: Final = {
     Ending.RESTARTED: (CloseCode.MOVED, f"the session was started anew: {RELOAD}"),
@@ -58,7 +65,9 @@ class Init(msgspec.Struct):
 
 
 class SkyClient:
-    """`on_init` hears of the first frame, `on_behind` that inputs were missed."""
+    """`on_init` hears of the first frame, `on_behind` that inputs were missed, `on_over` that this
+    client has nothing more to do with its session.
+    """
 
     def __init__(
         self,
@@ -71,6 +80,7 @@ class SkyClient:
         nonce: str,
         on_init: Callable[[Init], None],
         on_behind: Callable[[], None],
+        on_over: Callable[[Ending], None],
     ) -> None:
         """The events of this client have ids that begin with `event_ids`, on this socket followed
         by `nonce`.
@@ -84,13 +94,17 @@ class SkyClient:
         self._nonce = nonce
         self._on_init = on_init
         self._on_behind = on_behind
+        self._on_over = on_over
         self._sent = 0
         self._init: Init | None = None
-        self._early: list[Any] = []
+        self._early: list[bytes] = []
+        self._early_bytes = 0
+        self._writable = asyncio.Event()
         self._waiting: list[Applied] = []
         self._rates: ClientRates | None = None
         self._subscription: Subscription | None = None
-        self._progress: Progress
+        self._progress: Progress | None = None
+        self._dialect: Dialect
         self._is_live = False
         """Whether inputs are sent as they come."""
         self._is_started = False
@@ -112,24 +126,33 @@ class SkyClient:
         return self._init.api_key if self._init is not None else None
 
     def enter(
-        self, subscription: Subscription, rates: ClientRates | None, progress: Progress
+        self,
+        subscription: Subscription,
+        rates: ClientRates | None,
+        progress: Progress,
+        dialect: Dialect,
     ) -> None:
         self._subscription, self._rates, self._progress = subscription, rates, progress
+        self._dialect = dialect
         self._socket.on_pong = progress.answered
 
     def start(self, seq: Seq, beta: Any, snapshot: bytes) -> None:
         """A new client becomes a replica of the session as it was after input `seq`."""
+        assert self._progress is not None
         self._write(frames.start_frame(self.api_key, beta, snapshot))
-        self._begin(seq)
+        self.position = seq
+        self._progress.starts_at(seq)
+        self._begin()
 
     def resume(self, seq: Seq) -> None:
         """A client that had heard everything up to `seq` goes on."""
-        self._begin(seq)
-
-    def _begin(self, seq: Seq) -> None:
+        assert self._progress is not None
         self.position = seq
+        self._progress.goes_on_at(seq)
+        self._begin()
+
+    def _begin(self) -> None:
         self._is_started = True
-        self._progress.begins_at(seq)
         if self._players is not None:
             self._write(frames.players_frame(self.api_key, joined=True, count=self._players))
 
@@ -139,18 +162,31 @@ class SkyClient:
         """
         self._ids = self._own if as_own else f"early-{self._own}"
         early, self._early = self._early, []
-        for message in early:
-            self._send(message)
+        for data in early:
+            self._try(self._send_early, data)
         self._ids = self._own
+
+    def _send_early(self, data: bytes) -> None:
+        message = _message_of(data)
+        if message.get("type") != "actor.send":
+            raise BadRequest("bad_frame", "a frame's type is actor.init or actor.send")
+        self._send(message)
 
     # --- what it is sent --------------------------------------------------------------------------
 
-    def missed(self, entries: list[Entry]) -> bool:
-        """Sends what it missed. False if that does not go on from where it is."""
-        for entry in entries:
+    async def send_missed(self, entries: list[Entry]) -> bool:
+        """Sends what it missed, as fast as it reads. False if that does not go on from where it
+        is.
+        """
+        for at, entry in enumerate(entries):
             if entry.seq != self.position + 1:
                 return False
             self._apply(Applied(entry))
+            if at % TOGETHER == 0:
+                await asyncio.sleep(0)  # or nothing of it would leave
+                while self._socket.write_paused:
+                    self._writable.clear()
+                    await self._writable.wait()
         return True
 
     @property
@@ -208,10 +244,11 @@ class SkyClient:
         self.position = entry.seq
         event_id = shown_id(entry.event_id)
         if event_id is None or not event_id.startswith(self._own):
-            frame = message.encoded(frames.encoder(self.api_key))
+            frame = message.encoded(self._dialect.encoder(self.api_key))
             if frame:
                 self._write(frame)
-        self._progress.moved()
+        if self._progress is not None:
+            self._progress.moved()
 
     def _settle(self, message: Settled) -> None:
         """Its replica has applied the event already: that the session did not is an error."""
@@ -238,6 +275,7 @@ class SkyClient:
         self._write(frames.players_frame(self.api_key, joined=joined, count=self._players))
 
     def _end(self, message: Closed) -> None:
+        self._on_over(message.why)
         if message.why is Ending.DELETED:
             self._write(frames.stop_frame(self.api_key))
         code, said = _ENDINGS.get(message.why, (_SILENT.get(message.why), ""))
@@ -258,20 +296,20 @@ class SkyClient:
         self._socket.write_ping(payload)
 
     def _write(self, frame: bytes) -> None:
-        socket = self._socket
-        if socket.write_paused and socket.unsent_bytes + len(frame) > self._limits.unsent_bytes:
+        if not self._socket.offer(frame, unsent_bytes_max=self._limits.unsent_bytes):
             self._metrics.refused.labels(code="slow_reader").inc()
             self.close(CloseCode.LIMIT_EXCEEDED, "the client reads too slowly")
-        else:
-            socket.write_frame(frame)
 
     def close(self, code: CloseCode, reason: str) -> None:
+        """Its last answer may still say what it has heard."""
+        if self._progress is not None:
+            self._progress.ask()
         self._socket.close(code, reason)
 
     # --- what it says -----------------------------------------------------------------------------
 
     def writable_again(self) -> None:
-        """Nothing was held back."""
+        self._writable.set()
 
     def receive_binary(self) -> None:
         self.close(CloseCode.UNSUPPORTED_DATA, "frames are superjson text")
@@ -282,29 +320,43 @@ class SkyClient:
         except UnicodeDecodeError:
             self.close(CloseCode.INVALID_DATA, "the text is not UTF-8")
             return
+        self._try(self._read if self._is_started else self._read_early, data)
+
+    def _try(self, read: Callable[[bytes], None], data: bytes) -> None:
         try:
-            self._read(superjson.read(data), len(data))
-        except superjson.NotSuperjson as error:
-            self._refuse_frame(BadRequest("bad_frame", str(error)))
+            read(data)
         except HubError as error:
             self._refuse_frame(error)
 
-    def _read(self, message: Any, size: int) -> None:
+    def _read(self, data: bytes) -> None:
         """Raises `HubError`."""
-        kind = message.get("type") if isinstance(message, dict) else None
-        if kind == "actor.send":
-            if self._rates is not None:
-                self._rates.take_event(size, self._clock.monotonic_s())
-            if self._is_started:
+        message = _message_of(data)
+        match message.get("type"):
+            case "actor.send":
+                if self._rates is not None:
+                    self._rates.take_event(len(data), self._clock.monotonic_s())
                 self._send(message)
-            elif len(self._early) < WAITING_MAX:
-                self._early.append(message)
-            else:
-                self.close(CloseCode.LIMIT_EXCEEDED, "too many events before actor.start")
-        elif kind == "actor.init":
-            self._initialise(message)
-        else:
+            case "actor.init":
+                self._initialise(message)
+            case _:
+                raise BadRequest("bad_frame", "a frame's type is actor.init or actor.send")
+
+    def _read_early(self, data: bytes) -> None:
+        """A frame of somebody who is not let in yet, perhaps of nobody known: only a first frame is
+        looked into. Raises `HubError`.
+        """
+        if self._init is None and INIT_TYPE in data and len(data) <= INIT_BYTES_MAX:
+            message = _message_of(data)
+            if message.get("type") == INIT_TYPE.decode():
+                self._initialise(message)
+                return
+        if self._init is None and b"actor.send" not in data:
             raise BadRequest("bad_frame", "a frame's type is actor.init or actor.send")
+        self._early_bytes += len(data)
+        if len(self._early) >= EARLY_MAX or self._early_bytes > EARLY_BYTES_MAX:
+            self.close(CloseCode.LIMIT_EXCEEDED, "too much before actor.start")
+        else:
+            self._early.append(data)
 
     def _initialise(self, message: Any) -> None:
         try:
@@ -344,3 +396,14 @@ class SkyClient:
         self.refuse(error)
         if self._init is None:
             self.close(CloseCode.POLICY_VIOLATION, error.detail)
+
+
+def _message_of(data: bytes) -> dict[str, Any]:
+    """Raises `BadRequest`."""
+    try:
+        message = superjson.read(data)
+    except superjson.NotSuperjson as error:
+        raise BadRequest("bad_frame", str(error)) from None
+    if not isinstance(message, dict):
+        raise BadRequest("bad_frame", "a frame is an object")
+    return message

@@ -8,6 +8,7 @@ app's key as a bearer token.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,10 +18,12 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from machinehub.edge.addresses import read_url
 from machinehub.edge.admission import principal_of
+from machinehub.edge.identity import shown_in
 from machinehub.errors import BadRequest, Conflict, Forbidden, HubError, Unauthorised
 from machinehub.principal import Standing
 from machinehub.protocols.sky.rooms import actor_id, read_actor
 from machinehub.protocols.sky.source import Machine, module_of
+from machinehub.web.page import BASE_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -78,9 +81,14 @@ class SkyRegistry:
     async def _redirect(self, request: Request) -> Response:
         """Raises `HubError`."""
         url = read_url(request.scope["raw_path"], session_chars_max=self._limits.session_id_chars)
-        target = await self._machines.target(url.machine, url.version)
-        actor = actor_id(url.machine, target.version.number)
-        return RedirectResponse(f"{request.url.path}?actorId={actor}", status_code=307)
+        actor: str = url.machine
+        # The command shows its key later: which versions a private machine has, it hears then.
+        with contextlib.suppress(Unauthorised):
+            await self._gate.look(principal_of(request.scope), url.machine)
+            target = await self._machines.target(url.machine, url.version)
+            actor = actor_id(url.machine, target.version.number)
+        path = f"{request.scope.get(BASE_PATH, '')}/{url.machine}"
+        return RedirectResponse(f"{path}?actorId={actor}", status_code=307)
 
     async def _config(self, request: Request) -> Response:
         """Raises `HubError`."""
@@ -123,6 +131,8 @@ def _asks_what_it_is(scope: Scope) -> bool:
     """Whether the command follows the URL of a machine."""
     if not _MACHINE.fullmatch(scope["raw_path"]) or b"actorId=" in scope["query_string"]:
         return False
+    if shown_in(scope["headers"], scope["query_string"]):
+        return False  # the command shows nothing yet
     head = Headers(scope=scope)
     return head.get("user-agent", "").startswith(CLI_AGENT) and head.get("accept") in (None, "*/*")
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import re
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -23,9 +24,10 @@ from machinehub.edge.revoked import REVOKED, Watch
 from machinehub.errors import BadRequest, Conflict, Forbidden, HubError, Unauthorised, Unavailable
 from machinehub.protocols.sky import rooms
 from machinehub.protocols.sky.client import RELOAD, SkyClient
+from machinehub.protocols.sky.frames import Dialect
 from machinehub.protocols.sky.places import Places, Progress
-from machinehub.protocols.sky.snapshots import has_history, to_beta
-from machinehub.session.port import Place, Visitor
+from machinehub.protocols.sky.snapshots import has_history, nodes_of, to_beta, unnamed_in
+from machinehub.session.port import Closed, Ending, Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from machinehub.clock import Clock, Entropy
     from machinehub.edge.gate import Gate
     from machinehub.edge.websocket_connection import HubSocket
-    from machinehub.ids import MachineId, Seq
+    from machinehub.ids import Digest, MachineId, Seq, SessionId
     from machinehub.limits import Limits
     from machinehub.metrics import Metrics
     from machinehub.model import Entry, Machine, Version
@@ -52,6 +54,14 @@ _PK: Final = re.compile(rb"(?:^|[?&])_pk=([^&#]*)")
 """A room's name with a question mark in it, which PartySocket does not encode, moves it."""
 LAST_ATTEMPT: Final = 2**31 - 1
 """Behind every attempt at one seq."""
+
+
+OVER_S: Final = 600.0
+OVER_MAX: Final = 10_000
+DIALECTS_MAX: Final = 1_000
+
+Known = tuple["MachineId", "SessionId", bytes]
+"""A client: its machine, its session, and what its `_pk` comes to."""
 
 
 class Target(Protocol):
@@ -71,6 +81,44 @@ class Machines(Protocol):
         ...
 
 
+class Over:
+    """Clients whose sessions were deleted or started anew while they were there. They come back, as
+    their sockets do after whatever is said: they would begin the session again, or hold a replica
+    of another one.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._over: OrderedDict[Known, tuple[float, Ending]] = OrderedDict()
+
+    def add(self, client: Known, why: Ending) -> None:
+        self._over[client] = self._clock.monotonic_s() + OVER_S, why
+        self._over.move_to_end(client)
+        if len(self._over) > OVER_MAX:
+            self._over.popitem(last=False)
+
+    def find(self, client: Known) -> Ending | None:
+        until_s, why = self._over.get(client, (0.0, Ending.DELETED))
+        return why if until_s > self._clock.monotonic_s() else None
+
+
+class Dialects:
+    """Those of the versions that were asked for last."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[Digest, bool], Dialect] = OrderedDict()
+
+    def of(self, version: Version, *, early: bool) -> Dialect:
+        name = version.digest, early
+        found = self._known.get(name)
+        if found is None:
+            states = frozenset(str(node.get("id")) for node in nodes_of(version.definition))
+            found = self._known[name] = Dialect(states, early=early)
+            if len(self._known) > DIALECTS_MAX:
+                self._known.popitem(last=False)
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What all connections work with."""
@@ -86,8 +134,10 @@ class Parts:
     """Finds out whose keys those are that a frame shows; None where they mean nothing."""
     watch: Watch
     places: Places
-    clients: dict[tuple[MachineId, str, bytes], SkyClient]
-    """Who is here, by machine, session and name."""
+    clients: dict[Known, SkyClient]
+    """Who is here."""
+    over: Over
+    dialects: Dialects
 
 
 class Connection:
@@ -113,6 +163,7 @@ class Connection:
             nonce=parts.entropy.connection_id(),
             on_init=lambda _init: self._first.set_result(None),
             on_behind=self._catch_up_soon,
+            on_over=self._end,
         )
         socket.listen(self.client, high_water_bytes=parts.limits.unsent_bytes_soft)
 
@@ -130,7 +181,12 @@ class Connection:
                     return
                 if not self._first.done():
                     raise BadRequest("bad_frame", "no actor.init came")
-                await self._enter(leaving)
+                entering = asyncio.ensure_future(self._enter(leaving))
+                leaving.callback(entering.cancel)
+                await asyncio.wait({gone, entering}, return_when=asyncio.FIRST_COMPLETED)
+                if not entering.done():
+                    return
+                entering.result()
             except HubError as error:
                 self.client.refuse(error)
                 self.client.close(_close_code(error), error.detail)
@@ -150,9 +206,12 @@ class Connection:
         shown = [init.api_key] if init.api_key else []
         identified = await parts.identify(self._scope, shown) or principal_of(self._scope)
         principal = await parts.gate.enter(identified, address, "operate")
+        if (why := parts.over.find(self._known)) is not None:
+            self.client.receive(Closed(why, "the session is another one by now"))
+            return
         if principal.only_looks:
             await parts.sessions.members(address)  # or there is none, and looking begins none
-        await self._check_can_follow(address, actor.version)
+        version = await self._followed(address, actor.version)
         assert principal.allowance is not None
         leaving.callback(principal.allowance.connect())
         progress = Progress(address, self._name, client, parts.places)
@@ -172,31 +231,33 @@ class Connection:
         rates = None
         if principal.is_counted:
             rates = ClientRates(parts.limits, subscription.limits)
-        client.enter(subscription, rates, progress)
+        is_early = rooms.is_early(self._scope["raw_path"])
+        dialect = parts.dialects.of(version, early=is_early)
+        client.enter(subscription, rates, progress, dialect)
         leave = parts.watch(principal, lambda: client.receive(REVOKED), address.machine_id, session)
         leaving.callback(leave)
-        await self._bring_up_to_date()
+        await self._bring_up_to_date(version)
 
-    async def _check_can_follow(self, address: Address, version: int | None) -> None:
-        """Whether a replica of the machine can be right. Raises `HubError`."""
-        definition = (await self._parts.machines.target(address.machine_id, version)).version
-        if definition.definition.get("view"):
+    async def _followed(self, address: Address, version: int | None) -> Version:
+        """The version that the client is a replica of, if such a one can be right. Raises
+        `HubError`.
+        """
+        found = (await self._parts.machines.target(address.machine_id, version)).version
+        if found.definition.get("view"):
             raise Forbidden(
                 "forbidden",
                 "the machine says itself what each member sees: it has no replicas",
             )
-        if rooms.is_early(self._scope["raw_path"]) and has_history(
-            definition.definition.get("root")
-        ):
+        if rooms.is_early(self._scope["raw_path"]) and has_history(found.definition):
             raise Conflict(
                 "not_persistable",
                 "XState 5.0.0-beta.37 cannot restore history states: use the hub's own client",
             )
+        return found
 
     def _take_over(self, leaving: contextlib.ExitStack) -> None:
         """A socket that the client has lost, and the hub not yet, is closed."""
-        clients = self._parts.clients
-        known = self._address.machine_id, self._address.session_id, self._name
+        clients, known = self._parts.clients, self._known
         earlier = clients.get(known)
         if earlier is not None:
             earlier.close(CloseCode.GOING_AWAY, "the client has come back on another socket")
@@ -208,17 +269,26 @@ class Connection:
 
         leaving.callback(forget)
 
+    @property
+    def _known(self) -> Known:
+        return self._address.machine_id, self._address.session_id, self._name
+
+    def _end(self, why: Ending) -> None:
+        if why in (Ending.DELETED, Ending.RESTARTED):
+            self._parts.over.add(self._known, why)
+
     # --- what it missed ---------------------------------------------------------------------------
 
-    async def _bring_up_to_date(self) -> None:
+    async def _bring_up_to_date(self, version: Version) -> None:
         parts, client, address = self._parts, self.client, self._address
         place = await parts.places.find(address, self._name)
         if place is None:
             client.send_early(as_own=False)
             persisted = await parts.sessions.persisted(address)
-            await parts.places.begin(Place(address, self._name, persisted.seq))
+            client.send_early(as_own=False)
             snapshot = msgspec.json.decode(persisted.state)
-            client.start(persisted.seq, to_beta(snapshot), persisted.state)
+            beta = to_beta(snapshot, unnamed_in(version.definition))
+            client.start(persisted.seq, beta, persisted.state)
         elif place > client.latest:  # the database was put back to an earlier moment
             raise _away_too_long()
         else:
@@ -246,7 +316,7 @@ class Connection:
             until = client.latest
             while client.position < until:
                 entries = await self._entries_behind(client.position)
-                if not entries or not client.missed(entries):
+                if not entries or not await client.send_missed(entries):
                     raise _away_too_long()
             if client.go_on():
                 return

@@ -47,51 +47,54 @@ class Progress:
         self._name = name
         self._client = client
         self._places = places
-        self.confirmed = Seq(0)
+        self._confirmed = Seq(0)
         self._asked = Seq(0)
         """What the last ping said."""
         self._timer: asyncio.TimerHandle | None = None
         self._rests_until_s = 0.0
 
-    def begins_at(self, seq: Seq) -> None:
-        self.confirmed = self._asked = seq
+    def starts_at(self, seq: Seq) -> None:
+        """The client is new, and is sent the session as it was then: it is known only when it has
+        answered. One whose connection broke before that is new once more.
+        """
+        self._confirmed = self._asked = Seq(seq - 1)
+        self.moved()
+
+    def goes_on_at(self, seq: Seq) -> None:
+        self._confirmed = self._asked = seq
 
     def moved(self) -> None:
         """The client was sent something, or there was something that it need not be sent."""
-        if self._timer is not None or self._asked > self.confirmed:
+        if self._timer is not None:
             return
         loop = asyncio.get_running_loop()
         if (wait_s := self._rests_until_s - loop.time()) > 0:
-            self._timer = loop.call_later(wait_s, self._ask)
+            self._timer = loop.call_later(wait_s, self.ask)
         else:
-            self._ask()
+            self.ask()
 
-    def _ask(self) -> None:
-        self._timer = None
+    def ask(self) -> None:
+        """Asks about everything that was sent until now."""
+        self.leave()
         position = self._client.position
-        if position <= self._asked:
-            return
-        self._asked = position
-        self._rests_until_s = asyncio.get_running_loop().time() + PING_EVERY_S
-        self._client.ping(_PAYLOAD.pack(position))
+        if position > self._asked:
+            self._asked = position
+            self._rests_until_s = asyncio.get_running_loop().time() + PING_EVERY_S
+            self._client.ping(_PAYLOAD.pack(position))
 
     def answered(self, payload: bytes) -> None:
         """A pong: of a ping of this client, or one that it made up."""
         if len(payload) != _PAYLOAD.size:
             return
         seq = Seq(_PAYLOAD.unpack(payload)[0])
-        if self.confirmed < seq <= self._asked:
-            self.confirmed = seq
+        if self._confirmed < seq <= self._asked:
+            self._confirmed = seq
             self._places.note(Place(self._address, self._name, seq))
-            self.moved_on()
-
-    def moved_on(self) -> None:
-        if self._client.position > self._asked:
-            self.moved()
 
     def leave(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
 
 class Places:
@@ -101,6 +104,7 @@ class Places:
         self._sessions = sessions
         self._noted: dict[tuple[Address, bytes], Place] = {}
         """What is not written yet."""
+        self._room = asyncio.Lock()
         self._writing: asyncio.Task[None] | None = None
 
     async def find(self, address: Address, name: bytes) -> Seq | None:
@@ -108,37 +112,34 @@ class Places:
         await self.settle()
         return await self._sessions.place_of(address, name)
 
-    async def begin(self, place: Place) -> None:
-        """A client is new, and is told how the session stands. Raises `Unavailable`."""
-        await self._sessions.keep_places([place])
-
     def note(self, place: Place) -> None:
         self._noted[place.address, place.client] = place
         if self._writing is None:
             self._writing = asyncio.ensure_future(self._write_on())
 
     async def settle(self) -> None:
-        """What was noted is written, if it can be."""
+        """What was noted until now is written, if it can be."""
         with contextlib.suppress(HubError):
             await self._write()
 
     async def _write_on(self) -> None:
         try:
             while self._noted:
-                await asyncio.sleep(KEEP_EVERY_S)
                 try:
                     await self._write()
+                    await asyncio.sleep(KEEP_EVERY_S)
                 except HubError:  # the database is away: what it does not know is sent again
                     await asyncio.sleep(RETRY_S)
         finally:
             self._writing = None
 
     async def _write(self) -> None:
-        noted, self._noted = self._noted, {}
-        if not noted:
-            return
-        try:
-            await self._sessions.keep_places(list(noted.values()))
-        except HubError:
-            self._noted = noted | self._noted
-            raise
+        async with self._room:  # or what is being written would be read as it was before
+            noted, self._noted = self._noted, {}
+            if not noted:
+                return
+            try:
+                await self._sessions.keep_places(list(noted.values()))
+            except BaseException:
+                self._noted = noted | self._noted
+                raise

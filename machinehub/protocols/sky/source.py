@@ -13,6 +13,8 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from machinehub.protocols.sky.snapshots import nodes_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,8 +32,8 @@ BETA_EXPORTS: Final = frozenset(
 SHIMS: Final = {
     "setup": """\
 const setup = <C, E>({ types, ...implementations }: { types?: { context?: C; events?: E } } & Record<string, any>) => ({
-  createMachine: (config: any): ReturnType<typeof createMachine<C, E>> =>
-    createMachine({ types, ...config } as any, implementations as any) as any,
+  createMachine: (config: any): ReturnType<typeof plainMachine<C, E>> =>
+    plainMachine({ types, ...config } as any, implementations as any) as any,
 });""",  # noqa: E501 - it is formatted where it is written to
     "emit": """\
 // Replicas emit nothing: what the machine emits, its session on the hub does.
@@ -44,14 +46,36 @@ const assertEvent = (event: { type: string }, type: string | readonly string[]):
 """What it lacks, and what stands in for it."""
 SCRIPTS: Final = frozenset({".ts", ".tsx", ".mts", ".js", ".mjs"})
 
+TIMERS: Final = """\
+
+// Delays are the hub's: it says when one is over, to everybody at once.
+for (const nodes: any[] = [(machine as any).root]; nodes.length; ) {
+  const node = nodes.pop();
+  nodes.push(...Object.values(node.states));
+  for (const action of node.entry) {
+    const delays = action.type === "xstate.raise" && String(action.id).startsWith("xstate.after");
+    if (delays) action.delay = 2 ** 31 - 1;
+  }
+}
+"""
 _IMPORT: Final = re.compile(r"^import\b", re.MULTILINE)
+_ANY_IMPORT: Final = re.compile(r"^\s*(?:/\*.*?\*/\s*)?import\b(?!\s*\()", re.MULTILINE)
+_PARAMS: Final = re.compile(r"\bparams\b")
+_FAILS: Final = re.compile(r"\bonError\b")
+_ERROR: Final = re.compile(r"\berror\b")
 _QUOTE: Final = re.compile(r"""["']""")
 _ENDS: Final = re.compile(r"[ \t]*;?")
 _NAMED: Final = re.compile(r"(?:type\s+)?([\w$]+)(?:\s+as\s+([\w$]+))?")
-_MACHINE: Final = re.compile(r"^(?:export\s+)?(?:const|let|var)\s+machine\b", re.MULTILINE)
+_MACHINE: Final = re.compile(r"^export\s+(?:const|let|var)\s+machine\b", re.MULTILINE)
+_TAKEN: Final = re.compile(r"^(?:const|let|var|function|class)\s+machine\b", re.MULTILINE)
 _DEFAULT: Final = re.compile(r"^export\s+default\s+", re.MULTILINE)
 _DEFAULT_NAME: Final = re.compile(r"^export\s+default\s+([\w$]+)[ \t]*;?[ \t]*$", re.MULTILINE)
 _EXPORTED: Final = re.compile(r"^export\s+(?:const|let|var)\s+([\w$]+)", re.MULTILINE)
+_MADE: Final = re.compile(
+    r"^export\s+(?:const|let|var)\s+([\w$]+)(?:\s*:[^=\n]*)?\s*=\s*"
+    r"(?:createMachine|setup|[\w$]+\.createMachine)\s*\(",
+    re.MULTILINE,
+)
 _MORE_OF_SETUP: Final = re.compile(r"\.(?:extend|createStateConfig|createAction)\(")
 _OTHER_EXPORT: Final = re.compile(r"^export\s*(?:\{|\*|=)", re.MULTILINE)
 RULES: Final = frozenset({"access", "view", "viewEmitted"})
@@ -79,12 +103,21 @@ class Machine(NamedTuple):
 def module_of(machine: Machine) -> str:
     """TypeScript with a top-level `const machine`."""
     try:
-        return _head(machine, []) + _rewritten(machine)
+        return _head(machine, []) + _rewritten(machine) + _timers_of(machine)
     except CannotRewrite as error:
         left_out: list[str] = []
         config = _config_of(machine.definition, left_out)
         head = _head(machine, [f"Made from the definition alone: {error}.", *left_out])
-        return head + _machine_of(config)
+        return head + _machine_of(config) + _timers_of(machine)
+
+
+def _timers_of(machine: Machine) -> str:
+    has_delays = any(
+        each.get("kind") == "after"
+        for node in nodes_of(machine.definition)
+        for each in node.get("transitions", [])
+    )
+    return TIMERS if has_delays else ""
 
 
 def _head(machine: Machine, said: list[str]) -> str:
@@ -107,18 +140,30 @@ def _rewritten(machine: Machine) -> str:
         raise CannotRewrite(f"{machine.entry} is no script")
     if len(machine.files) > 1:
         raise CannotRewrite(f"the machine is made of {len(machine.files)} files")
-    if _MORE_OF_SETUP.search(source):
-        raise CannotRewrite(f"it uses more of setup() than XState {BETA} can be given")
-    source = source.replace("\r\n", "\n")
+    source = source.removeprefix("\ufeff").replace("\r\n", "\n")
+    _check_features(source)
     imports = list(_imports(source))
     names = _imported(imports)
+    rest = _without(source, imports)
+    if _ANY_IMPORT.search(rest):
+        raise CannotRewrite("it has imports that do not begin a line")
     shims = [SHIMS[name] for name in names if name in SHIMS]
     if "setup" in names:
-        names |= {"createMachine": "createMachine"}
+        names |= {"createMachine as plainMachine": "createMachine as plainMachine"}
     kept = sorted(_spelled(name, local) for name, local in names.items() if name not in SHIMS)
     head = f'import {{ {", ".join(kept)} }} from "xstate";\n' if kept else ""
-    body = _with_machine(_without(source, imports).strip())
+    body = _with_machine(rest.strip())
     return "\n".join([head, *shims, body]) + "\n"
+
+
+def _check_features(source: str) -> None:
+    """What XState's early version would run, and come to something else."""
+    if _MORE_OF_SETUP.search(source):
+        raise CannotRewrite(f"it uses more of setup() than XState {BETA} can be given")
+    if _PARAMS.search(source):
+        raise CannotRewrite(f"XState {BETA} gives actions and guards no params")
+    if _FAILS.search(source) and _ERROR.search(source):
+        raise CannotRewrite(f"XState {BETA} calls the error of onError otherwise")
 
 
 def _spelled(name: str, local: str) -> str:
@@ -140,6 +185,7 @@ def _imports(source: str) -> Iterator[Import]:
     for found in _IMPORT.finditer(source):
         if found.start() < end:
             continue  # in a text behind an import
+        _check_outside(source, found.start())
         if quote is None or quote.start() < found.end():
             quote = _QUOTE.search(source, found.end())
         closing = source.find(quote[0], quote.end()) if quote is not None else -1
@@ -151,6 +197,12 @@ def _imports(source: str) -> Iterator[Import]:
         end = ends.end()
         module = source[quote.end() : closing]
         yield Import(found.start(), end, what.removesuffix("from").strip(), module)
+
+
+def _check_outside(source: str, at: int) -> None:
+    """That what seems to be a statement stands in no template literal."""
+    if source.count("`", 0, at) % 2:
+        raise CannotRewrite("a template literal has lines that look like statements")
 
 
 def _without(source: str, imports: list[Import]) -> str:
@@ -197,18 +249,23 @@ def _with_machine(body: str) -> str:
     """
     if _OTHER_EXPORT.search(body):
         raise CannotRewrite("it exports its machine in a list")
-    has_machine = _MACHINE.search(body) is not None
+    found = _DEFAULT.search(body) or _MACHINE.search(body)
+    if found is not None:
+        _check_outside(body, found.start())
     named = _DEFAULT_NAME.search(body)
     if named is not None and named[1] == "machine":
         return _DEFAULT_NAME.sub("", body).strip()
-    if has_machine:
+    is_taken = _TAKEN.search(body) is not None
+    if _MACHINE.search(body):
         if _DEFAULT.search(body):
             raise CannotRewrite("its default export is another than its constant machine")
         return body
+    if is_taken:
+        raise CannotRewrite("it calls something else machine")
     if _DEFAULT.search(body):
-        return _DEFAULT.sub("const machine = ", body)
+        return _DEFAULT.sub("const machine = ", body, count=1)
     exported = [name for name in _EXPORTED.findall(body) if name not in RULES]
-    if len(exported) != 1:
+    if len(exported) != 1 or _MADE.findall(body) != exported:
         raise CannotRewrite("it is not plain which of its exports is the machine")
     return f"{body}\n\nconst machine = {exported[0]};"
 

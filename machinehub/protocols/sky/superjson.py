@@ -64,7 +64,10 @@ def _annotations(values: Any) -> list[tuple[list[str], list[Any]]]:
             raise NotSuperjson("too many parts of the value are more than JSON")
         if isinstance(tree, dict):
             for path, below in tree.items():
-                walk(below, at + _parts(path), depth + 1)
+                parts = _parts(path)
+                if len(at) + len(parts) > _DEPTH_MAX:
+                    raise NotSuperjson("a path of meta.values leads too deep")
+                walk(below, at + parts, depth + 1)
         elif isinstance(tree, list) and tree and not isinstance(tree[0], dict):
             if len(tree) > 1:  # innermost first: a container's kind is about what it holds
                 walk(tree[1], at, depth + 1)
@@ -82,6 +85,8 @@ def _parts(path: str) -> list[str]:
     on).
     """
     parts, part, escaped = [], "", False
+    if path.count(".") > 2 * _DEPTH_MAX:
+        raise NotSuperjson("a path leads too deep")
     for char in path:
         if escaped:
             part, escaped = part + (char if char in ".\\" else "\\" + char), False

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from machinehub.edge.websocket_connection import EXTENSION, HubSocket
 from machinehub.errors import HubError
 from machinehub.protocols.sky import rooms
-from machinehub.protocols.sky.connection import Connection, Parts
+from machinehub.protocols.sky.connection import Connection, Dialects, Over, Parts
 from machinehub.protocols.sky.places import Places
 
 if TYPE_CHECKING:
@@ -45,8 +45,21 @@ class SkySockets:
         self._metrics = metrics
         self._machines = machines
         places = Places(sessions)
+        over, dialects = Over(clock), Dialects()
         self._parts = Parts(
-            sessions, machines, clock, entropy, limits, metrics, gate, identify, watch, places, {}
+            sessions,
+            machines,
+            clock,
+            entropy,
+            limits,
+            metrics,
+            gate,
+            identify,
+            watch,
+            places,
+            {},
+            over,
+            dialects,
         )
 
     def takes(self, scope: Scope) -> bool:

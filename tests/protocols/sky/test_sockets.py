@@ -33,6 +33,12 @@ export default createMachine({
   states: { a: { on: { GO: "#h.b.back" } }, b: { initial: "c", states: { c: {}, back: { type: "history" } } } },
 });
 """
+LAMP = """
+import { createMachine } from "xstate";
+export default createMachine({
+  id: "lamp", initial: "off", states: { off: { on: { PRESS: "on" } }, on: { after: { 50: "off" } } },
+});
+"""
 NAMELESS = """
 import { assign, createMachine } from "xstate";
 const child = createMachine({ id: "c" });
@@ -135,6 +141,17 @@ async def test_the_order_of_a_beginning(client: Client) -> None:
         await until(both_counted)
         # Nothing of one's own comes back.
         assert not [each for each in one.seen if each["type"] == "actor.send"]
+
+
+async def test_a_delay_is_told_by_both_of_its_names(client: Client) -> None:
+    """XState 5 and its version 5.0.0-beta.37 call it differently, and ignore the other's."""
+    machine = await client.deploy(LAMP, name="sky-delay")
+    async with sky(client, machine) as one:
+        await one.init()
+        await one.until("actor.start")
+        await one.event({"type": "PRESS"})
+        told = [(await one.until("actor.send"))["event"] for _ in range(2)]
+        assert told == [{"type": "xstate.after.50.lamp.on"}, {"type": "xstate.after(50)#lamp.on"}]
 
 
 @pytest.mark.parametrize(

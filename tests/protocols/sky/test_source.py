@@ -86,7 +86,8 @@ def test_what_each_example_is_made_from() -> None:
         except CannotRewrite as error:
             made[path.stem] = str(error)
     assert {name: why for name, why in made.items() if why} == {
-        "kitchen": "XState 5.0.0-beta.37 has no enqueueActions()"
+        "checkout": "XState 5.0.0-beta.37 calls the error of onError otherwise",
+        "kitchen": "XState 5.0.0-beta.37 has no enqueueActions()",
     }
 
 
@@ -106,8 +107,9 @@ def test_what_each_example_is_made_from() -> None:
     ],
 )
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_the_machine_is_called_machine(source: str, ends: str, newline: str) -> None:
-    given = f'import {{ createMachine }} from "xstate";\n{source}'.replace("\n", newline)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_the_machine_is_called_machine(source: str, ends: str, newline: str, mark: str) -> None:
+    given = f'{mark}import {{ createMachine }} from "xstate";\n{source}'.replace("\n", newline)
     text = module_of(machine_of(given))
     assert text.rstrip().endswith(ends)
     assert text.count('from "xstate"') == 1
@@ -127,6 +129,17 @@ def test_the_machine_is_called_machine(source: str, ends: str, newline: str) -> 
         ("export const a = 1;\nexport const b = 2;", "not plain which"),
         ("export const machine = 1;\nexport default other;", "another than"),
         ('import { setup } from "xstate";\nsetup({}).extend({});', "more of setup()"),
+        ('/* hi */ import { assign } from "xstate";\nexport default 1;', "do not begin a line"),
+        ('  import { assign } from "xstate";\nexport default 1;', "do not begin a line"),
+        ("export const a = 1, lamp = createMachine({});", "not plain which"),
+        ("const machine = setup({});\nexport default machine.createMachine({});", "else machine"),
+        ("const text = `\nimport a from 'xstate'\n`;\nexport default 1;", "template literal"),
+        (
+            "const text = `\nexport default 1\n`;\nexport const lamp = createMachine({});",
+            "template",
+        ),
+        ("export default createMachine({ on: { A: { params: {} } } });", "no params"),
+        ("export default f({ onError: ({ event }) => event.error });", "onError"),
     ],
 )
 def test_what_its_source_cannot_say_is_made_from_the_definition(source: str, why: str) -> None:
