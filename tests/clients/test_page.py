@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from playwright.async_api import Browser, Page
+    from playwright.async_api import Browser, Page, Route
 
 
 @contextlib.asynccontextmanager
@@ -338,10 +338,20 @@ async def test_a_hub_with_tokens_shows_what_the_token_may_see(
             await page.locator(".token input").fill("☃ no header")
             await page.get_by_role("button", name="Use token").click()
             await expect(page.locator(".token [role=status]")).to_contain_text("letters, digits")
+            # The answer to a wrong one comes when the right one was given already.
+            is_given = asyncio.Event()
+
+            async def hold(route: Route) -> None:
+                if route.request.headers.get("authorization") == "Bearer wrong":
+                    await is_given.wait()
+                await route.continue_()
+
+            await page.route("**/journal*", hold)
             await page.locator(".token input").fill("wrong")
             await page.get_by_role("button", name="Use token").click()
             await page.locator(".token input").fill("secret-token")
             await page.get_by_role("button", name="Use token").click()
+            is_given.set()
             await expect(page.locator(".history li")).to_have_count(2)
 
 

@@ -333,3 +333,47 @@ async def test_a_time_of_a_calendar_is_sent_by_one_node(
         assert [run["outcome"] for run in await ran()] == ["accepted"]
         answer = await nodes[1].http.get(f"/{machine}/s")
         assert answer.json()["snapshot"]["context"] == {"count": 1}
+
+
+async def test_clocks_that_are_hours_apart(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is taken for dead, and a timer fires once, wherever its session goes."""
+
+    class Ahead(SystemClock):
+        def __init__(self) -> None:
+            super().__init__(wall_ns=lambda: time.time_ns() + 5 * 3600 * 10**9)
+
+    database = await new_database(postgres)
+    async with nats_server() as nats:
+        there: dict[str, Any] = {"database_url": database, "nats_url": nats.url}
+        async with running_hub(tmp_path / "a", **there) as a:
+            with monkeypatch.context() as patched:
+                patched.setattr(machinehub.app, "SystemClock", Ahead)
+                ahead = running_hub(tmp_path / "b", **there)
+                b = await ahead.__aenter__()
+            try:
+                await until(
+                    lambda: all(len(node_of(each).membership.nodes) == 2 for each in (a, b))
+                )
+                machine = await a.deploy(LATE)
+                session = session_at([a, b], machine, 1)
+                await a.http.put(f"/{machine}/{session}", json={})
+                assert b.find(machine, session) is not None
+
+                async def timers() -> int:
+                    journal = await a.http.get(
+                        f"/api/v1/machines/{machine}/sessions/{session}/journal"
+                    )
+                    return [each["kind"] for each in journal.json()["data"]].count("timer")
+
+                await until(timers)
+                await node_of(b).drain()
+                answer = await a.http.get(
+                    f"/{machine}/{session}", headers={"Accept": "application/json"}
+                )
+                assert answer.json()["snapshot"]["value"] == "off"
+                assert await timers() == 1
+                assert len(node_of(a).membership.nodes) == 2
+            finally:
+                await ahead.__aexit__(None, None, None)

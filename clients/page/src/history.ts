@@ -27,6 +27,8 @@ export function useHistory(machine: string, session: string, seq: number): Histo
   const wanted = useRef(0);
   const timer = useRef<ReturnType<typeof setTimeout>>(undefined);
   const busy = useRef(false);
+  /** Whether it is to be asked once more, when the answer that is waited for has come: by another token, perhaps. */
+  const anew = useRef(false);
   // A session that was started anew counts from the beginning again.
   if (seq > 0 && seq < wanted.current) known.current = [];
   wanted.current = seq;
@@ -60,6 +62,9 @@ export function useHistory(machine: string, session: string, seq: number): Histo
     } finally {
       busy.current = false;
     }
+    if (!anew.current) return;
+    anew.current = false;
+    void follow();
   }, [machine, session, take, fail]);
   const soon = useCallback(() => {
     timer.current ??= setTimeout(() => {
@@ -91,7 +96,11 @@ export function useHistory(machine: string, session: string, seq: number): Histo
             take(more);
           }, fail)
       : undefined;
-  return { entries, problem, older, again: useCallback(() => void follow(), [follow]) };
+  const again = useCallback(() => {
+    anew.current = busy.current;
+    void follow();
+  }, [follow]);
+  return { entries, problem, older, again };
 }
 
 /** The steps just before one, with all that was rejected at them. */
