@@ -20,7 +20,7 @@ from machinehub.errors import Unavailable
 from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from nats.aio.msg import Msg
@@ -89,25 +89,28 @@ class NatsBus:
         if self._ca is not None:
             more["tls"] = ssl.create_default_context(cafile=self._ca)
         client = self._client = Client()
-        try:
-            async with asyncio.timeout(CONNECT_S):  # it would try for ever
-                await client.connect(
-                    servers=self._servers,
-                    name=f"machinehub {node}",
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type] # seconds
-                    ping_interval=PING_S,
-                    max_outstanding_pings=2,
-                    disconnected_cb=self._disconnected,
-                    reconnected_cb=self._reconnected,
-                    error_cb=self._failed,
-                    **more,
+
+        async def connect() -> None:
+            await client.connect(
+                servers=self._servers,
+                name=f"machinehub {node}",
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type] # seconds
+                ping_interval=PING_S,
+                max_outstanding_pings=2,
+                disconnected_cb=self._disconnected,
+                reconnected_cb=self._reconnected,
+                error_cb=self._failed,
+                **more,
+            )
+            for subject in (f"{SUBJECT}.{node}", f"{SUBJECT}.all"):
+                await client.subscribe(
+                    subject, cb=take, pending_msgs_limit=0, pending_bytes_limit=PENDING_BYTES
                 )
-                for subject in (f"{SUBJECT}.{node}", f"{SUBJECT}.all"):
-                    await client.subscribe(
-                        subject, cb=take, pending_msgs_limit=0, pending_bytes_limit=PENDING_BYTES
-                    )
-                await client.flush(CONNECT_S)
+            await client.flush(CONNECT_S)
+
+        try:
+            await _within(CONNECT_S, connect())
         except (NatsError, OSError, TimeoutError, ValueError) as error:
             why = self._error or error
             raise Unavailable(
@@ -121,13 +124,15 @@ class NatsBus:
         if self._client is None:
             return
         with contextlib.suppress(NatsError, OSError, TimeoutError):
-            async with asyncio.timeout(STOP_S):
-                while self._outbox:
-                    await asyncio.sleep(0.01)
-                await self._client.flush(STOP_S)
+            await _within(STOP_S, self._flush(self._client))
         self._tasks.stop()
         with contextlib.suppress(NatsError, OSError, TimeoutError):
-            await self._client.close()
+            await _within(STOP_S, self._client.close())
+
+    async def _flush(self, client: Client) -> None:
+        while self._outbox:
+            await asyncio.sleep(0.01)
+        await client.flush(STOP_S)
 
     @property
     def is_connected(self) -> bool:
@@ -166,3 +171,24 @@ class NatsBus:
     async def _failed(self, error: Exception) -> None:
         self._error = error
         log.debug("NATS: %r", error)
+
+
+async def _within(seconds: float, work: Coroutine[None, None, None]) -> None:
+    """Raises `TimeoutError` when it takes longer: then nobody waits for it any more. (The library
+    tries for ever, and now and then takes a cancellation for one more failure.)
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(_look_at)
+    if not task.done():
+        raise TimeoutError
+    task.result()
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
