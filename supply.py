@@ -29,6 +29,8 @@ GUEST_PACKAGES: Final = (
     "@esbuild/wasi-preview1",
 )
 """Of what the guest is built with, these end in it."""
+WORKSPACES: Final = ("clients/js", "clients/page")
+"""Of the repository's npm packages, these end in the wheel."""
 _SAME_LICENSE: Final = {"@esbuild/wasi-preview1": "../esbuild"}
 """Packages that come without the text, and another one of the same project that has it."""
 _REQUIREMENT: Final = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)")
@@ -155,12 +157,34 @@ def _of_distribution(name: str, version: str) -> tuple[str, str]:
 
 
 def _page() -> list[Part]:
+    """What the page and the client need when they run, and what that needs in turn. What the
+    example apps need is in the same lock file, and not in the wheel."""
     locked = json.loads((ROOT / "package-lock.json").read_text())["packages"]
-    return [
-        _npm(path.rpartition("node_modules/")[2], about, ROOT / path)
-        for path, about in locked.items()
-        if path.startswith("node_modules/") and not about.get("dev") and not about.get("link")
-    ]
+    found: dict[str, Part] = {}
+    ahead = [(place, name) for place in WORKSPACES for name in _needs(locked[place])]
+    while ahead:
+        place, name = ahead.pop()
+        path = _resolved(locked, place, name)
+        if path is None or path in found or locked[path].get("link"):
+            continue
+        found[path] = _npm(name, locked[path], ROOT / path)
+        ahead += [(path, needed) for needed in _needs(locked[path])]
+    return list(found.values())
+
+
+def _needs(about: dict[str, Any]) -> list[str]:
+    return [*about.get("dependencies", {}), *about.get("peerDependencies", {})]
+
+
+def _resolved(locked: dict[str, Any], place: str, name: str) -> str | None:
+    """The package that `import "name"` means for a file in `place`: in the nearest node_modules.
+    None for an optional peer that nobody installed."""
+    while place:
+        path = f"{place}/node_modules/{name}"
+        if path in locked:
+            return path
+        place = place.rpartition("/")[0]
+    return f"node_modules/{name}" if f"node_modules/{name}" in locked else None
 
 
 def _guest() -> list[Part]:
