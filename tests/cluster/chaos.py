@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import signal
 import sys
@@ -29,6 +28,12 @@ if TYPE_CHECKING:
 
 SESSIONS = 3
 TAPPERS = 6
+
+
+def _signal(node: Process, number: signal.Signals) -> None:
+    """Nothing where it has ended by itself, as a node does that was declared dead."""
+    with contextlib.suppress(ProcessLookupError):
+        node.process.send_signal(number)
 
 
 class Cluster:
@@ -77,8 +82,7 @@ class Cluster:
 
     async def stop(self) -> None:
         for node in self.nodes:
-            with contextlib.suppress(ProcessLookupError):
-                node.process.kill()
+            _signal(node, signal.SIGKILL)
             await node.process.wait()
         for wires in self.wires:
             for wire in wires.values():
@@ -125,16 +129,16 @@ class Cluster:
         )
         match what:
             case "kill":
-                node.process.kill()
+                _signal(node, signal.SIGKILL)
                 await node.process.wait()
                 await asyncio.sleep(pause_s / 3)
             case "stop":
-                node.process.terminate()
+                _signal(node, signal.SIGTERM)
                 await asyncio.wait_for(node.process.wait(), 60)
             case "pause":
-                os.kill(node.process.pid, signal.SIGSTOP)
+                _signal(node, signal.SIGSTOP)
                 await asyncio.sleep(pause_s)
-                os.kill(node.process.pid, signal.SIGCONT)
+                _signal(node, signal.SIGCONT)
             case "cut":
                 wire.cut()
                 await asyncio.sleep(pause_s)
