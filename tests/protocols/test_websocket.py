@@ -185,6 +185,7 @@ async def test_timers_fire_by_themselves(client: Client) -> None:
         ('{"type":"event","id":5,"event":{"type":"a"}}', "bad_frame"),
         ('{"type":"event","id":"","event":{"type":"a"}}', "bad_frame"),
         ('{"type":"event","id":"' + "x" * 257 + '","event":{"type":"a"}}', "bad_frame"),
+        ('{"type":"event","id":"\\u0000\\u0000\\u0000hub-1","event":{"type":"a"}}', "bad_frame"),
         ('{"type":"event"}', "invalid_event"),
         ('{"type":"event","event":5}', "invalid_event"),
         ('{"type":"event","event":{"type":"xstate.stop"}}', "invalid_event"),

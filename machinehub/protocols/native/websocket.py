@@ -43,6 +43,7 @@ from machinehub.protocols.native.frames import (
 from machinehub.protocols.native.queries import client_key, given_input, wants_cost
 from machinehub.protocols.native.resends import ResendGuard
 from machinehub.session.decide.events import EVENT_ID_CHARS_MAX
+from machinehub.session.decide.identity import UNSHOWN
 from machinehub.session.port import Closed, Ending, Settled, Update, Visitor
 
 if TYPE_CHECKING:
@@ -202,6 +203,9 @@ class SocketListener:
         event_id = EventId(frame.id) if frame.id is not None else None
         if event_id is not None and not 1 <= len(event_id) <= EVENT_ID_CHARS_MAX:
             self._refuse(BadRequest("bad_frame", f"an id has 1 to {EVENT_ID_CHARS_MAX} characters"))
+            return
+        if event_id is not None and event_id.startswith(UNSHOWN):  # it would never be acknowledged
+            self._refuse(BadRequest("bad_frame", "an id begins as the hub's own ids do"))
             return
         try:
             if event_id is not None:
