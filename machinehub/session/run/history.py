@@ -373,6 +373,8 @@ class History:
         first, _ = await self._store.span(record.key)
         if seq < first:
             return NotFound("history_pruned", f"input {seq} is not in the journal any more")
+        if await self._store.record_of(record.key) is None:
+            return NotFound("no_such_session", "the session was deleted")
         return Unavailable("session_damaged", f"input {seq} is missing from the journal")
 
     async def _heads(self, record: SessionRecord) -> AsyncIterator[Seq]:

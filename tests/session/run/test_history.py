@@ -7,15 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from typing import TYPE_CHECKING
 
 from machinehub.clock import ManualClock
 from machinehub.ids import MachineId, SessionId
 from tests.durable import TIMERS, asleep, damage, hub_on, send
-from tests.support import COUNTER, Client
+from tests.support import COUNTER, Client, problem, until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+async def test_a_session_deleted_while_its_past_is_computed_is_gone_and_not_damaged(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with hub_on(database_url, tmp_path) as client:
+        machine = await client.deploy(COUNTER)
+        for _ in range(3):
+            await send(client, f"{machine}/s")
+        await asleep(client, machine, "s")
+        (worker,) = client.hub.pool.workers
+        (pid,) = client.worker_pids()
+        os.kill(pid, signal.SIGSTOP)  # the replay waits for the worker
+        looking = asyncio.create_task(client.http.get(f"/{machine}/s?at=2"))
+        await until(lambda: worker.owes)
+        await client.http.delete(f"/api/v1/machines/{machine}/sessions/s")
+        os.kill(pid, signal.SIGCONT)
+        problem(await looking, 404, "no_such_session")
 
 
 async def test_the_past_can_be_looked_at_and_forked(database_url: str, tmp_path: Path) -> None:
