@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+import sqlite3
 from typing import TYPE_CHECKING
 
 from tests.processes import deploy, hub_process, until_ready
@@ -171,9 +173,13 @@ async def test_a_network_that_is_cut(client: Client, tmp_path: Path) -> None:
     wire = Wire(lambda: asyncio.open_connection("127.0.0.1", port))
     await wire.start()
     try:
-        async with replica(config, wire.port, "s") as cut, replica(config, port, "s") as there:
+        async with (
+            replica(config, wire.port, "cut") as cut,
+            replica(config, port, "cut") as there,
+        ):
             await cut.send("increment")
             await there.until_state(context={"count": 1})
+            await until_kept(client.hub.settings.data, "cut", 2)
             wire.cut()
             await there.send("increment")
             await there.send("increment")
@@ -200,9 +206,13 @@ async def test_what_did_not_arrive_before_a_cut_is_sent_again(
     wire = Wire(lambda: asyncio.open_connection("127.0.0.1", port))
     await wire.start()
     try:
-        async with replica(config, wire.port, "s") as held, replica(config, port, "s") as there:
+        async with (
+            replica(config, wire.port, "held") as held,
+            replica(config, port, "held") as there,
+        ):
             await there.send("increment")
             await held.until_state(context={"count": 1})
+            await until_kept(client.hub.settings.data, "held", 2)
             wire.hold("down")
             for _ in range(3):
                 await there.send("increment")
@@ -225,7 +235,7 @@ async def test_a_hub_that_is_killed_between_two_events(tmp_path: Path) -> None:
                 await each.send("increment")
                 for other in (one, two):
                     await other.until_state(context={"count": number})
-            await until_kept(tmp_path / "data", 4)
+            await until_kept(tmp_path / "data", "s", 4)
             hub.process.send_signal(signal.SIGKILL)
             await hub.process.wait()
             await one.send("increment")
@@ -240,16 +250,16 @@ async def test_a_hub_that_is_killed_between_two_events(tmp_path: Path) -> None:
                     assert len([said for said in other.said if "started" in said]) == 1
 
 
-async def until_kept(data: Path, seq: int) -> None:
-    """Until it is written that all clients have heard up to there."""
-    import sqlite3
+async def until_kept(data: Path, session: str, seq: int) -> None:
+    """Until it is written that both clients of the session have heard up to there: what they are
+    not known to have may be sent to them twice when they come back.
+    """
+    sql = "SELECT seq FROM places JOIN sessions USING (key) WHERE session_id = ?"
 
     def kept() -> bool:
-        database = sqlite3.connect(f"file:{data / 'hub.db'}?mode=ro", uri=True)
-        try:
-            rows = database.execute("SELECT seq FROM places").fetchall()
-        finally:
-            database.close()
-        return bool(rows) and all(at >= seq for (at,) in rows)
+        path = f"file:{data / 'hub.db'}?mode=ro"
+        with contextlib.closing(sqlite3.connect(path, uri=True)) as database:
+            rows = database.execute(sql, (session.encode(),)).fetchall()
+        return len(rows) == 2 and all(at >= seq for (at,) in rows)
 
     await until(kept)
