@@ -45,9 +45,12 @@ class CalendarEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Which times are made up for that passed while no hub ran."""
 
     @property
+    def whole_event(self) -> dict[str, Any]:
+        return {"type": self.event} if isinstance(self.event, str) else self.event
+
+    @property
     def event_json(self) -> bytes:
-        event = {"type": self.event} if isinstance(self.event, str) else self.event
-        return msgspec.json.encode(event)
+        return msgspec.json.encode(self.whole_event)
 
     def times_after(self, after_ms: int) -> Iterator[int]:
         """The times that it means, in milliseconds since 1970."""

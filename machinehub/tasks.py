@@ -1,5 +1,5 @@
 """Tasks that somebody started and nobody awaits: kept, so that they are not collected, and ended
-together.
+together; and work that is done again and again.
 """
 
 from __future__ import annotations
@@ -7,8 +7,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from machinehub.errors import Unavailable
+
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    import logging
+    from collections.abc import Awaitable, Callable, Coroutine
 
 
 class Tasks:
@@ -26,3 +29,19 @@ class Tasks:
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+
+async def look_on(
+    what: str, every_s: float, look: Callable[[], Awaitable[None]], log: logging.Logger, level: int
+) -> None:
+    """Calls `look` for ever, each time after `every_s` seconds. What it raises goes to `log`, that
+    the database is away at `level`: else one failure would be the last look.
+    """
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            await look()
+        except Unavailable as error:
+            log.log(level, "%s are looked at later: %s", what, error.detail)
+        except Exception:
+            log.exception("%s could not be looked at", what)

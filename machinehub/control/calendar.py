@@ -19,7 +19,7 @@ from machinehub.principal import Principal, Standing
 from machinehub.session.decide.identity import Identity
 from machinehub.session.port import Address, Visitor
 from machinehub.store.calendar import Run
-from machinehub.tasks import Tasks
+from machinehub.tasks import Tasks, look_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,20 +67,10 @@ class Calendar:
 
     def start(self) -> None:
         if self._clock.ticks:
-            self._tasks.spawn(self._look_on())
+            self._tasks.spawn(look_on("calendars", LOOK_S, self.look, log, logging.WARNING))
 
     def stop(self) -> None:
         self._tasks.stop()
-
-    async def _look_on(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            try:
-                await self.look()
-            except Unavailable as error:
-                log.warning("calendars are looked at later: %s", error.detail)
-            except Exception:  # else nothing would ever be sent again
-                log.exception("calendars could not be looked at")
 
     async def look(self) -> None:
         """Sends what is due now. Raises `Unavailable`."""
@@ -157,7 +147,7 @@ def _show(due: Due, runs: list[Run]) -> dict[str, Any]:
         "expression": entry.expression,
         "zone": entry.zone,
         "session": entry.session,
-        "event": {"type": entry.event} if isinstance(entry.event, str) else entry.event,
+        "event": entry.whole_event,
         "catch_up": entry.catch_up,
         "next_at": None if due.due_at_ms is None else timestamp(due.due_at_ms),
         "runs": [

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from machinehub.errors import Unavailable
 from machinehub.model import SCOPES, Token
 from machinehub.store.keys import hash_token
-from machinehub.tasks import Tasks
+from machinehub.tasks import Tasks, look_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ class Tokens:
         self._read_at_s = self._clock.monotonic_s() - REMEMBERED_S
         await self._members.refresh()
         if self._clock.ticks:
-            self._tasks.spawn(self._watch_on())
+            self._tasks.spawn(look_on("tokens", REMEMBERED_S, self.refresh, log, logging.DEBUG))
 
     def stop(self) -> None:
         self._tasks.stop()
@@ -157,16 +157,6 @@ class Tokens:
         used, self._used = self._used - {OWN.id}, set()
         if used:
             await self._store.note_used(used, now_ms=self._clock.now_ms())
-
-    async def _watch_on(self) -> None:
-        while True:
-            await asyncio.sleep(REMEMBERED_S)
-            try:
-                await self.refresh()
-            except Unavailable as error:
-                log.debug("tokens are looked at later: %s", error.detail)
-            except Exception:  # else nothing would ever be revoked again
-                log.exception("tokens could not be looked at")
 
     def _is_over(self, token: Token) -> bool:
         return token.expires_at_ms is not None and self._clock.now_ms() >= token.expires_at_ms
