@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -20,7 +21,10 @@ from tests.processes import alive, children_of, deploy, hub_process
 from tests.support import until
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from tests.processes import Process
 
 pytestmark = pytest.mark.xdist_group("failover")
 
@@ -35,12 +39,14 @@ def command(*arguments: str, server: str = "") -> subprocess.CompletedProcess[st
     )
 
 
-async def test_two_nodes_behind_one_port(postgres: str, tmp_path: Path) -> None:
+@contextlib.asynccontextmanager
+async def two_nodes(postgres: str, folder: Path) -> AsyncIterator[Process]:
+    """The supervisor of two nodes."""
     database = await new_database(postgres)
     async with (
         nats_server() as nats,
         hub_process(
-            tmp_path,
+            folder,
             "--nodes",
             "2",
             MACHINEHUB_DATABASE_URL=database,
@@ -48,6 +54,11 @@ async def test_two_nodes_behind_one_port(postgres: str, tmp_path: Path) -> None:
             MACHINEHUB_WORKERS="1",
         ) as supervisor,
     ):
+        yield supervisor
+
+
+async def test_two_nodes_behind_one_port(postgres: str, tmp_path: Path) -> None:
+    async with two_nodes(postgres, tmp_path) as supervisor:
         machine = await deploy(supervisor.url)
 
         async def nodes() -> list[dict[str, object]]:
@@ -123,18 +134,7 @@ async def test_a_hub_of_its_own_has_no_nodes(tmp_path: Path) -> None:
 
 async def test_nodes_end_with_their_supervisor(postgres: str, tmp_path: Path) -> None:
     """However it ends: they are told to stop, as by it."""
-    database = await new_database(postgres)
-    async with (
-        nats_server() as nats,
-        hub_process(
-            tmp_path,
-            "--nodes",
-            "2",
-            MACHINEHUB_DATABASE_URL=database,
-            MACHINEHUB_NATS_URL=nats.url,
-            MACHINEHUB_WORKERS="1",
-        ) as supervisor,
-    ):
+    async with two_nodes(postgres, tmp_path) as supervisor:
         nodes = children_of(supervisor.process.pid)
         assert len(nodes) == 2
         supervisor.process.kill()

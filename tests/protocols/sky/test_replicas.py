@@ -14,7 +14,10 @@ from tests.support import EXAMPLES, Client, free_port, running_hub, until
 from tests.wires import Wire
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from tests.protocols.sky.replicas import Replica
 
 COUNTER = (EXAMPLES / "counter.ts").read_text()
 LAMP = """
@@ -164,66 +167,65 @@ async def test_keys_are_each_recipients_own(tmp_path: Path) -> None:
             await two.until_state(context={"count": 1})
 
 
-async def test_a_network_that_is_cut(client: Client, tmp_path: Path) -> None:
-    """What is sent meanwhile is taken in once when it is back, what others did is made up for, and
-    the replica is the same one.
-    """
-    config = await config_of(await url_of(client, COUNTER, "sky-cut"), tmp_path)
+@contextlib.asynccontextmanager
+async def wired(
+    client: Client, folder: Path, session: str
+) -> AsyncIterator[tuple[Wire, Replica, Replica]]:
+    """A wire to the hub, a replica behind it, and one that the wire does not concern."""
+    config = await config_of(await url_of(client, COUNTER, f"sky-{session}"), folder)
     port = client.hub.settings.port
     wire = Wire(lambda: asyncio.open_connection("127.0.0.1", port))
     await wire.start()
     try:
         async with (
-            replica(config, wire.port, "cut") as cut,
-            replica(config, port, "cut") as there,
+            replica(config, wire.port, session) as behind,
+            replica(config, port, session) as there,
         ):
-            await cut.send("increment")
-            await there.until_state(context={"count": 1})
-            await until_kept(client.hub.settings.data, "cut", 2)
-            wire.cut()
-            await there.send("increment")
-            await there.send("increment")
-            await there.until_state(context={"count": 3})
-            for _ in range(4):
-                await cut.send("increment")
-            await cut.until_state(context={"count": 5})
-            wire.mend()
-            await there.until_state(context={"count": 7})
-            await cut.until_state(context={"count": 7})
-            await there.send("decrement")
-            await cut.until_state(context={"count": 6})
-            assert len([said for said in cut.said if "started" in said]) == 1
+            yield wire, behind, there
     finally:
         await wire.stop()
+
+
+async def test_a_network_that_is_cut(client: Client, tmp_path: Path) -> None:
+    """What is sent meanwhile is taken in once when it is back, what others did is made up for, and
+    the replica is the same one.
+    """
+    async with wired(client, tmp_path, "cut") as (wire, cut, there):
+        await cut.send("increment")
+        await there.until_state(context={"count": 1})
+        await until_kept(client.hub.settings.data, "cut", 2)
+        wire.cut()
+        await there.send("increment")
+        await there.send("increment")
+        await there.until_state(context={"count": 3})
+        for _ in range(4):
+            await cut.send("increment")
+        await cut.until_state(context={"count": 5})
+        wire.mend()
+        await there.until_state(context={"count": 7})
+        await cut.until_state(context={"count": 7})
+        await there.send("decrement")
+        await cut.until_state(context={"count": 6})
+        assert len([said for said in cut.said if "started" in said]) == 1
 
 
 async def test_what_did_not_arrive_before_a_cut_is_sent_again(
     client: Client, tmp_path: Path
 ) -> None:
     """The hub had written it, but nothing of it had reached the client."""
-    config = await config_of(await url_of(client, COUNTER, "sky-held"), tmp_path)
-    port = client.hub.settings.port
-    wire = Wire(lambda: asyncio.open_connection("127.0.0.1", port))
-    await wire.start()
-    try:
-        async with (
-            replica(config, wire.port, "held") as held,
-            replica(config, port, "held") as there,
-        ):
+    async with wired(client, tmp_path, "held") as (wire, held, there):
+        await there.send("increment")
+        await held.until_state(context={"count": 1})
+        await until_kept(client.hub.settings.data, "held", 2)
+        wire.hold("down")
+        for _ in range(3):
             await there.send("increment")
-            await held.until_state(context={"count": 1})
-            await until_kept(client.hub.settings.data, "held", 2)
-            wire.hold("down")
-            for _ in range(3):
-                await there.send("increment")
-            await there.until_state(context={"count": 4})
-            wire.cut()
-            wire.mend()
-            await held.until_state(context={"count": 4})
-            await there.send("increment")
-            await held.until_state(context={"count": 5})
-    finally:
-        await wire.stop()
+        await there.until_state(context={"count": 4})
+        wire.cut()
+        wire.mend()
+        await held.until_state(context={"count": 4})
+        await there.send("increment")
+        await held.until_state(context={"count": 5})
 
 
 async def test_a_hub_that_is_killed_between_two_events(tmp_path: Path) -> None:
