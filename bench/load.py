@@ -163,6 +163,23 @@ async def opening(port: int, machine: str, pid: int, *, sessions: int) -> dict[s
     }
 
 
+async def let_send(
+    senders: Sequence[Client], hubs: Sequence[int], seconds: float
+) -> tuple[float, dict[int, float], dict[int, float]]:
+    """They send for so long, each as soon as its last event was answered. Returns how long that
+    took, and the CPU seconds of the hubs' processes before and after.
+    """
+    before, started = cpu_of(hubs), time.perf_counter()
+    for sender in senders:
+        sender.again = True
+        sender.send()
+    await asyncio.sleep(seconds)
+    elapsed, after = time.perf_counter() - started, cpu_of(hubs)
+    for sender in senders:
+        sender.again = False
+    return elapsed, before, after
+
+
 async def events(
     port: int,
     machine: str,
@@ -198,16 +215,9 @@ async def events(
         everybody += group
     await asyncio.sleep(0.5)
     tally.updates = 0
-    before, started = cpu_of(hubs), time.perf_counter()
-    for sender in senders:
-        sender.again = True
-        sender.send()
-    await asyncio.sleep(seconds)
-    elapsed, after = time.perf_counter() - started, cpu_of(hubs)
+    elapsed, before, after = await let_send(senders, hubs, seconds)
     cpu = difference(before, after)
     hub_cpu = sum(after[each] - before[each] for each in hubs)
-    for sender in senders:
-        sender.again = False
     acks, updates = tally.acks, tally.updates
     for client in everybody:
         client.transport.close()
@@ -325,15 +335,8 @@ async def sky(
         group[1].heard = partial(_sent_was_heard, group[0], tally)
     await asyncio.sleep(0.5)
     tally.updates = tally.acks = 0
-    before, started = cpu_s(pid), time.perf_counter()
-    for sender in senders:
-        sender.again = True
-        sender.send()
-    await asyncio.sleep(seconds)
-    elapsed, after = time.perf_counter() - started, cpu_s(pid)
+    elapsed, before, after = await let_send(senders, [pid], seconds)
     cpu = difference(before, after)
-    for sender in senders:
-        sender.again = False
     events, updates = tally.acks, tally.updates
     for client in everybody:
         client.transport.close()
