@@ -118,9 +118,9 @@ sim-cluster: setup
 chaos-cluster: setup
 	$(BIN)/python -m tests.cluster.chaos $(or $(SEED),1) $(or $(FAULTS),200)
 
-# Workers, hubs and databases killed under load; CHAOS_KILLS of them (tests/test_chaos.py).
+# Workers, hubs and databases killed under load; CHAOS_KILLS of them (tests/test_chaos.py, tests/effects/test_chaos.py).
 chaos: setup
-	CHAOS_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -q tests/test_chaos.py -s
+	CHAOS_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -q tests/test_chaos.py tests/effects/test_chaos.py -s
 
 # Hostile bytes for everything that reads some, SECONDS for each target; then the immortal image.
 fuzz: setup

@@ -31,6 +31,7 @@ from machinehub.control.operations import Operations
 from machinehub.control.projects import ProjectApi
 from machinehub.control.reach import Reach
 from machinehub.control.routes import api_routes
+from machinehub.control.secrets import SecretApi
 from machinehub.control.sessions import SessionApi
 from machinehub.edge.admission import Admission
 from machinehub.edge.connect_tokens import ConnectTokens
@@ -38,11 +39,12 @@ from machinehub.edge.gate import Gate
 from machinehub.edge.identity import Identities
 from machinehub.edge.quotas import ProjectQuotas
 from machinehub.edge.tokens import Tokens
-from machinehub.egress import Egress
+from machinehub.egress.client import Egress
 from machinehub.errors import HubError
 from machinehub.ids import SessionId
 from machinehub.logs import MachineLogs
 from machinehub.metrics import Metrics
+from machinehub.protocols.hooks.http import Hooks
 from machinehub.protocols.native.http import HttpProtocol
 from machinehub.protocols.native.websocket import WebSocketProtocol
 from machinehub.protocols.sky.config import SkyRegistry
@@ -59,6 +61,7 @@ from machinehub.store.members import MemberStore
 from machinehub.store.nodes import NodeStore, fence_of
 from machinehub.store.notes import Notes
 from machinehub.store.schema import migrate
+from machinehub.store.secrets import SecretStore
 from machinehub.store.sessions import SessionStore
 from machinehub.store.space import give_back_on
 from machinehub.store.store import Store
@@ -66,6 +69,7 @@ from machinehub.store.trouble import CLAIM_LOST, FENCED, UNCONFIRMED, unavailabl
 from machinehub.store.usage import UsageStore
 from machinehub.tasks import Tasks
 from machinehub.web.page import BASE_PATH, asset, welcome
+from machinehub.wiring import make_broker, make_secrets
 from machinehub.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -133,7 +137,8 @@ class Hub:
         self.keys = KeyStore(self.engine)
         self.audit = Audit(self.keys.audit, clock, days=settings.audit_days)
         self.members = MemberStore(self.engine)
-        self.connect_tokens = ConnectTokens(self.members, Egress(settings), clock)
+        self.egress = Egress(settings.egress_allowed, ca=settings.egress_ca)
+        self.connect_tokens = ConnectTokens(self.members, self.egress, clock)
         self.tokens = Tokens(settings, self.keys, clock, self.connect_tokens)
         self.identities = Identities(self.tokens, self.connect_tokens)
         usage = UsageStore(self.engine)
@@ -152,6 +157,11 @@ class Hub:
         self.calendar = Calendar(
             CalendarStore(self.engine), self.port, clock, is_mine=self._looks_after
         )
+        self.secrets = make_secrets(
+            settings, SecretStore(self.engine), clock, is_node=self._node is not None
+        )
+        self.broker = make_broker(self, clock, entropy)
+        self.sessions.requests.to = self.broker
         self._tasks = Tasks()
         self._base_path = settings.base_path
         self._faces = self._make_faces(clock, entropy)
@@ -240,6 +250,7 @@ class Hub:
             WebSocketProtocol(sessions, clock, limits, metrics, *who),
             ControlApp(self._make_routes(clock, entropy), metrics),
             SkyRegistry(catalog, self.store.files, gate, limits),
+            Hooks(sessions, catalog, self.secrets, clock, limits, metrics),
             HttpProtocol(sessions, catalog, gate, limits, metrics, base_url=base_url, watch=watch),
         )
 
@@ -271,7 +282,8 @@ class Hub:
         members = self.cluster.membership if self.cluster is not None else None
         nodes = NodeApi(members, NodeStore(self._database).tell_to_drain, audit)
         calendar = CalendarApi(CalendarStore(self.engine), reach)
-        apis = api, sessions, projects, keys, audits, nodes, calendar
+        secrets = SecretApi(self.secrets, reach, audit)
+        apis = api, sessions, projects, keys, audits, nodes, calendar, secrets
         calls = [call for each in apis for call in each.calls()]
         return [
             *self.operations.routes(),
@@ -321,6 +333,7 @@ class Hub:
         await self.sessions.start()
         self.health.start()
         self.calendar.start()
+        self.broker.start()
         self._tasks.spawn(give_back_on(self._database))
         self._tasks.spawn(self.audit.prune_on())
         self._tasks.spawn(self.quotas.measure_on())
@@ -384,16 +397,21 @@ class Hub:
         if held:
             self.sessions.resume()
         else:
+            self.broker.forget_all()
             self.sessions.suspend(unavailable(CLAIM_LOST))
 
     async def stop(self) -> None:
         self._tasks.stop()
         self.calendar.stop()
+        self.broker.stop()
         self.health.stop()
         self.tokens.stop()
         if not self.is_fenced:
+            with contextlib.suppress(HubError):
+                await self.session_store.effects.let_go()
             await self.sessions.freeze_all()
         await self.sessions.stop()
+        await self.egress.close()
         await self._timekeeper.stop()
         if self.cluster is not None:
             await self.cluster.stop()

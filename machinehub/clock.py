@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import email.utils
 import random
 import secrets
 import string
@@ -168,6 +169,10 @@ class Entropy:
         )
         return SessionKey(self._last_key)
 
+    def fraction(self) -> float:
+        """From 0 to 1, to spread what many do."""
+        return self._turns.random()
+
     def lock_number(self) -> int:
         """31 bits."""
         return self._random.getrandbits(31)
@@ -197,6 +202,20 @@ def new_publishable_key() -> str:
 def new_jwt_secret() -> str:
     """A key of HS256: 256 random bits (RFC 7518, section 3.2) as base64url, which is the key."""
     return secrets.token_urlsafe(32)
+
+
+def random_bytes(count: int) -> bytes:
+    """That nobody can guess."""
+    return secrets.token_bytes(count)
+
+
+def http_date_s(text: str) -> float | None:
+    """A date of HTTP (RFC 9110, section 5.6.7), in seconds since 1970; None for what is none."""
+    try:
+        at = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return at.replace(tzinfo=at.tzinfo or dt.UTC).timestamp()
 
 
 def new_token() -> str:

@@ -32,6 +32,8 @@ class MachineLimits(
     emitted_bytes: int | None = None
     timers: int | None = None
     actors: int | None = None
+    effects: int | None = None
+    effect_bytes: int | None = None
     jobs: int | None = None
     log_lines: int | None = None
     log_line_bytes: int | None = None
@@ -103,6 +105,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Children of a session, and theirs, after a turn: each is in the snapshot.
 
     Enforced inside the guest.
+    """
+    effects: int = 100
+    """Requests of a session that wait for their answers. Enforced inside the guest."""
+    effect_bytes: int = 512 * 1024
+    """What one turn asks of the world, together: it is in the outbox, which has room for 1 MiB."""
+    effects_in_flight: int = 200
+    """Requests of all machines that are under way at once: each is a connection, and a little CPU.
     """
     jobs: int = 10_000
     """Promise jobs of one turn. Enforced inside the guest."""

@@ -81,6 +81,7 @@ class Metrics:
         self._sessions()
         self._workers()
         self._edge()
+        self._effects()
         self._hub()
         self._begin_at_zero()
 
@@ -193,6 +194,21 @@ class Metrics:
             "method",
             "what",
         )
+
+    def _effects(self) -> None:
+        self.effects = self._counter(
+            "effects",
+            "Requests of machines that ended, by outcome: `answered`, `withdrawn`, or a code",
+            "outcome",
+        )
+        self.effect_retries = self._tally("effect_retries", "Tries of requests that failed")
+        self.effect_seconds = self._spread(
+            "effect_seconds", "What the last tries of requests took", REQUEST_S
+        )
+        self.effects_waiting = self._gauge(
+            "effects_waiting", "Requests of machines that this hub carries out"
+        )
+        self.hooks = self._counter("hooks", "Webhooks that came in, by outcome", "outcome")
 
     def _hub(self) -> None:
         self.disk_free = self._gauge(

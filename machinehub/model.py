@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from machinehub.effect import Conclusion, Effect
 from machinehub.ids import (
     Digest,
     EventId,
@@ -19,7 +20,7 @@ from machinehub.ids import (
 )
 from machinehub.limits import PAYLOAD_EVENTS_MAX, PAYLOAD_FIELDS_MAX, PAYLOAD_TEXT_CHARS_MAX
 from sandbox.protocol.formats import INPUT
-from sandbox.protocol.ids import MODULE_ENGINE_PREFIX, TimerId
+from sandbox.protocol.ids import MODULE_ENGINE_PREFIX, EffectId, TimerId
 
 DEFAULT_PROJECT: Final = ProjectId("default")
 """What a hub begins with."""
@@ -42,6 +43,11 @@ class Quotas(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     events_per_s: Annotated[int, msgspec.Meta(ge=1, le=10**9)] | None = None
     deployments_per_s: Annotated[float, msgspec.Meta(gt=0, le=10**6)] | None = None
     connections: Annotated[int, msgspec.Meta(ge=0, le=10**9)] | None = None
+    egress: (
+        Annotated[list[Annotated[str, msgspec.Meta(max_length=500)]], msgspec.Meta(max_length=100)]
+        | None
+    ) = None
+    """Where its machines may send requests, as in their own rules (`egress/rules.py`)."""
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +133,9 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
         """The definition, as everybody who may use the machine may see it: with what sessions begin
         with only where no view says who sees what of them.
         """
-        hidden = {"warnings", "cron"} | ({"context"} if self.definition.get("view") else set())
+        hidden = {"warnings", "cron", "egress", "webhooks"} | (
+            {"context"} if self.definition.get("view") else set()
+        )
         return {key: value for key, value in self.definition.items() if key not in hidden}
 
     @property
@@ -247,6 +255,8 @@ class Kind(StrEnum):
     EVENT = "event"
     PRESENCE = "presence"
     TIMER = "timer"
+    ANSWER = "answer"
+    """To a request of the machine."""
 
 
 class Fault(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -286,8 +296,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     guest did not say.
     """
     cause: str = ""
-    """Of a timer: the type of the event that the machine got of it (`xstate.after...`, or one that
-    it raised with a delay), where the guest says that.
+    """Of a timer or an answer: the type of the event that the machine got of it (`xstate.after...`,
+    or one that it raised with a delay), where the guest says that.
     """
 
 
@@ -310,7 +320,8 @@ class MemberChange(msgspec.Struct, frozen=True, gc=False):
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one turn changes of a session besides its memory, and what the database must therefore
-    store: pending timers, one member that the machine was told of, and the end of the session.
+    store: pending timers, one member that the machine was told of, requests to the world, and the
+    end of the session.
 
     `apply_to` applies the timers in memory and in replays; `_write_changes` in
     `machinehub/store/sessions.py` writes the same changes to the database.
@@ -319,8 +330,12 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     timers: dict[TimerId, Armed | None] = {}
     """What each timer that the turn touched is now; None for gone."""
     member: MemberChange | None = None
+    effects: dict[EffectId, Effect | Conclusion] = {}
+    """What the turn asks of the world, and how requests ended that were asked before."""
     finished: bool = False
-    """Whether the machine ended with this turn: all its timers and members go."""
+    """Whether the machine ended with this turn: all its timers and members go, and nothing that it
+    asked for is waited for.
+    """
 
     @property
     def armed(self) -> list[tuple[TimerId, int]]:
@@ -382,6 +397,8 @@ class Successor(msgspec.Struct, frozen=True):
     record: SessionRecord
     entry: Entry
     checkpoint: SavedCheckpoint
+    effects: list[Effect] = []
+    """What it asked for in that input."""
 
 
 class SessionDelete(msgspec.Struct, frozen=True):
@@ -431,6 +448,8 @@ class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
     """The last entries that have an event id, oldest first."""
     members: dict[MemberId, bytes] = {}
     """Who its machine was told is there, and their `sender`."""
+    effects: dict[EffectId, int] = {}
+    """Requests that wait for their answers, and their depths."""
     claim: int = 0
     """How often it was claimed, by this node the last time; 0 where a database is one hub's."""
     is_taken_over: bool = False

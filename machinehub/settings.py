@@ -87,6 +87,22 @@ class Settings:
     """Networks besides the public internet that the hub itself may make requests to, as in
     `10.1.0.0/16`; empty for none.
     """
+    egress_ca: str = ""
+    """A file of certificates (PEM) that are believed besides the usual ones."""
+    egress_allow: str = "*"
+    """Hosts that machines may send requests to, as in their own `[egress] allow`, parted by spaces
+    or commas: the bound of all projects. Empty for none.
+    """
+    secrets_key: str = ""
+    """Keys that the secrets of projects are sealed with, 32 bytes each in base64, parted by commas;
+    the first seals, all open.
+    """
+    secrets_key_file: str = ""
+    """The same in a file, one a line; without either it is `secrets.key` in the data folder, which
+    the hub makes when it is needed (not where several share a database).
+    """
+    egress_mock: str = ""
+    """A file that answers requests of machines, in place of the world (`dev --mock`)."""
     audit_days: int = 365
     """How long it is kept who did what, in days; 0 for ever."""
     drain_s: int = 0
@@ -126,6 +142,10 @@ class Settings:
     @property
     def egress_allowed(self) -> list[str]:
         return self.egress_networks.replace(",", " ").split()
+
+    @property
+    def egress_hosts(self) -> list[str]:
+        return self.egress_allow.replace(",", " ").split()
 
     @property
     def worker_count(self) -> int:
@@ -174,6 +194,11 @@ _VARIABLES: Final[tuple[tuple[str, Callable[[str], object]], ...]] = (
     ("origins", str),
     ("trusted_proxies", str),
     ("egress_networks", str),
+    ("egress_allow", str),
+    ("egress_ca", str),
+    ("egress_mock", str),
+    ("secrets_key", str),
+    ("secrets_key_file", str),
     ("audit_days", int),
     ("drain_s", int),
     ("backup_before_upgrade", _yes_or_no),

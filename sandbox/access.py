@@ -62,8 +62,9 @@ _read_sent: Final = msgspec.json.Decoder(_Sent).decode
 _read_left: Final = msgspec.json.Decoder(_Left).decode
 _read_left_raw: Final = msgspec.json.Decoder(_LeftRaw).decode
 _NOBODY: Final = _Member()
-_UNCHANGED: Final = tuple(b"[2,%d,null" % flags for flags in range(4))
-_CHANGED: Final = tuple(b"[2,%d,{" % flags for flags in range(4))
+_BEGINNINGS: Final = [(format_, flags) for format_ in (2, 3) for flags in range(4)]
+_UNCHANGED: Final = tuple(b"[%d,%d,null" % each for each in _BEGINNINGS)
+_CHANGED: Final = tuple(b"[%d,%d,{" % each for each in _BEGINNINGS)
 """How outboxes begin: nothing more of them is read before a rule asks."""
 
 

@@ -55,6 +55,9 @@ GUEST_TWINS: Final = {
     "log_line_bytes": "logChars",
     "snapshot_bytes": "snapshotChars",
     "emitted_bytes": "emittedChars",
+    "effects": "effects",
+    "effect_bytes": "effectChars",
+    "egress": "egress",
 }
 """Limits that the prelude enforces (guest/prelude/turn.ts), by their names there.
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from machinehub.effect import Conclusion, EffectRecord
 from machinehub.errors import NotFound
-from machinehub.ids import Seq
+from machinehub.ids import Seq, SessionKey
 from machinehub.model import (
     Armed,
     CheckpointWrite,
@@ -24,13 +25,64 @@ from machinehub.model import (
     TurnWrite,
 )
 from machinehub.store.database import AlreadyWritten
+from machinehub.store.effects import DueEffect
 from machinehub.store.retention import cut_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from machinehub.effect import Effect
     from machinehub.ids import MemberId
-    from sandbox.protocol.ids import TimerId
+    from sandbox.protocol.ids import EffectId, TimerId
+
+
+def asked(key: int, effect: Effect) -> EffectRecord:
+    return EffectRecord(key=SessionKey(key), effect=effect, due_at_ms=effect.at_ms)
+
+
+class MemoryEffects:
+    """`EffectStore` in memory: what is kept of requests, by (key, effect)."""
+
+    def __init__(self, records: dict[int, SessionRecord]) -> None:
+        self.rows: dict[tuple[int, EffectId], EffectRecord] = {}
+        self._records = records
+
+    async def due(self, now_ms: int, *, limit: int) -> Any:
+        waiting = [
+            (each.due_at_ms, each.key, each.effect.id)
+            for each in self.rows.values()
+            if each.due_at_ms is not None and each.due_at_ms <= now_ms
+        ]
+        return [(key, effect) for _, key, effect in sorted(waiting)][:limit]
+
+    async def take(self, named: Sequence[tuple[int, EffectId]]) -> list[DueEffect]:
+        found = [self.rows[name] for name in named if name in self.rows]
+        return [
+            DueEffect(each, record.machine_id, record.session_id, record.version)
+            for each in found
+            if each.due_at_ms is not None and (record := self._records.get(each.key)) is not None
+        ]
+
+    async def let_go(self) -> None:
+        pass
+
+    async def note_try(self, key: int, effect: EffectId, **noted: Any) -> None:
+        row = self.rows.get((key, effect))
+        if row is not None and row.ended_at_ms is None:
+            self.rows[key, effect] = msgspec.structs.replace(row, **noted)
+
+    async def of_session(
+        self, key: int, *, before: EffectId | None = None, limit: int
+    ) -> list[EffectRecord]:
+        mine = [
+            each
+            for (owner, number), each in sorted(self.rows.items(), reverse=True)
+            if owner == key and (before is None or number < before)
+        ]
+        return mine[:limit]
+
+    async def count_waiting(self) -> int:
+        return sum(each.due_at_ms is not None for each in self.rows.values())
 
 
 class MemorySessionStore:
@@ -45,6 +97,7 @@ class MemorySessionStore:
         self.saved: dict[int, dict[Seq, SavedCheckpoint]] = {}
         self.timers: dict[tuple[int, TimerId], Armed] = {}
         self.present: dict[tuple[int, MemberId], bytes] = {}
+        self.effects = MemoryEffects(self.records)
         self._undo: list[Callable[[], Any]] = []
 
     # --- writing
@@ -76,6 +129,8 @@ class MemorySessionStore:
                             self.saved[key] = {saved.seq: saved}
                             for timer, due in saved.timers.items():
                                 self.timers[key, timer] = Armed(due)
+                            for effect in new.effects:
+                                self.effects.rows[key, effect.id] = asked(key, effect)
         except AlreadyWritten:
             for undo in reversed(self._undo):
                 undo()
@@ -115,6 +170,7 @@ class MemorySessionStore:
             self._set(self.present, (item.key, told.member), told.sender)
         elif told is not None:
             self._remove(self.present, (item.key, told.member))
+        self._settle_effects(item)
         if item.changes.finished:
             record = self.records[item.key]
             for there in [there for there in self.present if there[0] == item.key]:
@@ -126,6 +182,31 @@ class MemorySessionStore:
             )
             for waiting in [waiting for waiting in self.timers if waiting[0] == item.key]:
                 self._remove(self.timers, waiting)
+
+    def _settle_effects(self, item: TurnWrite) -> None:
+        rows, entry = self.effects.rows, item.entry
+        ended: dict[EffectId, Conclusion] = {}
+        for number, change in item.changes.effects.items():
+            if isinstance(change, Conclusion):
+                ended[number] = change
+            elif (item.key, number) not in rows:
+                self._set(rows, (item.key, number), asked(item.key, change))
+        if item.changes.finished:
+            mine = [number for key, number in rows if key == item.key]
+            over = Conclusion("session_finished")
+            ended |= {number: ended.get(number, over) for number in mine}
+        for number, how in ended.items():
+            row = rows.get((item.key, number))
+            if row is not None and row.ended_at_ms is None:
+                gone = msgspec.structs.replace(
+                    row,
+                    due_at_ms=None,
+                    ended_at_ms=entry.now_ms,
+                    ended_seq=entry.seq,
+                    tries=how.tries if how.outcome != "session_finished" else row.tries,
+                    conclusion=how,
+                )
+                self._set(rows, (item.key, number), gone)
 
     def _insert_record(self, record: SessionRecord) -> None:
         if record.key in self.records or any(
@@ -145,6 +226,9 @@ class MemorySessionStore:
             if is_tick or entry.seq <= cut.inputs_to:
                 self._remove(self.journals[key], at)
                 self._remove(self.ids, (key, entry.event_id))
+        for name, row in list(self.effects.rows.items()):
+            if name[0] == key and row.ended_seq is not None and row.ended_seq <= cut.inputs_to:
+                self._remove(self.effects.rows, name)
         if cut.compacted_to:
             noted = msgspec.structs.replace(self.records[key], compacted_to=cut.compacted_to)
             self._set(self.records, key, noted)
@@ -153,7 +237,7 @@ class MemorySessionStore:
         self._remove(self.records, key)
         self._remove(self.journals, key)
         self._remove(self.saved, key)
-        for where in (self.timers, self.ids, self.present):
+        for where in (self.timers, self.ids, self.present, self.effects.rows):
             for name in [name for name in where if name[0] == key]:
                 self._remove(where, name)
 
@@ -163,6 +247,8 @@ class MemorySessionStore:
         parent: int,
         checkpoint: SavedCheckpoint,
         members: dict[MemberId, bytes],
+        *,
+        send_at_ms: int | None = None,
     ) -> SessionRecord:
         has_gaps = self.records[parent].compacted_to is not None
         gaps_to = checkpoint.seq if has_gaps else None
@@ -175,6 +261,13 @@ class MemorySessionStore:
         }
         self.saved[record.key] = {checkpoint.seq: checkpoint}
         self.timers |= {(record.key, timer): Armed(due) for timer, due in checkpoint.timers.items()}
+        for (key, number), row in list(self.effects.rows.items()):
+            if key == parent and row.effect.seq <= checkpoint.seq:
+                held = EffectRecord(key=record.key, effect=row.effect, due_at_ms=send_at_ms)
+                is_over = row.ended_seq is not None and row.ended_seq <= checkpoint.seq
+                self.effects.rows[record.key, number] = (
+                    msgspec.structs.replace(row, key=record.key) if is_over else held
+                )
         if not checkpoint.finished:
             self.present |= {(record.key, member): sender for member, sender in members.items()}
         return record
@@ -221,6 +314,11 @@ class MemorySessionStore:
             }
             if record.hears_presence
             else {},
+            effects={
+                number: row.effect.depth
+                for (key, number), row in self.effects.rows.items()
+                if key == record.key and row.ended_at_ms is None
+            },
         )
 
     async def record(self, machine_id: str, session_id: str) -> SessionRecord:

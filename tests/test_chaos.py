@@ -135,7 +135,8 @@ class Counter:
 
 
 class Chaos:
-    def __init__(self, folder: Path, postgres: Postgres | None) -> None:
+    def __init__(self, folder: Path, postgres: Postgres | None, **environment: Any) -> None:
+        self.environment: dict[str, Any] = environment
         self.chance = random.Random(SEED)
         folder.mkdir(exist_ok=True)
         self.folder = folder
@@ -145,10 +146,16 @@ class Chaos:
         self.hub: Process | None = None
 
     async def start(self) -> None:
-        environment = {"MACHINEHUB_DATABASE_URL": self.postgres.url} if self.postgres else {}
+        environment = dict(self.environment)
+        if self.postgres:
+            environment["MACHINEHUB_DATABASE_URL"] = self.postgres.url
         with (self.folder / "hub.log").open("ab") as log:
             self.hub = await start_hub(
-                self.folder, port=self.port, log=log, MACHINEHUB_WORKERS="2", **environment
+                self.folder,
+                port=self.port,
+                log=log,
+                MACHINEHUB_WORKERS="2",
+                **environment,
             )
 
     async def kill_hub(self) -> None:

@@ -15,6 +15,7 @@ from machinehub.limits import Limits
 from machinehub.session.decide.lifecycle import MOVES, TRANSITIONS
 from machinehub.settings import PREFIX, Settings
 from sandbox.forge import GUEST_TWINS
+from sandbox.protocol.limits import GuestLimits
 from tests.support import ROOT
 
 pytestmark = pytest.mark.core
@@ -41,7 +42,8 @@ def test_the_guests_limits_are_the_hubs() -> None:
         number = 1
         for factor in found[1].split("*"):
             number *= int(factor)
-        assert number == getattr(Limits(), name), name
+        assert number == getattr(GuestLimits(), name), name
+        assert number == getattr(Limits(), name, number), name
 
 
 def test_every_error_code_is_in_the_docs() -> None:
@@ -151,3 +153,10 @@ def test_examples_say_what_they_are() -> None:
     examples = sorted((ROOT / "examples").glob("*.ts"))
     assert len(examples) >= 10
     assert all(path.read_text().startswith("// ") for path in examples)
+
+
+def test_the_guide_to_effects_shows_the_example() -> None:
+    text = (DOCS / "effects.md").read_text()
+    for path in (ROOT / "examples" / "shop").iterdir():
+        if path.suffix in (".ts", ".toml", ".py"):
+            assert f"\n{path.read_text().strip()}\n```\n" in text, path.name

@@ -9,6 +9,7 @@ package.json.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ GUIDES = (
     "testing.md",
     "faq.md",
     "access.md",
+    "effects.md",
     "stately-sky.md",
 )
 PATIENCE_S = 60
@@ -159,6 +161,13 @@ class Reader:
             self.running.wait(30)
             self.running = None
 
+    def leave(self) -> None:
+        """Ends what goes on running beside."""
+        self.stop()
+        for file in self.folder.glob("*.pid"):
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                os.kill(int(file.read_text()), signal.SIGKILL)
+
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_a_guide_can_be_followed(guide: str, tmp_path: Path) -> None:
@@ -168,4 +177,4 @@ def test_a_guide_can_be_followed(guide: str, tmp_path: Path) -> None:
     try:
         reader.read((ROOT / "docs" / guide).read_text())
     finally:
-        reader.stop()
+        reader.leave()

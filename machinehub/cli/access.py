@@ -32,15 +32,13 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="What it is for.")]
 
 
 def register(app: typer.Typer) -> None:
-    keys = _group(
-        app, "keys", "Publishable keys: for browsers, to open and use sessions.", key_list
-    )
+    keys = group(app, "keys", "Publishable keys: for browsers, to open and use sessions.", key_list)
     keys.command("create")(key_create)
     keys.command("revoke")(key_revoke)
-    jwt_keys = _group(app, "jwt-keys", "Keys by which connect tokens are believed.", jwt_key_list)
+    jwt_keys = group(app, "jwt-keys", "Keys by which connect tokens are believed.", jwt_key_list)
     jwt_keys.command("create")(jwt_key_create)
     jwt_keys.command("revoke")(jwt_key_revoke)
-    revocations = _group(
+    revocations = group(
         app,
         "revocations",
         "Users and sessions whose connect tokens count no more.",
@@ -52,7 +50,7 @@ def register(app: typer.Typer) -> None:
     app.command("audit")(audit)
 
 
-def _group(app: typer.Typer, name: str, text: str, list_: Any) -> typer.Typer:
+def group(app: typer.Typer, name: str, text: str, list_: Any) -> typer.Typer:
     """Commands of which `list` runs when none is named."""
     group = typer.Typer(help=text, invoke_without_command=True)
 
@@ -71,7 +69,7 @@ def _group(app: typer.Typer, name: str, text: str, list_: Any) -> typer.Typer:
     return group
 
 
-def _path(hub: Hub, what: str) -> str:
+def project_path(hub: Hub, what: str) -> str:
     """Of what a project has: the one that `MACHINEHUB_PROJECT` names, else the token's own."""
     named = os.environ.get("MACHINEHUB_PROJECT", "")
     if not named:
@@ -92,7 +90,7 @@ def key_list(
 ) -> None:
     """List a project's publishable keys."""
     hub = Hub(server, token)
-    found: list[dict[str, Any]] = list(hub.items(_path(hub, "keys")))
+    found: list[dict[str, Any]] = list(hub.items(project_path(hub, "keys")))
     if as_json:
         print_json(found)
         return
@@ -123,7 +121,7 @@ def key_create(
 ) -> None:
     """Create a publishable key, and print it."""
     hub = Hub(server, token)
-    made = hub.call("POST", _path(hub, "keys"), body={"name": name, "origins": origin or []})
+    made = hub.call("POST", project_path(hub, "keys"), body={"name": name, "origins": origin or []})
     print_json(made) if as_json else say(made["token"])
 
 
@@ -134,7 +132,7 @@ def key_revoke(
 ) -> None:
     """Revoke a publishable key: what it opened is closed within seconds."""
     hub = Hub(server, token)
-    hub.call("DELETE", f"{_path(hub, 'keys')}/{number}")
+    hub.call("DELETE", f"{project_path(hub, 'keys')}/{number}")
     progress.print(f"key {number}: revoked", markup=False)
 
 
@@ -146,7 +144,7 @@ def jwt_key_list(
 ) -> None:
     """List the keys by which a project believes connect tokens."""
     hub = Hub(server, token)
-    found: list[dict[str, Any]] = list(hub.items(_path(hub, "jwt-keys")))
+    found: list[dict[str, Any]] = list(hub.items(project_path(hub, "jwt-keys")))
     if as_json:
         print_json(found)
         return
@@ -182,7 +180,7 @@ def jwt_key_create(
     hub = Hub(server, token)
     body = {"name": name, "jwks_url": jwks_url, "issuer": issuer, "audience": audience}
     given = {key: value for key, value in body.items() if value}
-    made = hub.call("POST", _path(hub, "jwt-keys"), body=given)
+    made = hub.call("POST", project_path(hub, "jwt-keys"), body=given)
     if as_json:
         print_json(made)
     else:
@@ -198,7 +196,7 @@ def jwt_key_revoke(
 ) -> None:
     """Revoke such a key: what its tokens opened is closed within seconds."""
     hub = Hub(server, token)
-    hub.call("DELETE", f"{_path(hub, 'jwt-keys')}/{path_part(kid)}")
+    hub.call("DELETE", f"{project_path(hub, 'jwt-keys')}/{path_part(kid)}")
     progress.print(f"key {kid}: revoked", markup=False)
 
 
@@ -247,7 +245,7 @@ def revocation_list(
 ) -> None:
     """List whose connect tokens, from before when, are not valid."""
     hub = Hub(server, token)
-    found: list[dict[str, Any]] = list(hub.items(_path(hub, "revocations")))
+    found: list[dict[str, Any]] = list(hub.items(project_path(hub, "revocations")))
     if as_json:
         print_json(found)
         return
@@ -281,7 +279,7 @@ def revocation_add(
     machine, _, name = session.partition("/")
     hub = Hub(server, token)
     body = {"sub": sub} if sub else {"machine": machine, "session": name}
-    made = hub.call("POST", _path(hub, "revocations"), body=body)
+    made = hub.call("POST", project_path(hub, "revocations"), body=body)
     if as_json:
         print_json(made)
     else:
@@ -295,7 +293,7 @@ def revocation_remove(
 ) -> None:
     """Take a revocation back: tokens from before it are valid again, if they still are."""
     hub = Hub(server, token)
-    hub.call("DELETE", f"{_path(hub, 'revocations')}/{number}")
+    hub.call("DELETE", f"{project_path(hub, 'revocations')}/{number}")
     progress.print(f"revocation {number}: taken back", markup=False)
 
 

@@ -103,6 +103,8 @@ def deploy(
             "limits": msgspec.to_builtins(project.limits),
             "access": msgspec.to_builtins(project.access),
             "cron": msgspec.to_builtins(project.cron),
+            "egress": msgspec.to_builtins(project.egress),
+            "webhooks": msgspec.to_builtins(project.webhooks),
             "private": project.private if private is None else private,
         }
         answer = Hub(server, token).call("POST", "/api/v1/deployments", body=body)
@@ -155,6 +157,8 @@ def check(
                 limits=project.limits,
                 access=project.access,
                 cron=project.cron,
+                egress=project.egress,
+                webhooks=project.webhooks,
             )
             built = await build(pool, check_upload(upload, Limits()), Limits())
             if not budget:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
-from machinehub.cli.common import Compiling, Refused, plain, progress, say
+from machinehub.cli.common import USAGE, Compiling, Refused, fail, plain, progress, say
 from machinehub.cli.project import Files, Project, config_path, find_project
 from machinehub.cli.serve import Data, Host, Port, run
+from machinehub.effects.mocked import read_mocks
 from machinehub.errors import HubError
 from machinehub.logging import configure_logging
 from machinehub.session.port import Address
@@ -23,13 +25,29 @@ if TYPE_CHECKING:
     from machinehub.app import Hub
     from machinehub.cli.appserver import AppServer
     from machinehub.control.catalog import Deployed
+    from machinehub.effects.asked import Asked
     from machinehub.ids import MachineId
     from machinehub.logs import LogLine
     from machinehub.settings import Settings
+    from sandbox.protocol.effects import Answer
 
 SESSIONS_LOOKED_AT = 500
 SESSIONS_NAMED = 5
 USUAL_PORT = 8787
+
+
+FreshOption = Annotated[
+    bool,
+    typer.Option("--fresh", help="After a save, start all sessions anew on the new version, too."),
+]
+MockOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--mock",
+        help="Answer what machines ask of the world from this file, in the world's place.",
+        show_default=False,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -46,12 +64,8 @@ def dev_command(
     name: Annotated[
         str | None, typer.Option("--name", help="The machine's name.", show_default=False)
     ] = None,
-    fresh: Annotated[
-        bool,
-        typer.Option(
-            "--fresh", help="After a save, start all sessions anew on the new version, too."
-        ),
-    ] = False,
+    fresh: FreshOption = False,
+    mock: MockOption = None,
     host: Host = None,
     port: Port = None,
     data: Data = None,
@@ -61,7 +75,8 @@ def dev_command(
     from machinehub.server import serve
 
     configure_logging(structured=False)
-    settings = from_environment(os.environ, host=host, port=port, data=data)
+    mocked = None if mock is None else str(_readable(mock))
+    settings = from_environment(os.environ, host=host, port=port, data=data, egress_mock=mocked)
 
     def find() -> Project:
         return find_project(file, name)
@@ -74,6 +89,8 @@ def dev_command(
         files = Files(project)
         watching: list[asyncio.Task[None]] = []
         app = _app_of(project, settings)
+
+        hub.broker.on_call = _show_call
 
         async def ready() -> None:
             compiling.ended()
@@ -175,6 +192,8 @@ class Developing:
                     limits=project.limits,
                     access=project.access,
                     cron=project.cron,
+                    egress=project.egress,
+                    webhooks=project.webhooks,
                     private=project.private,
                 )
             )
@@ -242,6 +261,26 @@ class Developing:
                     f"{plain(each.session_id)} was not started anew: {plain(error.detail)}"
                 )
         progress.print(f"{anew} started anew on version {number}")
+
+
+def _readable(mock: Path) -> Path:
+    """Ends the command for a file that answers nothing."""
+    try:
+        read_mocks(mock)
+    except (OSError, msgspec.MsgspecError) as error:
+        fail(f"{mock}: {error}", USAGE)
+    return mock.resolve()
+
+
+def _show_call(address: Address, asked: Asked, answer: Answer, took_ms: int) -> None:
+    """What a machine asked of the world."""
+    request = asked.request
+    came = f"{answer.error.code}" if answer.error else f"{answer.status}, {answer.body_bytes} bytes"
+    where = f"{request.method} {request.url}"
+    progress.print(
+        plain(f"{address.session_id}: {where} -> {came} in {took_ms} ms"),
+        style="red" if answer.error else "dim",
+    )
 
 
 def _show_error(line: LogLine) -> None:

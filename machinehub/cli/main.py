@@ -14,6 +14,7 @@ from machinehub.cli import (
     calendar,
     database,
     dev,
+    effects,
     init,
     machines,
     nodes,
@@ -70,6 +71,7 @@ for module in (
     access,
     nodes,
     calendar,
+    effects,
     servers,
 ):
     module.register(app)

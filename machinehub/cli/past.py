@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -26,6 +26,7 @@ from machinehub.cli.common import (
     say,
 )
 from machinehub.cli.definitions import duration
+from machinehub.cli.effects import request_of
 from machinehub.clock import pause_about
 
 DAMAGE = ("session_damaged", "image_damaged")
@@ -60,6 +61,7 @@ def history(
     compacted_to = hub.read(hub.session_api_path(session)).get("compacted_to")
     if compacted_to is not None:
         progress.print(f"of the inputs up to {compacted_to} some are not kept", style="dim")
+    asked = _asked(hub, session, limit)
     for number, entry in enumerate(
         islice(hub.items(hub.session_api_path(session) + "/journal"), limit + 1)
     ):
@@ -69,10 +71,40 @@ def history(
             print_json(entry)
         else:
             at = entry["at"][:19].replace("T", " ")
-            say(f"{entry['seq']:>6}  {at}  {_what(entry)}{_from_whom(entry)}")
+            say(f"{entry['seq']:>6}  {at}  {_what(entry, asked)}{_from_whom(entry)}")
+            if "error" not in entry:
+                for effect in asked.made_at.get(entry["seq"], ()):
+                    say(f"{'':>8}asks {effect['id']}: {request_of(effect)}")
 
 
-def _what(entry: dict[str, Any]) -> str:
+class _Asked(NamedTuple):
+    """What a session asked of the world: by number, and by the input that it was asked at."""
+
+    effects: dict[int, dict[str, Any]]
+    made_at: dict[int, list[dict[str, Any]]]
+
+
+def _asked(hub: Hub, session: str, limit: int) -> _Asked:
+    found = list(islice(hub.items(hub.session_api_path(session) + "/effects"), limit))
+    made_at: dict[int, list[dict[str, Any]]] = {}
+    for each in reversed(found):
+        made_at.setdefault(each["seq"], []).append(each)
+    return _Asked({each["id"]: each for each in found}, made_at)
+
+
+def _answer(entry: dict[str, Any], asked: _Asked) -> str:
+    """What became of a request."""
+    answer, effect = entry["answer"], asked.effects.get(entry["effect"])
+    error = answer.get("error")
+    what = f"{error['code']}: {error['detail']}" if error else f"{answer['status']}"
+    if effect is None:
+        return f"answer {entry['effect']}: {what}"
+    tries = "" if effect["tries"] < 2 else f", {effect['tries']} tries"
+    took = "" if effect["ms"] is None else f" in {effect['ms']} ms{tries}"
+    return f"answer {entry['effect']}: {what}{took}"
+
+
+def _what(entry: dict[str, Any], asked: _Asked) -> str:
     match entry["kind"]:
         case "start":
             what = (
@@ -82,6 +114,8 @@ def _what(entry: dict[str, Any]) -> str:
             )
         case "timer":
             what = _timer(entry)
+        case "answer":
+            what = _answer(entry, asked)
         case _:
             what = json.dumps(entry["event"], ensure_ascii=False)
     if "error" in entry:
@@ -246,6 +280,13 @@ def fork(
     session: SessionArgument,
     name: Annotated[str, typer.Argument(metavar="NEW", help="The new session's id.")],
     at: At = None,
+    effects: Annotated[
+        str,
+        typer.Option(
+            "--effects",
+            help="`keep` asks once more for what was waited for then; `drop` does not.",
+        ),
+    ] = "drop",
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
     token: TokenOption = "",
@@ -255,7 +296,8 @@ def fork(
         fail("NEW is the id of the new session", USAGE)
     hub = Hub(server, token)
     path = hub.session_api_path(session)
-    child = hub.call("POST", path + "/fork", body={"session": name} | ({"at": at} if at else {}))
+    body = {"session": name, "effects": effects} | ({"at": at} if at else {})
+    child = hub.call("POST", path + "/fork", body=body)
     if as_json:
         print_json(child)
         return

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from machinehub.calendar import CalendarEntry
-from machinehub.cli.common import USAGE, Compiling, fail, progress
+from machinehub.cli.common import USAGE, Compiling, fail
+from machinehub.effects.hooks import Webhook
+from machinehub.egress.rules import EgressRules
 from machinehub.limits import MachineLimits
 from machinehub.model import MachineSettings
 from machinehub.paths import cache_folder
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from machinehub.workers.pool import Listener, WorkerPool
 
 CONFIG = "machinehub.toml"
-LISTS = ("examples", "access", "cron")
+LISTS = ("examples", "access", "cron", "webhooks")
 T = TypeVar("T")
 _IMPORT = re.compile(r"""(?:\bfrom\s*|\bimport\s*\(?\s*|\brequire\s*\(\s*)["']([^"']+)["']""")
 
@@ -46,6 +48,10 @@ class Project:
     """`[[access]]`: who may send what."""
     cron: list[CalendarEntry]
     """`[[cron]]`: events at certain times."""
+    egress: EgressRules
+    """`[egress]`: what the machine may ask of the world."""
+    webhooks: list[Webhook]
+    """`[[webhooks]]`: by what the world tells it something."""
     private: bool | None
     """Whether sessions are for holders of connect tokens alone, where `private` says that."""
     examples: list[dict[str, Any]]
@@ -92,6 +98,8 @@ def find_project(file: Path | None, name: str | None) -> Project:
         _table(config, "limits", MachineLimits),
         _table(config, "access", list[Rule]),
         _table(config, "cron", list[CalendarEntry]),
+        _table(config, "egress", EgressRules),
+        _table(config, "webhooks", list[Webhook]),
         config.get("private"),
         _table(config, "examples", list[dict[str, Any]]),
     )
@@ -109,19 +117,16 @@ def _check_words(config: dict[str, Any]) -> None:
         "private",
         "examples",
         "egress",
+        "webhooks",
         "_folder",
     }:
         fail(
             (
                 f"{CONFIG} has {', '.join(sorted(unknown))}, which means nothing; there are name, "
-                "main, private, [machine], [limits], [[access]], [[cron]] and [[examples]]"
+                "main, private, [machine], [limits], [[access]], [[cron]], [egress], [[webhooks]]"
+                " and [[examples]]"
             ),
             USAGE,
-        )
-    if "egress" in config:
-        progress.print(
-            f"warning: [egress] in {CONFIG} has no effect yet: machines have no network",
-            markup=False,
         )
     private = config.get("private")
     if private is not None and not isinstance(private, bool):

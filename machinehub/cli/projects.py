@@ -105,7 +105,11 @@ def usage(
 def limit(
     project: Project,
     quotas: Annotated[
-        list[str], typer.Argument(metavar="NAME=NUMBER...", help="NAME=none takes it away.")
+        list[str],
+        typer.Argument(
+            metavar="NAME=NUMBER...",
+            help="NAME=none takes it away; egress=HOST,HOST says where machines may send requests.",
+        ),
     ],
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
@@ -115,6 +119,9 @@ def limit(
     body: dict[str, Any] = {}
     for each in quotas:
         name, _, text = each.partition("=")
+        if name == "egress" and text != "none":
+            body[name] = [host for host in text.split(",") if host]
+            continue
         try:
             number = float(text)
             body[name] = int(number) if number.is_integer() else number

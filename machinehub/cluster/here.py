@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from machinehub.ids import MachineId, NodeId, SessionId
     from machinehub.logs import MachineLogs
-    from machinehub.session.port import Address, Presence, Recomputed, Snapshot, Summary
+    from machinehub.session.messages import Presence, Snapshot
+    from machinehub.session.port import Address, Recomputed, Summary
     from machinehub.session.run.local import LocalSessions
     from machinehub.store.sessions import SessionStore
 
@@ -125,6 +126,9 @@ class Here:
                 return await self.replay(address, seq)
             case wire.Delete(address):
                 return await self.delete(address)
+            case wire.AnswerRequest(address, effect, answer, how, is_last):
+                self.check_taking_up(address)
+                return await self.local.answer(address, effect, answer, how, is_last=is_last)
             case wire.Restart(address):
                 return await self.restart(address)
         return await self._do_of_machine(ask)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from machinehub.cluster.bus import Bus
-    from machinehub.session.port import Message
+    from machinehub.session.messages import Message
 
 log = logging.getLogger("machinehub.cluster")
 

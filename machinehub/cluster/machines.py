@@ -12,7 +12,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final, Protocol
 
 from machinehub.errors import NotFound, Unavailable
-from machinehub.session.port import Closed, Ending
+from machinehub.session.messages import Closed, Ending
 from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:

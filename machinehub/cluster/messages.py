@@ -7,7 +7,7 @@ import msgspec
 from machinehub.cluster.frame import Frame
 from machinehub.ids import EventId, Seq
 from machinehub.model import Entry, Fault
-from machinehub.session.port import (
+from machinehub.session.messages import (
     Applied,
     Closed,
     Emitted,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from machinehub.logs import MachineLogs
     from machinehub.metrics import Metrics
     from machinehub.session.decide.session import Session
-    from machinehub.session.port import Listener
+    from machinehub.session.messages import Listener
     from machinehub.session.run.local import LocalSessions
     from machinehub.store.nodes import NodeStore
     from machinehub.store.sessions import SessionStore

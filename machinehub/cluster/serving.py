@@ -16,7 +16,7 @@ import msgspec
 from machinehub.cluster import wire
 from machinehub.cluster.here import visitor_of
 from machinehub.errors import HubError, Moving, Unavailable
-from machinehub.session.port import Closed, Ending
+from machinehub.session.messages import Closed, Ending
 from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from machinehub.cluster.links import Answering
     from machinehub.cluster.loglines import Followed
     from machinehub.ids import NodeId
-    from machinehub.session.port import Message, Subscription
+    from machinehub.session.messages import Message
+    from machinehub.session.port import Subscription
 
 log = logging.getLogger("machinehub.cluster")
 

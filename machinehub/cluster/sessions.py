@@ -21,7 +21,7 @@ from machinehub.errors import HubError, Moving, OwnedElsewhere, Unavailable
 from machinehub.ids import EventId
 from machinehub.session.decide.events import check_event, check_input
 from machinehub.session.decide.identity import UNSHOWN
-from machinehub.session.port import Closed, Ending
+from machinehub.session.messages import Closed, Ending
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -30,25 +30,24 @@ if TYPE_CHECKING:
     from machinehub.cluster.here import Here
     from machinehub.cluster.membership import Membership
     from machinehub.cluster.remote import Remote
+    from machinehub.effect import Conclusion, EffectRecord
     from machinehub.ids import MachineId, NodeId, Seq, SessionId
     from machinehub.limits import Limits
-    from machinehub.model import Entry
+    from machinehub.model import Entry, Fault
     from machinehub.session.decide.conditions import Condition
+    from machinehub.session.messages import Listener, Presence, Snapshot
     from machinehub.session.port import (
         Address,
         Answered,
         Busy,
-        Listener,
         Persisted,
         Place,
-        Presence,
         Recomputed,
-        Snapshot,
         Subscription,
         Summary,
         Visitor,
     )
-    from sandbox.protocol.ids import TimerId
+    from sandbox.protocol.ids import EffectId, TimerId
 
 T = TypeVar("T")
 PAUSE_S: Final = 0.01
@@ -383,8 +382,28 @@ class ClusterSessions:
     async def keep_places(self, places: Collection[Place]) -> None:
         await self._local.keep_places(places)
 
-    async def fork(self, address: Address, at: Seq | None, session_id: SessionId) -> Summary:
-        return await self._local.fork(address, at, session_id)
+    async def fork(
+        self, address: Address, at: Seq | None, session_id: SessionId, *, sends: bool = False
+    ) -> Summary:
+        return await self._local.fork(address, at, session_id, sends=sends)
+
+    async def effects(
+        self, address: Address, *, before: EffectId | None, limit: int
+    ) -> list[EffectRecord]:
+        return await self._local.effects(address, before=before, limit=limit)
+
+    async def answer(
+        self,
+        address: Address,
+        effect: EffectId,
+        answer: bytes,
+        how: Conclusion,
+        *,
+        is_last: bool = False,
+    ) -> Fault | None:
+        ask = wire.AnswerRequest(address, effect, answer, how, is_last)
+        fault: Fault | None = await self._ask(address, lambda: self._here.do(ask), ask)
+        return fault
 
     async def replay(self, address: Address, seq: Seq | None) -> Recomputed:
         ask = wire.ReplayAgain(address, seq)

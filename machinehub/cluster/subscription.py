@@ -15,7 +15,7 @@ from machinehub.errors import HubError, Moving, NotFound, Unavailable, fault_of
 from machinehub.ids import EventId, Seq
 from machinehub.session.decide.events import check_event, check_metadata
 from machinehub.session.decide.identity import UNSHOWN
-from machinehub.session.port import Closed, Emitted, Ending, Settled, Snapshot, Update
+from machinehub.session.messages import Closed, Emitted, Ending, Settled, Snapshot, Update
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from machinehub.clock import Clock
     from machinehub.ids import NodeId
     from machinehub.limits import Limits
-    from machinehub.session.port import Address, Listener, Message, Subscription, Visitor
+    from machinehub.session.messages import Listener, Message
+    from machinehub.session.port import Address, Subscription, Visitor
 
 PATIENCE_S: Final = 10.0
 """How long a client waits for a node that has its session, before it is told to try again later."""

@@ -22,19 +22,15 @@ from machinehub.cluster.messages import (
     snapshot_from,
     to_wire,
 )
+from machinehub.effect import Conclusion
 from machinehub.errors import HubError, OwnedElsewhere
 from machinehub.ids import EventId, MachineId, NodeId, Seq, SessionId
+from machinehub.model import Fault
 from machinehub.session.decide.conditions import Condition
 from machinehub.session.decide.identity import Identity
-from machinehub.session.port import (
-    Address,
-    Answered,
-    Busy,
-    Message,
-    Recomputed,
-    Snapshot,
-    Summary,
-)
+from machinehub.session.messages import Message, Snapshot
+from machinehub.session.port import Address, Answered, Busy, Recomputed, Summary
+from sandbox.protocol.ids import EffectId
 
 # --- who, and what went wrong ---------------------------------------------------------------------
 
@@ -49,11 +45,18 @@ class Who(Frame):
     claims: bytes | None
     is_counted: bool
     is_hub: bool = False
+    depth: int = 0
 
     @property
     def identity(self) -> Identity:
         return Identity(
-            self.id, self.user, self.returns, self.roles, self.claims, is_hub=self.is_hub
+            self.id,
+            self.user,
+            self.returns,
+            self.roles,
+            self.claims,
+            is_hub=self.is_hub,
+            depth=self.depth,
         )
 
 
@@ -66,6 +69,7 @@ def who_of(identity: Identity, *, is_counted: bool) -> Who:
         identity.claims,
         is_counted,
         identity.is_hub,
+        identity.depth,
     )
 
 
@@ -196,6 +200,16 @@ class Logs(Frame, tag=16):
     count: int
 
 
+class AnswerRequest(Frame, tag=17):
+    """What became of a request of the session."""
+
+    address: Address
+    effect: EffectId
+    answer: bytes
+    how: Conclusion
+    is_last: bool
+
+
 Ask = (
     Read
     | Create
@@ -213,6 +227,7 @@ Ask = (
     | VersionsInUse
     | Busiest
     | Logs
+    | AnswerRequest
 )
 
 
@@ -252,6 +267,7 @@ ANSWERS: Final[dict[type[Any], Any]] = {
     VersionsInUse: set[int],
     Busiest: list[Busy],
     Logs: list[Line],
+    AnswerRequest: Fault | None,
 }
 """What the answer to each is decoded as."""
 

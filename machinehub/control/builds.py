@@ -103,6 +103,8 @@ def _checked(definition: bytes, upload: Upload, warnings: list[dict[str, Any]]) 
         "payloads": msgspec.to_builtins(upload.payloads),
         "rules": msgspec.to_builtins(upload.access),
         "cron": msgspec.to_builtins(upload.cron),
+        "egress": msgspec.to_builtins(upload.egress),
+        "webhooks": msgspec.to_builtins(upload.webhooks),
         "warnings": warnings,
     }
     said = {key: value for key, value in more.items() if value}

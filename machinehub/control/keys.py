@@ -16,7 +16,7 @@ from machinehub.control.routes import PROJECT
 from machinehub.edge.addresses import check_session_id
 from machinehub.edge.problem import Json
 from machinehub.edge.requests import decode, read_body
-from machinehub.egress import EgressError, read_target
+from machinehub.egress.addresses import EgressError, read_target
 from machinehub.errors import BadRequest, NotFound
 from machinehub.model import JwtKey
 from machinehub.settings import is_origin

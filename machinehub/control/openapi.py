@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from machinehub.control.openapi_effects import EFFECT_SCHEMAS, effect_paths
 from machinehub.control.schemas import (
     ANY,
     AT,
@@ -49,9 +50,10 @@ def openapi_document(base_url: str, limits: Limits) -> dict[str, Any]:
         | _key_paths()
         | _node_paths()
         | _calendar_paths()
+        | effect_paths()
         | _url_paths(),
         "components": {
-            "schemas": SCHEMAS | {"Wait": wait_body(limits)},
+            "schemas": SCHEMAS | EFFECT_SCHEMAS | {"Wait": wait_body(limits)},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }

@@ -118,7 +118,9 @@ _QUOTAS = {
     "properties": {
         name: {"type": ["number" if "per_s" in name else "integer", "null"], "minimum": 1}
         for name in Quotas.__struct_fields__
-    },
+        if name != "egress"
+    }
+    | {"egress": {"type": ["array", "null"], "items": {"type": "string"}}},
     "additionalProperties": False,
 }
 ANY: dict[str, Any] = {}
@@ -165,6 +167,8 @@ SCHEMAS: dict[str, Any] = {
         },
         access={"type": "array", "items": ref("Rule")},
         cron={"type": "array", "maxItems": ENTRIES_MAX, "items": ref("CronEntry")},
+        egress=ref("Egress"),
+        webhooks={"type": "array", "items": ref("Webhook")},
         private={"type": ["boolean", "null"]},
     ),
     "Rule": object_of(
@@ -381,9 +385,16 @@ SCHEMAS: dict[str, Any] = {
         input=ANY,
         timer=_NUMBER,
         cause=TEXT,
+        effect=_NUMBER,
+        answer=ANY,
         error=object_of("code detail", code=TEXT, detail=TEXT),
     ),
-    "Fork": object_of("", at={"type": ["integer", "null"]}, session={"type": ["string", "null"]})
+    "Fork": object_of(
+        "",
+        at={"type": ["integer", "null"]},
+        session={"type": ["string", "null"]},
+        effects={"enum": ["drop", "keep"]},
+    )
     | {"required": []},
     "Restart": object_of("", version={"type": ["integer", "null"], "minimum": 1})
     | {"required": [], "additionalProperties": False},

@@ -7,12 +7,13 @@ path.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 from starlette.responses import Response
 
 from machinehub.clock import timestamp
+from machinehub.control.effects import EffectsApi, show_answer
 from machinehub.control.routes import MACHINE, SESSION
 from machinehub.edge.addresses import check_session_id, decode_part
 from machinehub.edge.admission import principal_of
@@ -27,6 +28,7 @@ from sandbox.protocol.inputs import read_input
 
 if TYPE_CHECKING:
     import builtins
+    from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
 
@@ -56,6 +58,8 @@ class ForkBody(msgspec.Struct):
 
     at: int | None = None
     session: str | None = None
+    effects: Literal["drop", "keep"] = "drop"
+    """Whether what was waited for then is asked for once more."""
 
 
 class RestartBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -80,6 +84,7 @@ class SessionApi:
         self._sessions = sessions
         self._entropy = entropy
         self._limits = limits
+        self._effects = EffectsApi(sessions, limits)
         self._calls = {
             ("GET", None): self._read,
             ("DELETE", None): self._delete,
@@ -87,6 +92,7 @@ class SessionApi:
             ("POST", "fork"): self._fork,
             ("POST", "replay"): self._replay,
             ("POST", "restart"): self._restart,
+            ("GET", "effects"): self._effects.list,
         }
 
     def calls(self) -> builtins.list[Guarded]:
@@ -99,6 +105,9 @@ class SessionApi:
             ("operate", "POST", SESSION + "/fork", self.any),
             ("read", "POST", SESSION + "/replay", self.any),
             ("operate", "POST", SESSION + "/restart", self.any),
+            ("read", "GET", SESSION + "/effects", self.any),
+            ("operate", "POST", SESSION + "/effects/{effect}/cancel", self.cancel),
+            ("operate", "POST", SESSION + "/effects/{effect}/answer", self.answer),
             ("read", "GET", SESSION, self.any),
             ("operate", "DELETE", SESSION, self.any),
         ]
@@ -141,21 +150,48 @@ class SessionApi:
         call = self._calls.get((request.method, action))
         if call is None:
             raise NotFound("not_found", "there is nothing at this URL")
-        if call in (self._read, self._journal, self._replay):
+        if call in (self._read, self._journal, self._replay, self._effects.list):
             await self._audit.note_look(request, machine, session_id)
         request.state.machine = machine
         return await call(request, Address(machine.id, session_id))
 
+    async def cancel(self, request: Request) -> Response:
+        return await self._settle(request, "cancelled", self._effects.cancel)
+
+    async def answer(self, request: Request) -> Response:
+        return await self._settle(request, "answered", self._effects.answer)
+
+    async def _settle(
+        self,
+        request: Request,
+        done: str,
+        settle: Callable[[Request, Address, str], Awaitable[Response]],
+    ) -> Response:
+        """What waits is settled by hand."""
+        machine = await self._reach.machine(request)
+        name, *below = _parts_of(request)
+        if len(below) != 3:
+            raise NotFound("not_found", "a slash in a session's id is written %2F")
+        session_id, number = self._session_id(name), decode_part(below[1])
+        response = await settle(request, Address(machine.id, session_id), number)
+        await self._audit.note(
+            request, f"{done} request %s of session %s of %s", number, session_id, machine
+        )
+        return response
+
     def _below(self, request: Request) -> tuple[SessionId, str | None]:
-        # The machine may be called anything, and any letter may be encoded.
-        parts = request.scope["raw_path"].split(b"/", _PATH_PARTS)[_PATH_PARTS].split(b"/")
+        parts = _parts_of(request)
         if len(parts) > 2:
             raise NotFound("not_found", "a slash in a session's id is written %2F")
-        session_id = decode_part(parts[0])
+        action = decode_part(parts[1]) if len(parts) == 2 else None
+        return self._session_id(parts[0]), action
+
+    def _session_id(self, part: bytes) -> SessionId:
+        session_id = decode_part(part)
         # Not `check_session_id`: there may be sessions from before some ids were reserved.
         if not 1 <= len(session_id) <= self._limits.session_id_chars:
             raise NotFound("no_such_session", "the machine has no session of this name")
-        return SessionId(session_id), decode_part(parts[1]) if len(parts) == 2 else None
+        return SessionId(session_id)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -196,7 +232,8 @@ class SessionApi:
         name = self._entropy.connection_id() if wanted.session is None else wanted.session
         session_id = check_session_id(name, chars_max=self._limits.session_id_chars)
         at = None if wanted.at is None else Seq(wanted.at)
-        forked = await self._sessions.fork(address, at, session_id)
+        sends = wanted.effects == "keep"
+        forked = await self._sessions.fork(address, at, session_id, sends=sends)
         about = session_id, address.session_id, request.state.machine
         await self._audit.note(request, "forked session %s from session %s of %s", *about)
         return Json(_show(forked), 201)
@@ -214,6 +251,13 @@ class SessionApi:
     async def _replay(self, request: Request, address: Address) -> Response:
         replaying = self._sessions.replay(address, seq_of(request, "at"))
         return Json(_show_recomputed(await while_connected(request, replaying)))
+
+
+def _parts_of(request: Request) -> list[bytes]:
+    """Of the path, from the session's id on: the machine may be called anything, and any letter may
+    be encoded.
+    """
+    return request.scope["raw_path"].split(b"/", _PATH_PARTS)[_PATH_PARTS].split(b"/")  # type: ignore[no-any-return]
 
 
 def _show(summary: Summary) -> dict[str, Any]:
@@ -250,14 +294,16 @@ def show_entry(entry: Entry) -> dict[str, Any]:
             shown["input"] = given.subject
         case Kind.TIMER:
             shown["timer"] = given.timer
-            if entry.cause:
-                shown["cause"] = entry.cause
+        case Kind.ANSWER:
+            shown |= {"effect": given.effect, "answer": show_answer(given.sender)}
         case Kind.EVENT | Kind.PRESENCE:
             shown |= {
                 "id": shown_id(entry.event_id),
                 "event": given.subject,
                 "sender": given.sender,
             }
+    if entry.cause:
+        shown["cause"] = entry.cause
     outcome = "accepted" if entry.error is None else "rejected"
     shown |= {"outcome": outcome, "changed": entry.changed}
     if entry.taken is not None:

@@ -17,6 +17,8 @@ import msgspec
 
 from machinehub.calendar import CalendarEntry, check_calendar
 from machinehub.edge.addresses import check_session_id
+from machinehub.effects.hooks import Webhook, check_webhooks
+from machinehub.egress.rules import EgressRules, check_egress
 from machinehub.errors import BadRequest, TooLarge
 from machinehub.ids import Digest
 from machinehub.limits import Limits, MachineLimits, excessive, lowered
@@ -50,6 +52,10 @@ class Upload(msgspec.Struct, kw_only=True):
     """Who may send what."""
     cron: list[CalendarEntry] = []
     """Events that sessions are sent at certain times."""
+    egress: EgressRules = EgressRules()
+    """What its machines may ask the world for."""
+    webhooks: list[Webhook] = []
+    """By what the world tells them of something."""
     private: bool | None = None
     """Whether the machine's sessions are for holders of connect tokens alone; None for as it was,
     or, of a new machine, as is usual here.
@@ -69,8 +75,9 @@ class Source:
     @property
     def guest_limits(self) -> GuestLimits:
         """Those that are frozen into the image."""
-        names = GuestLimits.__struct_fields__
-        return GuestLimits(**{name: getattr(self.limits, name) for name in names})
+        names = set(GuestLimits.__struct_fields__) - {"egress"}
+        given = {name: getattr(self.limits, name) for name in names}
+        return GuestLimits(**given, egress=int(bool(self.upload.egress.allow)))
 
     @property
     def own_limits(self) -> OwnLimits:
@@ -99,6 +106,8 @@ class Source:
             self.limits.memory_bytes,
             *([upload.access] if upload.access else []),
             *(["cron", upload.cron] if upload.cron else []),
+            *(["egress", upload.egress] if upload.egress != EgressRules() else []),
+            *(["webhooks", upload.webhooks] if upload.webhooks else []),
         ]
         return Digest(hashlib.sha256(msgspec.msgpack.encode(parts)).hexdigest()[:32])
 
@@ -113,6 +122,8 @@ def check_upload(upload: Upload, limits: Limits) -> Source:
     if (wrong := excessive(limits, upload.limits)) is not None:
         raise BadRequest("invalid_limits", f"the machine's own limits: {wrong}")
     check_calendar(upload.cron)
+    check_egress(upload.egress)
+    check_webhooks(upload.webhooks)
     for entry in upload.cron:
         check_event(entry.event_json, bytes_max=limits.event_bytes, depth_max=limits.event_depth)
         check_session_id(entry.session, chars_max=limits.session_id_chars)

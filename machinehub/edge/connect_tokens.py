@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from machinehub.clock import Clock
-    from machinehub.egress import Egress
+    from machinehub.egress.client import Egress
     from machinehub.ids import MachineId, ProjectId, SessionId
     from machinehub.model import JwtKey, Revocation
     from machinehub.store.members import MemberStore

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import jwt
 import msgspec
 
-from machinehub.egress import EgressError
+from machinehub.egress.addresses import EgressError
 
 if TYPE_CHECKING:
     from machinehub.clock import Clock
-    from machinehub.egress import Egress
+    from machinehub.egress.client import Egress
 
 log = logging.getLogger("machinehub.edge")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from machinehub.session.port import Closed, Ending
+from machinehub.session.messages import Closed, Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable

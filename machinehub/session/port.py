@@ -4,188 +4,29 @@
 change sessions only through `Sessions` and `Subscription`; `LocalSessions` (`run/local.py`)
 implements them.
 
-A `Listener` receives `Message` objects, which are independent of any wire format: each protocol
-encodes a message once, and sends the same bytes to all its listeners (`Message.encoded`).
+A `Listener` receives `Message` objects (`messages.py`), which are independent of any wire format:
+each protocol encodes a message once, and sends the same bytes to all its listeners
+(`Message.encoded`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from machinehub.ids import MachineId, Seq, SessionId  # noqa: TC001 - nodes read them
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection, Sequence
 
-    from machinehub.ids import EventId
+    from machinehub.effect import Conclusion, Effect, EffectRecord
+    from machinehub.ids import EventId, SessionKey
     from machinehub.limits import Limits
     from machinehub.model import Entry, Fault
     from machinehub.principal import Principal
     from machinehub.session.decide.conditions import Condition
     from machinehub.session.decide.identity import Identity
-    from sandbox.protocol.ids import TimerId
-    from sandbox.protocol.messages import Cost
-
-T = TypeVar("T")
-
-
-# --- messages -------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, eq=False)
-class Message:
-    """Base of all messages to a listener. Immutable, except for its cache of encoded forms."""
-
-    _encoded: dict[Any, Any] | None = field(default=None, init=False, repr=False)
-
-    def encoded(self, encode: Callable[[Self], T]) -> T:
-        """`encode(self)`, computed once for each `encode`, however many listen."""
-        known = self._encoded
-        if known is not None and encode in known:
-            found: T = known[encode]
-            return found
-        made = encode(self)  # which may use another encoding of the message
-        if self._encoded is None:
-            self._encoded = {}
-        self._encoded[encode] = made
-        return made
-
-
-@dataclass(slots=True, eq=False)
-class Snapshot(Message):
-    """The public snapshot after input `seq`: the first message that a new listener receives, and
-    the result of `Sessions.read`, `create` and `wait`.
-    """
-
-    seq: Seq
-    version: int
-    state: bytes
-    """The public snapshot: a JSON object."""
-    connection_id: str | None = None
-    """What the listener's own connection is called in presence."""
-    count: int = 0
-    """How many members are there, the listener included."""
-    is_personal: bool = False
-    """Whether it is what the machine's `view` shows to one member."""
-
-
-@dataclass(slots=True, eq=False)
-class Update(Message):
-    """The public snapshot changed. A slow listener may skip all but the newest."""
-
-    seq: Seq
-    state: bytes
-
-
-@dataclass(slots=True, eq=False)
-class Settled(Message):
-    """What became of an event: heard by the listener that sent it."""
-
-    event_id: EventId | None
-    seq: Seq
-    changed: bool
-    error: Fault | None = None
-    cost: Cost | None = None
-    taken: bool | None = None
-    """Whether a transition of the machine took the event; None where the guest did not say."""
-
-
-@dataclass(slots=True, eq=False)
-class Emitted(Message):
-    """The machine emitted an event."""
-
-    seq: Seq
-    event: bytes
-    """JSON"""
-    state: bytes = b""
-    """The snapshot of that moment, where the machine says by it who hears the event."""
-
-
-@dataclass(slots=True, eq=False)
-class Applied(Message):
-    """An input was applied, whether or not the public snapshot changed: for listeners that asked
-    for inputs, before the `Update` of the same turn. Their seqs follow each other, but for what a
-    listener missed while its session moved to another node: that is in the journal.
-    """
-
-    entry: Entry
-
-
-class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """One participant of a session, as all its listeners see it: one connection, or all connections
-    with one client key.
-    """
-
-    id: str
-    user: str | None
-    joined_at: str
-    """RFC 3339"""
-    roles: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
-    """Of whoever came with a connect token."""
-    metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    """What they say of themselves, as JSON."""
-
-
-@dataclass(slots=True, eq=False)
-class PresenceNews:
-    """What changed since the last message about presence."""
-
-    joined: list[Member]
-    left: list[str]
-    changed: list[Member]
-
-
-@dataclass(slots=True, eq=False)
-class Presence(Message):
-    """The members that are present: the whole list for a new listener, later what changed."""
-
-    count: int
-    members: list[Member]
-    """The first 100 members (`LISTED_MAX`), in the order in which they joined; `count` counts all
-    of them.
-    """
-    news: PresenceNews | None = None
-    """What changed since the previous presence message. None if `members` replaces what the
-    listener knew: for a new listener, when more than `LISTED_MAX` members changed, and when one
-    left while more than `LISTED_MAX` were present.
-    """
-
-
-class Ending(Enum):
-    """Why a session has nothing more to say to a listener."""
-
-    DELETED = "deleted"
-    RESTARTED = "restarted"
-    """Another session has begun under its name: connect again."""
-    UNAVAILABLE = "unavailable"
-    """It could not be loaded; it may be had later."""
-    GOING_AWAY = "going away"
-    """This hub stops."""
-    REVOKED = "revoked"
-    """The listener's token is not valid any more."""
-    UNSEEN = "unseen"
-    """What the listener may see cannot be found out, so it sees nothing."""
-
-
-@dataclass(slots=True, eq=False)
-class Closed(Message):
-    """The last message that a listener hears."""
-
-    why: Ending
-    detail: str
-
-
-class Listener(Protocol):
-    """Somebody who watches a session. Called in the event loop: it must neither block nor raise."""
-
-    def receive(self, message: Message) -> None: ...
-
-
-# --- what is asked --------------------------------------------------------------------------------
+    from machinehub.session.messages import Listener, Presence, Settled, Snapshot
+    from sandbox.protocol.ids import EffectId, TimerId
 
 
 class Address(NamedTuple):
@@ -267,6 +108,18 @@ class Place(NamedTuple):
     client: bytes
     """What the protocol calls the client: up to 64 bytes."""
     seq: Seq
+
+
+class Requests(Protocol):
+    """Who carries out what machines ask of the world. Called in the event loop: must neither block
+    nor raise. What it is not told of (a hub that was killed) it finds in the database.
+    """
+
+    def asked(self, address: Address, key: SessionKey, effects: Sequence[Effect]) -> None:
+        """These are committed. `address` names the version that the session is on."""
+
+    def ended(self, key: SessionKey, effects: Collection[EffectId] | None) -> None:
+        """Nobody waits for the answers to these any more (None: to none of the session's)."""
 
 
 class Subscription(Protocol):
@@ -392,6 +245,30 @@ class Sessions(Protocol):
         """
         ...
 
+    async def effects(
+        self, address: Address, *, before: EffectId | None, limit: int
+    ) -> list[EffectRecord]:
+        """What the session asked of the world, the newest first, from before `before`. Raises
+        `NotFound`.
+        """
+        ...
+
+    async def answer(
+        self,
+        address: Address,
+        effect: EffectId,
+        answer: bytes,
+        how: Conclusion,
+        *,
+        is_last: bool = False,
+    ) -> Fault | None:
+        """Gives a session what became of a request: JSON (`sandbox.protocol.effects.Answer`).
+        Returns when that is committed, or why the turn was undone; with `is_last` the request ends
+        all the same. Raises `NotFound` when the session waits for no such request, and `Conflict`
+        when it has ended.
+        """
+        ...
+
     async def summaries(
         self, machine_id: MachineId, *, after: SessionId | None, limit: int
     ) -> list[Summary]:
@@ -421,10 +298,13 @@ class Sessions(Protocol):
         """
         ...
 
-    async def fork(self, address: Address, at: Seq | None, session_id: SessionId) -> Summary:
+    async def fork(
+        self, address: Address, at: Seq | None, session_id: SessionId, *, sends: bool = False
+    ) -> Summary:
         """Creates the session `session_id` as a copy of the one at `address` after input `at`, or
-        after its last input. Raises `NotFound` as `inspect` does, and `Conflict` when a session
-        with the id `session_id` exists.
+        after its last input. What that waited for then is asked for once more, if it `sends`; else
+        the copy waits until somebody answers by hand. Raises `NotFound` as `inspect` does, and
+        `Conflict` when a session with the id `session_id` exists.
         """
         ...
 

@@ -14,7 +14,7 @@ from machinehub.ids import ProjectId
 from machinehub.model import Project, Quotas, Token
 from machinehub.store.audit import AuditStore
 from machinehub.store.engine import transaction
-from machinehub.store.tables import jwt_keys, machines, projects, tokens
+from machinehub.store.tables import jwt_keys, machines, projects, secrets, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,7 +70,7 @@ class KeyStore:
         return await self.project(project)
 
     async def delete_project(self, project: ProjectId, *, now_ms: int) -> None:
-        """Its tokens are revoked. Raises `Conflict` while it has machines."""
+        """Its tokens are revoked, its secrets go. Raises `Conflict` while it has machines."""
         has_machine = sa.select(machines.c.id).where(machines.c.project_id == project).exists()
         async with transaction(self._engine) as connection:
             deleting = projects.delete().where(projects.c.id == project, ~has_machine)
@@ -82,6 +82,7 @@ class KeyStore:
             ours = jwt_keys.c.project_id == project
             ending = jwt_keys.update().where(ours, jwt_keys.c.revoked_at_ms.is_(None))
             await connection.execute(ending.values(revoked_at_ms=now_ms))
+            await connection.execute(secrets.delete().where(secrets.c.project_id == project))
 
     # --- tokens -----------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from machinehub.store import effect_statements
 from machinehub.store import statements as sql
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def prune(connection: Connection, key: SessionKey, keep: Retention, *, compacts:
         connection.run(sql.forget_ticks, [{"of_key": key, "of_seq": cut.ticks_to}])
     if cut.inputs_to:
         connection.run(sql.forget_entries, [{"of_key": key, "of_seq": cut.inputs_to}])
+        connection.run(effect_statements.forget_ended, [{"of_key": key, "of_seq": cut.inputs_to}])
     if cut.compacted_to:
         connection.run(sql.note_compacted, [{"of_key": key, "of_seq": cut.compacted_to}])
     if cut.checkpoints:

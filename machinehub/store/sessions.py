@@ -24,7 +24,10 @@ from machinehub.model import (
     StoredSession,
     TurnWrite,
 )
+from machinehub.store import effect_statements
 from machinehub.store import statements as sql
+from machinehub.store.changes import succeed, write_changes
+from machinehub.store.effects import EffectStore
 from machinehub.store.notes import Notes
 from machinehub.store.places import PlaceStore
 from machinehub.store.retention import prune
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from machinehub.ids import EventId, MachineId, MemberId, NodeId, SessionId, SessionKey
-    from machinehub.model import Retention, SavedCheckpoint, SessionRecord, Successor, Write
+    from machinehub.model import Retention, SavedCheckpoint, SessionRecord, Write
     from machinehub.store.database import Connection, Database
     from sandbox.protocol.ids import TimerId
 
@@ -61,7 +64,7 @@ SMALL_WRITES: Final = 4
 
 
 class SessionStore:
-    """The tables of sessions: `sessions`, `journal`, `checkpoints`, `timers` and `members`.
+    """The tables of sessions: `sessions`, `journal`, `checkpoints`, `timers`, `members`, `effects`.
 
     Every method is one transaction, and raises `Unavailable` when the database does not answer.
     """
@@ -75,6 +78,7 @@ class SessionStore:
         self._database = database
         self._retention = retention
         self.places = PlaceStore(database)
+        self.effects = EffectStore(database, node=node)
         self.node = node
 
     # --- writing ----------------------------------------------------------------------------------
@@ -92,10 +96,10 @@ class SessionStore:
                     come = [each.successor for each in deletes if each.successor is not None]
                     # Those that come are deleted as well: the answer to a first try may be lost.
                     gone = [each.key for each in deletes] + [each.record.key for each in come]
-                    for statement in sql.delete_session:
+                    for statement in (*sql.delete_session, effect_statements.delete_all):
                         connection.run(statement, [{"of_key": key} for key in gone])
                     for each in come:
-                        _succeed(connection, each)
+                        succeed(connection, each, self.node)
                 else:
                     self._write(
                         connection, [each for each in run if not isinstance(each, SessionDelete)]
@@ -113,7 +117,8 @@ class SessionStore:
             connection.run(sql.add_session, [session_row(each, self.node) for each in records])
         if turns:
             connection.run(sql.add_entry, [entry_row(turn.key, turn.entry) for turn in turns])
-            _write_changes(connection, [turn for turn in turns if turn.changes is not NO_CHANGES])
+            changed = [turn for turn in turns if turn.changes is not NO_CHANGES]
+            write_changes(connection, changed, self.node)
         if frozen:
             # The same checkpoint may come again, when the answer to its first commit was lost.
             keys = [{"of_key": each.key, "of_seq": each.checkpoint.seq} for each in frozen]
@@ -137,9 +142,12 @@ class SessionStore:
         parent: SessionKey,
         checkpoint: SavedCheckpoint,
         members: dict[MemberId, bytes],
+        *,
+        send_at_ms: int | None = None,
     ) -> SessionRecord:
         """A new session that has `parent`'s journal up to the checkpoint, and goes on from there.
-        Returns `record` as it is stored.
+        Returns `record` as it is stored. What `parent` waited for then is asked for once more, at
+        `send_at_ms`; None for never.
 
         Raises `AlreadyWritten`.
 
@@ -157,6 +165,17 @@ class SessionStore:
             connection.run(
                 sql.inherit_entries,
                 [{"of_key": parent, "of_child": record.key, "of_seq": checkpoint.seq}],
+            )
+            connection.run(
+                effect_statements.inherit,
+                [
+                    {
+                        "of_key": parent,
+                        "of_child": record.key,
+                        "of_until": checkpoint.seq,
+                        "of_due_at_ms": send_at_ms,
+                    }
+                ],
             )
             connection.run(sql.add_checkpoint, [checkpoint_row(record.key, checkpoint)])
             if checkpoint.timers:
@@ -433,51 +452,3 @@ class SessionStore:
             return foreign, ours and not foreign
 
         return await self._database.read(work)
-
-
-def _succeed(connection: Connection, new: Successor) -> None:
-    key, checkpoint = new.record.key, new.checkpoint
-    connection.run(sql.add_session, [session_row(new.record)])
-    connection.run(sql.add_entry, [entry_row(key, new.entry)])
-    connection.run(sql.add_checkpoint, [checkpoint_row(key, checkpoint)])
-    if checkpoint.timers:
-        rows = [timer_row(key, timer, Armed(due)) for timer, due in checkpoint.timers.items()]
-        connection.run(sql.add_timer, rows)
-
-
-def _write_changes(connection: Connection, turns: list[TurnWrite]) -> None:
-    """Folds what the turns changed, of each session in order, and writes what it comes to."""
-    timers: dict[tuple[SessionKey, TimerId], Armed | None] = {}
-    members: dict[tuple[SessionKey, MemberId], bytes | None] = {}
-    finished: list[dict[str, int]] = []
-    for turn in turns:
-        changes = turn.changes
-        for timer, armed in changes.timers.items():
-            timers[turn.key, timer] = armed
-        if changes.member is not None:
-            members[turn.key, changes.member.member] = changes.member.sender
-        if changes.finished:
-            finished.append({"of_key": turn.key, "of_now_ms": turn.entry.now_ms})
-    if timers:
-        connection.run(
-            sql.delete_timer, [{"of_key": key, "of_timer": timer} for key, timer in timers]
-        )
-        if armed_rows := [
-            timer_row(key, timer, armed)
-            for (key, timer), armed in timers.items()
-            if armed is not None
-        ]:
-            connection.run(sql.add_timer, armed_rows)
-    if members:
-        told = [{"of_key": key, "of_member": member.encode()} for key, member in members]
-        connection.run(sql.delete_member, told)
-        if member_rows := [
-            member_row(key, member, sender)
-            for (key, member), sender in members.items()
-            if sender is not None
-        ]:
-            connection.run(sql.add_member, member_rows)
-    if finished:
-        connection.run(sql.finish_session, finished)
-        connection.run(sql.delete_timers, finished)
-        connection.run(sql.delete_members, finished)

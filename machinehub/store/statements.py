@@ -5,11 +5,13 @@ Bind parameters other than the columns of an INSERT have names that begin with `
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from machinehub.store.database import Statement
+from machinehub.store.parameters import constant as _count
+from machinehub.store.parameters import parameter as _of
 from machinehub.store.tables import (
     beats,
     checkpoints,
@@ -29,14 +31,6 @@ Older ones are found by the journal's own key, which costs more.
 """
 FINISHED_AT_ONCE: Final = 100
 DELETED_AT_ONCE: Final = 100
-
-
-def _of(name: str, kind: Any = sa.BigInteger) -> sa.BindParameter[Any]:
-    return sa.bindparam(f"of_{name}", type_=kind())
-
-
-def _count(number: int) -> sa.ColumnClause[Any]:
-    return sa.literal_column(str(number))
 
 
 _key = _of("key")

@@ -8,6 +8,7 @@ from machinehub.errors import OwnedElsewhere
 from machinehub.ids import Seq
 from machinehub.model import Armed, Entry, StoredSession
 from machinehub.store import statements as sql
+from machinehub.store.effects import waiting_of
 from machinehub.store.rows import (
     check_is_whole,
     to_checkpoint,
@@ -62,6 +63,7 @@ def load_session(
     tail = [to_entry(row) for row in applied]
     check_is_whole(record, tail, since, seq)
     timers = connection.fetch(sql.timers_of, of_key=key)
+    effects = waiting_of(connection, key) if record.finished_at_ms is None else {}
     return StoredSession(
         record=record,
         seq=Seq(seq),
@@ -76,6 +78,7 @@ def load_session(
         }
         if record.hears_presence
         else {},
+        effects=effects,
     )
 
 

@@ -214,6 +214,48 @@ members = Table(  # whom machines that hear of presence believe to be there
     sqlite_with_rowid=False,
 )
 
+effects = Table(  # what machines asked of the world, and how that ended
+    "effects",
+    metadata,
+    Column("key", BigInteger, primary_key=True, autoincrement=False),
+    Column("effect", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),  # of the turn that asked
+    Column("ordinal", Integer, nullable=False),
+    Column("request", LargeBinary, nullable=False),  # JSON
+    Column("at_ms", BigInteger, nullable=False),
+    Column("depth", Integer, nullable=False),
+    # NULL: it ended, or is not to be sent.
+    Column("due_at_ms", BigInteger, nullable=True, index=True),
+    Column("node", String(32), nullable=True),  # which sends it, where hubs share a database
+    Column("tries", Integer, nullable=False),
+    Column("tried_at_ms", BigInteger, nullable=True),
+    Column("trouble", LargeBinary, nullable=True),  # UTF-8
+    Column("ended_at_ms", BigInteger, nullable=True),
+    Column("ended_seq", BigInteger, nullable=True),
+    Column("outcome", String(64), nullable=True),
+    Column("status", Integer, nullable=True),
+    Column("took_ms", BigInteger, nullable=True),
+    Index(
+        "ix_effects_pending",
+        "key",
+        sqlite_where=text("ended_at_ms IS NULL"),
+        postgresql_where=text("ended_at_ms IS NULL"),
+    ),
+    sqlite_with_rowid=False,
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("project_id", String(32), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("hosts", LargeBinary, nullable=False),  # JSON: where it may be sent
+    Column("sealed", LargeBinary, nullable=False),  # AES-256-GCM: nonce, ciphertext, tag
+    Column("key_id", String(16), nullable=False),  # by which it is sealed
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("changed_at_ms", BigInteger, nullable=False),
+)
+
 calendar = Table(  # what active versions say of their machines' calendars
     "calendar",
     metadata,

@@ -24,14 +24,15 @@ IMAGE: Final = 2
 """2: an image says its format, and which inputs its guest reads."""
 CHECKPOINT: Final = 2
 """2: with a header; what follows it is a checkpoint of version 1."""
-INPUT: Final = 1
-OUTBOX: Final = 2
+INPUT: Final = 2
+"""2: answers to requests."""
+OUTBOX: Final = 3
 """2: the second element has flags, of which one says that no transition took the event; the last
-says what a timer was.
+says what a timer was; 3: behind it are requests, and those that were withdrawn.
 """
-FRAMES: Final = 4
+FRAMES: Final = 5
 """2: `Ready` says the version; 3: images are compressed against a template; 4: who may send and see
-what is asked of workers.
+what is asked of workers; 5: what is frozen into an image says whether its machine may reach out.
 """
 
 CHECKPOINT_MAGIC: Final = b"\x89mhcheck"

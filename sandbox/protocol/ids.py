@@ -12,6 +12,8 @@ Ticket = NewType("Ticket", int)
 """A request id: the hub numbers its requests to a worker, and the answer repeats the number."""
 TimerId = NewType("TimerId", int)
 """A timer of one session, as its guest counts them."""
+EffectId = NewType("EffectId", int)
+"""A request of one session to the world, as its guest counts them."""
 
 MODULE_ENGINE_PREFIX: Final = "module-"
 """Before the digest of an engine that is the code of a stranger's WASM module: such code is never

@@ -5,6 +5,7 @@ spells or reads it.
     [1, seed, event, sender]          somebody's event; presence is an event too
     [2, seed, timer]                  a timer has come due
     [3, seed]                         what XState would persist is asked for; never journaled
+    [4, seed, request, answer]        what became of a request (`effects.Answer`)
 
 `seed` is what the turn's randomness is drawn from. The text is journaled as it is and is never
 spelled anew: a replay must give the guest the same bytes. `guest/prelude/session.ts` reads the same
@@ -18,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from sandbox.protocol.ids import TimerId
+from sandbox.protocol.ids import EffectId, TimerId
 
 
 class Shape(IntEnum):
@@ -28,21 +29,27 @@ class Shape(IntEnum):
     EVENT = 1
     TIMER = 2
     PERSIST = 3
+    ANSWER = 4
 
 
 class Input(msgspec.Struct, frozen=True, array_like=True):
-    """An input, taken apart. `subject` is XState's input, the event, or the timer."""
+    """An input, taken apart. `subject` is XState's input, the event, the timer or the request."""
 
     shape: Shape
     seed: int
     subject: msgspec.Raw = msgspec.Raw(b"null")
     sender: msgspec.Raw = msgspec.Raw(b"null")
-    """Who sent the event, as JSON."""
+    """Who sent the event, as JSON; of a `Shape.ANSWER` the answer."""
 
     @property
     def timer(self) -> TimerId:
         """The timer of a `Shape.TIMER`."""
         return TimerId(int(bytes(self.subject)))
+
+    @property
+    def effect(self) -> EffectId:
+        """The request of a `Shape.ANSWER`."""
+        return EffectId(int(bytes(self.subject)))
 
 
 _decode: Final = msgspec.json.Decoder(Input).decode
@@ -65,6 +72,11 @@ def event_input(seed: int, event: bytes | msgspec.Raw, sender: bytes) -> bytes:
 
 def timer_input(seed: int, timer: TimerId) -> bytes:
     return b"[2,%d,%d]" % (seed, timer)
+
+
+def answer_input(seed: int, effect: EffectId, answer: bytes) -> bytes:
+    """`answer` is JSON of the hub's (`effects.Answer`)."""
+    return b"[4,%d,%d,%b]" % (seed, effect, answer)
 
 
 PERSIST_INPUT: Final = b"[3,0]"

@@ -28,6 +28,10 @@ class GuestLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     log_line_bytes: int = 4 * 1024
     snapshot_bytes: int = 256 * 1024
     emitted_bytes: int = 256 * 1024
+    effects: int = 100
+    effect_bytes: int = 512 * 1024
+    egress: int = 0
+    """1 when the machine's egress rules let something out; else `fetch` rejects at once."""
 
 
 class OwnLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from sandbox.protocol.ids import TimerId
+from sandbox.protocol.ids import EffectId, TimerId
 
 SAYS_TAKEN: Final = 2
 """The first format that says whether an event was taken."""
@@ -14,8 +14,8 @@ SAYS_TAKEN: Final = 2
 
 class Outbox(msgspec.Struct, array_like=True, gc=False):
     """The JSON array `[format, flags, snapshot, emitted, timers_set, timers_cancelled, logs,
-    cause]`, from which empty elements at the end are left out. The array `[0, fault]` is no outbox:
-    with it the guest reports that the turn has to be undone.
+    cause, requests, withdrawn]`, from which empty elements at the end are left out. The array
+    `[0, fault]` is no outbox: with it the guest reports that the turn has to be undone.
     """
 
     format: int
@@ -33,7 +33,11 @@ class Outbox(msgspec.Struct, array_like=True, gc=False):
     logs: list[tuple[str, str]] = []
     """Level and text of each line."""
     cause: str = ""
-    """Of a timer's turn: the type of the event that the machine got of it."""
+    """Of the turn of a timer or an answer: the type of the event that the machine got of it."""
+    requests: list[tuple[EffectId, msgspec.Raw]] = []
+    """From format 3 on, what the turn asks of the world (`effects.Request`)."""
+    withdrawn: list[EffectId] = []
+    """Requests, of this turn or an earlier one, whose answers nobody waits for any more."""
 
     @property
     def finished(self) -> bool:

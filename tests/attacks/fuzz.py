@@ -36,7 +36,8 @@ from machinehub.session.decide.conditions import read_condition
 from machinehub.session.decide.events import check_event, check_input, check_metadata
 from machinehub.session.decide.identity import Identity
 from machinehub.session.decide.session import Session
-from machinehub.session.port import Settled
+from machinehub.session.decide.turn import Pending
+from machinehub.session.messages import Settled
 from sandbox import compression, validate
 from sandbox import image as images
 from sandbox.checkpoint import DamagedCheckpoint, apply_checkpoint, encode_checkpoint
@@ -189,10 +190,10 @@ def answer_a_session(rng: Random) -> None:
     )
     session.loading()
     session.start_anew()
-    session.offer(Kind.START, b"[0,1]", 0)
+    session.offer(Pending(Kind.START, b"[0,1]", 0))
     tickets = [session.pending[0].ticket]
     for _ in range(TURNS):
-        session.offer(Kind.EVENT, b"[1,1,{}]", 0)
+        session.offer(Pending(Kind.EVENT, b"[1,1,{}]", 0))
         tickets.append(session.pending[-1].ticket)
         ticket = rng.choice(tickets) if rng.random() < 0.2 else tickets[0]
         before = session.seq

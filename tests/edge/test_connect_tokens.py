@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from machinehub.clock import ManualClock
-from machinehub.egress import EgressError
+from machinehub.egress.addresses import EgressError
 from machinehub.store.members import KEYS_MAX
 from tests.support import COUNTER, Client, problem, running_hub, until
 

@@ -11,7 +11,7 @@ from machinehub.model import Fault
 from machinehub.protocols.native import frames
 from machinehub.session.decide.identity import Identity
 from machinehub.session.decide.members import Members
-from machinehub.session.port import Emitted, Settled, Snapshot, Update
+from machinehub.session.messages import Emitted, Settled, Snapshot, Update
 
 pytestmark = pytest.mark.core
 

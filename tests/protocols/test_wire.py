@@ -18,7 +18,7 @@ from machinehub.protocols.native import frames
 from machinehub.protocols.native.websocket import ClientFrame
 from machinehub.session.decide.identity import Identity
 from machinehub.session.decide.members import Members
-from machinehub.session.port import Emitted, Presence, Settled, Snapshot, Update
+from machinehub.session.messages import Emitted, Presence, Settled, Snapshot, Update
 
 pytestmark = pytest.mark.core
 

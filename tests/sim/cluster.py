@@ -27,7 +27,8 @@ from machinehub.logs import MachineLogs
 from machinehub.metrics import Metrics
 from machinehub.model import Release, SessionDelete, TurnWrite
 from machinehub.principal import Principal, Standing
-from machinehub.session.port import Address, Closed, Message, Settled, Snapshot, Update, Visitor
+from machinehub.session.messages import Closed, Message, Settled, Snapshot, Update
+from machinehub.session.port import Address, Visitor
 from machinehub.session.run.local import LocalSessions
 from machinehub.store.database import AlreadyWritten
 from machinehub.store.trouble import FENCED, unavailable

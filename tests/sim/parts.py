@@ -441,9 +441,11 @@ class SimStore(MemorySessionStore):
         await self._reach()
         return await super().span(key)
 
-    async def fork(self, record: Any, parent: int, checkpoint: Any, members: Any) -> Any:
+    async def fork(
+        self, record: Any, parent: int, checkpoint: Any, members: Any, **more: Any
+    ) -> Any:
         await self._reach()
-        forked = await super().fork(record, parent, checkpoint, members)
+        forked = await super().fork(record, parent, checkpoint, members, **more)
         if self.trouble and self.chance.random() < 0.1:
             raise Unavailable("unavailable", "the answer was lost")
         return forked

@@ -19,7 +19,8 @@ from machinehub.logs import MachineLogs
 from machinehub.metrics import Metrics
 from machinehub.principal import Principal, Standing
 from machinehub.session.decide.turn import Receipt
-from machinehub.session.port import Address, Closed, Message, Snapshot, Update, Visitor
+from machinehub.session.messages import Closed, Message, Snapshot, Update
+from machinehub.session.port import Address, Visitor
 from machinehub.session.run.local import LocalSessions
 from machinehub.session.run.publisher import snapshot_of
 from machinehub.session.versions import Terms

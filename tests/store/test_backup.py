@@ -104,10 +104,13 @@ async def test_a_damaged_backup_is_not_put_back(tmp_path: Path) -> None:
     assert not list((tmp_path / "data").glob("*unfinished*"))
 
 
+NEWER = ("effects", "secrets")
+
+
 def make_older(path: Path) -> None:
     """Undoes the newest migrations."""
     with sqlite3.connect(path) as connection:
-        for table in ("notes", "nodes", "beats", "places", "calendar", "calendar_runs"):
+        for table in ("notes", "nodes", "beats", "places", "calendar", "calendar_runs", *NEWER):
             connection.execute(f"DROP TABLE {table}")
         for column in ("owner", "claims"):
             connection.execute(f"ALTER TABLE sessions DROP COLUMN {column}")

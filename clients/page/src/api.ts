@@ -40,7 +40,7 @@ export interface SessionItem {
 export interface Entry {
   readonly seq: number;
   readonly attempt: number;
-  readonly kind: "start" | "event" | "presence" | "timer";
+  readonly kind: "start" | "event" | "presence" | "timer" | "answer";
   readonly at: string;
   readonly outcome: "accepted" | "rejected";
   readonly changed: boolean;
@@ -48,10 +48,27 @@ export interface Entry {
   readonly taken?: boolean;
   /** Of a timer: the type of the event that the machine got of it. */
   readonly cause?: string;
+  /** Of an answer: which request it is to, and what came. */
+  readonly effect?: number;
+  readonly answer?: { status?: number; error?: { code: string; detail: string } };
   readonly error?: { code: string; detail: string };
   readonly event?: { type: string; [key: string]: unknown };
   readonly input?: unknown;
   readonly sender?: { id: string; user?: string };
+}
+/** A request of a session to the world. */
+export interface Effect {
+  readonly id: number;
+  /** The input that it was asked at. */
+  readonly seq: number;
+  readonly state: "pending" | "held" | "ended";
+  readonly request: { readonly method: string; readonly url: string };
+  readonly tries: number;
+  readonly next_try_at: string | null;
+  readonly trouble: string | null;
+  readonly outcome: string | null;
+  readonly status: number | null;
+  readonly ms: number | null;
 }
 export interface Snapshot {
   readonly value: unknown;
@@ -227,6 +244,9 @@ export interface Timer {
 /** What waits for its time. */
 export const readTimers = async (machine: string, session: string): Promise<readonly Timer[]> =>
   (await call<{ timers: readonly Timer[] }>(sessionPath(machine, session))).timers;
+/** What it asked of the world, the newest first. */
+export const readEffects = async (machine: string, session: string): Promise<readonly Effect[]> =>
+  (await call<Page<Effect>>(`${sessionPath(machine, session)}/effects?limit=50`)).data;
 /** Deletes the session, and starts it anew on the active version. */
 export const restart = (machine: string, session: string): Promise<SessionItem> =>
   call(`${sessionPath(machine, session)}/restart`, { method: "POST" });

@@ -27,6 +27,7 @@ import { goTo, nameStep, type Route, stepInAddress } from "./route.ts";
 import { Send } from "./send.tsx";
 import { SnapshotPanel } from "./snapshot.tsx";
 import { visibleLines } from "./text.ts";
+import { Requests, useRequests } from "./requests.tsx";
 import { Timers, usePending } from "./timers.tsx";
 
 const LOBBY = "lobby";
@@ -87,6 +88,7 @@ function Session({
   );
   const history = useHistory(machine, session, state.seq);
   const pending = usePending(machine, session, info.data?.definition, state.value, history);
+  const requests = useRequests(machine, session, history);
   const step = selected?.outcome === "accepted" ? selected.seq : undefined;
   const past = useLoaded(step === undefined ? undefined : `${machine} ${session} ${step}`, () =>
     pastOf(machine, session, step as number),
@@ -252,6 +254,7 @@ function Session({
             {tab === "live" && (
               <>
                 {step === undefined && <Timers pending={pending} />}
+                {step === undefined && <Requests requests={requests} />}
                 {known && (
                   <SnapshotPanel
                     snapshot={known}
@@ -266,6 +269,7 @@ function Session({
                 <HistoryPanel
                   definition={definition}
                   history={history}
+                  requests={requests}
                   selected={selected}
                   select={setSelected}
                 />

@@ -4,6 +4,7 @@ import { type SubmitEvent, type KeyboardEvent, useEffect, useRef, useState } fro
 import type { Definition, Presence, StateNode } from "@machinehub/client";
 import {
   deleteSession,
+  type Effect,
   type Entry,
   type Page,
   problemOf,
@@ -21,17 +22,20 @@ import { eventText } from "./chart/graph.ts";
 import type { History } from "./history.ts";
 import { useLoaded, useFresh } from "./load.ts";
 import { Copy, fieldOf, Refusal } from "./parts.tsx";
+import { howItStands, requestText } from "./requests.tsx";
 import { asciiJson, clip, shellQuoted, urlPart, visible, visibleLines } from "./text.ts";
 import { Tree } from "./tree.tsx";
 
 export function HistoryPanel({
   definition,
   history,
+  requests,
   selected,
   select,
 }: {
   definition: Definition;
   history: History;
+  requests: readonly Effect[];
   selected: Entry | undefined;
   select: (entry: Entry | undefined) => void;
 }) {
@@ -66,6 +70,14 @@ export function HistoryPanel({
               <span className="note">{noteOf(entry)}</span>
               <time dateTime={entry.at}>{new Date(entry.at).toLocaleTimeString()}</time>
             </button>
+            {entry.outcome === "accepted" &&
+              requests
+                .filter(({ seq }) => seq === entry.seq)
+                .map((each) => (
+                  <p className="asked" key={each.id}>
+                    {`asks ${visible(requestText(each))}: ${visible(howItStands(each))}`}
+                  </p>
+                ))}
           </li>
         ))}
       </ol>
@@ -114,7 +126,9 @@ function about(entry: Entry): unknown {
     ? { input: entry.input }
     : entry.kind === "timer"
       ? { timer: entry.cause ?? true, at: entry.at }
-      : { event: entry.event, sender: entry.sender, at: entry.at };
+      : entry.kind === "answer"
+        ? { request: entry.effect, answer: entry.answer, at: entry.at }
+        : { event: entry.event, sender: entry.sender, at: entry.at };
 }
 
 const noteOf = (entry: Entry): string | undefined =>
@@ -129,6 +143,8 @@ const noteOf = (entry: Entry): string | undefined =>
 function nameOfStep(entry: Entry, definition: Definition): string {
   if (entry.kind === "start") return "start";
   if (entry.kind === "timer") return timerName(entry.cause, definition);
+  if (entry.kind === "answer")
+    return `answer ${entry.effect ?? ""}: ${entry.answer?.error?.code ?? entry.answer?.status ?? ""}`;
   return clip(entry.event?.type ?? entry.kind, 60);
 }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from machinehub.edge.websocket_frames import text_frame
-from machinehub.session.port import Emitted, Message, Presence, Settled, Snapshot, Update
+from machinehub.session.messages import Emitted, Message, Presence, Settled, Snapshot, Update
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,23 +86,9 @@ def settled_json(message: Settled, *, with_cost: bool) -> bytes:
         spent = b',"cost":%b' % quote(message.cost.as_json())
     head = b'{"type":"ack","id":%b,"seq":%d' % (quote(message.event_id), message.seq)
     if message.error is None:
-        said = b"%b%b" % (what_changed(message), spent)
+        said = b"%b%b" % (message.what_changed, spent)
         return b'%b,"outcome":"accepted",%b}' % (head, said)
     return b'%b,"outcome":"rejected","error":%b%b}' % (head, fault_json(message.error), spent)
-
-
-def what_changed(message: Settled) -> bytes:
-    """`"changed":...,"taken":...` of an event that was accepted; `taken` is null where the guest
-    did not say.
-    """
-    return _CHANGED[message.changed, message.taken]
-
-
-_CHANGED: Final = {
-    (changed, taken): b'"changed":%b,"taken":%b' % (quote(changed), quote(taken))
-    for changed in (False, True)
-    for taken in (False, True, None)
-}
 
 
 def _emitted(message: Emitted) -> bytes:

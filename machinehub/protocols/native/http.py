@@ -35,7 +35,7 @@ from machinehub.errors import (
 )
 from machinehub.ids import EventId, Seq
 from machinehub.principal import wrong_token
-from machinehub.protocols.native.frames import members_json, quote, to_json, what_changed
+from machinehub.protocols.native.frames import members_json, quote, to_json
 from machinehub.protocols.native.queries import client_key, wants_cost
 from machinehub.protocols.native.sse import SseListener
 from machinehub.session.decide.conditions import read_condition
@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     from machinehub.metrics import Metrics
     from machinehub.model import Machine, Version
     from machinehub.principal import Scope as Right
-    from machinehub.session.port import Address, Answered, Sessions, Settled, Snapshot
+    from machinehub.session.messages import Settled, Snapshot
+    from machinehub.session.port import Address, Answered, Sessions
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 BODY_SLACK_BYTES: Final = 4096
@@ -292,7 +293,7 @@ class HttpProtocol:
             b'{"seq":%d,"outcome":"accepted",%b%b,"snapshot":%b}'
             % (
                 settled.seq,
-                what_changed(settled),
+                settled.what_changed,
                 b',"cost":%b' % quote(cost) if cost is not None else b"",
                 snapshot.state,
             ),

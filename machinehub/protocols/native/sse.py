@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from machinehub.protocols.native.frames import error_json, to_json
-from machinehub.session.port import Closed, Emitted, Ending, Message, Snapshot, Update
+from machinehub.session.messages import Closed, Emitted, Ending, Message, Snapshot, Update
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

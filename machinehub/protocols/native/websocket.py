@@ -44,7 +44,8 @@ from machinehub.protocols.native.queries import client_key, given_input, wants_c
 from machinehub.protocols.native.resends import ResendGuard
 from machinehub.session.decide.events import EVENT_ID_CHARS_MAX
 from machinehub.session.decide.identity import UNSHOWN
-from machinehub.session.port import Closed, Ending, Settled, Update, Visitor
+from machinehub.session.messages import Closed, Ending, Settled, Update
+from machinehub.session.port import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -56,7 +57,8 @@ if TYPE_CHECKING:
     from machinehub.limits import Limits
     from machinehub.metrics import Metrics
     from machinehub.principal import Principal
-    from machinehub.session.port import Address, Message, Sessions, Subscription
+    from machinehub.session.messages import Message
+    from machinehub.session.port import Address, Sessions, Subscription
 
 HELLO_PROTOCOL: Final = "machinehub.hello"
 """A client that offers it says who it is in its first frame, and gets nothing before that."""

@@ -18,7 +18,7 @@ from machinehub.errors import BadRequest, HubError, error_of
 from machinehub.ids import EventId, Seq
 from machinehub.protocols.sky import frames, superjson
 from machinehub.session.decide.identity import shown_id
-from machinehub.session.port import Applied, Closed, Ending, Presence, Settled, Snapshot, Update
+from machinehub.session.messages import Applied, Closed, Ending, Presence, Settled, Snapshot, Update
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from machinehub.model import Entry
     from machinehub.protocols.sky.frames import Dialect
     from machinehub.protocols.sky.places import Progress
-    from machinehub.session.port import Message, Subscription
+    from machinehub.session.messages import Message
+    from machinehub.session.port import Subscription
 
 WAITING_MAX: Final = 1_000
 """Inputs that wait while a client is shown what it missed; more are read from the journal."""

@@ -27,7 +27,8 @@ from machinehub.protocols.sky.client import RELOAD, SkyClient
 from machinehub.protocols.sky.frames import Dialect
 from machinehub.protocols.sky.places import Places, Progress
 from machinehub.protocols.sky.snapshots import has_history, nodes_of, to_beta, unnamed_in
-from machinehub.session.port import Closed, Ending, Visitor
+from machinehub.session.messages import Closed, Ending
+from machinehub.session.port import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from machinehub.model import Entry
-    from machinehub.session.port import Applied
+    from machinehub.session.messages import Applied
 
 KEYS_REMEMBERED: Final = 256
 _AFTER: Final = "xstate.after."

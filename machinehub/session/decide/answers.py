@@ -15,6 +15,9 @@ from sandbox.protocol.formats import OUTBOX
 from sandbox.protocol.outbox import decode_outbox
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sandbox.protocol.ids import EffectId
     from sandbox.protocol.outbox import Outbox
 
 UNCHANGED: Final = b"null"
@@ -28,6 +31,7 @@ REFUSALS: Final = OUR_FAULTS | {
     "timers_exceeded",
     "actors_exceeded",
     "emitted_exceeded",
+    "effects_exceeded",
     "snapshot_not_json",
     "snapshot_too_large",
     "snapshot_too_deep",
@@ -48,8 +52,12 @@ CHECKPOINT_SLACK_BYTES: Final = 64 * 1024
 """What a checkpoint may take beside the memory, where nothing of it can be compressed."""
 TIMERS_OF_ANY_VERSION: Final = 100_000
 """What the highest limit that a hub ever had is believed to be below."""
+AWAITED: Final = (Kind.TIMER, Kind.ANSWER)
+"""What a machine waited for."""
 CAUSE_CHARS_MAX: Final = 300
-"""Of the type of a timer's event: what is over is cut."""
+"""Of the type of the event that it got of it: what is over is cut."""
+EFFECTS_OF_ANY_VERSION: Final = 10_000
+"""The same of requests."""
 NUMBER_MAX: Final = 2**53
 """Above it a guest's numbers are not whole ones, and a database may not take them."""
 
@@ -81,7 +89,7 @@ def read_outbox(result: bytes, *, snapshot_bytes_max: int, begins: bool) -> Outb
 def fate_of(outbox: Outbox, kind: Kind) -> tuple[bool | None, str]:
     """`taken` and `cause` of a journal's line (`model.Entry`), where the input can have them."""
     taken = outbox.taken if kind in (Kind.EVENT, Kind.PRESENCE) else None
-    return taken, outbox.cause[:CAUSE_CHARS_MAX] if kind is Kind.TIMER else ""
+    return taken, outbox.cause[:CAUSE_CHARS_MAX] if kind in AWAITED else ""
 
 
 def check_timers(outbox: Outbox, *, waiting: int, timers_max: int) -> None:
@@ -98,6 +106,24 @@ def check_timers(outbox: Outbox, *, waiting: int, timers_max: int) -> None:
     numbers = [*outbox.timers_cancelled, *(number for pair in outbox.timers_set for number in pair)]
     if not 0 <= min(numbers) <= max(numbers) <= NUMBER_MAX:
         raise BrokenWorker("a timer with a number that a guest cannot count to")
+
+
+def check_effects(outbox: Outbox, *, waiting: Collection[EffectId], effects_max: int) -> None:
+    """`waiting` are the requests that the session has; `effects_max` is the hub's limit. As
+    `check_timers`: raises `BrokenWorker` for what no guest would do.
+    """
+    if not (outbox.requests or outbox.withdrawn):
+        return
+    asked = [effect for effect, _ in outbox.requests]
+    if len(waiting) + len(asked) - len(outbox.withdrawn) > max(
+        effects_max * 2, EFFECTS_OF_ANY_VERSION
+    ):
+        raise BrokenWorker("more requests than a guest can make")
+    numbers = [*asked, *outbox.withdrawn]
+    if not 0 <= min(numbers) <= max(numbers) <= NUMBER_MAX:
+        raise BrokenWorker("a request with a number that a guest cannot count to")
+    if len(set(asked)) < len(asked) or not set(asked).isdisjoint(waiting):
+        raise BrokenWorker("two requests of one number")
 
 
 def check_replayed(snapshot: bytes) -> None:

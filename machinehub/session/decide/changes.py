@@ -1,4 +1,5 @@
-"""Computes the durable changes of an applied turn from the timers that its outbox sets and cancels.
+"""Computes the durable changes of an applied turn from its outbox: the timers that it sets and
+cancels, what it asks of the world.
 
 `Changes.apply_to` (machinehub/model.py) applies the result to a session's pending timers.
 """
@@ -12,8 +13,9 @@ from machinehub.model import NO_CHANGES, Armed, Changes
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from machinehub.effect import Conclusion, Effect
     from machinehub.model import MemberChange
-    from sandbox.protocol.ids import TimerId
+    from sandbox.protocol.ids import EffectId, TimerId
 
 
 def changes_of(
@@ -22,6 +24,7 @@ def changes_of(
     *,
     fired: TimerId | None,
     member: MemberChange | None = None,
+    effects: dict[EffectId, Effect | Conclusion] | None = None,
     finished: bool = False,
     over: bool = False,
 ) -> Changes:
@@ -39,6 +42,6 @@ def changes_of(
             timers[timer] = Armed(due_at_ms)
         for timer in timers_cancelled:
             timers[timer] = None
-    if not timers and member is None and not finished:
+    if not timers and member is None and not effects and not finished:
         return NO_CHANGES
-    return Changes(timers=timers, member=member, finished=finished)
+    return Changes(timers=timers, member=member, effects=effects or {}, finished=finished)

@@ -51,6 +51,8 @@ class Identity:
     """What else the token says, as JSON."""
     is_hub: bool = False
     """Whether it is the hub itself, by one of its own names."""
+    depth: int = 0
+    """Of a machine that calls another: how many called each other, one because of the other."""
 
     @property
     def member(self) -> MemberId:

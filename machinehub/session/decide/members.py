@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from machinehub.session.port import Member, Presence, PresenceNews
+from machinehub.session.messages import Member, Presence, PresenceNews
 
 if TYPE_CHECKING:
     from machinehub.ids import MemberId

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Final
 
 from machinehub.ids import Seq
 from machinehub.model import (
-    NO_CHANGES,
-    Armed,
     Changes,
     Entry,
     Fault,
@@ -38,7 +36,9 @@ from machinehub.session.decide.answers import (
     read_outbox,
 )
 from machinehub.session.decide.changes import changes_of
+from machinehub.session.decide.effects import Effects
 from machinehub.session.decide.lifecycle import TRANSITIONS, Phase, Step
+from machinehub.session.decide.pending_timers import PendingTimers
 from machinehub.session.decide.receipts import Receipts
 from machinehub.session.decide.turn import SESSION_FINISHED, Pending, Turn
 from sandbox.protocol.ids import Ticket
@@ -46,19 +46,13 @@ from sandbox.protocol.ids import Ticket
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from machinehub.ids import EventId
     from machinehub.limits import Limits
-    from machinehub.model import MemberChange, SessionRecord, StoredSession
+    from machinehub.model import Armed, SessionRecord, StoredSession
     from machinehub.session.decide.turn import Receipt
     from machinehub.session.versions import Terms
-    from sandbox.protocol.ids import TimerId
+    from sandbox.protocol.ids import EffectId, TimerId
     from sandbox.protocol.messages import Cost
 
-TIMER_TRIES: Final = 6
-TIMER_RETRY_MS: Final = 1000
-"""A timer whose turn was undone is still pending in the machine: it is tried again after 1, 2, 4
-... seconds, then given up.
-"""
 CRASHES_BEFORE_QUARANTINE: Final = 3
 """An input whose worker died this often while it was the next to be answered is refused, so that it
 cannot kill them all.
@@ -83,9 +77,8 @@ class Session:
         self.decided_snapshot = UNCHANGED  # as its worker has it
         self._finished = False
         self._decided: deque[Turn] = deque()
-        self.timers: dict[TimerId, Armed] = {}
-        self._firing: dict[TimerId, Armed] = {}
-        """Taken off `timers`, and waiting for their turn: the machine still has them."""
+        self._timers = PendingTimers()
+        self.effects = Effects()
         self.checkpoint: bytes | None = None
         self.tail: list[tuple[bytes, int]] = []
         """(input, now_ms) of what was applied since `checkpoint`."""
@@ -113,6 +106,11 @@ class Session:
     def started(self) -> bool:
         """Whether the database has it, as far as is known here."""
         return self.seq > 0 or self.phase is Phase.REPLAYING
+
+    @property
+    def timers(self) -> dict[TimerId, Armed]:
+        """Those that wait."""
+        return self._timers.waiting
 
     @property
     def gone(self) -> bool:
@@ -143,38 +141,24 @@ class Session:
 
     # --- what goes in -----------------------------------------------------------------------------
 
-    def offer(
-        self,
-        kind: Kind,
-        data: bytes,
-        now_ms: int,
-        receipt: Receipt | None = None,
-        *,
-        event_id: EventId | None = None,
-        timer: TimerId | None = None,
-        member: MemberChange | None = None,
-    ) -> None:
+    def offer(self, pending: Pending) -> None:
         """Puts an input behind those that wait."""
         self._tickets += 1
-        self.used_at_ms = now_ms
-        self._last_ms = now_ms = max(now_ms, self._last_ms)
-        armed = self._firing.get(timer) if timer is not None else None
-        self.pending_bytes += len(data)
-        self.pending.append(
-            Pending(
-                Ticket(self._tickets), kind, data, now_ms, receipt, event_id, timer, armed, member
-            )
-        )
+        pending.ticket = Ticket(self._tickets)
+        self.used_at_ms = pending.now_ms
+        self._last_ms = pending.now_ms = max(pending.now_ms, self._last_ms)
+        if pending.timer is not None:
+            pending.armed = self._timers.firing.get(pending.timer)
+        self.pending_bytes += len(pending.input)
+        self.pending.append(pending)
 
     def timer_due(self, timer: TimerId, due_at_ms: int) -> bool:
         """Takes a timer off the list, if it still stands there with this time."""
-        armed = self.timers.get(timer)
-        if armed is None or armed.due_at_ms != due_at_ms:
-            return False
-        del self.timers[timer]
-        if not self._finished:
-            self._firing[timer] = armed
-        return not self._finished
+        return self._timers.due(timer, due_at_ms, over=self._finished)
+
+    def answer_due(self, effect: EffectId) -> int | None:
+        """An answer to a request has come. The request's depth; None if nobody waits for it."""
+        return None if self._finished else self.effects.due(effect)
 
     # --- what comes back --------------------------------------------------------------------------
 
@@ -190,6 +174,13 @@ class Session:
             begins=pending.kind is Kind.START,
         )
         check_timers(outbox, waiting=len(self.timers), timers_max=self._limits.timers)
+        effects = self.effects.of_turn(
+            outbox,
+            pending,
+            Seq(self._seq + 1),
+            effects_max=self._limits.effects,
+            over=self._finished or outbox.finished,
+        )
         snapshot = bytes(outbox.snapshot)
         self._take()
         self._seq, self._attempts = Seq(self._seq + 1), 0
@@ -203,10 +194,13 @@ class Session:
             outbox.timers_cancelled,
             fired=pending.timer,
             member=pending.member,
+            effects=effects,
             finished=finished_now,
             over=self._finished,
         )
         changes.apply_to(self.timers)
+        if effects or finished_now:
+            self.effects.apply(changes)
         turn = Turn(
             self._seq,
             pending,
@@ -230,14 +224,14 @@ class Session:
         return self._refuse(pending, Fault(known, f"{message} ({at})" if at else message), cost)
 
     def refuse_late(self) -> list[Turn]:
-        """Empties the queue of a session that has ended: refuses the client events in it with
-        `session_finished`, drops timers and presence events, and returns the refused turns.
+        """Empties the queue of a session that has ended: refuses the client events and answers in
+        it with `session_finished`, drops timers and presence events, and returns the refused turns.
         """
         late, self.pending, self.pending_bytes = self.pending, deque(), 0
         return [
             self._refuse(pending, SESSION_FINISHED)
             for pending in late
-            if pending.kind is Kind.EVENT
+            if pending.kind in (Kind.EVENT, Kind.ANSWER)
         ]
 
     def abandon(self, *, keep: int) -> None:
@@ -271,7 +265,7 @@ class Session:
             return None
         self.checkpoint = checkpoint
         self.tail = []
-        timers = self.timers | self._firing
+        timers = self.timers | self._timers.firing
         return SavedCheckpoint(
             seq=self._seq,
             data=checkpoint,
@@ -327,7 +321,7 @@ class Session:
         self._last_ms = stored.last_ms
         self.decided_snapshot = checkpoint.snapshot if checkpoint else UNCHANGED
         self._finished = stored.record.finished_at_ms is not None
-        self.timers = dict(stored.timers)
+        self._timers.restore(stored.timers)
         # The tail's own snapshots are not stored: the last one is known when it was replayed.
         behind = any(entry.changed for entry in stored.tail)
         self._move(Step.FOUND_BEHIND if behind else Step.FOUND)
@@ -335,12 +329,14 @@ class Session:
             self._publish()
         recalled, self._recalled = self._recalled + stored.receipts, []
         settled = self.receipts.recall(recalled, self.pending)
+        settled += self.effects.restore(stored.effects, self.pending)
         # START and timers are decided anew, by what the database has.
         ids = {entry.event_id for entry in recalled}
         self._keep_pending(
             each
             for each in self.pending
-            if each.kind in (Kind.EVENT, Kind.PRESENCE) and each.event_id not in ids
+            if (each.kind in (Kind.EVENT, Kind.PRESENCE) and each.event_id not in ids)
+            or self.effects.is_waited_for(each)
         )
         return settled
 
@@ -386,7 +382,8 @@ class Session:
     def _forget_loaded(self) -> None:
         self.checkpoint = None
         self.tail = []
-        self.timers, self._firing = {}, {}
+        self._timers.forget()
+        self.effects.forget()
         self.receipts.keep_only(self.pending)
 
     # --- refusing ---------------------------------------------------------------------------------
@@ -399,9 +396,8 @@ class Session:
         turns: list[Turn] = []
         for refused in pending:
             self.receipts.forget(refused.event_id)
-            if refused.timer is not None:
-                self._firing.pop(refused.timer, None)
-            changes = self._try_timer_again(refused, counts=False)
+            self._not_waiting(refused)
+            changes = self._timers.try_again(refused, counts=False, over=self._finished)
             turns.append(Turn(self.seq, refused, error=fault, changes=changes))
         return turns
 
@@ -429,10 +425,14 @@ class Session:
         turn = Turn(self._seq, pending, error=fault, finished=self._finished, cost=cost)
         if pending.kind is Kind.START:
             return turn  # a session that cannot start never was
-        turn.changes = self._try_timer_again(pending, counts=fault.code not in OUR_FAULTS)
+        counts = fault.code not in OUR_FAULTS
+        turn.changes = self._timers.try_again(pending, counts=counts, over=self._finished)
         if pending.member is not None and pending.member.sender is None:
             # The machine refused to hear that somebody left: they are gone all the same.
             turn.changes = Changes(timers=turn.changes.timers, member=pending.member)
+        if (answering := pending.answering) is not None and answering.is_last:
+            turn.changes = Changes(effects={answering.effect: answering.conclusion})
+            self.effects.apply(turn.changes)
         self._attempts += 1
         return self._decide(turn)
 
@@ -469,22 +469,13 @@ class Session:
     def _take(self) -> None:
         taken = self.pending.popleft()
         self.pending_bytes -= len(taken.input)
-        if taken.timer is not None:
-            self._firing.pop(taken.timer, None)
+        self._not_waiting(taken)
+
+    def _not_waiting(self, pending: Pending) -> None:
+        """What comes due is on its way no longer."""
+        self._timers.not_waiting(pending)
+        self.effects.not_waiting(pending)
 
     def _keep_pending(self, kept: Iterable[Pending]) -> None:
         self.pending = deque(kept)
         self.pending_bytes = sum(len(pending.input) for pending in self.pending)
-
-    def _try_timer_again(self, pending: Pending, *, counts: bool) -> Changes:
-        """What we could not do is tried for ever; what the machine cannot do, a few times."""
-        if pending.timer is None:
-            return NO_CHANGES
-        tries = (pending.armed.tries if pending.armed else 0) + counts
-        again: Armed | None = None
-        if tries < TIMER_TRIES and not self._finished:
-            delay_ms = TIMER_RETRY_MS * 2 ** max(0, tries - 1)
-            again = Armed(pending.now_ms + delay_ms, tries)
-        changes = Changes(timers={pending.timer: again})
-        changes.apply_to(self.timers)
-        return changes

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from machinehub.clock import measured_s
 from machinehub.model import NO_CHANGES, Fault
+from sandbox.protocol.ids import Ticket
 from sandbox.protocol.inputs import read_input
 
 if TYPE_CHECKING:
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from machinehub.effect import Conclusion
     from machinehub.ids import EventId, Seq
     from machinehub.model import Armed, Changes, Entry, Kind, MemberChange, TurnWrite
-    from sandbox.protocol.ids import Ticket, TimerId
+    from sandbox.protocol.ids import EffectId, TimerId
     from sandbox.protocol.messages import Cost
 
 SESSION_FINISHED: Final = Fault(
@@ -83,14 +85,24 @@ class _Number(str):
         return hash(str(self))
 
 
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Which request an input is the answer to, and how that ends."""
+
+    effect: EffectId
+    conclusion: Conclusion
+    is_last: bool = False
+    """Whether the request ends even if the machine cannot take the answer."""
+
+
 @dataclass(slots=True)
 class Pending:
     """An input that waits for its turn, or for the worker's answer."""
 
-    ticket: Ticket
     kind: Kind
     input: bytes
     now_ms: int
+    """When it came: not before the session's last input, once it waits."""
     receipt: Receipt | None = None
     event_id: EventId | None = None
     timer: TimerId | None = None
@@ -99,11 +111,16 @@ class Pending:
     """How that timer stood before it came due."""
     member: MemberChange | None = None
     """Of whose coming or leaving a presence event tells."""
+    answering: Answering | None = None
+    depth: int = 0
+    """How many machines called each other, one because of the other, to bring it about."""
     arrived_s: float = field(default_factory=measured_s)
     sent_s: float = 0.0
     """When it came, and when it was handed to a worker, for metrics."""
     crashes: int = 0
     """How often a worker died while this was the next input to be answered."""
+    ticket: Ticket = field(default=Ticket(0))
+    """Its number in the session."""
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from machinehub.errors import NotFound, Unavailable
 from machinehub.model import SessionDelete
-from machinehub.session.port import Ending
+from machinehub.session.messages import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable

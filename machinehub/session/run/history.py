@@ -14,15 +14,19 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from machinehub.clock import Stopwatch
+from machinehub.effect import Effect
 from machinehub.errors import Conflict, HubError, NotFound, Unavailable, error_of, fault_of
 from machinehub.ids import Seq
-from machinehub.model import Armed, CheckpointWrite, SavedCheckpoint, SessionRecord
+from machinehub.model import Armed, CheckpointWrite, SavedCheckpoint, SessionRecord, Successor
 from machinehub.session.decide.answers import (
     OUTBOX_BYTES_MAX,
     read_outbox,
 )
 from machinehub.session.decide.changes import changes_of
+from machinehub.session.decide.effects import asked_in
 from machinehub.session.decide.identity import read_sender
 from machinehub.session.port import Persisted, Recomputed
 from machinehub.session.run.replicas import Replica, replica_at
@@ -104,28 +108,30 @@ class History:
             return Persisted(seq, await replica.persisted(self._clock.now_ms()))
 
     async def fork(
-        self, record: SessionRecord, seq: Seq | None, session_id: SessionId
+        self, record: SessionRecord, seq: Seq | None, session_id: SessionId, *, sends: bool = False
     ) -> SessionRecord:
         """A new session that goes on from `seq`. What is left of each timer's time then is left of
-        it now.
+        it now. What was waited for then is asked for once more, if it `sends`.
 
         Without `seq` that is the last one; of a damaged session the last one that it can be
         computed up to. Raises `NotFound` as `snapshot_at`, and `Conflict` when there is a session
         of that name.
         """
         if seq is not None:
-            return await self._fork(record, seq, session_id)
+            return await self._fork(record, seq, session_id, sends=sends)
         last: HubError = NotFound("no_such_seq", "the session has no inputs")
         async for head in self._heads(record):
             try:
-                return await self._fork(record, head, session_id)
+                return await self._fork(record, head, session_id, sends=sends)
             except Unavailable as error:
                 if error.code != "session_damaged":
                     raise
                 last = error
         raise last
 
-    async def _fork(self, record: SessionRecord, seq: Seq, session_id: SessionId) -> SessionRecord:
+    async def _fork(
+        self, record: SessionRecord, seq: Seq, session_id: SessionId, *, sends: bool
+    ) -> SessionRecord:
         base = await self._start_for(record, seq)
         async with self._replica(record, base) as replica:
             await self._walk(record, replica, seq)
@@ -148,11 +154,17 @@ class History:
         )
         members = await self._members_at(record, seq)
         try:
-            return await self._store.fork(child, record.key, replica.saved(data, now_ms), members)
+            return await self._store.fork(
+                child,
+                record.key,
+                replica.saved(data, now_ms),
+                members,
+                send_at_ms=now_ms if sends else None,
+            )
         except AlreadyWritten:
             raise Conflict("session_exists", "there is a session of this name") from None
 
-    async def begin(self, record: SessionRecord, entry: Entry, *, cpu_ms: int) -> SavedCheckpoint:
+    async def begin(self, record: SessionRecord, entry: Entry, *, cpu_ms: int) -> Successor:
         """A session that has had its first input, `entry`, and is nowhere yet. Raises what the
         machine's start raises, and `Unavailable`.
         """
@@ -170,7 +182,12 @@ class History:
                 replica.timers.clear()
             replica.snapshot, replica.finished = bytes(outbox.snapshot), outbox.finished
             replica.seq, replica.last = entry.seq, entry
-            return replica.saved(await replica.freeze(), entry.now_ms)
+            asked = asked_in(outbox, entry.seq, entry.now_ms).values()
+            effects = [each for each in asked if isinstance(each, Effect) and not outbox.finished]
+            saved = replica.saved(await replica.freeze(), entry.now_ms)
+            if outbox.finished:
+                record = msgspec.structs.replace(record, finished_at_ms=entry.now_ms)
+            return Successor(record, entry, saved, effects)
 
     async def _members_at(self, record: SessionRecord, seq: Seq) -> dict[MemberId, bytes]:
         """Whom the machine was told of after `seq` inputs: member and `sender`, as far as the

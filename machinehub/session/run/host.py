@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from machinehub.session.port import Closed, Ending
+from machinehub.session.messages import Closed, Ending
 from machinehub.session.run.deletion import Deletions
 from machinehub.session.run.gauges import Gauges
 from machinehub.session.run.handover import Handover
@@ -25,6 +25,7 @@ from machinehub.session.run.presence_events import PresenceEvents
 from machinehub.session.run.publisher import Publisher
 from machinehub.session.run.questions import Questions
 from machinehub.session.run.registry import Registry
+from machinehub.session.run.requests import RequestsOf
 from machinehub.session.run.restarts import Restarts
 from machinehub.session.run.scheduler import TimerScheduler
 from machinehub.session.run.unattended import Attendance, Unattended
@@ -86,6 +87,7 @@ class SessionHost:
         self.journal = Journal(store, metrics)
         self.placement = Placement(pool, images, clock, limits)
         self.questions = Questions()
+        self.requests = RequestsOf()
         self.history = History(store, pool, images, self.placement, self.questions, clock, entropy)
         self._make_views(pool, images, logs)
         # Some parts need each other. Those that are made first get functions that look for the
@@ -196,6 +198,7 @@ class SessionHost:
             history=self.history,
             deletions=self.deletions,
             scheduler=self.scheduler,
+            ask=lambda *asked: self.requests.to.asked(*asked),
         )
         self.waking = Waking(
             self.registry,
@@ -218,6 +221,7 @@ class SessionHost:
             waits=self.waits,
             metrics=self._metrics,
             unattended=self.unattended,
+            requests=self.requests,
         )
         self.housekeeper = self._make_housekeeper()
         self.handover = self._make_handover()

@@ -21,27 +21,36 @@ from machinehub.errors import (
     Unavailable,
     fault_of,
 )
+from machinehub.ids import Seq
 from machinehub.model import Kind
 from machinehub.rates import Rates
 from machinehub.session.decide.discretion import discreet
 from machinehub.session.decide.events import check_event
 from machinehub.session.decide.lifecycle import Phase
-from machinehub.session.decide.turn import SESSION_FINISHED, Receipt, fingerprint_of, is_same_event
-from machinehub.session.port import Answered, Settled
+from machinehub.session.decide.turn import (
+    SESSION_FINISHED,
+    Pending,
+    Receipt,
+    fingerprint_of,
+    is_same_event,
+)
+from machinehub.session.messages import Settled
+from machinehub.session.port import Answered
 from machinehub.session.run.publisher import answer, snapshot_of
 from machinehub.tasks import Tasks
-from sandbox.protocol.inputs import event_input, start_input, timer_input
+from sandbox.protocol.inputs import answer_input, event_input, start_input, timer_input
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable
 
     from machinehub.clock import Clock, Entropy
-    from machinehub.ids import EventId, Seq
+    from machinehub.ids import EventId
     from machinehub.limits import Limits
-    from machinehub.model import MemberChange
+    from machinehub.model import Fault, MemberChange
     from machinehub.principal import Principal
     from machinehub.session.decide.session import Session
+    from machinehub.session.decide.turn import Answering
     from machinehub.session.run.journal import Journal
     from machinehub.session.run.placement import Placement
     from machinehub.session.run.publisher import Publisher
@@ -129,6 +138,7 @@ class Intake:
         then: Callable[[Receipt], None] | None,
         kind: Kind = Kind.EVENT,
         member: MemberChange | None = None,
+        depth: int = 0,
     ) -> None:
         """Queues an event that `check` has accepted; `then` is called with its receipt once it is
         settled. `sender` is JSON, which the machine sees as the event's sender.
@@ -157,7 +167,15 @@ class Intake:
         if then is not None:
             receipt.waiting.append(then)
         data = event_input(self._entropy.turn_seed(), event, sender)
-        self._offer(session, kind, data, receipt, event_id=event_id, member=member)
+        self._offer(
+            session,
+            kind,
+            data,
+            receipt=receipt,
+            event_id=event_id,
+            member=member,
+            depth=depth,
+        )
 
     def _look_up(
         self,
@@ -199,6 +217,7 @@ class Intake:
         *,
         event_id: EventId | None = None,
         if_match: Seq | None = None,
+        depth: int = 0,
     ) -> Answered:
         """`send`, awaited. Raises `PreconditionFailed` unless the session's seq is `if_match`, and
         `IdempotencyMismatch` when `event_id` is that of another event.
@@ -216,7 +235,7 @@ class Intake:
             if not answered.done():
                 answered.set_result((receipt, _answered(session, event_id, receipt)))
 
-        self.send(session, event, sender, event_id=event_id, then=settle)
+        self.send(session, event, sender, event_id=event_id, then=settle, depth=depth)
         receipt, result = await answered
         await self._check_same(session, event, event_id, receipt)
         return result
@@ -284,25 +303,53 @@ class Intake:
         data = timer_input(self._entropy.turn_seed(), timer)
         self._offer(session, Kind.TIMER, data, timer=timer)
 
+    async def answer(self, session: Session, answer: bytes, to: Answering) -> Fault | None:
+        """The machine gets what became of a request, as JSON: None when that is committed, else why
+        its turn was undone. Raises `NotFound` when nobody waits for it (any more).
+        """
+        if not session.phase.loaded:
+            await self._load(session)
+        if (refused := self._refusal(session)) is not None:
+            raise refused
+        depth = session.answer_due(to.effect)
+        if depth is None:
+            raise NotFound("no_such_request", "the session does not wait for such a request")
+        settled: asyncio.Future[Fault | None] = self._waits.new()
+
+        def settle(receipt: Receipt) -> None:
+            if not settled.done():
+                settled.set_result(receipt.error)
+
+        data = answer_input(self._entropy.turn_seed(), to.effect, answer)
+        receipt = Receipt(Seq(0), waiting=[settle])
+        self._offer(session, Kind.ANSWER, data, receipt=receipt, answering=to, depth=depth)
+        return await settled
+
     def _offer(
         self,
         session: Session,
         kind: Kind,
         data: bytes,
-        receipt: Receipt | None = None,
         *,
+        receipt: Receipt | None = None,
         event_id: EventId | None = None,
         timer: TimerId | None = None,
         member: MemberChange | None = None,
+        answering: Answering | None = None,
+        depth: int = 0,
     ) -> None:
         session.offer(
-            kind,
-            data,
-            self._clock.now_ms(),
-            receipt,
-            event_id=event_id,
-            timer=timer,
-            member=member,
+            Pending(
+                kind,
+                data,
+                self._clock.now_ms(),
+                receipt,
+                event_id=event_id,
+                timer=timer,
+                member=member,
+                answering=answering,
+                depth=depth,
+            )
         )
         self._placement.offered(session)
 

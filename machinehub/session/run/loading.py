@@ -14,7 +14,7 @@ from machinehub.errors import Conflict, HubError, Moving, NotFound, OwnedElsewhe
 from machinehub.model import Fault
 from machinehub.session.decide.discretion import discreet_error
 from machinehub.session.decide.lifecycle import Phase
-from machinehub.session.port import Closed, Ending
+from machinehub.session.messages import Closed, Ending
 from machinehub.session.run.beginning import beginning_record, check_given
 from machinehub.session.run.publisher import answer
 from machinehub.tasks import Tasks
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from machinehub.model import SessionRecord
     from machinehub.session.decide.session import Session
     from machinehub.session.decide.turn import Receipt
-    from machinehub.session.port import Address, Listener
+    from machinehub.session.messages import Listener
+    from machinehub.session.port import Address
     from machinehub.session.run.deletion import Deletions
     from machinehub.session.run.intake import Intake
     from machinehub.session.run.journal import Journal

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from machinehub.errors import Conflict, Forbidden, NotFound, Unavailable, ViewFailed
 from machinehub.model import SessionDelete
 from machinehub.session.decide.events import check_event, check_input
-from machinehub.session.port import Answered, Closed, Ending, Snapshot, Summary
+from machinehub.session.decide.turn import Answering
+from machinehub.session.messages import Closed, Ending, Snapshot
+from machinehub.session.port import Answered, Summary
 from machinehub.session.run.host import SessionHost
 from machinehub.session.run.publisher import snapshot_of
 from machinehub.session.run.subscription import LocalSubscription
@@ -18,22 +20,22 @@ from machinehub.session.run.subscription import LocalSubscription
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from machinehub.effect import Conclusion, EffectRecord
     from machinehub.ids import EventId, MachineId, Seq, SessionId
-    from machinehub.model import Entry, SessionRecord
+    from machinehub.model import Entry, Fault, SessionRecord
     from machinehub.session.decide.conditions import Condition
     from machinehub.session.decide.session import Session
+    from machinehub.session.messages import Listener, Presence
     from machinehub.session.port import (
         Address,
         Busy,
-        Listener,
         Persisted,
         Place,
-        Presence,
         Recomputed,
         Subscription,
         Visitor,
     )
-    from sandbox.protocol.ids import TimerId
+    from sandbox.protocol.ids import EffectId, TimerId
 
 
 class LocalSessions(SessionHost):
@@ -112,7 +114,12 @@ class LocalSessions(SessionHost):
         session = await self.loader.open(address)
         self.intake.check(session, event, visitor.principal)
         answered = await self.intake.send_and_wait(
-            session, event, who.sender, event_id=who.own(event_id), if_match=if_match
+            session,
+            event,
+            who.sender,
+            event_id=who.own(event_id),
+            if_match=if_match,
+            depth=who.depth,
         )
         answered.settled.event_id = event_id
         if not session.has_view or answered.settled.error is not None:
@@ -223,12 +230,32 @@ class LocalSessions(SessionHost):
         rows = [(*address[:2], client, seq) for address, client, seq in places]
         await self._store.places.keep(rows, now_ms=self._clock.now_ms())
 
-    async def fork(self, address: Address, at: Seq | None, session_id: SessionId) -> Summary:
+    async def effects(
+        self, address: Address, *, before: EffectId | None, limit: int
+    ) -> list[EffectRecord]:
+        record = await self._record(address)
+        return await self._store.effects.of_session(record.key, before=before, limit=limit)
+
+    async def answer(
+        self,
+        address: Address,
+        effect: EffectId,
+        answer: bytes,
+        how: Conclusion,
+        *,
+        is_last: bool = False,
+    ) -> Fault | None:
+        session = await self.loader.open_existing(address.machine_id, address.session_id)
+        return await self.intake.answer(session, answer, Answering(effect, how, is_last))
+
+    async def fork(
+        self, address: Address, at: Seq | None, session_id: SessionId, *, sends: bool = False
+    ) -> Summary:
         record = await self._record(address)
         if self.registry.find(record.machine_id, session_id) is not None:
             raise Conflict("session_exists", "there is a session of this name")
         try:
-            child = await self.history.fork(record, at, session_id)
+            child = await self.history.fork(record, at, session_id, sends=sends)
             if self.registry.is_closed(child.machine_id):
                 await self.journal.delete(SessionDelete(child.key))
                 raise NotFound("no_such_machine", "the machine was deleted meanwhile")

@@ -15,9 +15,11 @@ import logging
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from machinehub.effect import Conclusion, Effect
 from machinehub.errors import HubError, Unavailable, error_of, fault_of
 from machinehub.model import Fault, Kind
 from machinehub.session.decide.lifecycle import Phase
+from machinehub.session.port import Address
 from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from machinehub.session.run.publisher import Publisher
     from machinehub.session.run.questions import Questions
     from machinehub.session.run.registry import Registry
+    from machinehub.session.run.requests import RequestsOf
     from machinehub.session.run.scheduler import TimerScheduler
     from machinehub.session.run.unattended import Unattended
     from machinehub.session.run.waits import Waits
@@ -58,8 +61,10 @@ class Outcomes:
         waits: Waits,
         metrics: Metrics,
         unattended: Unattended,
+        requests: RequestsOf,
     ) -> None:
         self._unattended = unattended
+        self._requests = requests
         self._registry = registry
         self._journal = journal
         self._placement = placement
@@ -161,6 +166,8 @@ class Outcomes:
     def _tell(self, session: Session, turn: Turn) -> None:
         session.committed(turn)
         self._publisher.tell(session, turn)
+        if turn.changes.effects or turn.changes.finished:
+            self._tell_of_effects(session, turn)
         if turn.pending.kind is not Kind.START:
             return
         if turn.error is None:
@@ -168,6 +175,17 @@ class Outcomes:
             self._loader.began(session)
         elif not session.gone:
             self._loader.could_not_begin(session, error_of(turn.error))
+
+    def _tell_of_effects(self, session: Session, turn: Turn) -> None:
+        """What is committed is asked of the world; what nobody waits for any more is not."""
+        changes, key = turn.changes, session.record.key
+        asked = [each for each in changes.effects.values() if isinstance(each, Effect)]
+        if asked:
+            address = Address(session.machine_id, session.session_id, session.record.version)
+            self._requests.to.asked(address, key, asked)
+        ended = [each for each, how in changes.effects.items() if isinstance(how, Conclusion)]
+        if ended or changes.finished:
+            self._requests.to.ended(key, None if changes.finished else ended)
 
     def superseded(self, session: Session, known: list[Entry]) -> None:
         """Takes the session off its worker, puts its uncommitted inputs back into its queue, and

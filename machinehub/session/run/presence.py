@@ -17,14 +17,15 @@ from machinehub.rates import Rate
 from machinehub.session.decide.events import check_metadata
 from machinehub.session.decide.identity import Identity, id_of_key, identity_of
 from machinehub.session.decide.members import Members
-from machinehub.session.port import Snapshot
+from machinehub.session.messages import Snapshot
 
 if TYPE_CHECKING:
     from machinehub.clock import Clock, Entropy
     from machinehub.ids import MachineId, MemberId, SessionId
     from machinehub.limits import Limits
     from machinehub.session.decide.session import Session
-    from machinehub.session.port import Listener, Presence, Visitor
+    from machinehub.session.messages import Listener, Presence
+    from machinehub.session.port import Visitor
     from machinehub.session.run.presence_events import PresenceEvents
     from machinehub.session.run.publisher import Publisher
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from machinehub.clock import measured_s
-from machinehub.session.port import Applied, Emitted, Snapshot, Update
+from machinehub.session.messages import Applied, Emitted, Snapshot, Update
 from machinehub.session.run.activity import Activity
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from machinehub.metrics import Metrics
     from machinehub.session.decide.session import Session
     from machinehub.session.decide.turn import Receipt, Turn
-    from machinehub.session.port import Listener, Message
+    from machinehub.session.messages import Listener, Message
 
 log = logging.getLogger("machinehub.session")
 

@@ -11,18 +11,19 @@ import asyncio
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-import msgspec
-
 from machinehub.errors import NotFound
 from machinehub.ids import Seq
-from machinehub.model import Entry, Kind, Successor
-from machinehub.session.port import Snapshot
+from machinehub.model import Entry, Kind
+from machinehub.session.messages import Snapshot
 from machinehub.session.run.beginning import beginning_record, check_given
 from sandbox.protocol.inputs import given_of, start_input
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from machinehub.clock import Clock, Entropy
-    from machinehub.ids import MachineId, SessionId
+    from machinehub.effect import Effect
+    from machinehub.ids import MachineId, SessionId, SessionKey
     from machinehub.session.port import Address
     from machinehub.session.run.deletion import Deletions
     from machinehub.session.run.history import History
@@ -44,6 +45,7 @@ class Restarts:
         history: History,
         deletions: Deletions,
         scheduler: TimerScheduler,
+        ask: Callable[[Address, SessionKey, Sequence[Effect]], None],
     ) -> None:
         self._store = store
         self._versions = versions
@@ -52,6 +54,7 @@ class Restarts:
         self._history = history
         self._deletions = deletions
         self._scheduler = scheduler
+        self._ask = ask
         self._under_way: WeakValueDictionary[tuple[MachineId, SessionId], asyncio.Lock] = (
             WeakValueDictionary()
         )
@@ -82,9 +85,8 @@ class Restarts:
         start = start_input(self._entropy.turn_seed(), given)
         entry = Entry(FIRST, 0, Kind.START, start, now_ms, changed=True)
         began = await self._history.begin(new, entry, cpu_ms=target.terms.limits.start_cpu_ms)
-        if began.finished:
-            new = msgspec.structs.replace(new, finished_at_ms=now_ms)
-        successor = Successor(new, entry, began)
-        await self._deletions.delete(machine_id, session_id, successor=successor)
-        self._scheduler.set(new.key, list(began.timers.items()))
-        return Snapshot(FIRST, target.number, began.snapshot)
+        await self._deletions.delete(machine_id, session_id, successor=began)
+        saved = began.checkpoint
+        self._scheduler.set(new.key, list(saved.timers.items()))
+        self._ask(address._replace(version=target.number), new.key, began.effects)
+        return Snapshot(FIRST, target.number, saved.snapshot)

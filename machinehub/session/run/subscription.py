@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from machinehub.session.decide.identity import Identity
     from machinehub.session.decide.session import Session
     from machinehub.session.decide.turn import Receipt
-    from machinehub.session.port import Listener, Visitor
+    from machinehub.session.messages import Listener
+    from machinehub.session.port import Visitor
     from machinehub.session.run.intake import Intake
     from machinehub.session.run.presence import Crowds
     from machinehub.session.run.publisher import Publisher

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from machinehub.errors import HubError, NotFound, Unavailable, ViewFailed
 from machinehub.session.decide.discretion import NOT_SHOWN
-from machinehub.session.port import Closed, Emitted, Ending, Snapshot, Update
+from machinehub.session.messages import Closed, Emitted, Ending, Snapshot, Update
 from machinehub.session.run.publisher import answer, snapshot_of
 from machinehub.tasks import Tasks
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from machinehub.ids import Seq
     from machinehub.session.decide.session import Session
     from machinehub.session.decide.turn import Turn
-    from machinehub.session.port import Listener
+    from machinehub.session.messages import Listener
     from machinehub.session.run.publisher import Publisher
     from machinehub.session.run.view_questions import ViewQuestions
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from weakref import WeakSet
 
     from machinehub.session.decide.session import Session
-    from machinehub.session.port import Snapshot
+    from machinehub.session.messages import Snapshot
     from machinehub.session.run.publisher import Publisher
 
 

@@ -1,6 +1,7 @@
 // Loading a bundle: which export is the machine, and what pages and types need to know of it.
 
 import { StateMachine, type AnyStateMachine, type AnyStateNode } from "xstate";
+import { dropRequests } from "./effects.ts";
 import { RULES, type Rules } from "./judge.ts";
 import { missingOf } from "./missing.ts";
 import { requireModule } from "./modules.ts";
@@ -81,6 +82,11 @@ function findMachine(exports: Record<string, unknown>): Loaded {
         `${dropped} timers that were set while the file was loaded never fire; set them in an action or an actor`,
       ]
     : [];
+  const asked = dropRequests();
+  if (asked)
+    warnings.push(
+      `${asked} requests that were made while the file was loaded are never sent; fetch in an actor`,
+    );
   const rules = rulesOf(exports, warnings);
   return {
     machine,

@@ -6,6 +6,7 @@
 import "./console.ts";
 import { installRandom } from "./random.ts";
 import { installTimers } from "./timers.ts";
+import { lendOutside } from "./effects.ts";
 import { judge, judged, setRules } from "./judge.ts";
 import { loadBundle, type Bundle } from "./machine.ts";
 import { rejected } from "./rejections.ts";
@@ -19,6 +20,7 @@ installRandom();
 installTimers();
 installTransitions();
 warm();
+lendOutside();
 
 /** Loads a bundle into this image; answers the forge's report as JSON. */
 function load(bundle: Bundle): string {

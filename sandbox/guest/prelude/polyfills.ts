@@ -6,16 +6,12 @@ import "core-js/actual/url-search-params/index.js";
 import "core-js/actual/atob.js";
 import "core-js/actual/btoa.js";
 import "core-js/actual/queue-microtask.js";
-// @ts-expect-error ships no types
 import { TextDecoder, TextEncoder } from "fast-text-encoding";
-// @ts-expect-error the module build ships no types
-import { AbortController, AbortSignal } from "abort-controller/dist/abort-controller.mjs";
+import { AbortController, AbortSignal } from "./fetch/abort.ts";
+import { FormData } from "./fetch/form.ts";
+import { Headers } from "./fetch/headers.ts";
+import { fetch, Request, Response, secret } from "./fetch/index.ts";
 import { installLocale } from "./locale.ts";
-
-/** `fetch` is data for the host in a later step; until then it answers what a denied egress rule answers. */
-function fetch(): Promise<never> {
-  return Promise.reject(new TypeError("fetch is not allowed by this machine's egress rules"));
-}
 
 declare global {
   interface ErrorConstructor {
@@ -34,10 +30,15 @@ const performance = { timeOrigin: 0, now: () => startedAt(), mark: () => {}, mea
 for (const [name, value] of Object.entries({
   AbortController,
   AbortSignal,
+  FormData,
+  Headers,
+  Request,
+  Response,
   TextDecoder,
   TextEncoder,
   fetch,
   performance,
+  secret,
 })) {
   Object.defineProperty(globalThis, name, {
     value,

@@ -2,12 +2,15 @@
 //
 // An input is the JSON text [shape, seed, ...] of sandbox/protocol/inputs.py: [0, seed, input] starts the actor,
 // [1, seed, event, sender] sends an event, [2, seed, id] is a timer come due, [3, seed] asks for what XState would persist,
-// which then stands in the place of the snapshot. Any other shape is refused: it was written for a later guest. The outbox is [format, flags, snapshot | null, emitted, timersSet, timersCancelled, logs,
-// cause] of sandbox/protocol/outbox.py, cut after the last entry that says something, or [0, fault] when the turn must be undone.
+// which then stands in the place of the snapshot, [4, seed, id, answer] is what became of a request. Any other shape is refused: it
+// was written for a later guest. The outbox is [format, flags, snapshot | null, emitted, timersSet, timersCancelled, logs, cause,
+// requests, withdrawn] of sandbox/protocol/outbox.py, cut after the last entry that says something, or [0, fault] when the turn
+// must be undone.
 // `snapshot` is null when nothing public changed. `step` runs before the promise jobs of the turn, `collect` after them.
 
 import { createActor, type AnyActorRef, type AnyStateMachine } from "xstate";
 import * as safe from "./intrinsics.ts";
+import { settle, type Answered } from "./effects.ts";
 import { seedTurn } from "./random.ts";
 import { logRejections } from "./rejections.ts";
 import { fireTimer } from "./timers.ts";
@@ -15,7 +18,7 @@ import { expectRoot, forgetSystem } from "./transitions/system.ts";
 import { clearTurn, faultText, limits, reject, rejectThrown, turn } from "./turn.ts";
 
 /** Which version of the list `collect` answers. */
-const OUTBOX_FORMAT = "2";
+const OUTBOX_FORMAT = "3";
 const FINISHED = 1;
 const NOT_TAKEN = 2;
 
@@ -65,10 +68,13 @@ export function step(text: string): void {
       case 1:
         return send(input[2] as Record<string, unknown>, input[3]);
       case 2:
-        turn.timer = true;
+        turn.awaited = true;
         return fireTimer(input[2] as number);
       case 3:
         return persist();
+      case 4:
+        turn.awaited = true;
+        return settle(input[2] as number, input[3] as Answered);
       default:
         reject("unknown_input", "the input is of a kind that this version's guest does not know");
     }
@@ -169,10 +175,13 @@ export function collect(): string {
     rejectThrown("snapshot_not_json", error);
   }
   if (turn.fault) return "[0," + faultText(turn.fault) + "]";
-  const { emitted, timersSet, timersCancelled, logs } = turn;
+  const { emitted, timersSet, timersCancelled, logs, requests, withdrawn } = turn;
   const head = "[" + OUTBOX_FORMAT + "," + flags + "," + changed;
-  const more = emitted.length | timersSet.length | timersCancelled.length | logs.length;
+  const asks = requests.length | withdrawn.length;
+  const more = emitted.length | timersSet.length | timersCancelled.length | logs.length | asks;
   if (!more && !turn.cause) return head + "]";
+  const cause =
+    turn.cause || asks ? "," + safe.wellFormed(safe.stringify(turn.cause) as string) : "";
   return (
     head +
     "," +
@@ -183,7 +192,8 @@ export function collect(): string {
     safe.arrayText(timersCancelled) +
     "," +
     safe.arrayText(logs) +
-    (turn.cause && "," + safe.wellFormed(safe.stringify(turn.cause) as string)) +
+    cause +
+    (asks ? "," + safe.arrayText(requests) + "," + safe.arrayText(withdrawn) : "") +
     "]"
   );
 }

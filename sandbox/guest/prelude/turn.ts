@@ -21,6 +21,10 @@ export const limits = {
   emitted: 256,
   emittedChars: 256 * 1024,
   actors: 1000,
+  effects: 100,
+  effectChars: 512 * 1024,
+  /** 1 when the machine's egress rules let something out. */
+  egress: 0,
 };
 export type Limits = typeof limits;
 
@@ -33,6 +37,9 @@ export const turn = {
   emitted: [] as string[],
   timersSet: [] as string[],
   timersCancelled: [] as string[],
+  requests: [] as string[],
+  withdrawn: [] as string[],
+  requestChars: 0,
   logs: [] as string[],
   logChars: 0,
   emittedChars: 0,
@@ -40,8 +47,8 @@ export const turn = {
   /** The event that somebody sent, and whether a transition of the machine itself took it. */
   event: null as object | null,
   taken: false,
-  /** Whether a timer has come due, and the type of the event that the machine got of it: xstate.after..., or one that it raised. */
-  timer: false,
+  /** Whether it is about something that the machine waited for (a timer, an answer), and the type of the event that it got of that: xstate.after..., xstate.done.actor..., or one that it raised. */
+  awaited: false,
   cause: "",
 };
 
@@ -49,16 +56,18 @@ export function clearTurn(): void {
   if (turn.emitted.length) turn.emitted = [];
   if (turn.timersSet.length) turn.timersSet = [];
   if (turn.timersCancelled.length) turn.timersCancelled = [];
+  if (turn.requests.length) turn.requests = [];
+  if (turn.withdrawn.length) turn.withdrawn = [];
   if (turn.logs.length) turn.logs = [];
-  turn.logChars = turn.emittedChars = 0;
+  turn.logChars = turn.emittedChars = turn.requestChars = 0;
   turn.fault = turn.event = null;
-  turn.taken = turn.timer = false;
+  turn.taken = turn.awaited = false;
   turn.cause = "";
 }
 
 /** The machine itself gets an event. */
 export function noteCause(type: unknown): void {
-  if (turn.timer && !turn.cause && typeof type === "string")
+  if (turn.awaited && !turn.cause && typeof type === "string")
     turn.cause = safe.slice(type, 0, CAUSE_CHARS_MAX);
 }
 

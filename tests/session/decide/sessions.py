@@ -8,10 +8,11 @@ from machinehub.ids import Digest, EventId, MachineId, Seq, SessionId, SessionKe
 from machinehub.limits import Limits
 from machinehub.model import Armed, Kind, SavedCheckpoint, SessionRecord, StoredSession
 from machinehub.session.decide.session import Session
+from machinehub.session.decide.turn import Pending
 from sandbox.protocol.ids import TimerId
 
 if TYPE_CHECKING:
-    from machinehub.session.decide.turn import Pending, Receipt, Turn
+    from machinehub.session.decide.turn import Receipt, Turn
 
 RECORD = SessionRecord(
     key=SessionKey(7),
@@ -54,7 +55,7 @@ def offer(
     event_id: EventId | None = None,
     timer: TimerId | None = None,
 ) -> Pending:
-    session.offer(kind, data, now_ms, receipt, event_id=event_id, timer=timer)
+    session.offer(Pending(kind, data, now_ms, receipt, event_id=event_id, timer=timer))
     return session.pending[-1]
 
 

@@ -14,7 +14,7 @@ from machinehub.session.decide.identity import Identity, id_of_key
 from machinehub.session.decide.members import LISTED_MAX, Members
 
 if TYPE_CHECKING:
-    from machinehub.session.port import Presence
+    from machinehub.session.messages import Presence
 
 pytestmark = pytest.mark.core
 

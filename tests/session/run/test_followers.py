@@ -13,7 +13,8 @@ from machinehub.errors import Conflict, Forbidden, NotFound
 from machinehub.ids import EventId, MachineId, Seq, SessionId
 from machinehub.model import Kind
 from machinehub.principal import Principal, Standing
-from machinehub.session.port import Address, Applied, Message, Place, Snapshot, Update, Visitor
+from machinehub.session.messages import Applied, Message, Snapshot, Update
+from machinehub.session.port import Address, Place, Visitor
 from machinehub.store.places import KEPT_PER_SESSION
 from tests.durable import hub_on
 from tests.support import COUNTER, until

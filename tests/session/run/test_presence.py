@@ -240,8 +240,8 @@ async def test_a_fork_that_was_made_after_all_has_no_ghosts(
             await log_of(client, f"{machine}/s", 1)
             real = client.hub.sessions.fork
 
-            async def lost(*arguments: Any) -> None:
-                await real(*arguments)
+            async def lost(*arguments: Any, **more: Any) -> None:
+                await real(*arguments, **more)
                 raise Unavailable("unavailable", "the answer was lost")
 
             monkeypatch.setattr(client.hub.sessions, "fork", lost)

@@ -1,0 +1,375 @@
+"""Carries out what machines ask of the world, after the turn that asked is committed, and gives
+them the answers.
+
+Decides: how many requests are under way, when one is tried again, when it is given up. Requests are
+rows of the database until their answers are inputs: one whose outcome is not known (the hub was
+killed) is sent again, under the same key.
+
+    asked -> waits for its machine's rate -> is carried out -> the answer is an input of the session
+                        ^-- failed: tried again --'
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from machinehub.effect import Conclusion
+from machinehub.effects.asked import Again, Asked
+from machinehub.effects.retries import next_try_s
+from machinehub.errors import CallerError, HubError, Unavailable
+from machinehub.rates import Rates
+from machinehub.session.decide.answers import OUR_FAULTS
+from machinehub.session.port import Address
+from machinehub.tasks import Tasks, look_on
+from sandbox.protocol.effects import Answer, encode_answer, read_request, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from machinehub.clock import Clock, Entropy
+    from machinehub.effect import Effect
+    from machinehub.effects.asked import Carrier, Leave, Leaves
+    from machinehub.ids import MachineId, SessionKey
+    from machinehub.logs import MachineLogs
+    from machinehub.metrics import Metrics
+    from machinehub.session.port import Sessions
+    from machinehub.store.effects import DueEffect, EffectStore
+    from sandbox.protocol.ids import EffectId
+
+log = logging.getLogger("machinehub.effects")
+
+LOOK_S: Final = 1.0
+JOBS_MAX: Final = 5_000
+"""Requests in memory; the others are found in the database later."""
+TAKEN_AT_ONCE: Final = 500
+ANSWER_TRIES: Final = 4
+"""An answer whose turn was undone is given again after 1, 2 and 4 seconds; then the machine is told
+that it could not take the answer.
+"""
+RETRY_S: Final = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request that this hub carries out."""
+
+    address: Address
+    key: SessionKey
+    effect: Effect
+    tries: int = 0
+    tried_at_ms: int | None = None
+    task: asyncio.Task[None] | None = None
+    has_slot: bool = False
+    is_answered: bool = False
+    """Whether its answer is on its way to the session."""
+
+    @property
+    def lane(self) -> tuple[MachineId, int]:
+        return self.address.machine_id, self.address.version or 0
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """The requests of one version."""
+
+    jobs: deque[Job] = field(default_factory=deque)
+    under_way: int = 0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Broker:
+    """`Requests` (session/port.py). `start` it when sessions can be used."""
+
+    def __init__(
+        self,
+        store: EffectStore,
+        sessions: Sessions,
+        leaves: Leaves,
+        carry: Carrier,
+        clock: Clock,
+        entropy: Entropy,
+        *,
+        logs: MachineLogs,
+        metrics: Metrics,
+        at_once: int,
+    ) -> None:
+        """`at_once` requests of all machines are under way together."""
+        self._store = store
+        self._sessions = sessions
+        self._leaves = leaves
+        self._carry = carry
+        self._clock = clock
+        self._entropy = entropy
+        self._logs = logs
+        self._metrics = metrics
+        self._slots = asyncio.Semaphore(at_once)
+        self._jobs: dict[SessionKey, dict[EffectId, Job]] = {}
+        self._lanes: dict[tuple[MachineId, int], _Lane] = {}
+        self._rates: Rates[tuple[MachineId, int]] = Rates()
+        self._count = 0
+        self._tasks = Tasks()
+        self._is_stopped = False
+        self.on_call: Callable[[Address, Asked, Answer, int], None] = lambda *_: None
+        """Hears of each request that ended, and how many milliseconds it took."""
+
+    def start(self) -> None:
+        if self._clock.ticks:
+            self._tasks.spawn(look_on("requests", LOOK_S, self.look, log, logging.WARNING))
+
+    def stop(self) -> None:
+        """What is under way is not known to have happened: it is sent again at the next start."""
+        self._is_stopped = True
+        self._tasks.stop()
+        self.forget_all()
+
+    def forget_all(self) -> None:
+        """The database may be another hub's now."""
+        for jobs in list(self._jobs.values()):
+            for job in list(jobs.values()):
+                self._drop(job)
+
+    @property
+    def under_way(self) -> int:
+        """Requests in memory."""
+        return self._count
+
+    # --- what is asked ----------------------------------------------------------------------------
+
+    def asked(self, address: Address, key: SessionKey, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if self._count < JOBS_MAX and not self._is_stopped:
+                self._add(Job(address, key, effect))
+
+    def ended(self, key: SessionKey, effects: Collection[EffectId] | None) -> None:
+        jobs = self._jobs.get(key)
+        if jobs is None:
+            return
+        for job in [job for id_, job in jobs.items() if effects is None or id_ in effects]:
+            if not job.is_answered:
+                self._metrics.effects.labels(outcome="withdrawn").inc()
+                self._drop(job)
+
+    async def look(self) -> None:
+        """Takes up what the database has and memory has not. Raises `Unavailable`."""
+        found = await self._store.due(self._clock.now_ms(), limit=self._count + TAKEN_AT_ONCE)
+        new = [(key, effect) for key, effect in found if effect not in self._jobs.get(key, {})]
+        room = min(TAKEN_AT_ONCE, JOBS_MAX - self._count)
+        for each in await self._store.take(new[: max(0, room)]):
+            self._take_up(each)
+
+    def _take_up(self, found: DueEffect) -> None:
+        record = found.record
+        if record.effect.id in self._jobs.get(record.key, {}) or self._is_stopped:
+            return  # it was asked meanwhile
+        address = Address(found.machine_id, found.session_id, found.version)
+        self._add(Job(address, record.key, record.effect, record.tries, record.tried_at_ms))
+
+    def _add(self, job: Job) -> None:
+        self._jobs.setdefault(job.key, {})[job.effect.id] = job
+        self._count += 1
+        self._queue(job)
+
+    def _queue(self, job: Job) -> None:
+        if self._jobs.get(job.key, {}).get(job.effect.id) is not job:
+            return  # nobody waits for it any more
+        lane = self._lanes.get(job.lane)
+        if lane is None:
+            lane = self._lanes[job.lane] = _Lane()
+            self._tasks.spawn(self._serve(lane, job.lane))
+        lane.jobs.append(job)
+        lane.wake.set()
+
+    def _drop(self, job: Job) -> None:
+        jobs = self._jobs.get(job.key, {})
+        if jobs.pop(job.effect.id, None) is None:
+            return
+        self._count -= 1
+        if not jobs:
+            self._jobs.pop(job.key, None)
+        if job.task is not None and job.task is not asyncio.current_task():
+            job.task.cancel()
+
+    # --- one machine after the other --------------------------------------------------------------
+
+    async def _serve(self, lane: _Lane, name: tuple[MachineId, int]) -> None:
+        """Begins the requests of a version, as fast as it may."""
+        while lane.jobs or lane.under_way:
+            if not lane.jobs:
+                lane.wake.clear()
+                await lane.wake.wait()
+                continue
+            try:
+                leave = await self._leaves.of(*name)
+            except Unavailable as error:
+                log.warning("requests of %s wait: %s", name[0], error.detail)
+                await asyncio.sleep(RETRY_S)
+                continue
+            except HubError as error:
+                for dropped in lane.jobs:
+                    self._drop(dropped)  # its machine is gone, and its sessions with it
+                log.info("requests of %s are dropped: %s", name[0], error.detail)
+                lane.jobs.clear()
+                continue
+            if lane.under_way >= leave.rules.in_flight:
+                lane.wake.clear()
+                await lane.wake.wait()
+                continue
+            per_s = leave.rules.per_second
+            if not self._rates.take(name, per_s, self._clock.monotonic_s()):
+                await asyncio.sleep(1 / per_s)
+                continue
+            await self._slots.acquire()
+            job = self._next(lane)
+            if job is None:
+                self._slots.release()
+                continue
+            lane.under_way += 1
+            job.has_slot = True
+            job.task = self._tasks.spawn(self._work(job, leave))
+            job.task.add_done_callback(functools.partial(self._worked, job, lane))
+        self._lanes.pop(name, None)
+
+    def _next(self, lane: _Lane) -> Job | None:
+        """The next one that somebody still waits for."""
+        while lane.jobs:
+            job = lane.jobs.popleft()
+            if self._jobs.get(job.key, {}).get(job.effect.id) is job:
+                return job
+        return None
+
+    async def _work(self, job: Job, leave: Leave) -> None:
+        answer = await self._try(job, leave)
+        self._free_slot(job)
+        if answer is not None:
+            job.is_answered = True
+            await self._deliver(job, answer)
+            self._drop(job)
+
+    def _free_slot(self, job: Job) -> None:
+        if job.has_slot:
+            job.has_slot = False
+            self._slots.release()
+
+    def _worked(self, job: Job, lane: _Lane, _task: asyncio.Task[None]) -> None:
+        """Also of a task that was cancelled before it began."""
+        self._free_slot(job)
+        lane.under_way -= 1
+        lane.wake.set()
+
+    # --- one request ------------------------------------------------------------------------------
+
+    async def _try(self, job: Job, leave: Leave) -> Answer | None:
+        """What a request came to; None when it will be tried again."""
+        try:
+            request = read_request(job.effect.request)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            return refusal("invalid_request", f"this cannot be fetched: {error}"[:300])
+        asked = Asked(request, job.address, job.key, job.effect, leave)
+        if job.tried_at_ms is None:
+            job.tried_at_ms = self._clock.now_ms()
+        began_s = self._clock.monotonic_s()
+        try:
+            answer = await self._carry(asked)
+        except Again as again:
+            job.tries += 1
+            if await self._wait(job, leave, again):
+                return None
+            answer = again.answer
+        except Exception:
+            log.exception("a request of %s", job.address.machine_id)
+            answer = refusal("egress_failed", "the request failed")
+            job.tries += 1
+        else:
+            job.tries += 1
+        took_s = self._clock.monotonic_s() - began_s
+        self._note(job, asked, answer, took_s)
+        return answer
+
+    async def _wait(self, job: Job, leave: Leave, again: Again) -> bool:
+        """Whether there is another try, which is noted."""
+        assert job.tried_at_ms is not None
+        now_ms = self._clock.now_ms()
+        wait_s = next_try_s(
+            leave.rules,
+            tries=job.tries,
+            passed_s=(now_ms - job.tried_at_ms) / 1000,
+            after_s=again.after_s,
+            luck=self._entropy.fraction(),
+        )
+        if wait_s is None:
+            return False
+        self._metrics.effect_retries.add()
+        try:
+            await self._store.note_try(
+                job.key,
+                job.effect.id,
+                tries=job.tries,
+                tried_at_ms=job.tried_at_ms,
+                trouble=again.trouble[:300],
+                due_at_ms=now_ms + round(wait_s * 1000),
+            )
+        except Unavailable as error:  # it is known here, and the database has an earlier time
+            log.warning("a try could not be noted: %s", error.detail)
+        asyncio.get_running_loop().call_later(wait_s, self._queue, job)
+        return True
+
+    def _note(self, job: Job, asked: Asked, answer: Answer, took_s: float) -> None:
+        outcome = "answered" if answer.error is None else answer.error.code
+        self._metrics.effects.labels(outcome=outcome).inc()
+        self._metrics.effect_seconds.add(took_s)
+        self.on_call(job.address, asked, answer, round(took_s * 1000))
+        if answer.error is not None:
+            request = asked.request
+            text = f"{request.method} {request.url[:300]}: {answer.error.code}: "
+            self._say(job, "warn", text + answer.error.detail)
+
+    def _say(self, job: Job, level: str, text: str) -> None:
+        address, now_ms = job.address, self._clock.now_ms()
+        self._logs.add(address.machine_id, address.session_id, level, text, now_ms, None)
+
+    async def _deliver(self, job: Job, answer: Answer) -> None:
+        """Returns when the session has the answer, or needs none."""
+        undone = 0
+        while True:
+            how = self._conclusion(job, answer)
+            address = job.address._replace(version=None)
+            encoded = encode_answer(answer)
+            is_last = undone >= ANSWER_TRIES
+            try:
+                fault = await self._sessions.answer(
+                    address, job.effect.id, encoded, how, is_last=is_last
+                )
+            except CallerError:
+                return  # nobody waits for it any more
+            except HubError as error:
+                log.debug("an answer is given later: %s", error.detail)
+                await asyncio.sleep(RETRY_S)
+                continue
+            if fault is None:
+                return
+            if fault.code in OUR_FAULTS:
+                await asyncio.sleep(RETRY_S)
+                continue
+            if is_last:
+                self._say(job, "error", f"the machine cannot take an answer: {fault.detail}")
+                return
+            undone += 1
+            if undone == ANSWER_TRIES:
+                answer = refusal(
+                    "answer_refused", f"the answer could not be taken: {fault.detail}"[:500]
+                )
+            else:
+                await asyncio.sleep(RETRY_S * 2 ** (undone - 1))
+
+    def _conclusion(self, job: Job, answer: Answer) -> Conclusion:
+        ms = max(0, self._clock.now_ms() - (job.tried_at_ms or self._clock.now_ms()))
+        if answer.error is not None:
+            return Conclusion(answer.error.code, None, job.tries, ms)
+        return Conclusion("answered", answer.status, job.tries, ms)

@@ -1,0 +1,146 @@
+"""Requests of machines that leave the hub: under the rules of the machine, its project and the hub,
+with the project's secrets in their headers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, Protocol
+
+from machinehub.effects.asked import Again
+from machinehub.effects.retries import may_pass, retry_after_s
+from machinehub.egress.addresses import EgressError
+from machinehub.egress.client import Outgoing
+from machinehub.egress.rules import check_request, host_fits
+from sandbox.protocol.effects import HEADER_BYTES_MAX, Answer, refusal, spelled
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from machinehub.clock import Clock
+    from machinehub.effects.asked import Asked
+    from machinehub.effects.secrets import Secret
+    from machinehub.egress.client import Egress, Incoming
+    from machinehub.egress.rules import Target
+    from machinehub.ids import ProjectId
+    from sandbox.protocol.effects import Pair
+
+PLACEHOLDER: Final = re.compile(r"\{\{secret:([A-Za-z_][A-Za-z0-9_]{0,63})\}\}")
+"""What `secret("NAME")` is in a machine (guest/prelude/fetch/index.ts)."""
+REDACTED_CHARS_MIN: Final = 4
+"""A shorter secret is found in many a text by chance."""
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+
+
+class Vault(Protocol):
+    """Who has the secrets of projects."""
+
+    async def reveal(self, project: ProjectId, names: Collection[str]) -> dict[str, Secret]:
+        """Those of these names that there are. Raises `Unavailable`."""
+        ...
+
+
+class Outside:
+    """A `Carrier`."""
+
+    def __init__(self, egress: Egress, vault: Vault, clock: Clock) -> None:
+        self._egress = egress
+        self._vault = vault
+        self._clock = clock
+
+    async def __call__(self, asked: Asked) -> Answer:
+        request, rules = asked.request, asked.leave.rules
+        headers = list(request.headers)
+        if all(name.lower() != IDEMPOTENCY_KEY.lower() for name, _ in headers):
+            headers.append((IDEMPOTENCY_KEY, asked.idempotency_key))
+        names = {name for _, value in headers for name in PLACEHOLDER.findall(value)}
+        secrets = await self._vault.reveal(asked.leave.project, names) if names else {}
+        try:
+            outgoing = Outgoing(
+                request.method,
+                request.url,
+                headers,
+                request.body,
+                request.redirect,
+                rules.redirects,
+                rules.response_bytes,
+                HEADER_BYTES_MAX,
+                rules.timeout_s,
+            )
+        except ValueError:
+            return refusal("invalid_request", "the body is no base64")
+        try:
+            incoming = await self._egress.send(
+                outgoing,
+                check=lambda method, target: check_request(
+                    rules, asked.leave.bounds, method, target
+                ),
+                fill=lambda given, target: [
+                    (name, _filled(value, secrets, target)) for name, value in given
+                ],
+            )
+        except EgressError as error:
+            refused = refusal(error.code, _redacted(error.detail, secrets))
+            if error.is_passing:
+                raise Again(refused, refused.error.detail if refused.error else "") from None
+            return refused
+        answer = _answer(incoming, secrets)
+        if may_pass(request.method, answer.status):
+            after = dict(incoming.headers).get("retry-after")
+            after_s = retry_after_s(after, self._clock.now_ms())
+            raise Again(answer, f"the answer is {answer.status}", after_s)
+        return answer
+
+
+def _filled(value: str, secrets: Mapping[str, Secret], target: Target) -> str:
+    """A header's value with the secrets that it names. Raises `EgressError`."""
+
+    def of(found: re.Match[str]) -> str:
+        name = found[1]
+        secret = secrets.get(name)
+        if secret is None:
+            raise EgressError("no_such_secret", f"the project has no secret {name}")
+        if target.scheme != "https":
+            raise EgressError("secret_refused", f"the secret {name} is sent over https alone")
+        if not any(host_fits(host, target.host) for host in secret.hosts):
+            raise EgressError("secret_refused", f"the secret {name} is not for {target.host[:200]}")
+        return secret.value
+
+    return PLACEHOLDER.sub(of, value)
+
+
+def _answer(incoming: Incoming, secrets: Mapping[str, Secret]) -> Answer:
+    """What the machine gets. Who was sent a secret may send it back: it stays outside all the
+    same.
+    """
+    body = incoming.body
+    for name, secret in secrets.items():
+        if len(secret.value) >= REDACTED_CHARS_MIN:
+            body = body.replace(secret.value.encode(), _placeholder(name).encode())
+    return Answer(
+        incoming.status,
+        _redacted(incoming.reason, secrets)[:200],
+        _redacted(incoming.url, secrets),
+        incoming.redirected,
+        [(name, _redacted(value, secrets)) for name, value in incoming.headers],
+        **spelled(body),  # type: ignore[arg-type]
+    )
+
+
+def _redacted(text: str, secrets: Mapping[str, Secret]) -> str:
+    for name, secret in secrets.items():
+        if len(secret.value) >= REDACTED_CHARS_MIN:
+            text = text.replace(secret.value, _placeholder(name))
+    return text
+
+
+def _placeholder(name: str) -> str:
+    return "{{secret:" + name + "}}"
+
+
+def shown_headers(headers: list[Pair]) -> list[Pair]:
+    """Headers as people may see them: what lets somebody in is left out."""
+    return [(name, "…" if _LETS_IN.search(name) else value) for name, value in headers]
+
+
+_LETS_IN: Final = re.compile(r"auth|cookie|token|secret|api-?key|signature|password", re.IGNORECASE)
