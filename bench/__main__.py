@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench import durable, guest, trust
 from bench.access import access
 from bench.cluster import cluster
+from bench.effects import effects
 from bench.hub import ROOT, BenchHub
 from bench.page import page
 from bench.processes import cpu_s
@@ -190,13 +191,14 @@ def main() -> None:
         "access",
         "cluster",
         "sky",
+        "effects",
     ]
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}"
     )
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(10):
+        for number in range(11):
             (Path(folder) / str(number)).mkdir()
         parts: dict[str, tuple[str, Callable[[], list[tuple[str, str, str]]]]] = {
             "guest": ("The guest alone", in_the_guest),
@@ -214,6 +216,7 @@ def main() -> None:
             ),
             "cluster": ("Several hubs", lambda: cluster(f"{folder}/8", measure)),
             "sky": ("Stately's clients", lambda: sky(f"{folder}/9", measure)),
+            "effects": ("Requests to the world", lambda: effects(f"{folder}/10")),
             "access": ("Tokens, rules and views", lambda: access(f"{folder}/7", measure)),
         }
         for name in wanted:

@@ -371,6 +371,7 @@ class Hub:
     async def _measure(self) -> None:
         """Sets the gauges that nobody sets when something happens."""
         await self.sessions.gauges.measure()
+        self.metrics.effects_waiting.set(self.broker.under_way)
         if self.cluster is not None:
             self.cluster.measure(self.metrics)
 

@@ -29,11 +29,11 @@ from sandbox.protocol.messages import (
     Replayed,
     Step,
 )
-from tests.fakes import MemorySessionStore
+from tests.fakes import MemoryEffects, MemorySessionStore
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from sandbox.protocol.messages import ToHub
     from tests.sim.loop import VirtualLoop
@@ -60,6 +60,19 @@ class SimClock:
 # --- the machine ----------------------------------------------------------------------------------
 
 
+UNDONE = {"FAIL": "machine_error", "LOOP": "cpu_exceeded"}
+
+
+@dataclass
+class Left:
+    """What a turn leaves behind besides the snapshot."""
+
+    timers: list[list[int]] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
+    withdrawn: list[int] = field(default_factory=list)
+
+
 @dataclass
 class State:
     tokens: list[str] = field(default_factory=list)
@@ -68,16 +81,21 @@ class State:
     finished: bool = False
     started: bool = False
     here: list[str] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
+    """Requests to the world that wait for their answers."""
+    last_asked: int = 0
 
     def freeze(self) -> bytes:
+        timers, requests = list(self.timers.items()), [self.asked, self.last_asked]
         return json.dumps(
-            [self.tokens, list(self.timers.items()), self.last_timer, self.finished, self.here]
+            [self.tokens, timers, self.last_timer, self.finished, self.here, *requests]
         ).encode()
 
     @classmethod
     def thaw(cls, data: bytes) -> State:
-        tokens, timers, last_timer, finished, here = json.loads(data)
-        return cls(tokens, dict(map(tuple, timers)), last_timer, finished, True, here)
+        tokens, timers, last_timer, finished, here, asked, last_asked = json.loads(data)
+        known = dict(map(tuple, timers))
+        return cls(tokens, known, last_timer, finished, True, here, asked, last_asked)
 
     def snapshot(self) -> bytes:
         return json.dumps(
@@ -91,48 +109,67 @@ class State:
     def step(self, data: bytes, now_ms: int) -> bytes | str:
         """One input, as the guest does it: an outbox, or the code of what undid it."""
         kind, _, *rest = json.loads(data)
-        timers_set: list[list[int]] = []
-        cancelled: list[int] = []
-        if kind == 0:
-            self.tokens.append("start")
-            self.started = True
-        elif kind == 2:
-            timer = rest[0]
-            due = self.timers.pop(timer, None)
-            if due is None:
-                return (
-                    b"[1,%d,null]" % self.finished
-                )  # cancelled by an input just before: it does nothing
-            assert due <= now_ms, "a timer fired before its time"
-            self.tokens.append(f"t{timer}")
-        else:
-            event = rest[0]
-            if event["type"].startswith("presence.") and not self.finished:
-                who, came = rest[1]["id"], event["type"] == "presence.joined"
-                self.here = (
-                    [*self.here, who] if came else [there for there in self.here if there != who]
-                )
-                return json.dumps([1, 0, json.loads(self.snapshot()), [], [], []]).encode()
-            if event["type"].startswith("presence."):
-                return b"[1,1,null]"
-            if event["type"] == "FAIL":
-                return "machine_error"
-            if event["type"] == "LOOP":
-                return "cpu_exceeded"
-            if not self.finished:
-                self.tokens.append(event["token"])
-                if "after" in event:
-                    self.last_timer += 1
-                    self.timers[self.last_timer] = now_ms + event["after"]
-                    timers_set.append([self.last_timer, now_ms + event["after"]])
-                if event.get("cancel") and self.timers:
-                    timer = min(self.timers)
-                    del self.timers[timer]
-                    cancelled.append(timer)
-                self.finished = event["type"] == "END"
-        return json.dumps(
-            [1, int(self.finished), json.loads(self.snapshot()), [], timers_set, cancelled]
-        ).encode()
+        left = Left()
+        match kind:
+            case 0:
+                self.tokens.append("start")
+                self.started = True
+            case 2:
+                due = self.timers.pop(rest[0], None)
+                if due is None:  # cancelled by an input just before: it does nothing
+                    return b"[1,%d,null]" % self.finished
+                assert due <= now_ms, "a timer fired before its time"
+                self.tokens.append(f"t{rest[0]}")
+            case 4:
+                if rest[0] not in self.asked:  # withdrawn by an input just before
+                    return b"[1,%d,null]" % self.finished
+                if (code := self._answered(*rest)) is not None:
+                    return code
+            case _ if rest[0]["type"].startswith("presence."):
+                if self.finished:
+                    return b"[1,1,null]"
+                self._came_or_left(rest[1]["id"], came=rest[0]["type"] == "presence.joined")
+            case _:
+                if rest[0]["type"] in UNDONE:
+                    return UNDONE[rest[0]["type"]]
+                if not self.finished:
+                    self._do(rest[0], now_ms, left)
+        shown = json.loads(self.snapshot())
+        timers, requests = [left.timers, left.cancelled], [left.requests, left.withdrawn]
+        return json.dumps([3, int(self.finished), shown, [], *timers, [], "", *requests]).encode()
+
+    def _answered(self, request: int, answer: Any) -> str | None:
+        """Takes an answer, or says why not."""
+        if "error" not in answer:
+            assert answer["text"] == f"sim:{request}"
+            if request % 5 == 4 and len(self.tokens) % 3 == 0:
+                return "machine_error"  # it cannot take it just now
+        self.asked.remove(request)
+        self.tokens.append(f"a{request}")
+        return None
+
+    def _came_or_left(self, who: str, *, came: bool) -> None:
+        others = [there for there in self.here if there != who]
+        self.here = [*self.here, who] if came else others
+
+    def _do(self, event: Any, now_ms: int, left: Left) -> None:
+        self.tokens.append(event["token"])
+        if "after" in event:
+            self.last_timer += 1
+            self.timers[self.last_timer] = now_ms + event["after"]
+            left.timers.append([self.last_timer, now_ms + event["after"]])
+        if event.get("cancel") and self.timers:
+            timer = min(self.timers)
+            del self.timers[timer]
+            left.cancelled.append(timer)
+        if "ask" in event:
+            self.last_asked += 1
+            self.asked.append(self.last_asked)
+            request = {"method": "GET", "url": f"sim:{self.last_asked}"}
+            left.requests.append([self.last_asked, request])
+        if event.get("withdraw") and self.asked:
+            left.withdrawn.append(self.asked.pop(0))
+        self.finished = event["type"] == "END"
 
 
 def fold(entries: Sequence[Entry]) -> State:
@@ -227,7 +264,7 @@ class SimWorker:
         for answer in answers:
             if not isinstance(answer, Frozen) and self._owed:
                 self._owed.pop(0)
-            if isinstance(answer, Done) and answer.result.startswith(b"[1,"):
+            if isinstance(answer, Done) and answer.result.startswith((b"[1,", b"[3,")):
                 for timer, _ in [*json.loads(answer.result), [], []][4]:
                     self._heard[answer.session, timer] = self.pool.now_ms()
         if answers and not self.lost and self.pool.listener is not None:
@@ -362,6 +399,24 @@ class SimPool:
 # --- the database ---------------------------------------------------------------------------------
 
 
+class SimEffects(MemoryEffects):
+    """As the store that it is of: it answers after a while, or cannot be reached."""
+
+    reach: Callable[[], Awaitable[None]]
+
+    async def due(self, now_ms: int, *, limit: int) -> Any:
+        await self.reach()
+        return await super().due(now_ms, limit=limit)
+
+    async def take(self, named: Any) -> Any:
+        await self.reach()
+        return await super().take(named)
+
+    async def note_try(self, key: int, effect: Any, **noted: Any) -> None:
+        await self.reach()
+        await super().note_try(key, effect, **noted)
+
+
 class SimStore(MemorySessionStore):
     """Answers after a while. `away_until_s`: it cannot be reached.
 
@@ -375,6 +430,8 @@ class SimStore(MemorySessionStore):
         self.trouble = True
         self.away_until_s = 0.0
         self.commits = 0
+        self.effects = SimEffects(self.records)
+        self.effects.reach = self._reach
 
     async def commit(self, items: Sequence[Any]) -> None:
         await asyncio.sleep(self.chance.random() * 0.02)

@@ -25,9 +25,12 @@ from machinehub.session.run.local import LocalSessions
 from machinehub.session.run.publisher import snapshot_of
 from machinehub.session.versions import Terms
 from tests.sim.loop import VirtualLoop
+from tests.sim.outside import SimOutside, make_broker
 from tests.sim.parts import SimClock, SimPool, SimStore, State, fold, journal_of
 
 if TYPE_CHECKING:
+    from machinehub.effects.asked import Asked
+    from machinehub.effects.broker import Broker
     from machinehub.session.decide.session import Session
     from machinehub.session.run.worker_interfaces import SandboxWorkers
     from machinehub.store.sessions import SessionStore
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 MACHINE = MachineId("m")
 DIGEST = Digest("d")
 LIMITS = Limits(ids_remembered=6, live_sessions=2)
+SETTLES_S = 120
+"""In which everything that is tried again has been: the longest pause between tries is 38 s."""
 TERMS = Terms(LIMITS, has_view=False)
 
 
@@ -114,11 +119,15 @@ class Client:
                 event["after"] = chance.choice([0, 50, 50, 3000, 20_000])
             elif lot < 0.28:
                 event["cancel"] = True
-            elif lot < 0.33:
+            elif lot < 0.48:
+                event["ask"] = True
+            elif lot < 0.51:
+                event["withdraw"] = True
+            elif lot < 0.56:
                 event["type"] = chance.choice(["FAIL", "LOOP"])
-            elif lot < 0.34:
+            elif lot < 0.57:
                 event["type"] = "POISON"
-            elif lot < 0.345:
+            elif lot < 0.575:
                 event["type"] = "END"
             await self._send(event_id, event, tries=1 if chance.random() < 0.1 else 200)
             if self.acks and chance.random() < 0.2:
@@ -203,8 +212,14 @@ class World:
         self.names: list[str] = []
         self.forks = 0
         self.watchers: list[Watcher] = []
+        self.outside = SimOutside(self.chance, self.is_committed)
+        self.broker: Broker | None = None
 
     # --- invariants
+
+    def is_committed(self, asked: Asked) -> bool:
+        row = self.store.effects.rows.get((asked.key, asked.effect.id))
+        return row is not None and row.effect == asked.effect
 
     def check_told(self, session_id: str, seq: int, snapshot: Any) -> None:
         entries = [entry for entry in journal_of(self.store, session_id) if entry.seq <= seq]
@@ -250,6 +265,7 @@ class World:
                 if key == record.key
             }
             assert kept == pending
+            self.check_requests(record.key, state)
             late = [due for due in pending.values() if due < self.clock.now_ms() - 1000]
             assert not late, f"timers that never fired: {late}"
             assert (record.finished_at_ms is not None) == state.finished
@@ -269,6 +285,20 @@ class World:
             if session is not None and session.started and session.phase.readable:
                 assert json.loads(session.snapshot) == json.loads(state.snapshot())
                 assert not session.waiting, f"something still waits: {session.pending}"
+
+    def check_requests(self, key: int, state: State) -> None:
+        """Nobody waits for ever, and what was answered had been asked for."""
+        rows = [row for (owner, _), row in self.store.effects.rows.items() if owner == key]
+        waiting = [row.effect.id for row in rows if row.ended_at_ms is None]
+        held = [row.effect.id for row in rows if row.is_held]
+        assert sorted(waiting) == ([] if state.finished else sorted(state.asked))
+        assert waiting == held, f"requests that nobody answers: {waiting}"
+        for row in rows:
+            name = f"mh-{key:x}-{row.effect.seq}-{row.effect.ordinal}"
+            if row.conclusion is not None and row.conclusion.outcome == "answered":
+                forked_at = self.store.records[key].forked_at or 0
+                is_inherited = row.ended_seq is not None and row.ended_seq <= forked_at
+                assert is_inherited or name in self.outside.keys
 
     # --- the run
 
@@ -294,6 +324,10 @@ class World:
             except HubError:
                 await host.stop()
                 await asyncio.sleep(0.2)
+        entropy = Entropy(self.chance.getrandbits(32))
+        self.broker = make_broker(self.store.effects, host, self.outside, self.clock, entropy)
+        host.requests.to = self.broker
+        self.broker.start()
         self.host = host
 
     async def kill(self) -> None:
@@ -304,6 +338,8 @@ class World:
         self.kills += 1
         self.watchers.clear()
         self.pool.listener = None
+        if self.broker is not None:
+            self.broker.stop()
         await host.stop()
 
     async def trouble(self) -> None:
@@ -364,7 +400,8 @@ class World:
                 record = await self.store.record(MACHINE, SessionId(parent))
                 last = max(self.store.journals[record.key])[0]
                 at = Seq(self.chance.randint(1, last))
-                await host.fork(address(parent), at, SessionId(child))
+                sends = self.chance.random() < 0.5
+                await host.fork(address(parent), at, SessionId(child), sends=sends)
                 made = await self.store.record(MACHINE, SessionId(child))
         except (HubError, TimeoutError):
             return
@@ -429,7 +466,7 @@ class World:
         await asyncio.gather(troubling, reading, return_exceptions=True)
         for task in running:
             task.result()
-        self.store.trouble = False
+        self.store.trouble = self.outside.trouble = False
         self.store.away_until_s = 0.0
         if self.chance.random() < 0.3:  # with nobody there who would ask again
             self.store.away_until_s = self.loop.now_s + 9
@@ -438,11 +475,11 @@ class World:
             self.pool.trouble = False
         if self.host is None:
             await self.boot()
-        await asyncio.sleep(30)
+        await asyncio.sleep(SETTLES_S)
         self.check_end()
         await self.kill()
         await self.boot()  # and once more from what is stored
-        await asyncio.sleep(30)
+        await asyncio.sleep(SETTLES_S)
         assert self.host is not None
         for client in self.clients:
             try:

@@ -46,6 +46,7 @@ from sandbox.protocol.ids import Ticket
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from machinehub.effect import Conclusion, Effect
     from machinehub.limits import Limits
     from machinehub.model import Armed, SessionRecord, StoredSession
     from machinehub.session.decide.turn import Receipt
@@ -174,13 +175,15 @@ class Session:
             begins=pending.kind is Kind.START,
         )
         check_timers(outbox, waiting=len(self.timers), timers_max=self._limits.timers)
-        effects = self.effects.of_turn(
-            outbox,
-            pending,
-            Seq(self._seq + 1),
-            effects_max=self._limits.effects,
-            over=self._finished or outbox.finished,
-        )
+        effects: dict[EffectId, Effect | Conclusion] = {}
+        if outbox.requests or outbox.withdrawn or pending.answering is not None:  # few have any
+            effects = self.effects.of_turn(
+                outbox,
+                pending,
+                Seq(self._seq + 1),
+                effects_max=self._limits.effects,
+                over=self._finished or outbox.finished,
+            )
         snapshot = bytes(outbox.snapshot)
         self._take()
         self._seq, self._attempts = Seq(self._seq + 1), 0
