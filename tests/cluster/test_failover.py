@@ -29,7 +29,7 @@ pytestmark = pytest.mark.xdist_group("failover")
 
 @contextlib.asynccontextmanager
 async def cluster(
-    folder: Path, database: str, nats: Nats, count: int = 3
+    folder: Path, database: str, nats: Nats, count: int = 3, **environment: Any
 ) -> AsyncIterator[list[Process]]:
     async with contextlib.AsyncExitStack() as stack:
         nodes: list[Process] = []
@@ -43,6 +43,7 @@ async def cluster(
                         MACHINEHUB_DATABASE_URL=database,
                         MACHINEHUB_NATS_URL=nats.url,
                         MACHINEHUB_WORKERS="1",
+                        **environment,
                     )
                 )
             )
