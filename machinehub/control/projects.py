@@ -14,6 +14,7 @@ from machinehub.control.uploads import check_name
 from machinehub.edge.admission import principal_of
 from machinehub.edge.problem import Json
 from machinehub.edge.requests import decode, page, page_of, read_body
+from machinehub.egress.rules import check_allowed
 from machinehub.errors import BadRequest, NotFound
 from machinehub.ids import ProjectId
 from machinehub.model import DEFAULT_PROJECT, SCOPES, Quotas
@@ -49,7 +50,7 @@ class ProjectBody(msgspec.Struct, forbid_unknown_fields=True):
 class ProjectPatch(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `PATCH /projects/{p}`."""
 
-    quotas: dict[str, int | float | None]
+    quotas: dict[str, int | float | list[str] | None]
 
 
 class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -149,6 +150,7 @@ class ProjectApi:
             quotas = msgspec.convert(merged, Quotas)
         except msgspec.ValidationError as error:
             raise BadRequest("invalid_quotas", str(error)) from None
+        check_allowed(quotas.egress or [])
         changed = await self._keys.set_quotas(project.id, quotas)
         self._quotas.forget(project.id)
         said = ", ".join(f"{name} {value}" for name, value in body.quotas.items())

@@ -35,7 +35,11 @@ def environment(**more: str) -> dict[str, str]:
 
 
 async def run(
-    *arguments: str, client: Client | None = None, cwd: Path | None = None, **more: str
+    *arguments: str,
+    client: Client | None = None,
+    cwd: Path | None = None,
+    stdin: str = "",
+    **more: str,
 ) -> subprocess.CompletedProcess[str]:
     server = {"MACHINEHUB_SERVER": client.url} if client else {}
     return await asyncio.to_thread(
@@ -46,7 +50,7 @@ async def run(
         timeout=60,
         env=environment(**server, **more),
         cwd=cwd,
-        stdin=subprocess.DEVNULL,
+        input=stdin,
     )
 
 
