@@ -4,6 +4,7 @@ answer as an input.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
@@ -343,3 +344,45 @@ async def test_a_start_that_fetches_and_a_restart(database_url: str, tmp_path: P
         await until(lambda: len(there.seen) == 2)
         await came(client, machine, "s")
         assert len({each.header("idempotency-key") for each in there.seen}) == 2
+
+
+async def test_a_machine_asks_at_its_rate(tmp_path: Path) -> None:
+    """What is over waits: twelve at five a second, five of them at once, take more than a second."""
+    async with world() as there, fetching(sqlite(tmp_path), tmp_path, there) as client:
+        machine = await deployed(client, per_second=5)
+        began_s = asyncio.get_running_loop().time()
+        for number in range(12):
+            await send(client, machine, f"s{number}", {"type": "fetch", "url": there.url + "/echo"})
+        for number in range(12):
+            await came(client, machine, f"s{number}")
+        assert asyncio.get_running_loop().time() - began_s > 1.2
+
+
+async def test_new_rules_are_a_new_versions(tmp_path: Path) -> None:
+    """A session stays on the rules that it began with."""
+    async with world() as there, fetching(sqlite(tmp_path), tmp_path, there) as client:
+        machine = await deployed(client)
+        event = {"type": "fetch", "url": there.url + "/echo"}
+        await send(client, machine, "old", event)
+        await came(client, machine, "old")
+        await deployed(client, allow=[])
+        await send(client, machine, "new", event)
+        await send(client, machine, "old", event)
+        [why] = (await came(client, machine, "new"))["why"]
+        assert "egress rules" in why
+        assert len((await came(client, machine, "old", 2))["got"]) == 2
+
+
+async def test_a_request_that_is_none(tmp_path: Path) -> None:
+    """What a machine forges hurts itself alone."""
+    source = FETCHER.replace(
+        "const call = fromPromise(async ({ input, signal }) => {",
+        "const call = fromPromise(async ({ input, signal }) => { if (input.spoil) Object.prototype.toJSON = () => 5;",
+    )
+    async with world() as there, fetching(sqlite(tmp_path), tmp_path, there) as client:
+        machine = await deployed(client, source)
+        event = {"type": "fetch", "url": there.url + "/echo", "spoil": True}
+        await client.http.post(f"/{machine}/s", json=event)
+        await send(client, machine, "t", {"type": "fetch", "url": there.url + "/echo"})
+        assert len((await came(client, machine, "t"))["got"]) == 1
+        await until(lambda: not client.hub.broker.under_way)

@@ -278,3 +278,36 @@ def test_a_machine_that_spoils_json_cannot_forge_an_outbox(sandbox: Sandbox) -> 
     [(effect, raw)] = outbox.requests
     assert effect == 1
     assert isinstance(msgspec.json.decode(raw), dict)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "fromCallback(({ sendBack }) => { fetch('https://a.example/').then((r) => r.text()).then((text) => sendBack({ type: 'GOT', text })); })",
+        "fromObservable(() => ({ subscribe: (observer) => { fetch('https://a.example/').then((r) => r.text()).then((text) => { observer.next(text); observer.complete(); }); return { unsubscribe() {} }; } }))",
+        "fromPromise(() => fetch('https://a.example/').then((r) => r.text()))",
+    ],
+)  # fmt: skip
+def test_every_kind_of_actor_may_ask(sandbox: Sandbox, source: str) -> None:
+    script = f"""
+    const {{ assign, createMachine, fromCallback, fromObservable, fromPromise }} = require("xstate");
+    const keep = assign({{ got: ({{ context, event }}) => context.got ?? event.text ?? event.output ?? event.snapshot?.context ?? null }});
+    module.exports = {{ default: createMachine({{
+      context: {{ got: null }}, initial: "a", on: {{ GOT: {{ actions: keep }} }},
+      states: {{ a: {{ on: {{ go: "b" }} }}, b: {{ invoke: {{ src: {source}, onDone: {{ actions: keep }}, onSnapshot: {{ actions: keep }} }} }} }},
+    }}) }};"""
+    shop = Shop(sandbox, script)
+    [(effect, _)] = asked(shop.send("go"))
+    assert context(shop.answer(effect, Answer(200, text="hi")))["got"] == "hi"
+
+
+def test_an_action_may_ask(sandbox: Sandbox) -> None:
+    """What comes of it is its own affair: XState waits for no action."""
+    script = """
+    const { createMachine } = require("xstate");
+    module.exports = { default: createMachine({ on: { go: { actions: async () => {
+      console.log("got " + (await (await fetch("https://a.example/")).text()));
+    } } } }) };"""
+    shop = Shop(sandbox, script)
+    [(effect, _)] = asked(shop.send("go"))
+    assert shop.answer(effect, Answer(200, text="hi")).logs == [("info", "got hi")]
