@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 from typing import TYPE_CHECKING, Any
 
-from tests.cli.test_cli import run
-from tests.effects.test_broker import came, deployed, send
+from tests.cli.test_cli import COMMAND, environment, run
+from tests.effects.test_broker import FETCHER, came, deployed, send
 from tests.effects.world import world
-from tests.support import running_hub, until
+from tests.support import free_port, running_hub, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,3 +112,49 @@ async def test_what_the_hub_lets_out_bounds_all(tmp_path: Path) -> None:
         await send(client, machine, "s", {"type": "fetch", "url": there.url + "/echo"})
         [why] = (await came(client, machine, "s"))["why"]
         assert "not allowed here" in why
+
+
+async def test_dev_answers_from_a_file_and_prints_each_call(tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text("{}")
+    (tmp_path / "m.ts").write_text(FETCHER)
+    (tmp_path / "machinehub.toml").write_text('[egress]\nallow = ["api.example.com"]\n')
+    mocks = tmp_path / "answers.json"
+    for wrong in ("no json", '[{"status": 200}]', '[{"url": "x", "status": 42}]'):
+        mocks.write_text(wrong)
+        refused = await run("dev", "m.ts", "--mock", "answers.json", cwd=tmp_path)
+        assert (refused.returncode, "answers.json" in refused.stderr) == (2, True)
+    assert (await run("dev", "m.ts", "--mock", "none.json", cwd=tmp_path)).returncode == 2
+    answer = {"url": "https://api.example.com/*", "status": 201, "json": {"id": 7}}
+    mocks.write_text(json.dumps([{**answer, "method": "POST"}, {"url": "*/bad", "error": "away"}]))
+    port = free_port()
+    log = tmp_path.parent / "dev.log"
+    with log.open("w") as output:
+        dev = await asyncio.create_subprocess_exec(
+            *(*COMMAND, "dev", "m.ts", "--port", str(port), "--mock", "answers.json"),
+            cwd=tmp_path,
+            env=environment(),
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        await until(lambda: "m: version 1 in" in log.read_text())
+        server: dict[str, Any] = {"MACHINEHUB_SERVER": f"http://127.0.0.1:{port}"}
+        url = "https://api.example.com/charges"
+        init = {"method": "POST", "body": "x"}
+        event = json.dumps({"type": "fetch", "url": url, "init": init})
+        assert (await run("send", "m/s", event, **server)).returncode == 0
+        await until(lambda: f"s: POST {url} -> 201, 8 bytes in" in log.read_text())
+        for path, said in (("bad", "egress_failed"), ("other", "egress_failed")):
+            event = json.dumps({"type": "fetch", "url": f"https://api.example.com/{path}"})
+            await run("send", f"m/{path}", event, **server)
+            await until(functools.partial(said_of, log, f"{path} -> {said}"))
+        assert '"id":7' in (await run("history", "m/s", "--json", **server)).stdout.replace(
+            '\\"', '"'
+        )
+    finally:
+        dev.terminate()
+        await dev.communicate()
+
+
+def said_of(log: Path, text: str) -> bool:
+    return text in log.read_text()
