@@ -355,6 +355,7 @@ class Hub:
             return
         self.is_fenced = True
         log.critical("the other nodes took this one for dead, and have its sessions: it ends")
+        self.broker.stop()
         asyncio.get_running_loop().call_soon(self.sessions.suspend, unavailable(FENCED))
         self.on_end()
 

@@ -126,9 +126,11 @@ class Here:
                 return await self.replay(address, seq)
             case wire.Delete(address):
                 return await self.delete(address)
-            case wire.AnswerRequest(address, effect, answer, how, is_last):
+            case wire.AnswerRequest(address, effect, answer, how, key, is_last):
                 self.check_taking_up(address)
-                return await self.local.answer(address, effect, answer, how, is_last=is_last)
+                return await self.local.answer(
+                    address, effect, answer, how, key=key, is_last=is_last
+                )
             case wire.Restart(address):
                 return await self.restart(address)
         return await self._do_of_machine(ask)

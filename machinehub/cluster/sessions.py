@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from machinehub.cluster.membership import Membership
     from machinehub.cluster.remote import Remote
     from machinehub.effect import Conclusion, EffectRecord
-    from machinehub.ids import MachineId, NodeId, Seq, SessionId
+    from machinehub.ids import MachineId, NodeId, Seq, SessionId, SessionKey
     from machinehub.limits import Limits
     from machinehub.model import Entry, Fault
     from machinehub.session.decide.conditions import Condition
@@ -399,9 +399,10 @@ class ClusterSessions:
         answer: bytes,
         how: Conclusion,
         *,
+        key: SessionKey | None = None,
         is_last: bool = False,
     ) -> Fault | None:
-        ask = wire.AnswerRequest(address, effect, answer, how, is_last)
+        ask = wire.AnswerRequest(address, effect, answer, how, key, is_last)
         fault: Fault | None = await self._ask(address, lambda: self._here.do(ask), ask)
         return fault
 

@@ -24,7 +24,7 @@ from machinehub.cluster.messages import (
 )
 from machinehub.effect import Conclusion
 from machinehub.errors import HubError, OwnedElsewhere
-from machinehub.ids import EventId, MachineId, NodeId, Seq, SessionId
+from machinehub.ids import EventId, MachineId, NodeId, Seq, SessionId, SessionKey
 from machinehub.model import Fault
 from machinehub.session.decide.conditions import Condition
 from machinehub.session.decide.identity import Identity
@@ -207,6 +207,7 @@ class AnswerRequest(Frame, tag=17):
     effect: EffectId
     answer: bytes
     how: Conclusion
+    key: SessionKey | None
     is_last: bool
 
 

@@ -199,7 +199,19 @@ class Broker:
     # --- one machine after the other --------------------------------------------------------------
 
     async def _serve(self, lane: _Lane, name: tuple[MachineId, int]) -> None:
-        """Begins the requests of a version, as fast as it may."""
+        """Begins the requests of a version, as fast as it may. After an unexpected error the
+        database has those that were not begun, and `look` finds them.
+        """
+        try:
+            await self._serve_each(lane, name)
+        except Exception:
+            log.exception("requests of %s", name[0])
+            for job in lane.jobs:
+                self._drop(job)
+        finally:
+            self._lanes.pop(name, None)
+
+    async def _serve_each(self, lane: _Lane, name: tuple[MachineId, int]) -> None:
         while lane.jobs or lane.under_way:
             if not lane.jobs:
                 lane.wake.clear()
@@ -234,7 +246,6 @@ class Broker:
             job.has_slot = True
             job.task = self._tasks.spawn(self._work(job, leave))
             job.task.add_done_callback(functools.partial(self._worked, job, lane))
-        self._lanes.pop(name, None)
 
     def _next(self, lane: _Lane) -> Job | None:
         """The next one that somebody still waits for."""
@@ -344,7 +355,7 @@ class Broker:
             is_last = undone >= ANSWER_TRIES
             try:
                 fault = await self._sessions.answer(
-                    address, job.effect.id, encoded, how, is_last=is_last
+                    address, job.effect.id, encoded, how, key=job.key, is_last=is_last
                 )
             except CallerError:
                 return  # nobody waits for it any more

@@ -260,12 +260,14 @@ class Sessions(Protocol):
         answer: bytes,
         how: Conclusion,
         *,
+        key: SessionKey | None = None,
         is_last: bool = False,
     ) -> Fault | None:
         """Gives a session what became of a request: JSON (`sandbox.protocol.effects.Answer`).
         Returns when that is committed, or why the turn was undone; with `is_last` the request ends
-        all the same. Raises `NotFound` when the session waits for no such request, and `Conflict`
-        when it has ended.
+        all the same. Raises `NotFound` when the session waits for no such request, or is not the
+        one of `key`: that was deleted, and another began under its name. Raises `Conflict` when it
+        has ended.
         """
         ...
 

@@ -9,7 +9,15 @@ import sqlalchemy as sa
 from machinehub.ids import MachineId
 from machinehub.model import Stored
 from machinehub.store.engine import transaction
-from machinehub.store.tables import checkpoints, images, journal, machines, sessions, versions
+from machinehub.store.tables import (
+    checkpoints,
+    effects,
+    images,
+    journal,
+    machines,
+    sessions,
+    versions,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -53,8 +61,8 @@ class UsageStore:
             return (await connection.execute(there)).first() is not None
 
     async def bytes_of(self, project: ProjectId) -> int:
-        """Bytes of a project's journals, checkpoints, sources and images, without indices. Reads
-        all of it.
+        """Bytes of a project's journals, requests, checkpoints, sources and images, without
+        indices. Reads all of it.
         """
         mine = sa.select(machines.c.id).where(machines.c.project_id == project)
         keys = sa.select(sessions.c.key).where(sessions.c.machine_id.in_(mine))
@@ -65,6 +73,7 @@ class UsageStore:
 
         sums = [
             sa.select(size(journal.c.input)).where(journal.c.key.in_(keys)),
+            sa.select(size(effects.c.request)).where(effects.c.key.in_(keys)),
             sa.select(size(checkpoints.c.data, checkpoints.c.snapshot)).where(
                 checkpoints.c.key.in_(keys)
             ),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from machinehub.errors import HubError
-    from machinehub.ids import MachineId, SessionId
+    from machinehub.ids import MachineId, SessionId, SessionKey
     from machinehub.model import Successor
     from machinehub.session.decide.session import Session
     from machinehub.session.run.journal import Journal
@@ -31,7 +31,9 @@ RESTARTED: Final = Unavailable("unavailable", "the session is started anew just 
 
 
 class Deletions:
-    """`forget` takes a session out of memory, and tells whoever is connected why."""
+    """`forget` takes a session out of memory, and tells whoever is connected why; `ended` hears of
+    those that are in the database no more.
+    """
 
     def __init__(
         self,
@@ -41,12 +43,14 @@ class Deletions:
         presence_events: PresenceEvents,
         *,
         forget: Callable[[Session, HubError, Ending], None],
+        ended: Callable[[SessionKey], None],
     ) -> None:
         self._registry = registry
         self._store = store
         self._journal = journal
         self._presence_events = presence_events
         self._forget = forget
+        self._ended = ended
         self._under_way: dict[tuple[MachineId, SessionId], asyncio.Future[None]] = {}
 
     async def settled(self, machine_id: MachineId, session_id: SessionId) -> None:
@@ -83,6 +87,7 @@ class Deletions:
                 self._forget(session, RESTARTED, Ending.RESTARTED)
         try:
             await asyncio.shield(deleting)
+            self._ended(key)
         finally:
             if self._under_way.get(name) is deleting:
                 del self._under_way[name]
@@ -100,6 +105,8 @@ class Deletions:
             # Some at a time: others' events are committed in between.
             while keys := await self._store.keys_of(machine_id):
                 await asyncio.gather(*(self._journal.delete(SessionDelete(key)) for key in keys))
+                for key in keys:
+                    self._ended(key)
         except Unavailable:
             self._registry.reopen_machine(machine_id)
             raise

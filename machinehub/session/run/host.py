@@ -173,6 +173,7 @@ class SessionHost:
             self.journal,
             self.presence_events,
             forget=lambda session, error, why: self.loader.forget(session, error, why),
+            ended=lambda key: self.requests.to.ended(key, None),
         )
         self.loader = Loader(
             self.registry,

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from machinehub.clock import Clock, Entropy
-    from machinehub.ids import EventId
+    from machinehub.ids import EventId, SessionKey
     from machinehub.limits import Limits
     from machinehub.model import Fault, MemberChange
     from machinehub.principal import Principal
@@ -303,15 +303,19 @@ class Intake:
         data = timer_input(self._entropy.turn_seed(), timer)
         self._offer(session, Kind.TIMER, data, timer=timer)
 
-    async def answer(self, session: Session, answer: bytes, to: Answering) -> Fault | None:
+    async def answer(
+        self, session: Session, answer: bytes, to: Answering, key: SessionKey | None
+    ) -> Fault | None:
         """The machine gets what became of a request, as JSON: None when that is committed, else why
-        its turn was undone. Raises `NotFound` when nobody waits for it (any more).
+        its turn was undone. Raises `NotFound` when nobody waits for it (any more), or the session
+        is not the one of `key`.
         """
         if not session.phase.loaded:
             await self._load(session)
         if (refused := self._refusal(session)) is not None:
             raise refused
-        depth = session.answer_due(to.effect)
+        is_another = key is not None and session.record.key != key
+        depth = None if is_another else session.answer_due(to.effect)
         if depth is None:
             raise NotFound("no_such_request", "the session does not wait for such a request")
         settled: asyncio.Future[Fault | None] = self._waits.new()

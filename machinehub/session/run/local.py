@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from machinehub.effect import Conclusion, EffectRecord
-    from machinehub.ids import EventId, MachineId, Seq, SessionId
+    from machinehub.ids import EventId, MachineId, Seq, SessionId, SessionKey
     from machinehub.model import Entry, Fault, SessionRecord
     from machinehub.session.decide.conditions import Condition
     from machinehub.session.decide.session import Session
@@ -243,10 +243,11 @@ class LocalSessions(SessionHost):
         answer: bytes,
         how: Conclusion,
         *,
+        key: SessionKey | None = None,
         is_last: bool = False,
     ) -> Fault | None:
         session = await self.loader.open_existing(address.machine_id, address.session_id)
-        return await self.intake.answer(session, answer, Answering(effect, how, is_last))
+        return await self.intake.answer(session, answer, Answering(effect, how, is_last), key)
 
     async def fork(
         self, address: Address, at: Seq | None, session_id: SessionId, *, sends: bool = False
