@@ -213,9 +213,9 @@ def http_date_s(text: str) -> float | None:
     """A date of HTTP (RFC 9110, section 5.6.7), in seconds since 1970; None for what is none."""
     try:
         at = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+        return at.replace(tzinfo=at.tzinfo or dt.UTC).timestamp()
+    except (ValueError, OverflowError):  # a year that no calendar has
         return None
-    return at.replace(tzinfo=at.tzinfo or dt.UTC).timestamp()
 
 
 def new_token() -> str:

@@ -18,6 +18,7 @@ from machinehub.clock import Stopwatch
 from machinehub.control.builds import build
 from machinehub.control.uploads import check_upload
 from machinehub.edge.gate import no_such_machine
+from machinehub.effects.hooks import Webhook
 from machinehub.errors import BuildFailed, NotFound
 from machinehub.limits import MachineLimits, lowered
 from machinehub.model import DEFAULT_PROJECT
@@ -69,7 +70,11 @@ class Target:
 
     @property
     def terms(self) -> Terms:
-        return Terms(self.limits, bool(self.version.definition.get("view")))
+        said = self.version.definition
+        hooks = msgspec.convert(said.get("webhooks", []), list[Webhook])
+        return Terms(
+            self.limits, bool(said.get("view")), frozenset(each.event_type for each in hooks)
+        )
 
     @property
     def hears_presence(self) -> bool:

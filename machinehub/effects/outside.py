@@ -4,8 +4,10 @@ with the project's secrets in their headers.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Final, Protocol
+from urllib.parse import quote
 
 from machinehub.effects.asked import Again
 from machinehub.effects.retries import may_pass, retry_after_s
@@ -66,6 +68,7 @@ class Outside:
                 rules.response_bytes,
                 HEADER_BYTES_MAX,
                 rules.timeout_s,
+                owner=asked.leave.project,
             )
         except ValueError:
             return refusal("invalid_request", "the body is no base64")
@@ -84,7 +87,14 @@ class Outside:
             if error.is_passing:
                 raise Again(refused, refused.error.detail if refused.error else "") from None
             return refused
-        answer = _answer(incoming, secrets)
+        body = incoming.body
+        for spelling, placeholder in _spellings(secrets):
+            body = body.replace(spelling.encode(), placeholder.encode())
+        if len(body) > rules.response_bytes:  # a secret's name may be longer than itself
+            return refusal(
+                "response_too_large", f"the answer has more than {rules.response_bytes} bytes"
+            )
+        answer = _answer(incoming, body, secrets)
         if may_pass(request.method, answer.status):
             after = dict(incoming.headers).get("retry-after")
             after_s = retry_after_s(after, self._clock.now_ms())
@@ -109,29 +119,37 @@ def _filled(value: str, secrets: Mapping[str, Secret], target: Target) -> str:
     return PLACEHOLDER.sub(of, value)
 
 
-def _answer(incoming: Incoming, secrets: Mapping[str, Secret]) -> Answer:
+def _answer(incoming: Incoming, body: bytes, secrets: Mapping[str, Secret]) -> Answer:
     """What the machine gets. Who was sent a secret may send it back: it stays outside all the
     same.
     """
-    body = incoming.body
-    for name, secret in secrets.items():
-        if len(secret.value) >= REDACTED_CHARS_MIN:
-            body = body.replace(secret.value.encode(), _placeholder(name).encode())
     return Answer(
         incoming.status,
         _redacted(incoming.reason, secrets)[:200],
         _redacted(incoming.url, secrets),
         incoming.redirected,
-        [(name, _redacted(value, secrets)) for name, value in incoming.headers],
+        [(_redacted(name, secrets), _redacted(value, secrets)) for name, value in incoming.headers],
         **spelled(body),  # type: ignore[arg-type]
     )
 
 
 def _redacted(text: str, secrets: Mapping[str, Secret]) -> str:
-    for name, secret in secrets.items():
-        if len(secret.value) >= REDACTED_CHARS_MIN:
-            text = text.replace(secret.value, _placeholder(name))
+    for spelling, placeholder in _spellings(secrets):
+        text = text.replace(spelling, placeholder)
     return text
+
+
+def _spellings(secrets: Mapping[str, Secret]) -> list[tuple[str, str]]:
+    """How secrets may come back, and what stands in their place; the longest first, of which
+    another may be a part.
+    """
+    found = {
+        spelling: _placeholder(name)
+        for name, secret in secrets.items()
+        if len(secret.value) >= REDACTED_CHARS_MIN
+        for spelling in (secret.value, json.dumps(secret.value)[1:-1], quote(secret.value, safe=""))
+    }
+    return sorted(found.items(), key=lambda each: -len(each[0]))
 
 
 def _placeholder(name: str) -> str:

@@ -24,6 +24,15 @@ DOCUMENTATION: Final = ip_network("3fff::/20")
 """RFC 9637, which Python does not know yet."""
 
 
+NEVER: Final = tuple(
+    ip_network(each) for each in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")
+)
+"""Public by the book, and yet of the network that the hub is in: what RFC 6890 keeps for protocols
+(a cloud has its metadata there), relays of 6to4 (RFC 7526), and the host of virtual machines at
+another cloud.
+"""
+
+
 _NO_HOST: Final = re.compile(r"""[\s%\\<>^`{|}"'(),;]""")
 HOST_CHARS_MAX: Final = 253
 """RFC 1035, section 2.3.4, as text."""
@@ -89,6 +98,8 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     IPv4 (mapped, 6to4, Teredo, NAT64).
     """
     if not address.is_global or address.is_multicast or address.is_reserved:
+        return False
+    if any(address in network for network in NEVER):
         return False
     if isinstance(address, IPv6Address) and (
         address.is_site_local or address in DOCUMENTATION or _is_isatap(address)

@@ -5,6 +5,7 @@ checked anew at each redirect.
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -31,8 +32,16 @@ _OF_THE_CONNECTION: Final = frozenset(
 """Headers that nobody but who makes the connection may choose."""
 _OF_ONE_ORIGIN: Final = frozenset({"authorization", "cookie"})
 """Headers that a redirect to another origin must not carry along."""
-_PACKED: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-"""Encodings that are unpacked, and what zlib calls them (`wbits`)."""
+_GZIP: Final = frozenset({"gzip", "x-gzip"})
+_PACKED: Final = _GZIP | {"deflate"}
+"""Encodings that are unpacked."""
+_PACKED_MORE: Final = 64 * 1024
+"""So much longer than what is in it a packed answer may be."""
+_NAME: Final = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_UNSAID: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
+"""What no header's value can have (RFC 9110, section 5.5)."""
+_TOLD: Final = ("Server disconnected", "peer closed connection")
+"""How errors of the protocol begin that tell nothing of what was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,8 @@ class Outgoing:
     within_s: float = 30
     unpacks: bool = True
     """Whether the answer may be packed."""
+    owner: str = ""
+    """Whose it is: connections are kept for each owner."""
     is_own: bool = False
     """Whether it is the hub's own: without encryption it stays in networks that were named."""
 
@@ -168,12 +179,18 @@ class Egress:
     ) -> Incoming:
         usual = [("Accept-Encoding", "gzip, deflate" if asked.unpacks else "identity"), *_USUAL]
         chosen = {name.lower() for name, _ in headers}
+        headers = [*(each for each in usual if each[0].lower() not in chosen), *headers]
         request = httpx.Request(
             method,
             url,
-            headers=[*(each for each in usual if each[0].lower() not in chosen), *headers],
+            headers=_spelled(
+                [*(each for each in usual if each[0].lower() not in chosen), *headers]
+            ),
             content=body if body or method in ("POST", "PUT", "PATCH") else None,
-            extensions={"timeout": httpx.Timeout(asked.within_s).as_dict()},
+            extensions={
+                "timeout": httpx.Timeout(asked.within_s).as_dict(),
+                "owner": asked.owner,
+            },
         )
         transport = self._transport(public=not asked.is_own or request.url.scheme == "https")
         answer = await transport.handle_async_request(request)
@@ -184,16 +201,14 @@ class Egress:
                     "response_too_large",
                     f"the headers have more than {asked.header_bytes_max} bytes",
                 )
-            packed = answer.headers.get("content-encoding", "identity").strip().lower()
+            packed = answer.headers.get("content-encoding", "").strip().lower() or "identity"
             content = bytearray()
             if packed != "identity" and not (asked.unpacks and packed in _PACKED):
                 raise EgressError("egress_failed", f"the answer is compressed ({packed[:20]})")
             async for part in _unpacked(answer, packed, asked.bytes_max):
                 content += part
                 if len(content) > asked.bytes_max:
-                    raise EgressError(
-                        "response_too_large", f"the answer has more than {asked.bytes_max} bytes"
-                    )
+                    raise _too_large(asked.bytes_max)
         finally:
             await answer.aclose()
         said = [(name, value.decode("latin-1")) for name, value in got]
@@ -221,20 +236,69 @@ def _is_of_one_origin(header: Pair) -> bool:
 
 async def _unpacked(answer: httpx.Response, packed: str, bytes_max: int) -> AsyncIterator[bytes]:
     """The body as it was before it was packed, in parts of no more than was asked for: what is
-    packed may be a thousand times as long as it seems.
+    packed may be a thousand times as long as it seems, or have nothing in it for ever. Raises
+    `EgressError`, `zlib.error`.
     """
     assert isinstance(answer.stream, httpx.AsyncByteStream)
     if packed not in _PACKED:
         async for part in answer.stream:
             yield part
         return
-    unpacking = zlib.decompressobj(_PACKED[packed])
+    unpacking = None
+    has_begun, size = False, 0
     async for part in answer.stream:
-        yield unpacking.decompress(part, bytes_max + 1)
-        while unpacking.unconsumed_tail:
-            yield unpacking.decompress(unpacking.unconsumed_tail, bytes_max + 1)
+        size += len(part)
+        if size > bytes_max + _PACKED_MORE:
+            raise _too_large(bytes_max)
+        rest = part
+        while rest:
+            if unpacking is None:
+                if has_begun and not (packed in _GZIP and rest[0] == _GZIP_BEGINS):
+                    return  # as browsers do, what stands behind the end is left unread
+                unpacking = zlib.decompressobj(_wbits(packed, rest))
+                has_begun = True
+            yield unpacking.decompress(rest, bytes_max + 1)
+            rest = unpacking.unused_data if unpacking.eof else unpacking.unconsumed_tail
+            if unpacking.eof:
+                unpacking = None
+    if unpacking is not None:
+        raise Unreachable("egress_failed", "the answer ended too soon")
+
+
+_GZIP_BEGINS: Final = 0x1F
+
+
+def _wbits(packed: str, begins: bytes) -> int:
+    """What zlib calls an encoding. Many servers send `deflate` without the header that it has
+    (RFC 1950).
+    """
+    if packed in _GZIP:
+        return 31
+    return 15 if begins[0] & 0x0F == zlib.DEFLATED else -15
+
+
+def _too_large(bytes_max: int) -> EgressError:
+    return EgressError("response_too_large", f"the answer has more than {bytes_max} bytes")
+
+
+def _spelled(headers: list[Pair]) -> list[tuple[bytes, bytes]]:
+    """Headers as they are sent. Raises `EgressError`, which says nothing of their values: they may
+    be secrets.
+    """
+    for name, value in headers:
+        if not _NAME.fullmatch(name):
+            raise EgressError("invalid_request", "a header's name cannot be sent")
+        if _UNSAID.search(value):
+            raise EgressError(
+                "invalid_request", f"the header {name} has letters that none can have"
+            )
+    return [(name.encode(), value.strip(" \t").encode("latin-1")) for name, value in headers]
 
 
 def _why(error: Exception) -> str:
     said = str(error).strip()
+    if isinstance(error, httpcore.LocalProtocolError):
+        return "the request failed: it cannot be sent as HTTP"
+    if isinstance(error, httpcore.ProtocolError) and not said.startswith(_TOLD):
+        return "the request failed: the answer is not HTTP"  # whose text quotes what was sent
     return f"the request failed: {said or type(error).__name__}"[:300]

@@ -8,6 +8,8 @@ gains nothing. Names stay what requests and certificates are about (Host, SNI).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
@@ -35,6 +37,12 @@ the hub's threads.
 KEPT_MAX: Final = 50
 """Connections of one origin that are kept for so long after their last request."""
 KEPT_S: Final = 30.0
+TRY_S: Final = 5.0
+"""So long one address is tried while there is another."""
+_WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+"""RFC 9110, section 9.3: what a body of these would mean is not defined."""
+_Name = tuple[str, str]
+"""Whose connections, and to which origin."""
 
 
 class Names:
@@ -75,8 +83,13 @@ class CheckedConnections(httpcore.AsyncNetworkBackend):
             raise Unreachable("egress_failed", "the host's name leads nowhere")
         for address in addresses:
             self._networks.check(address)
+        for address in addresses[:-1]:
+            with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await self._inner.connect_tcp(
+                    str(address), port, TRY_S, local_address, socket_options
+                )
         return await self._inner.connect_tcp(
-            str(addresses[0]), port, timeout, local_address, socket_options
+            str(addresses[-1]), port, timeout, local_address, socket_options
         )
 
     async def sleep(self, seconds: float) -> None:
@@ -85,7 +98,9 @@ class CheckedConnections(httpcore.AsyncNetworkBackend):
 
 class CheckedTransport(httpx.AsyncBaseTransport):
     """Sends the requests of httpx over such connections, of which some are kept for the next
-    request to the same origin. Raises what httpcore raises, and `EgressError`.
+    request to the same origin of the same owner (the request's extension `owner`): what one left on
+    a connection must not become another's request or answer. Raises what httpcore raises, and
+    `EgressError`.
 
     httpcore has a pool, too, which looks at all of its connections for each request: with a hundred
     of them that costs 2 ms of CPU.
@@ -94,7 +109,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
     def __init__(self, networks: Networks, resolve: Resolve, context: ssl.SSLContext) -> None:
         self._backend = CheckedConnections(networks, resolve)
         self._context = context
-        self._idle: dict[str, list[_Kept]] = {}
+        self._idle: dict[_Name, list[_Kept]] = {}
         """The one that was used last is the last."""
         self._sweeping: asyncio.TimerHandle | None = None
         self._closing = Tasks()
@@ -104,7 +119,8 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         target = httpcore.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
         )
-        connection = await self._connection(target.origin)
+        name = request.extensions.get("owner", ""), str(target.origin)
+        connection = await self._connection(name, target.origin)
         try:
             answer = await connection.handle_async_request(
                 httpcore.Request(
@@ -118,10 +134,13 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         except BaseException:
             await connection.aclose()
             raise
+        # Some servers do not read such a body, and take it for the next request.
+        is_read = request.method not in _WITHOUT_BODY or not request.headers.get("content-length")
+        then = functools.partial(self._keep, name) if is_read else _close
         return httpx.Response(
             answer.status,
             headers=answer.headers,
-            stream=_Stream(answer, lambda: self._keep(str(target.origin), connection)),
+            stream=_Stream(answer, lambda: then(connection)),
             extensions=answer.extensions,
             request=request,
         )
@@ -133,8 +152,9 @@ class CheckedTransport(httpx.AsyncBaseTransport):
             for kept in self._idle.popitem()[1]:
                 await kept.connection.aclose()
 
-    async def _connection(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
-        name = str(origin)
+    async def _connection(
+        self, name: _Name, origin: httpcore.Origin
+    ) -> httpcore.AsyncHTTPConnection:
         kept = self._idle.get(name)
         while kept:
             connection = kept.pop().connection
@@ -150,7 +170,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
             network_backend=self._backend,
         )
 
-    async def _keep(self, name: str, connection: httpcore.AsyncHTTPConnection) -> None:
+    async def _keep(self, name: _Name, connection: httpcore.AsyncHTTPConnection) -> None:
         """The answer was read: another request may follow."""
         kept = self._idle.get(name, [])
         if not connection.is_available() or len(kept) >= KEPT_MAX:
@@ -173,6 +193,10 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         self._sweeping = loop.call_later(KEPT_S, self._sweep) if self._idle else None
         for each in over:
             self._closing.spawn(each.connection.aclose())
+
+
+async def _close(connection: httpcore.AsyncHTTPConnection) -> None:
+    await connection.aclose()
 
 
 class _Kept(NamedTuple):

@@ -21,8 +21,12 @@ _HOST: Final = re.compile(
     r"(?:\*|(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]{2,45}\])"
     r"(?::([0-9]{1,5}))?"
 )
-_CLIMBS: Final = re.compile(r"(?:^|/|\\|%2f|%5c)(?:\.|%2e){1,2}(?:/|\\|%2f|%5c|$)", re.IGNORECASE)
-"""A segment of a path that is `.` or `..`, however it is spelled."""
+_CLIMBS: Final = re.compile(
+    r"(?:^|/|\\|%(?:25)*2f|%(?:25)*5c)(?:\.|%(?:25)*2e){1,2}"
+    r"(?:/|\\|;|[\x00-\x20]|%(?:25)*(?:2f|5c|3b|[01][0-9a-f]|20)|$)",
+    re.IGNORECASE,
+)
+"""A segment of a path that some server takes for `.` or `..`, however it is spelled."""
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
 Allowed = Annotated[
     list[Annotated[str, msgspec.Meta(max_length=500)]], msgspec.Meta(max_length=ALLOWED_MAX)

@@ -14,6 +14,8 @@ class Terms(NamedTuple):
 
     limits: Limits
     has_view: bool
+    of_webhooks: frozenset[str] = frozenset()
+    """Types of events that come by webhooks, and from no client."""
 
 
 class VersionTarget(Protocol):

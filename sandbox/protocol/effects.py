@@ -24,7 +24,12 @@ Pair = tuple[str, str]
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     """A `fetch` of a machine. At most one of `text` and `base64` is its body."""
 
-    method: Annotated[str, msgspec.Meta(pattern="^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}$")]
+    method: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^(?!(?i:CONNECT|TRACE|TRACK)$)[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}\Z",
+        ),
+    ]
     url: Annotated[str, msgspec.Meta(max_length=URL_CHARS_MAX)]
     headers: Annotated[list[Pair], msgspec.Meta(max_length=HEADERS_MAX)] = []
     text: str | None = None

@@ -91,12 +91,44 @@ async def test_a_webhook_becomes_an_event(database_url: str, tmp_path: Path) -> 
         [event] = await heard(client, machine, "42")
         assert event["payload"] == json.loads(BODY)
         assert event["sender"] == {"id": "webhook.pay"}
-        assert set(event["headers"]) == {
-            "content-type", "user-agent", "webhook-id", "webhook-timestamp",
-        }  # fmt: skip
+        assert set(event["headers"]) == {"content-type", "webhook-id"}
         by_path = await deliver(client, machine, "path/a%2Fb", standard(id_="msg_2"))
         assert by_path.status_code == 200
         assert len(await heard(client, machine, "a%2Fb")) == 1
+
+
+async def test_a_delivery_comes_again_later(tmp_path: Path) -> None:
+    """With a new timestamp and signature, by another version of its sender, or with a little more
+    in it: it is the same one by its id, and its sender need not come again.
+    """
+    async with hub_on(f"sqlite:///{tmp_path / 'hub.db'}", tmp_path) as client:
+        machine = await shop(client)
+        assert (await deliver(client, machine, "pay", standard())).json() == {"seq": 2}
+        later = standard(at=int(time.time()) + 60) | {"user-agent": "another/2"}
+        assert (await deliver(client, machine, "pay", later)).json() == {"seq": 2}
+        more = BODY.replace(b'"n": 1', b'"n": 1, "tries": 2')
+        answer = await deliver(client, machine, "pay", standard(more), more)
+        assert (answer.status_code, answer.json()) == (200, {"seq": None})
+        assert len(await heard(client, machine, "42")) == 1
+
+
+async def test_nobody_else_sends_what_a_webhook_tells(database_url: str, tmp_path: Path) -> None:
+    """Not over HTTP, nor over a socket; also while the rules of access keep everybody out."""
+    access = [{"events": ["*"], "roles": []}]
+    async with hub_on(database_url, tmp_path) as client:
+        for name, rules in (("a", []), ("b", access)):
+            machine = await shop(client, access=rules)
+            told = await deliver(client, machine, f"path/{name}", standard())
+            assert told.status_code == 200, told.text
+            forged = {"type": "webhook.pay", "payload": {}, "sender": {"id": "webhook.pay"}}
+            for session in (name, f"{name}2"):
+                answer = await client.http.post(f"/{machine}/{session}", json=forged)
+                problem(answer, 403, "forbidden")
+            async with client.socket(f"{machine}/{name}") as socket:
+                await socket.until("snapshot")
+                ack = await socket.event(forged)
+                assert (ack["outcome"], ack["error"]["code"]) == ("rejected", "forbidden")
+            assert len(await heard(client, machine, name)) == 1
 
 
 async def test_what_is_not_believed(tmp_path: Path) -> None:

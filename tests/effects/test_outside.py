@@ -73,6 +73,7 @@ async def refused(egress: Egress, url: str, **more: Any) -> EgressError:
         "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::127.0.0.1]", "[64:ff9b::a9fe:a9fe]",
         "[2002:7f00:1::]", "[fe80::1]", "[fc00::1]", "[fd00:ec2::254]", "[ff02::1]",
         "169.254.169.254", "2852039166", "0xa9fea9fe", "10.0.0.1", "10.1", "172.16.0.1", "192.168.1.1",
+        "192.0.0.8", "192.0.0.192", "[2002:c000:c0::1]", "192.88.99.1", "168.63.129.16", "[::ffff:168.63.129.16]",
         "100.64.0.1", "198.18.0.1", "192.0.2.1", "224.0.0.1", "240.0.0.1", "255.255.255.255",
         "①②⑦.⓪.⓪.①", "127。0。0。1",
     ],
@@ -242,8 +243,18 @@ def test_what_is_no_rule(wrong: str) -> None:
 @pytest.mark.core
 def test_a_path_that_climbs_is_not_below_a_rule() -> None:
     """What the server would make of it is not what stands there."""
-    for path in ("/x/../secret", "/x/%2e%2e/secret", "/x/..%2fsecret", "/x/./../secret"):
+    for path in (
+        "/x/../secret", "/x/%2e%2e/secret", "/x/..%2fsecret", "/x/./../secret", "/x/..;/secret",
+        "/x/..;a=b/secret", "/x/%252e%252e/secret", "/x/%25252e./secret", "/x/..%00/secret", "/x/..%20/secret",
+        "/x/..%3b/secret",
+    ):  # fmt: skip
         assert not is_allowed(["https://h.example/x/*"], target_of("https://h.example" + path))
+
+
+@pytest.mark.core
+def test_a_path_with_dots_in_it_does_not_climb() -> None:
+    for path in ("/x/a..b", "/x/...", "/x/.well-known/a", "/x/..a/b", "/x/a.;b"):
+        assert is_allowed(["https://h.example/x/*"], target_of("https://h.example" + path))
 
 
 @pytest.mark.core
@@ -273,6 +284,8 @@ def test_every_bound_counts() -> None:
         ("/bighead/1000000", "egress_failed"),
         ("/brotli", "egress_failed"),
         ("/notgzip", "egress_failed"),
+        ("/packed/half", "egress_failed"),
+        ("/tail/empty", "response_too_large"),
         ("/reset", "egress_failed"),
         ("/reset/body", "egress_failed"),
         ("/nonsense", "egress_failed"),
@@ -321,6 +334,67 @@ async def test_what_is_packed_is_unpacked() -> None:
         assert "content-encoding" not in dict(answer.headers)
 
 
+@pytest.mark.parametrize(
+    ("how", "body"),
+    [("two", b"onetwo"), ("more", b"one"), ("deflate", b"one"), ("raw", b"one"), ("not", b"one")],
+)
+async def test_what_servers_call_packed(how: str, body: bytes) -> None:
+    async with world() as there:
+        assert (await fetch(opened(LOOPBACK), f"{there.url}/packed/{how}")).body == body
+
+
+async def test_what_stands_behind_the_end_of_a_packed_answer_is_not_read() -> None:
+    """It may have no end."""
+    async with world() as there:
+        assert (await fetch(opened(LOOPBACK), there.url + "/tail/junk")).body == b"one"
+
+
+async def test_an_answer_that_breaks_off_may_come_whole_the_next_time() -> None:
+    async with world() as there:
+        with pytest.raises(Unreachable):
+            await fetch(opened(LOOPBACK), there.url + "/packed/half")
+
+
+async def test_connections_are_kept_for_their_owner_alone() -> None:
+    """What somebody left on one must not become a part of somebody else's request."""
+    async with world() as there:
+        egress = opened(LOOPBACK)
+        for owner in ("a", "a", "b", "a", "b"):
+            await fetch(egress, there.url + "/echo", owner=owner)
+        assert there.connections == 2
+
+
+async def test_a_connection_is_not_kept_behind_a_body_that_a_server_may_not_read() -> None:
+    async with world() as there:
+        egress = opened(LOOPBACK)
+        for method, body in (
+            ("DELETE", b"GET / HTTP/1.1\r\n\r\n"),
+            ("POST", b"x"),
+            ("DELETE", b""),
+        ):
+            await fetch(egress, there.url + "/echo", method=method, body=body)
+        assert there.connections == 2
+
+
+async def test_the_next_address_is_tried() -> None:
+    async with world() as there:
+        egress = opened(LOOPBACK, resolve=resolving(["127.1.2.3", "127.0.0.1"]))
+        answer = await fetch(egress, f"http://pay.example:{there.port}/echo")
+        assert answer.status == 200
+
+
+async def test_letters_of_headers() -> None:
+    async with world() as there:
+        egress = opened(LOOPBACK)
+        await fetch(egress, there.url + "/echo", headers=[("X-Name", "café\tau lait ")])
+        assert there.seen[0].header("x-name") == "café\tau lait"
+        for name, value in (("X", "a\x0cb"), ("X", "a\x0bb"), ("X", "Ω"), ("X Y", "a"), ("", "a")):
+            error = await refused(egress, there.url + "/echo", headers=[(name, value)])
+            assert error.code == "invalid_request"
+            assert value not in error.detail or value == "a"
+        assert len(there.seen) == 1
+
+
 async def test_headers_of_the_connection_are_not_the_authors() -> None:
     async with world() as there:
         headers = [("Host", "evil.example"), ("Content-Length", "9"), ("Transfer-Encoding", "chunked"), ("Connection", "upgrade"), ("X-Mine", "1")]  # fmt: skip
@@ -337,7 +411,7 @@ async def test_headers_of_the_connection_are_not_the_authors() -> None:
 async def test_a_header_cannot_become_two(value: str) -> None:
     async with world() as there:
         error = await refused(opened(LOOPBACK), there.url + "/echo", headers=[("X", value)])
-        assert error.code == "egress_failed"
+        assert error.code == "invalid_request"
         assert there.seen == []
 
 

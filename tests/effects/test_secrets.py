@@ -105,6 +105,39 @@ async def test_a_secret_is_sent_and_is_nowhere_else(
                 assert spelled.encode() not in where
 
 
+async def test_a_secret_that_comes_back_in_another_spelling(tmp_path: Path) -> None:
+    """As JSON or a URL has it, beside one that it begins like, and in a request that cannot be sent
+    because of the letters around it: nothing of it reaches the machine or its log.
+    """
+    tls, ca = certified(tmp_path)
+    settings: dict[str, Any] = {
+        "egress_networks": "127.0.0.0/8",
+        "egress_ca": ca,
+        "database_url": sqlite(tmp_path),
+    }
+    quoted = 'pa"ss\\word/12345'
+    async with world(tls) as there, running_hub(tmp_path, workers=1, **settings) as client:
+        for name, value in (("KEY", quoted), ("LONG", "abcd1234-tail"), ("BEGIN", "abcd1234")):
+            assert (await put(client, name, value, "127.0.0.1")).status_code == 200
+        machine = await deployed(client)
+        url = there.url + "/echo"
+        await send(client, machine, "s", with_key(url, "{{secret:KEY}}|{{secret:LONG}}"))
+        [got] = (await came(client, machine, "s"))["got"]
+        assert there.seen[0].header("authorization") == f"{quoted}|abcd1234-tail"
+        assert '"{{secret:KEY}}|{{secret:LONG}}"' in got["text"]
+        both = {"authorization": "{{secret:BEGIN}} {{secret:LONG}}"}
+        await send(client, machine, "s", {"type": "fetch", "url": url, "init": {"headers": both}})
+        got = (await came(client, machine, "s", 2))["got"][1]
+        assert "{{secret:BEGIN}} {{secret:LONG}}" in got["text"]
+        for number, filled in enumerate(range(200, 300, 9), 3):
+            await send(client, machine, "s", with_key(url, "a" * filled + "{{secret:LONG}}\f"))
+            found = await came(client, machine, "s", number)
+            assert "the header authorization" in found["why"][-1]
+        logs = await client.http.get(f"/api/v1/machines/{machine}/logs")
+        assert "abcd" not in str(found) + logs.text
+        assert len(there.seen) == 2
+
+
 async def dumped(client: Client) -> bytes:
     """All rows of all tables of the database."""
     import sqlalchemy as sa

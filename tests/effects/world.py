@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import itertools
 import json
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,7 @@ class World:
     """How often each idempotency key came to `/charge`."""
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
     """`/wait` answers when this is set."""
+    connections: int = 0
     under_way: int = 0
     most_under_way: int = 0
 
@@ -117,6 +120,28 @@ class World:
         body = gzip.compress(bytes(int(rest)))
         await _say(writer, 200, body, [("Content-Encoding", "gzip")])
 
+    async def _packed(self, _seen: Seen, writer: asyncio.StreamWriter, rest: str) -> None:
+        whole = gzip.compress(b"one")
+        raw = zlib.compress(b"one")[2:-4]
+        how, body = {
+            "two": ("gzip", whole + gzip.compress(b"two")),
+            "more": ("gzip", whole + b"and more"),
+            "half": ("gzip", whole[:-9]),
+            "deflate": ("deflate", zlib.compress(b"one")),
+            "raw": ("deflate", raw),
+            "not": ("", b"one"),
+        }[rest]
+        await _say(writer, 200, body, [("Content-Encoding", how)])
+
+    async def _tail(self, _seen: Seen, writer: asyncio.StreamWriter, rest: str) -> None:
+        """A packed answer that has an end, or members with nothing in them, and then no end."""
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n")
+        writer.write(b"Content-Encoding: gzip\r\n\r\n")
+        part = gzip.compress(b"") * 1000 if rest == "empty" else b"x" * 65536
+        for each in itertools.chain([gzip.compress(b"one")], itertools.repeat(part)):
+            writer.write(b"%x\r\n%b\r\n" % (len(each), each))
+            await writer.drain()
+
     async def _brotli(self, _seen: Seen, writer: asyncio.StreamWriter, _rest: str) -> None:
         await _say(writer, 200, b"xxx", [("Content-Encoding", "br")])
 
@@ -180,6 +205,7 @@ async def world(tls: ssl.SSLContext | None = None, **options: Any) -> AsyncItera
         task = asyncio.current_task()
         assert task is not None
         talks.add(task)
+        there.connections += 1
         try:
             while (seen := await _read(reader)) is not None:
                 there.seen.append(seen)

@@ -17,7 +17,14 @@ from machinehub.edge.addresses import check_session_id, decode_part
 from machinehub.edge.problem import on_unexpected, problem
 from machinehub.edge.requests import read_body
 from machinehub.effects.hooks import Webhook, event_of, session_of, verify
-from machinehub.errors import HubError, MethodNotAllowed, NotFound, Unavailable, error_of
+from machinehub.errors import (
+    HubError,
+    IdempotencyMismatch,
+    MethodNotAllowed,
+    NotFound,
+    Unavailable,
+    error_of,
+)
 from machinehub.ids import EventId, MachineId
 from machinehub.principal import Principal, Standing
 from machinehub.session.decide.identity import Identity
@@ -121,12 +128,16 @@ class Hooks:
         named = decode_part(found[3]) if found[3] else session_of(webhook, delivery.payload)
         session = check_session_id(named, chars_max=self._limits.session_id_chars)
         who = Identity(f"webhook.{name}", is_hub=True)
-        answered = await self._sessions.send(
-            Address(machine_id, session),
-            event_of(webhook, headers, body),
-            Visitor(Principal(Standing.LOCAL), identity=who),
-            event_id=EventId(delivery.id),
-        )
+        try:
+            answered = await self._sessions.send(
+                Address(machine_id, session),
+                event_of(webhook, headers, body),
+                Visitor(Principal(Standing.LOCAL), identity=who),
+                event_id=EventId(delivery.id),
+            )
+        except IdempotencyMismatch:
+            # Its sender says that it is the same one; some tell more when they tell it again.
+            return Response(b'{"seq":null}', media_type="application/json")
         if answered.settled.error is not None:
             raise error_of(answered.settled.error)
         return Response(b'{"seq":%d}' % answered.settled.seq, media_type="application/json")

@@ -94,6 +94,7 @@ class Session:
         self._limits = limits
         self.allowed = limits
         """What its version allows: the lower of the hub's limits and the version's own."""
+        self.of_webhooks: frozenset[str] = frozenset()
         self.has_view = False  # whether each member sees what the machine's `view` says
         self.used_at_ms = 0
         """When it was last opened or sent something."""
@@ -134,6 +135,7 @@ class Session:
     def allow(self, terms: Terms) -> None:
         """What its version allows has become known."""
         self.allowed, self.has_view = terms.limits, terms.has_view
+        self.of_webhooks = terms.of_webhooks
 
     def _move(self, step: Step) -> None:
         following = TRANSITIONS[self.phase].get(step)

@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 from machinehub.errors import (
     Conflict,
+    Forbidden,
     HubError,
     IdempotencyMismatch,
     Moving,
@@ -108,9 +109,12 @@ class Intake:
 
     # --- events of clients ------------------------------------------------------------------------
 
-    def check(self, session: Session, event: bytes, principal: Principal) -> None:
-        """Whether a client may send this event now. Raises `CallerError`, `RateLimited`, and
-        `Forbidden` where their token does not allow it.
+    def check(
+        self, session: Session, event: bytes, principal: Principal, *, is_hub: bool = False
+    ) -> None:
+        """Whether a client (or the hub, by one of its own names) may send this event now. Raises
+        `CallerError`, `RateLimited`, and `Forbidden` where their token does not allow it, or it is
+        a webhook's.
 
         A rate that a version chose for itself is its sessions' alone.
         """
@@ -127,6 +131,8 @@ class Intake:
             principal.allowance.take_event(self._clock.monotonic_s())
         type_ = check_event(event, bytes_max=allowed.event_bytes, depth_max=allowed.event_depth)
         principal.must_send(type_)
+        if type_ in session.of_webhooks and not is_hub:
+            raise Forbidden("forbidden", "events of this type come by a webhook alone")
 
     def send(
         self,

@@ -112,7 +112,7 @@ class LocalSessions(SessionHost):
         check_event(event, bytes_max=limits.event_bytes, depth_max=limits.event_depth)
         who = self.crowds.identify(address.machine_id, address.session_id, visitor)
         session = await self.loader.open(address)
-        self.intake.check(session, event, visitor.principal)
+        self.intake.check(session, event, visitor.principal, is_hub=who.is_hub)
         answered = await self.intake.send_and_wait(
             session,
             event,
