@@ -110,8 +110,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Requests of a session that wait for their answers. Enforced inside the guest."""
     effect_bytes: int = 512 * 1024
     """What one turn asks of the world, together: it is in the outbox, which has room for 1 MiB."""
-    effects_in_flight: int = 200
+    effects_in_flight: int = 400
     """Requests of all machines that are under way at once: each is a connection, and a little CPU.
+    A machine has at most half of them, a project three quarters.
     """
     jobs: int = 10_000
     """Promise jobs of one turn. Enforced inside the guest."""

@@ -25,7 +25,7 @@ from machinehub.model import (
     TurnWrite,
 )
 from machinehub.store.database import AlreadyWritten
-from machinehub.store.effects import DueEffect
+from machinehub.store.effects import Due, DueEffect
 from machinehub.store.retention import cut_of
 
 if TYPE_CHECKING:
@@ -47,16 +47,18 @@ class MemoryEffects:
         self.rows: dict[tuple[int, EffectId], EffectRecord] = {}
         self._records = records
 
-    async def due(self, now_ms: int, *, limit: int) -> Any:
+    async def due(self, now_ms: int, *, after: Due | None = None, limit: int) -> list[Due]:
         waiting = [
-            (each.due_at_ms, each.key, each.effect.id)
+            Due(each.due_at_ms, each.key, each.effect.id, record.machine_id, record.version)
             for each in self.rows.values()
             if each.due_at_ms is not None and each.due_at_ms <= now_ms
+            if (record := self._records.get(each.key)) is not None
         ]
-        return [(key, effect) for _, key, effect in sorted(waiting)][:limit]
+        return [each for each in sorted(waiting) if after is None or each > after][:limit]
 
-    async def take(self, named: Sequence[tuple[int, EffectId]]) -> list[DueEffect]:
-        found = [self.rows[name] for name in named if name in self.rows]
+    async def take(self, named: Sequence[Due]) -> list[DueEffect]:
+        names = [(each.key, each.effect) for each in named]
+        found = [self.rows[name] for name in names if name in self.rows]
         return [
             DueEffect(each, record.machine_id, record.session_id, record.version)
             for each in found

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from machinehub.clock import Clock, Entropy
     from machinehub.effect import Effect
     from machinehub.effects.asked import Carrier, Leave, Leaves
-    from machinehub.ids import MachineId, SessionKey
+    from machinehub.ids import MachineId, ProjectId, SessionKey
     from machinehub.logs import MachineLogs
     from machinehub.metrics import Metrics
     from machinehub.session.port import Sessions
-    from machinehub.store.effects import DueEffect, EffectStore
+    from machinehub.store.effects import Due, DueEffect, EffectStore
     from sandbox.protocol.ids import EffectId
 
 log = logging.getLogger("machinehub.effects")
@@ -48,7 +48,13 @@ log = logging.getLogger("machinehub.effects")
 LOOK_S: Final = 1.0
 JOBS_MAX: Final = 5_000
 """Requests in memory; the others are found in the database later."""
-TAKEN_AT_ONCE: Final = 500
+JOBS_OF_ONE: Final = 500
+"""Of one version."""
+JOBS_ALWAYS: Final = 10
+"""Of one version, though there are `JOBS_MAX`: others must not keep it from asking."""
+PAGE: Final = 500
+PAGES: Final = 4
+"""So much of the table is looked through at once; the next time it goes on from there."""
 ANSWER_TRIES: Final = 4
 """An answer whose turn was undone is given again after 1, 2 and 4 seconds; then the machine is told
 that it could not take the answer.
@@ -67,6 +73,8 @@ class Job:
     tried_at_ms: int | None = None
     task: asyncio.Task[None] | None = None
     has_slot: bool = False
+    counts_in: _Lane | None = None
+    """Where it counts as one that is under way."""
     is_answered: bool = False
     """Whether its answer is on its way to the session."""
 
@@ -80,6 +88,7 @@ class _Lane:
     """The requests of one version."""
 
     jobs: deque[Job] = field(default_factory=deque)
+    project: ProjectId | None = None
     under_way: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -100,7 +109,9 @@ class Broker:
         metrics: Metrics,
         at_once: int,
     ) -> None:
-        """`at_once` requests of all machines are under way together."""
+        """`at_once` requests of all machines are under way together, of which a machine has at
+        most half, and a project three quarters.
+        """
         self._store = store
         self._sessions = sessions
         self._leaves = leaves
@@ -110,10 +121,18 @@ class Broker:
         self._logs = logs
         self._metrics = metrics
         self._slots = asyncio.Semaphore(at_once)
+        self._of_a_version = max(1, at_once // 2)
+        self._of_a_project = max(1, at_once * 3 // 4)
+        self._under_way: Counter[ProjectId | None] = Counter()
+        self._crowded: dict[_Lane, None] = {}
+        """Those that wait until their project has less under way."""
         self._jobs: dict[SessionKey, dict[EffectId, Job]] = {}
         self._lanes: dict[tuple[MachineId, int], _Lane] = {}
         self._rates: Rates[tuple[MachineId, int]] = Rates()
         self._count = 0
+        self._counts: Counter[tuple[MachineId, int]] = Counter()
+        self._looked: Due | None = None
+        """How far the table was looked through; None for the whole of it."""
         self._tasks = Tasks()
         self._is_stopped = False
         self.on_call: Callable[[Address, Asked, Answer, int], None] = lambda *_: None
@@ -144,8 +163,13 @@ class Broker:
 
     def asked(self, address: Address, key: SessionKey, effects: Sequence[Effect]) -> None:
         for effect in effects:
-            if self._count < JOBS_MAX and not self._is_stopped:
-                self._add(Job(address, key, effect))
+            job = Job(address, key, effect)
+            if self._has_room(self._counts[job.lane]) and not self._is_stopped:
+                self._add(job)
+
+    def _has_room(self, so_many: int) -> bool:
+        """Whether one more of a version that has so many in memory may come there."""
+        return so_many < (JOBS_OF_ONE if self._count < JOBS_MAX else JOBS_ALWAYS)
 
     def ended(self, key: SessionKey, effects: Collection[EffectId] | None) -> None:
         jobs = self._jobs.get(key)
@@ -158,11 +182,20 @@ class Broker:
 
     async def look(self) -> None:
         """Takes up what the database has and memory has not. Raises `Unavailable`."""
-        found = await self._store.due(self._clock.now_ms(), limit=self._count + TAKEN_AT_ONCE)
-        new = [(key, effect) for key, effect in found if effect not in self._jobs.get(key, {})]
-        room = min(TAKEN_AT_ONCE, JOBS_MAX - self._count)
-        for each in await self._store.take(new[: max(0, room)]):
-            self._take_up(each)
+        counts = self._counts.copy()
+        new = []
+        for _ in range(PAGES):
+            page = await self._store.due(self._clock.now_ms(), after=self._looked, limit=PAGE)
+            for each in page:
+                lane = each.machine_id, each.version
+                if each.effect not in self._jobs.get(each.key, {}) and self._has_room(counts[lane]):
+                    counts[lane] += 1
+                    new.append(each)
+            self._looked = page[-1] if len(page) == PAGE else None
+            if self._looked is None or len(new) >= PAGE:
+                break
+        for taken in await self._store.take(new):
+            self._take_up(taken)
 
     def _take_up(self, found: DueEffect) -> None:
         record = found.record
@@ -174,6 +207,7 @@ class Broker:
     def _add(self, job: Job) -> None:
         self._jobs.setdefault(job.key, {})[job.effect.id] = job
         self._count += 1
+        self._counts[job.lane] += 1
         self._queue(job)
 
     def _queue(self, job: Job) -> None:
@@ -191,6 +225,9 @@ class Broker:
         if jobs.pop(job.effect.id, None) is None:
             return
         self._count -= 1
+        self._counts[job.lane] -= 1
+        if not self._counts[job.lane]:
+            del self._counts[job.lane]
         if not jobs:
             self._jobs.pop(job.key, None)
         if job.task is not None and job.task is not asyncio.current_task():
@@ -229,7 +266,8 @@ class Broker:
                 log.info("requests of %s are dropped: %s", name[0], error.detail)
                 lane.jobs.clear()
                 continue
-            if lane.under_way >= leave.rules.in_flight:
+            lane.project = leave.project
+            if self._is_full(lane, leave):
                 lane.wake.clear()
                 await lane.wake.wait()
                 continue
@@ -242,10 +280,38 @@ class Broker:
             if job is None:
                 self._slots.release()
                 continue
-            lane.under_way += 1
-            job.has_slot = True
+            self._begin(job, lane)
             job.task = self._tasks.spawn(self._work(job, leave))
             job.task.add_done_callback(functools.partial(self._worked, job, lane))
+
+    def _is_full(self, lane: _Lane, leave: Leave) -> bool:
+        """Whether as much is under way as may; then `lane.wake` is set when it is less."""
+        if lane.under_way >= min(leave.rules.in_flight, self._of_a_version):
+            return True
+        if self._under_way[leave.project] < self._of_a_project:
+            return False
+        self._crowded[lane] = None
+        return True
+
+    def _begin(self, job: Job, lane: _Lane) -> None:
+        job.has_slot, job.counts_in = True, lane
+        lane.under_way += 1
+        self._under_way[lane.project] += 1
+
+    def _end(self, job: Job) -> None:
+        """It is under way no more, as far as others wait for room."""
+        self._free_slot(job)
+        lane, job.counts_in = job.counts_in, None
+        if lane is None:
+            return
+        lane.under_way -= 1
+        self._under_way[lane.project] -= 1
+        if not self._under_way[lane.project]:
+            del self._under_way[lane.project]
+        lane.wake.set()
+        for each in [each for each in self._crowded if each.project == lane.project]:
+            del self._crowded[each]
+            each.wake.set()
 
     def _next(self, lane: _Lane) -> Job | None:
         """The next one that somebody still waits for."""
@@ -270,8 +336,7 @@ class Broker:
 
     def _worked(self, job: Job, lane: _Lane, _task: asyncio.Task[None]) -> None:
         """Also of a task that was cancelled before it began."""
-        self._free_slot(job)
-        lane.under_way -= 1
+        self._end(job)
         lane.wake.set()
 
     # --- one request ------------------------------------------------------------------------------
@@ -371,6 +436,7 @@ class Broker:
             if is_last:
                 self._say(job, "error", f"the machine cannot take an answer: {fault.detail}")
                 return
+            self._end(job)  # others need not wait for that
             undone += 1
             if undone == ANSWER_TRIES:
                 answer = refusal(

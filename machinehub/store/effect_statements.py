@@ -86,10 +86,17 @@ inherit = Statement(
 _me = _of("node", sa.String)
 _carried = sa.exists().where(nodes.c.id == effects.c.node, nodes.c.ended_at_ms.is_(None))
 _mine_or_free = sa.or_(effects.c.node.is_(None), effects.c.node == _me, ~_carried)
+_place = effects.c.due_at_ms, effects.c.key, effects.c.effect
 due = Statement(
-    sa.select(effects.c.key, effects.c.effect)
-    .where(effects.c.due_at_ms <= _of("now_ms"), _mine_or_free)
-    .order_by(effects.c.due_at_ms)
+    sa.select(*_place, sessions.c.machine_id, sessions.c.version)
+    .join_from(effects, sessions, sessions.c.key == effects.c.key)
+    .where(
+        effects.c.due_at_ms >= _of("after_ms"),
+        effects.c.due_at_ms <= _of("now_ms"),
+        sa.tuple_(*_place) > sa.tuple_(_of("after_ms"), _of("after_key"), _of("after_effect")),
+        _mine_or_free,
+    )
+    .order_by(*_place)
     .limit(_of("limit"))
 )
 take = Statement(effects.update().where(*_this, _mine_or_free, _waits).values(node=_me))

@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 LAST: Final = 2**62
 
 
+class Due(NamedTuple):
+    """A request whose time has come, and which version asks."""
+
+    due_at_ms: int
+    key: SessionKey
+    effect: EffectId
+    machine_id: MachineId
+    version: int
+
+
 class DueEffect(NamedTuple):
     """A request that is to be sent, and whose it is."""
 
@@ -41,21 +51,28 @@ class EffectStore:
         self._database = database
         self._node = node
 
-    async def due(self, now_ms: int, *, limit: int) -> list[tuple[SessionKey, EffectId]]:
-        """Requests whose time has come, the longest due first, and that no other living node
-        sends.
+    async def due(self, now_ms: int, *, after: Due | None = None, limit: int) -> list[Due]:
+        """Requests whose time has come, the longest due first, from behind `after`, and that no
+        other living node sends.
         """
-        of = {"of_now_ms": now_ms, "of_node": self._node or "", "of_limit": limit}
+        of = {
+            "of_now_ms": now_ms,
+            "of_node": self._node or "",
+            "of_after_ms": after.due_at_ms if after else -1,
+            "of_after_key": after.key if after else -1,
+            "of_after_effect": after.effect if after else -1,
+            "of_limit": limit,
+        }
         rows = await self._database.read(lambda each: each.fetch(sql.due, **of))
-        return [(key, effect) for key, effect in rows]
+        return [Due(*row) for row in rows]
 
-    async def take(self, named: Sequence[tuple[SessionKey, EffectId]]) -> list[DueEffect]:
+    async def take(self, named: Sequence[Due]) -> list[DueEffect]:
         """This node sends these from now on; those that it does. Two nodes that see one die may
         both believe so: then it is sent twice, under one key.
         """
         if not named:
             return []
-        these = [_this(key, effect) | {"of_node": self._node} for key, effect in named]
+        these = [_this(each.key, each.effect) | {"of_node": self._node} for each in named]
 
         def work(connection: Connection) -> list[DueEffect]:
             if self._node is not None:

@@ -404,9 +404,9 @@ class SimEffects(MemoryEffects):
 
     reach: Callable[[], Awaitable[None]]
 
-    async def due(self, now_ms: int, *, limit: int) -> Any:
+    async def due(self, now_ms: int, **page: Any) -> Any:
         await self.reach()
-        return await super().due(now_ms, limit=limit)
+        return await super().due(now_ms, **page)
 
     async def take(self, named: Any) -> Any:
         await self.reach()

@@ -53,7 +53,10 @@ async def test_a_request_waits_and_ends(store: Any) -> None:
     assert (await store.load("m", "s")).effects == {1: 3, 2: 0}
     assert await store.effects.due(49, limit=9) == []
     named = await store.effects.due(50, limit=9)
-    assert sorted(named) == [(made.key, 1), (made.key, 2)]
+    assert named == [(50, made.key, 1, "m", 1), (50, made.key, 2, "m", 1)]
+    assert await store.effects.due(50, limit=1) == named[:1]
+    assert await store.effects.due(50, after=named[0], limit=9) == named[1:]
+    assert await store.effects.due(50, after=named[1], limit=9) == []
     one, two = sorted(await store.effects.take(named), key=lambda each: each.record.effect.id)
     assert (one.record.effect, one.machine_id, one.session_id, one.version) == (first, "m", "s", 1)
     assert two.record.effect == second
