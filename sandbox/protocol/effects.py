@@ -80,14 +80,20 @@ def refusal(code: str, detail: str) -> Answer:
     return Answer(error=Trouble(code, detail))
 
 
+TEXT_BYTES_MAX: Final = 640 * 1024
+"""So much room text may take in JSON, which a guest reads faster than base64."""
+
+
 def spelled(body: bytes) -> dict[str, str]:
-    """A body as the field of an `Answer` that takes less room in JSON."""
+    """A body as the field of an `Answer`: as text where it is text, unless what must be escaped in
+    JSON makes it longer than the guest has room for.
+    """
     in_base64 = (len(body) + 2) // 3 * 4
     try:
         text = body.decode()
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(body).decode()}
-    if len(msgspec.json.encode(text)) > in_base64 + 2:
+    if len(msgspec.json.encode(text)) > max(TEXT_BYTES_MAX, in_base64):
         return {"base64": base64.b64encode(body).decode()}
     return {"text": text}
 

@@ -214,6 +214,34 @@ def test_bodies_of_answers_arrive_as_they_were(sandbox: Sandbox, body: bytes) ->
     assert bytes(context(answered)["got"]) == body
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xff" * 262_144,
+        b"\x01" * 262_144,
+        b'"' * 262_144,
+        b"caf\xe9 " * 40_000,
+        "é€😀".encode() * 20_000,
+        b"\x01" * 65_530 + "é😀".encode() * 10,
+        b"\xf0\x9f\x98",
+    ],
+)
+def test_the_longest_answer_is_read_as_text(sandbox: Sandbox, body: bytes) -> None:
+    """By a machine with the limits that hubs have, whatever is in it."""
+    code = """const r = await fetch('https://a.example/'); const text = await r.text();
+      let hash = 0; for (let i = 0; i < text.length; i += 997) hash = (hash * 31 + text.charCodeAt(i)) | 0;
+      return [text.length, hash];"""
+    shop, outbox = run(sandbox, code)
+    [(effect, request)] = asked(outbox)
+    answered = shop.answer(effect, Answer(200, "OK", request.url, **spelled(body)))  # type: ignore[arg-type]
+    units = body.decode(errors="replace").encode("utf-16-le")
+    hash_ = 0
+    for at in range(0, len(units), 997 * 2):
+        hash_ = (hash_ * 31 + units[at] + 256 * units[at + 1]) & 0xFFFFFFFF
+    signed = hash_ - 2**32 if hash_ >= 2**31 else hash_
+    assert context(answered)["got"] == [len(units) // 2, signed]
+
+
 def test_responses_say_what_was_answered(sandbox: Sandbox) -> None:
     code = """const r = await fetch('https://a.example/'); const two = r.clone();
       return [r.status, r.statusText, r.url, r.redirected, r.type, [...r.headers], await two.text(), r.bodyUsed, two.bodyUsed];"""

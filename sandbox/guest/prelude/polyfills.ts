@@ -6,11 +6,11 @@ import "core-js/actual/url-search-params/index.js";
 import "core-js/actual/atob.js";
 import "core-js/actual/btoa.js";
 import "core-js/actual/queue-microtask.js";
-import { TextDecoder, TextEncoder } from "fast-text-encoding";
 import { AbortController, AbortSignal } from "./fetch/abort.ts";
 import { FormData } from "./fetch/form.ts";
 import { Headers } from "./fetch/headers.ts";
 import { fetch, Request, Response, secret } from "./fetch/index.ts";
+import { TextDecoder, TextEncoder } from "./fetch/utf8.ts";
 import { installLocale } from "./locale.ts";
 
 declare global {

@@ -1,8 +1,8 @@
 // Bodies of requests and responses: text, or bytes. What is neither is spelled as the Fetch standard says
 // (https://fetch.spec.whatwg.org/#bodyinit-unions).
 
-import { TextDecoder, TextEncoder } from "fast-text-encoding";
 import { FormData, multipart } from "./form.ts";
+import { TextEncoder, textOfBytes } from "./utf8.ts";
 
 declare const URLSearchParams: new () => object;
 
@@ -22,8 +22,9 @@ export class Ready {
 
 const toText: (value: unknown) => string = String;
 const encoder = new TextEncoder();
-const decoder = new TextDecoder();
-const { atob, btoa } = globalThis as unknown as Record<"atob" | "btoa", (text: string) => string>;
+// Newer than what TypeScript knows (https://tc39.es/proposal-arraybuffer-base64/).
+const fromBase64 = Reflect.get(Uint8Array, "fromBase64") as (text: string) => Uint8Array;
+const toBase64 = Reflect.get(Uint8Array.prototype, "toBase64") as (this: Uint8Array) => string;
 
 /** What a body is, and of which type where its author says none. */
 export function spell(body: unknown): [spelled: Spelled | null, type: string | null] {
@@ -37,7 +38,7 @@ export function spell(body: unknown): [spelled: Spelled | null, type: string | n
     return [{ text }, type];
   }
   const bytes = bytesOf(body);
-  if (bytes) return [{ base64: toBase64(bytes) }, null];
+  if (bytes) return [{ base64: toBase64.call(bytes) }, null];
   return [{ text: toText(body) }, "text/plain;charset=UTF-8"];
 }
 
@@ -46,15 +47,6 @@ function bytesOf(body: unknown): Uint8Array | null {
   if (ArrayBuffer.isView(body))
     return new Uint8Array(body.buffer, body.byteOffset, body.byteLength);
   return null;
-}
-
-const SLICE = 8192; // more arguments than that, and a call has no room for them
-
-function toBase64(bytes: Uint8Array): string {
-  let text = "";
-  for (let at = 0; at < bytes.length; at += SLICE)
-    text += String.fromCharCode(...bytes.subarray(at, at + SLICE));
-  return btoa(text);
 }
 
 /** What `Request` and `Response` have in common. */
@@ -106,11 +98,9 @@ export class Body {
 }
 
 const toBytes = ({ text, base64 }: Spelled): Uint8Array =>
-  base64 === undefined
-    ? encoder.encode(text ?? "")
-    : Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  base64 === undefined ? encoder.encode(text ?? "") : fromBase64.call(Uint8Array, base64);
 
 function textOf(spelled: Spelled): string {
-  const text = spelled.text ?? decoder.decode(toBytes(spelled));
+  const text = spelled.text ?? textOfBytes(toBytes(spelled));
   return text.startsWith("\ufeff") ? text.slice(1) : text;
 }

@@ -7,5 +7,4 @@ declare module "abort-controller/dist/abort-controller.mjs" {
 
 declare module "fast-text-encoding" {
   export const TextEncoder: new () => { encode(text: string): Uint8Array };
-  export const TextDecoder: new () => { decode(bytes: Uint8Array): string };
 }
