@@ -69,7 +69,7 @@ from machinehub.store.trouble import CLAIM_LOST, FENCED, UNCONFIRMED, unavailabl
 from machinehub.store.usage import UsageStore
 from machinehub.tasks import Tasks
 from machinehub.web.page import BASE_PATH, asset, welcome
-from machinehub.wiring import make_broker, make_secrets
+from machinehub.wiring import check_egress_settings, make_broker, make_secrets
 from machinehub.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -315,6 +315,7 @@ class Hub:
 
     async def _start(self) -> None:
         self._check_cache()
+        check_egress_settings(self.settings)
         if self.cluster is None:
             await self._database.claim(self._claim_changed)
         else:

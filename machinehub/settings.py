@@ -246,6 +246,7 @@ def from_environment(environment: Mapping[str, str], **chosen: object) -> Settin
     for name in ("trusted_proxies", "egress_networks"):
         _check_networks(name, str(values.get(name, "")))
     _check_cluster(values)
+    _check_files(values, "egress_ca", "egress_mock", "secrets_key_file")
     if values.get("database_url"):
         normalise_database_url(str(values["database_url"]))
     return Settings(**values, limits=Limits(**limits))  # type: ignore[arg-type]
@@ -266,7 +267,12 @@ def _check_cluster(values: Mapping[str, object]) -> None:
     for each in str(values["nats_url"]).split(","):
         if urlsplit(each.strip()).scheme not in ("nats", "tls", "ws", "wss"):
             raise BadSettings(f"{PREFIX}NATS_URL: not a URL as in nats://127.0.0.1:4222")
-    for name in ("nats_credentials", "nats_ca"):
+    _check_files(values, "nats_credentials", "nats_ca")
+
+
+def _check_files(values: Mapping[str, object], *names: str) -> None:
+    """Raises `BadSettings` for those that are not there."""
+    for name in names:
         if values.get(name) and not Path(str(values[name])).is_file():
             raise BadSettings(f"{PREFIX}{name.upper()}: there is no file {values[name]}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,7 +11,10 @@ from machinehub.effects.broker import Broker
 from machinehub.effects.calls import SCHEME, Calls
 from machinehub.effects.mocked import ByScheme, Mocked
 from machinehub.effects.outside import Outside
-from machinehub.effects.secrets import KEY_FILE, KeyRing, Secrets
+from machinehub.effects.secrets import KEY_FILE, KeyRing, Secrets, read_keys
+from machinehub.egress.rules import check_allowed
+from machinehub.errors import BadRequest
+from machinehub.settings import PREFIX, BadSettings
 
 if TYPE_CHECKING:
     from machinehub.clock import Clock, Entropy
@@ -25,6 +29,23 @@ if TYPE_CHECKING:
     from machinehub.store.secrets import SecretStore
     from machinehub.store.sessions import SessionStore
     from machinehub.store.store import Store
+
+
+def check_egress_settings(settings: Settings) -> None:
+    """Raises `BadSettings` for what would fail when a machine asks for something."""
+    try:
+        check_allowed(settings.egress_hosts)
+    except BadRequest as error:
+        raise BadSettings(f"{PREFIX}EGRESS_ALLOW: {error.detail}") from None
+    try:
+        read_keys(settings.secrets_key)
+    except ValueError as error:
+        raise BadSettings(f"{PREFIX}SECRETS_KEY: {error}") from None
+    if settings.egress_ca:
+        try:
+            ssl.create_default_context().load_verify_locations(settings.egress_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise BadSettings(f"{PREFIX}EGRESS_CA: {settings.egress_ca}: {error}") from None
 
 
 def make_secrets(settings: Settings, store: SecretStore, clock: Clock, *, is_node: bool) -> Secrets:

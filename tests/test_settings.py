@@ -14,12 +14,35 @@ import pytest
 from machinehub.errors import Unavailable
 from machinehub.settings import BadSettings, Settings, check_can_listen, from_environment
 from machinehub.store.engine import connect_postgres, open_engine
+from machinehub.wiring import check_egress_settings
 from tests.databases import new_database
 from tests.support import COUNTER, free_port, running_hub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"egress_allow": "https://"},
+        {"egress_allow": "a.example, not/a host"},
+        {"secrets_key": "short"},
+        {"egress_ca": __file__},
+    ],
+)
+def test_what_machines_would_be_refused_for_is_said_at_the_start(wrong: dict[str, str]) -> None:
+    with pytest.raises(BadSettings, match="MACHINEHUB_" + next(iter(wrong)).upper()):
+        check_egress_settings(Settings(**wrong))  # type: ignore[arg-type]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("name", ["EGRESS_CA", "SECRETS_KEY_FILE", "EGRESS_MOCK"])
+def test_a_file_that_is_not_there(name: str) -> None:
+    with pytest.raises(BadSettings, match=f"MACHINEHUB_{name}: there is no file"):
+        from_environment({f"MACHINEHUB_{name}": "/nowhere/it"})
 
 
 @pytest.mark.core

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from machinehub.cli.common import USAGE, Compiling, Refused, fail, plain, progress, say
@@ -267,7 +266,7 @@ def _readable(mock: Path) -> Path:
     """Ends the command for a file that answers nothing."""
     try:
         read_mocks(mock)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError) as error:
         fail(f"{mock}: {error}", USAGE)
     return mock.resolve()
 

@@ -106,7 +106,8 @@ def effects(
 
 def request_of(effect: dict[str, Any]) -> str:
     request = effect["request"]
-    return f"{request['method']} {request['url']}"
+    url = "".join(each if each.isprintable() else repr(each)[1:-1] for each in request["url"])
+    return f"{request['method']} {url}"
 
 
 def outcome_of(effect: dict[str, Any]) -> str:
@@ -160,12 +161,15 @@ def secret_set(
     token: TokenOption = "",
 ) -> None:
     """Set a secret. What it is comes from stdin (or is asked for), never from an argument."""
-    if file is not None:
-        value = file.read_text()
-    elif sys.stdin.isatty():
-        value = getpass.getpass(f"{name}: ")
-    else:
-        value = sys.stdin.read()
+    try:
+        if file is not None:
+            value = file.read_text("utf-8")
+        elif sys.stdin.isatty():
+            value = getpass.getpass(f"{name}: ")
+        else:
+            value = sys.stdin.read()
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"the secret cannot be read: {error}", USAGE)
     value = value.removesuffix("\n").removesuffix("\r")
     hub = Hub(server, token)
     body = {"value": value, "hosts": host or []}

@@ -17,6 +17,7 @@ from machinehub.edge.problem import Json
 from machinehub.edge.requests import decode, page, page_of, read_body
 from machinehub.effect import Conclusion
 from machinehub.effects.outside import shown_headers
+from machinehub.egress.client import check_headers
 from machinehub.errors import BadRequest, NotFound, error_of
 from sandbox.protocol.effects import (
     HEADERS_MAX,
@@ -50,6 +51,9 @@ class AnswerBody(msgspec.Struct, forbid_unknown_fields=True):
     base64: str | None = None
     error: str | None = None
     """What it is rejected with, in place of a response."""
+
+    def __post_init__(self) -> None:
+        check_headers(self.headers.items())
 
 
 class EffectsApi:

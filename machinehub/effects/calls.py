@@ -101,10 +101,15 @@ class Calls:
 
     async def _address(self, asked: Asked) -> Address:
         """Raises `BadRequest`, `NotFound`."""
-        parts = urlsplit(asked.request.url)
+        try:
+            parts = urlsplit(asked.request.url)
+        except ValueError:
+            parts = urlsplit("hub:?")
         machine, slash, session = parts.path.removeprefix("/").partition("/")
         # A call that names another host would be somebody else's.
-        if parts.netloc or parts.query or not slash or not machine or "/" in session:
+        more = parts.netloc + parts.query + parts.fragment
+        is_plain = asked.request.url.isprintable() and not more
+        if not is_plain or not slash or not machine or "/" in session:
             raise BadRequest(
                 "invalid_request", "another session is hub:/machine/session, percent-encoded"
             )

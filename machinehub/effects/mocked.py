@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from fnmatch import fnmatchcase
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from machinehub.egress.client import check_headers
 from sandbox.protocol.effects import Answer, refusal
 
 if TYPE_CHECKING:
@@ -30,10 +31,16 @@ class Mock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `fetch` is rejected with, in place of an answer."""
     delay_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 0
 
+    def __post_init__(self) -> None:
+        check_headers(self.headers.items())
+
 
 def read_mocks(path: Path) -> list[Mock]:
-    """Raises `OSError`, `msgspec.MsgspecError`."""
-    return msgspec.json.decode(path.read_bytes(), type=list[Mock])
+    """Raises `OSError`, `ValueError`."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[Mock])
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
 
 
 class Mocked:
@@ -45,16 +52,21 @@ class Mocked:
     async def __call__(self, asked: Asked) -> Answer:
         try:
             mocks = read_mocks(self._path)
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError) as error:
             return refusal("egress_failed", f"{self._path}: {error}"[:300])
         request = asked.request
         for mock in mocks:
-            if fnmatchcase(request.method, mock.method) and fnmatchcase(request.url, mock.url):
+            if _fits(mock.method, request.method) and _fits(mock.url, request.url):
                 await asyncio.sleep(mock.delay_ms / 1000)
                 return _answer(mock, request.url)
         return refusal(
             "egress_failed", f"{self._path.name} has no answer to {request.method} {request.url}"
         )
+
+
+def _fits(pattern: str, text: str) -> bool:
+    wanted = ".*".join(re.escape(part) for part in pattern.split("*"))
+    return re.fullmatch(wanted, text, re.DOTALL) is not None
 
 
 def _answer(mock: Mock, url: str) -> Answer:

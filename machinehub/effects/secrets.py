@@ -6,6 +6,7 @@ that no row can be taken for another one.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import os
@@ -166,15 +167,18 @@ class Secrets:
         self._store = store
         self._ring = ring
         self._clock = clock
+        self._changing = asyncio.Lock()
+        """Nothing is sealed with a key that is taken away just then."""
 
     async def set(self, project: ProjectId, name: str, value: str, hosts: list[str]) -> None:
         """Raises `BadRequest`, `Unavailable`."""
         check_secret(name, value, hosts)
-        keys = self._ring.keys(makes=True)
-        sealed = keys.seal(value.encode(), _about(project, name))
-        await self._store.put(
-            project, name, hosts, sealed, keys.newest, now_ms=self._clock.now_ms()
-        )
+        async with self._changing:
+            keys = self._ring.keys(makes=True)
+            sealed = keys.seal(value.encode(), _about(project, name))
+            await self._store.put(
+                project, name, hosts, sealed, keys.newest, now_ms=self._clock.now_ms()
+            )
 
     async def delete(self, project: ProjectId, name: str) -> None:
         """Raises `NotFound`."""
@@ -203,6 +207,10 @@ class Secrets:
         """Seals everything anew with the newest key, of which the hub makes one if the keys are its
         own. How many secrets there are, and the key's id. Raises `Unavailable`.
         """
+        async with self._changing:
+            return await self._rotate()
+
+    async def _rotate(self) -> tuple[int, str]:
         is_new = self._ring.renew()
         keys = self._ring.keys()
         count = 0
@@ -235,6 +243,6 @@ def check_secret(name: str, value: str, hosts: Collection[str]) -> None:
     if len(hosts) > HOSTS_MAX:
         raise BadRequest("invalid_secret", f"a secret is for at most {HOSTS_MAX} hosts")
     for host in hosts:
-        if "/" in host or ":" in host.strip("[]") or host == "*":
+        if "/" in host or (":" in host and not host.startswith("[")) or "]:" in host or host == "*":
             raise BadRequest("invalid_secret", f"{host[:200]!r} is no host, or *.host")
     check_allowed(list(hosts))

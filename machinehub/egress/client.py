@@ -18,7 +18,7 @@ from machinehub.egress.connections import CheckedTransport, Names
 from machinehub.egress.rules import target_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from machinehub.egress.connections import Resolve
     from machinehub.egress.rules import Target
@@ -281,17 +281,23 @@ def _too_large(bytes_max: int) -> EgressError:
     return EgressError("response_too_large", f"the answer has more than {bytes_max} bytes")
 
 
-def _spelled(headers: list[Pair]) -> list[tuple[bytes, bytes]]:
-    """Headers as they are sent. Raises `EgressError`, which says nothing of their values: they may
-    be secrets.
+def check_headers(headers: Iterable[Pair]) -> None:
+    """Whether these can be headers. Raises `ValueError`, which says nothing of their values: they
+    may be secrets.
     """
     for name, value in headers:
         if not _NAME.fullmatch(name):
-            raise EgressError("invalid_request", "a header's name cannot be sent")
+            raise ValueError("a header's name is not one")
         if _UNSAID.search(value):
-            raise EgressError(
-                "invalid_request", f"the header {name} has letters that none can have"
-            )
+            raise ValueError(f"the header {name[:99]} has letters that none can have")
+
+
+def _spelled(headers: list[Pair]) -> list[tuple[bytes, bytes]]:
+    """Headers as they are sent. Raises `EgressError`."""
+    try:
+        check_headers(headers)
+    except ValueError as error:
+        raise EgressError("invalid_request", str(error)) from None
     return [(name.encode(), value.strip(" \t").encode("latin-1")) for name, value in headers]
 
 

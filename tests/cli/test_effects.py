@@ -119,7 +119,12 @@ async def test_dev_answers_from_a_file_and_prints_each_call(tmp_path: Path) -> N
     (tmp_path / "m.ts").write_text(FETCHER)
     (tmp_path / "machinehub.toml").write_text('[egress]\nallow = ["api.example.com"]\n')
     mocks = tmp_path / "answers.json"
-    for wrong in ("no json", '[{"status": 200}]', '[{"url": "x", "status": 42}]'):
+    for wrong in (
+        "no json",
+        '[{"status": 200}]',
+        '[{"url": "x", "status": 42}]',
+        '[{"url": "x", "headers": {"a b": "c"}}]',
+    ):
         mocks.write_text(wrong)
         refused = await run("dev", "m.ts", "--mock", "answers.json", cwd=tmp_path)
         assert (refused.returncode, "answers.json" in refused.stderr) == (2, True)

@@ -402,6 +402,9 @@ async def test_a_request_is_cancelled_or_answered_by_hand(
         found = await context(client, machine, "s")
         assert found["why"] == ["AbortError: the request was cancelled by hand"]
         assert [(each["status"], each["text"]) for each in found["got"]] == [(202, '{"a":1}')]
+        for headers in ({"a b": "x"}, {"": "x"}, {"a": "x\ny"}, {"a": "Ω"}):
+            wrong = await client.http.post(f"{at}/2/answer", json={"headers": headers})
+            problem(wrong, 400, "invalid_body")
         problem(await client.http.post(f"{at}/2/cancel"), 404, "no_such_request")
         problem(await client.http.post(f"{at}/99/cancel"), 404, "no_such_request")
         outcomes = [each["outcome"] for each in await effects(client, machine, "s")]

@@ -79,6 +79,9 @@ async def test_what_is_no_call(tmp_path: Path) -> None:
             "hub://evil.example/orders2/1": 400,
             "hub:/orders2/-hooks": 404,
             "hub:/orders2/%ff": 400,
+            "hub://[x/orders2/1": 400,
+            "hub:/orders2/1#2": 400,
+            "hub:/orders2/1\n2": 400,
             "hub:/orders2/" + "x" * 200: 404,
         }
         for number, (url, status) in enumerate(wrong.items(), 1):

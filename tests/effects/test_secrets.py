@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import ssl
@@ -217,11 +218,13 @@ async def test_secrets_over_the_api(tmp_path: Path) -> None:
     async with running_hub(tmp_path, workers=1) as client:
         for name, value, hosts in (
             ("a b", "x", []), ("A" * 65, "x", []), ("A", "", []), ("A", "x\n", []), ("A", "é", []),
-            ("A", "x" * 9000, []), ("A", "x", ["*"]), ("A", "x", ["https://a.example"]), ("A", "x", ["a.example:1"]),
+            ("A", "x" * 9000, []), ("A", "x", ["[::1]:1"]), ("A", "x", ["*"]), ("A", "x", ["https://a.example"]), ("A", "x", ["a.example:1"]),
             ("A", "x", ["a"] * 21),
         ):  # fmt: skip
             answer = await put(client, name.replace(" ", "%20"), value, *hosts)
             problem(answer, 400, "invalid_secret")
+        assert (await put(client, "IPV6", "x", "[2001:db8::1]")).status_code == 200
+        assert (await client.http.delete(f"{PROJECT}/IPV6")).status_code == 204
         wrong = await client.http.put(f"{PROJECT}/A", content=b'{"value": "very secret", "x": 1}')
         assert "very secret" not in str(problem(wrong, 400, "invalid_body"))
         one = (await put(client, "A", "first", "a.example")).json()
@@ -248,6 +251,32 @@ async def test_a_key_is_replaced_by_another(tmp_path: Path) -> None:
         listed = (await client.http.get(PROJECT)).json()["data"]
         assert {each["key"] for each in listed} == {done["key"]}
         found = await client.hub.secrets.reveal("default", ["A", "B"])  # type: ignore[arg-type]
+        assert {name: each.value for name, each in found.items()} == {"A": "one", "B": "two"}
+
+
+async def test_a_secret_that_is_set_while_the_key_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not sealed with a key that is thrown away."""
+    async with running_hub(tmp_path, workers=1) as client:
+        await put(client, "A", "one")
+        secrets = client.hub.secrets
+        put_it, is_sealed, may_go_on = secrets._store.put, asyncio.Event(), asyncio.Event()
+
+        async def put_later(*args: Any, **more: Any) -> None:
+            is_sealed.set()
+            await may_go_on.wait()
+            await put_it(*args, **more)
+
+        monkeypatch.setattr(secrets._store, "put", put_later)
+        setting = asyncio.ensure_future(put(client, "B", "two"))
+        await is_sealed.wait()
+        rotating = asyncio.ensure_future(secrets.rotate())
+        await asyncio.sleep(0)
+        may_go_on.set()
+        await setting
+        assert (await rotating)[0] == 2
+        found = await secrets.reveal("default", ["A", "B"])  # type: ignore[arg-type]
         assert {name: each.value for name, each in found.items()} == {"A": "one", "B": "two"}
 
 

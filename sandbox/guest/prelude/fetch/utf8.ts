@@ -78,7 +78,14 @@ export function textOfBytes(bytes: Uint8Array): string {
   return rest > 0 ? text + "\ufffd" : text;
 }
 
-const NAMES = ["utf-8", "utf8", "unicode-1-1-utf-8", "unicode11utf8", "unicode20utf8", "x-unicode20utf8"];
+const NAMES = [
+  "utf-8",
+  "utf8",
+  "unicode-1-1-utf-8",
+  "unicode11utf8",
+  "unicode20utf8",
+  "x-unicode20utf8",
+];
 
 /** https://encoding.spec.whatwg.org/#interface-textdecoder, of UTF-8 alone. */
 export class TextDecoder {
