@@ -71,6 +71,8 @@ class Job:
     effect: Effect
     tries: int = 0
     tried_at_ms: int | None = None
+    tried_s: float = 0.0
+    """When it was tried first, of the clock that does not jump."""
     task: asyncio.Task[None] | None = None
     has_slot: bool = False
     counts_in: _Lane | None = None
@@ -202,7 +204,11 @@ class Broker:
         if record.effect.id in self._jobs.get(record.key, {}) or self._is_stopped:
             return  # it was asked meanwhile
         address = Address(found.machine_id, found.session_id, found.version)
-        self._add(Job(address, record.key, record.effect, record.tries, record.tried_at_ms))
+        job = Job(address, record.key, record.effect, record.tries, record.tried_at_ms)
+        if record.tried_at_ms is not None:
+            ago_s = max(0, self._clock.now_ms() - record.tried_at_ms) / 1000
+            job.tried_s = self._clock.monotonic_s() - ago_s
+        self._add(job)
 
     def _add(self, job: Job) -> None:
         self._jobs.setdefault(job.key, {})[job.effect.id] = job
@@ -350,6 +356,7 @@ class Broker:
         asked = Asked(request, job.address, job.key, job.effect, leave)
         if job.tried_at_ms is None:
             job.tried_at_ms = self._clock.now_ms()
+            job.tried_s = self._clock.monotonic_s()
         began_s = self._clock.monotonic_s()
         try:
             answer = await self._carry(asked)
@@ -375,7 +382,7 @@ class Broker:
         wait_s = next_try_s(
             leave.rules,
             tries=job.tries,
-            passed_s=(now_ms - job.tried_at_ms) / 1000,
+            passed_s=self._clock.monotonic_s() - job.tried_s,
             after_s=again.after_s,
             luck=self._entropy.fraction(),
         )
@@ -446,7 +453,8 @@ class Broker:
                 await asyncio.sleep(RETRY_S * 2 ** (undone - 1))
 
     def _conclusion(self, job: Job, answer: Answer) -> Conclusion:
-        ms = max(0, self._clock.now_ms() - (job.tried_at_ms or self._clock.now_ms()))
+        passed_s = 0.0 if job.tried_at_ms is None else self._clock.monotonic_s() - job.tried_s
+        ms = round(passed_s * 1000)
         if answer.error is not None:
             return Conclusion(answer.error.code, None, job.tries, ms)
         return Conclusion("answered", answer.status, job.tries, ms)
