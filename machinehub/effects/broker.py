@@ -282,7 +282,8 @@ class Broker:
                 await asyncio.sleep(1 / per_s)
                 continue
             await self._slots.acquire()
-            job = self._next(lane)
+            # Others of the project may have begun meanwhile.
+            job = None if self._is_full(lane, leave) else self._next(lane)
             if job is None:
                 self._slots.release()
                 continue

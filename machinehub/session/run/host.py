@@ -165,9 +165,8 @@ class SessionHost:
         session = self.registry.of_key(key)
         return session is not None and self.crowds.has_members(session)
 
-    def _make_lives(self, versions: Versions) -> None:
-        """What brings sessions into memory, lets them go, and hears what becomes of their turns."""
-        self.deletions = Deletions(
+    def _make_deletions(self) -> Deletions:
+        return Deletions(
             self.registry,
             self._store,
             self.journal,
@@ -175,6 +174,10 @@ class SessionHost:
             forget=lambda session, error, why: self.loader.forget(session, error, why),
             ended=lambda key: self.requests.to.ended(key, None),
         )
+
+    def _make_lives(self, versions: Versions) -> None:
+        """What brings sessions into memory, lets them go, and hears what becomes of their turns."""
+        self.deletions = self._make_deletions()
         self.loader = Loader(
             self.registry,
             self._store,
