@@ -275,10 +275,10 @@ SCHEMAS: dict[str, Any] = {
         scopes={"type": "array", "items": TEXT},
     ),
     "Project": object_of(
-        "id name created_at quotas", id=TEXT, name=TEXT, created_at=TEXT, quotas=_NUMBERS
+        "id name created_at quotas", id=TEXT, name=TEXT, created_at=TEXT, quotas=_QUOTAS
     ),
     "ProjectPatch": object_of("quotas", quotas=_QUOTAS),
-    "Usage": object_of("used quotas", used=_NUMBERS, quotas=_NUMBERS),
+    "Usage": object_of("used quotas", used=_NUMBERS, quotas=_QUOTAS),
     "ProjectBody": object_of("name", name=_NAME),
     "TokenBody": object_of(
         "name scopes",

@@ -220,7 +220,7 @@ async def test_tokens(tmp_path: Path) -> None:
         assert [each["what"] for each in json.loads(noted)] == ["created token 'ci'"]
         assert (await run("tokens", "revoke", "1", "--data", str(tmp_path))).returncode == 0
         assert (await run("tokens", "revoke", "9", "--data", str(tmp_path))).returncode == 4
-    assert "schema 0011 -> 0011" in (await run("db", "upgrade", "--data", str(tmp_path))).stderr
+    assert "schema 0012 -> 0012" in (await run("db", "upgrade", "--data", str(tmp_path))).stderr
 
 
 async def test_doctor(tmp_path: Path) -> None:
