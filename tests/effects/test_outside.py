@@ -9,9 +9,11 @@ import contextlib
 import ssl
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import trustme
 
+from machinehub.effects.retries import retry_after_s
 from machinehub.egress.addresses import EgressError, Unreachable
 from machinehub.egress.client import Egress, Outgoing
 from machinehub.egress.rules import (
@@ -22,6 +24,7 @@ from machinehub.egress.rules import (
     target_of,
 )
 from machinehub.errors import BadRequest
+from sandbox.protocol.effects import read_request
 from tests.effects.world import world
 
 if TYPE_CHECKING:
@@ -452,3 +455,20 @@ async def test_a_connection_is_not_anothers(tmp_path: Path) -> None:
         await fetch(egress, f"https://one.example:{there.port}/echo")
         await refused(egress, f"https://two.example:{there.port}/echo")
         assert len(there.seen) == 1
+
+
+# --- what others write ----------------------------------------------------------------------------
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("text", ["Fri, 31 Dec 99999999999 23:59:59 GMT", "soon", "", "-1", "1e9"])
+def test_a_retry_after_that_says_nothing(text: str) -> None:
+    assert retry_after_s(text, 0) is None
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("method", ["CONNECT", "trace", "TRACK", "GET\n", "GET / HTTP/1.1", ""])
+def test_a_method_that_a_guest_may_not_ask_for(method: str) -> None:
+    """Though it was taken over."""
+    with pytest.raises(msgspec.ValidationError):
+        read_request(msgspec.json.encode({"method": method, "url": "https://a.example/"}))
