@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text().split())
-"""Tests that take more than about five seconds each: `make slow` runs them, `make test` the others.
+"""Tests that take more than about three seconds each: `make slow` runs them, `make test` the others.
 """
 
 
