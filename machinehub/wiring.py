@@ -43,7 +43,7 @@ def check_egress_settings(settings: Settings) -> None:
         raise BadSettings(f"{PREFIX}SECRETS_KEY: {error}") from None
     if settings.egress_ca:
         try:
-            ssl.create_default_context().load_verify_locations(settings.egress_ca)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(settings.egress_ca)
         except (OSError, ssl.SSLError) as error:
             raise BadSettings(f"{PREFIX}EGRESS_CA: {settings.egress_ca}: {error}") from None
 

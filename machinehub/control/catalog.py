@@ -18,7 +18,7 @@ from machinehub.clock import Stopwatch
 from machinehub.control.builds import build
 from machinehub.control.uploads import check_upload
 from machinehub.edge.gate import no_such_machine
-from machinehub.effects.hooks import Webhook
+from machinehub.effects.hooks import webhooks_of
 from machinehub.errors import BuildFailed, NotFound
 from machinehub.limits import MachineLimits, lowered
 from machinehub.model import DEFAULT_PROJECT
@@ -71,10 +71,8 @@ class Target:
     @property
     def terms(self) -> Terms:
         said = self.version.definition
-        hooks = msgspec.convert(said.get("webhooks", []), list[Webhook])
-        return Terms(
-            self.limits, bool(said.get("view")), frozenset(each.event_type for each in hooks)
-        )
+        of_webhooks = frozenset(each.event_type for each in webhooks_of(said))
+        return Terms(self.limits, bool(said.get("view")), of_webhooks)
 
     @property
     def hears_presence(self) -> bool:

@@ -65,6 +65,11 @@ class Delivery(NamedTuple):
     payload: Any
 
 
+def webhooks_of(definition: Mapping[str, Any]) -> list[Webhook]:
+    """Those of a version."""
+    return msgspec.convert(definition.get("webhooks", []), list[Webhook])
+
+
 def check_webhooks(webhooks: list[Webhook]) -> None:
     """Raises `BadRequest`."""
     if len(webhooks) > HOOKS_MAX:

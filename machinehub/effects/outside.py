@@ -31,6 +31,7 @@ PLACEHOLDER: Final = re.compile(r"\{\{secret:([A-Za-z_][A-Za-z0-9_]{0,63})\}\}")
 """What `secret("NAME")` is in a machine (guest/prelude/fetch/index.ts)."""
 REDACTED_CHARS_MIN: Final = 4
 """A shorter secret is found in many a text by chance."""
+_Spellings = list[tuple[str, str]]
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 
 
@@ -57,6 +58,7 @@ class Outside:
             headers.append((IDEMPOTENCY_KEY, asked.idempotency_key))
         names = {name for _, value in headers for name in PLACEHOLDER.findall(value)}
         secrets = await self._vault.reveal(asked.leave.project, names) if names else {}
+        spellings = _spellings(secrets)
         try:
             outgoing = Outgoing(
                 request.method,
@@ -83,18 +85,18 @@ class Outside:
                 ],
             )
         except EgressError as error:
-            refused = refusal(error.code, _redacted(error.detail, secrets))
+            refused = refusal(error.code, _redacted(error.detail, spellings))
             if error.is_passing:
                 raise Again(refused, refused.error.detail if refused.error else "") from None
             return refused
         body = incoming.body
-        for spelling, placeholder in _spellings(secrets):
+        for spelling, placeholder in spellings:
             body = body.replace(spelling.encode(), placeholder.encode())
         if len(body) > rules.response_bytes:  # a secret's name may be longer than itself
             return refusal(
                 "response_too_large", f"the answer has more than {rules.response_bytes} bytes"
             )
-        answer = _answer(incoming, body, secrets)
+        answer = _answer(incoming, body, spellings)
         if may_pass(request.method, answer.status):
             after = dict(incoming.headers).get("retry-after")
             after_s = retry_after_s(after, self._clock.now_ms())
@@ -119,27 +121,30 @@ def _filled(value: str, secrets: Mapping[str, Secret], target: Target) -> str:
     return PLACEHOLDER.sub(of, value)
 
 
-def _answer(incoming: Incoming, body: bytes, secrets: Mapping[str, Secret]) -> Answer:
+def _answer(incoming: Incoming, body: bytes, spellings: _Spellings) -> Answer:
     """What the machine gets. Who was sent a secret may send it back: it stays outside all the
     same.
     """
     return Answer(
         incoming.status,
-        _redacted(incoming.reason, secrets)[:200],
-        _redacted(incoming.url, secrets),
+        _redacted(incoming.reason, spellings)[:200],
+        _redacted(incoming.url, spellings),
         incoming.redirected,
-        [(_redacted(name, secrets), _redacted(value, secrets)) for name, value in incoming.headers],
+        [
+            (_redacted(name, spellings), _redacted(value, spellings))
+            for name, value in incoming.headers
+        ],
         **spelled(body),  # type: ignore[arg-type]
     )
 
 
-def _redacted(text: str, secrets: Mapping[str, Secret]) -> str:
-    for spelling, placeholder in _spellings(secrets):
+def _redacted(text: str, spellings: _Spellings) -> str:
+    for spelling, placeholder in spellings:
         text = text.replace(spelling, placeholder)
     return text
 
 
-def _spellings(secrets: Mapping[str, Secret]) -> list[tuple[str, str]]:
+def _spellings(secrets: Mapping[str, Secret]) -> _Spellings:
     """How secrets may come back, and what stands in their place; the longest first, of which
     another may be a part.
     """

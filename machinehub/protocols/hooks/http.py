@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, Protocol
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from machinehub.edge.addresses import check_session_id, decode_part
 from machinehub.edge.problem import on_unexpected, problem
 from machinehub.edge.requests import read_body
-from machinehub.effects.hooks import Webhook, event_of, session_of, verify
+from machinehub.effects.hooks import event_of, session_of, verify, webhooks_of
 from machinehub.errors import (
     HubError,
     IdempotencyMismatch,
@@ -105,11 +104,10 @@ class Hooks:
         assert found is not None
         machine_id, name = MachineId(found[1].decode()), decode_part(found[2])
         target = await self._machines.target(machine_id, None)
-        said = target.version.definition.get("webhooks", [])
-        webhook = next((each for each in said if each["name"] == name), None)
+        webhooks = webhooks_of(target.version.definition)
+        webhook = next((each for each in webhooks if each.name == name), None)
         if webhook is None:
             raise NotFound("no_such_webhook", "the machine has no webhook of this name")
-        webhook = msgspec.convert(webhook, Webhook)
         body = await read_body(request, bytes_max=self._limits.event_bytes)
         headers = {key.lower(): value for key, value in request.headers.items()}
         secrets = await self._vault.reveal(target.machine.project, [webhook.secret])
