@@ -32,8 +32,9 @@ from machinehub.session.port import Address, Visitor
 from machinehub.session.run.local import LocalSessions
 from machinehub.store.database import AlreadyWritten
 from machinehub.store.trouble import FENCED, unavailable
+from tests.sim.database import SimStore, journal_of
 from tests.sim.loop import VirtualLoop
-from tests.sim.parts import SimClock, SimPool, SimStore, fold, journal_of
+from tests.sim.parts import SimClock, SimPool, fold
 from tests.sim.world import MACHINE, Versions
 
 if TYPE_CHECKING:

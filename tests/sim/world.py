@@ -24,9 +24,10 @@ from machinehub.session.port import Address, Visitor
 from machinehub.session.run.local import LocalSessions
 from machinehub.session.run.publisher import snapshot_of
 from machinehub.session.versions import Terms
+from tests.sim.database import SimStore, journal_of
 from tests.sim.loop import VirtualLoop
 from tests.sim.outside import SimOutside, make_broker
-from tests.sim.parts import SimClock, SimPool, SimStore, State, fold, journal_of
+from tests.sim.parts import SimClock, SimPool, State, fold
 
 if TYPE_CHECKING:
     from machinehub.effects.asked import Asked
