@@ -237,3 +237,8 @@ def timestamp(ms: int) -> str:
         .isoformat(timespec="milliseconds")
         .replace("+00:00", "Z")
     )
+
+
+def timestamp_or_none(ms: int | None) -> str | None:
+    """The same of a moment that may not have come."""
+    return None if ms is None else timestamp(ms)

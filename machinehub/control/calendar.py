@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from machinehub.clock import timestamp
+from machinehub.clock import timestamp, timestamp_or_none
 from machinehub.edge.problem import Json
 from machinehub.errors import HubError, Unavailable, error_of
 from machinehub.ids import EventId, SessionId
@@ -149,7 +149,7 @@ def _show(due: Due, runs: list[Run]) -> dict[str, Any]:
         "session": entry.session,
         "event": entry.whole_event,
         "catch_up": entry.catch_up,
-        "next_at": None if due.due_at_ms is None else timestamp(due.due_at_ms),
+        "next_at": timestamp_or_none(due.due_at_ms),
         "runs": [
             {
                 "at": timestamp(run.at_ms),

@@ -228,7 +228,7 @@ class Catalog:
         machine = await self._store.machine(machine_id, everywhere=True)
         if machine.id != machine_id:
             raise no_such_machine(machine_id)
-        _remember(self._machines, machine_id, (now_s, machine), TARGETS_REMEMBERED)
+        remember(self._machines, machine_id, (now_s, machine), TARGETS_REMEMBERED)
         return machine
 
     async def terms_of(self, machine_id: MachineId, number: int) -> Terms:
@@ -243,7 +243,7 @@ class Catalog:
                 # It was pruned the moment that a session began on it: what it would have shown to
                 # whom is not known any more.
                 known = Terms(self._limits, has_view=True)
-            _remember(self._terms, (machine_id, number), known, VERSIONS_REMEMBERED)
+            remember(self._terms, (machine_id, number), known, VERSIONS_REMEMBERED)
         return known
 
     async def image(self, digest: Digest) -> Image:
@@ -294,7 +294,7 @@ class Catalog:
             del self._targets[key]
 
     def _remember_image(self, digest: Digest, image: Image) -> None:
-        _remember(self._images, digest, image, IMAGES_REMEMBERED)
+        remember(self._images, digest, image, IMAGES_REMEMBERED)
 
 
 def _refuse_warnings(warnings: list[dict[str, Any]]) -> None:
@@ -304,7 +304,7 @@ def _refuse_warnings(warnings: list[dict[str, Any]]) -> None:
         raise BuildFailed("has_warnings", f"the build has {count}", errors=warnings)
 
 
-def _remember(known: OrderedDict[K, V], key: K, value: V, most: int) -> None:
+def remember(known: OrderedDict[K, V], key: K, value: V, most: int) -> None:
     """Adds to a bounded store, from which the one that was used longest ago goes."""
     known[key] = value
     known.move_to_end(key)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from starlette.responses import Response
 
-from machinehub.clock import timestamp
+from machinehub.clock import timestamp, timestamp_or_none
 from machinehub.edge.problem import Json
 from machinehub.edge.requests import decode, page, page_of, read_body
 from machinehub.effect import Conclusion
@@ -132,18 +132,14 @@ def show_effect(record: EffectRecord) -> dict[str, Any]:
         "at": timestamp(effect.at_ms),
         "request": _show_request(effect.request),
         "tries": how.tries if how else record.tries,
-        "next_try_at": _time(record.due_at_ms if record.tries else None),
+        "next_try_at": timestamp_or_none(record.due_at_ms if record.tries else None),
         "trouble": record.trouble or None,
         "outcome": how.outcome if how else None,
         "status": how.status if how else None,
         "ms": how.ms if how else None,
-        "ended_at": _time(record.ended_at_ms),
+        "ended_at": timestamp_or_none(record.ended_at_ms),
         "ended_seq": record.ended_seq,
     }
-
-
-def _time(at_ms: int | None) -> str | None:
-    return None if at_ms is None else timestamp(at_ms)
 
 
 def _show_request(raw: bytes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from starlette.responses import Response
 
-from machinehub.clock import new_jwt_secret, new_publishable_key, timestamp
+from machinehub.clock import new_jwt_secret, new_publishable_key, timestamp, timestamp_or_none
 from machinehub.control.projects import NUMBER, check_token_name, show_token
 from machinehub.control.routes import PROJECT
 from machinehub.edge.addresses import check_session_id
@@ -299,7 +299,7 @@ def _show_jwt_key(key: JwtKey) -> dict[str, Any]:
         "issuer": key.issuer,
         "audience": key.audience,
         "created_at": timestamp(key.created_at_ms),
-        "revoked_at": None if key.revoked_at_ms is None else timestamp(key.revoked_at_ms),
+        "revoked_at": timestamp_or_none(key.revoked_at_ms),
     }
 
 

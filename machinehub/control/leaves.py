@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from machinehub.control.catalog import remember
 from machinehub.effects.asked import Leave
 from machinehub.egress.rules import EgressRules
 
@@ -32,9 +33,7 @@ class VersionLeaves:
         if rules is None:
             target = await self._catalog.target(machine_id, version)
             rules = msgspec.convert(target.version.definition.get("egress", {}), EgressRules)
-            self._rules[machine_id, version] = rules
-            if len(self._rules) > REMEMBERED:
-                self._rules.popitem(last=False)
+            remember(self._rules, (machine_id, version), rules, REMEMBERED)
         machine = await self._catalog.machine(machine_id)
         project = (await self._quotas.of(machine.project)).quotas.egress
         bounds = [self._hub_allows, *([project] if project is not None else [])]

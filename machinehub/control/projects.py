@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from starlette.responses import Response
 
-from machinehub.clock import new_token, timestamp
+from machinehub.clock import new_token, timestamp, timestamp_or_none
 from machinehub.control.routes import PROJECT
 from machinehub.control.uploads import check_name
 from machinehub.edge.admission import principal_of
@@ -241,9 +241,6 @@ def _show(project: Project) -> dict[str, Any]:
 
 
 def show_token(token: Token) -> dict[str, Any]:
-    def moment(at_ms: int | None) -> str | None:
-        return None if at_ms is None else timestamp(at_ms)
-
     shown: dict[str, Any] = {"id": token.id, "name": token.name}
     if token.publishable is not None:
         shown |= {"token": token.publishable, "origins": list(token.origins)}
@@ -251,7 +248,7 @@ def show_token(token: Token) -> dict[str, Any]:
         shown["scopes"] = [scope for scope in SCOPES if scope in token.scopes]
     return shown | {
         "created_at": timestamp(token.created_at_ms),
-        "expires_at": moment(token.expires_at_ms),
-        "used_at": moment(token.used_at_ms),
-        "revoked_at": moment(token.revoked_at_ms),
+        "expires_at": timestamp_or_none(token.expires_at_ms),
+        "used_at": timestamp_or_none(token.used_at_ms),
+        "revoked_at": timestamp_or_none(token.revoked_at_ms),
     }

@@ -64,7 +64,6 @@ page_of = Statement(
     .order_by(effects.c.effect.desc())
     .limit(_of("limit"))
 )
-one = Statement(sa.select(effects).where(*_this))
 
 _ended_by_then = effects.c.ended_seq <= _of("until")
 _inherited: Final = ("effect", "seq", "ordinal", "request", "at_ms", "depth")

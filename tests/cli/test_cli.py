@@ -283,6 +283,26 @@ async def dev(*arguments: str, cwd: Path) -> AsyncIterator[asyncio.subprocess.Pr
     assert process.returncode == 0
 
 
+@contextlib.asynccontextmanager
+async def logged_dev(*arguments: str, cwd: Path) -> AsyncIterator[tuple[str, Path]]:
+    """The same while it writes into a file beside the folder: its URL, and that file."""
+    port = free_port()
+    log = cwd.parent / "dev.log"
+    with log.open("w") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(*COMMAND, "dev", *arguments, "--port", str(port)),
+            cwd=cwd,
+            env=environment(),
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield f"http://127.0.0.1:{port}", log
+    finally:
+        process.terminate()
+        await process.communicate()
+
+
 async def line_with(stream: asyncio.StreamReader | None, text: str) -> str:
     assert stream is not None
     while text not in (line := (await asyncio.wait_for(stream.readline(), 30)).decode()):

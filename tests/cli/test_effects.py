@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 from typing import TYPE_CHECKING, Any
 
-from tests.cli.test_cli import COMMAND, environment, run
+from tests.cli.test_cli import logged_dev, run
 from tests.effects.test_broker import FETCHER, came, deployed, send
 from tests.effects.world import world
-from tests.support import free_port, running_hub, until
+from tests.support import running_hub, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,19 +130,9 @@ async def test_dev_answers_from_a_file_and_prints_each_call(tmp_path: Path) -> N
     assert (await run("dev", "m.ts", "--mock", "none.json", cwd=tmp_path)).returncode == 2
     answer = {"url": "https://api.example.com/*", "status": 201, "json": {"id": 7}}
     mocks.write_text(json.dumps([{**answer, "method": "POST"}, {"url": "*/bad", "error": "away"}]))
-    port = free_port()
-    log = tmp_path.parent / "dev.log"
-    with log.open("w") as output:
-        dev = await asyncio.create_subprocess_exec(
-            *(*COMMAND, "dev", "m.ts", "--port", str(port), "--mock", "answers.json"),
-            cwd=tmp_path,
-            env=environment(),
-            stdout=output,
-            stderr=output,
-        )
-    try:
+    async with logged_dev("m.ts", "--mock", "answers.json", cwd=tmp_path) as (hub_url, log):
         await until(lambda: "m: version 1 in" in log.read_text())
-        server: dict[str, Any] = {"MACHINEHUB_SERVER": f"http://127.0.0.1:{port}"}
+        server: dict[str, Any] = {"MACHINEHUB_SERVER": hub_url}
         url = "https://api.example.com/charges"
         init = {"method": "POST", "body": "x"}
         event = json.dumps({"type": "fetch", "url": url, "init": init})
@@ -156,9 +145,6 @@ async def test_dev_answers_from_a_file_and_prints_each_call(tmp_path: Path) -> N
         assert '"id":7' in (await run("history", "m/s", "--json", **server)).stdout.replace(
             '\\"', '"'
         )
-    finally:
-        dev.terminate()
-        await dev.communicate()
 
 
 def said_of(log: Path, text: str) -> bool:

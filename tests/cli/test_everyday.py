@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import stat
 from typing import TYPE_CHECKING
 
-from tests.cli.test_cli import COMMAND, environment, run
-from tests.support import COUNTER, free_port, running_hub, until
+from tests.cli.test_cli import logged_dev, run
+from tests.support import COUNTER, running_hub, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -190,17 +189,7 @@ async def test_dev_tries_again_and_says_what_goes_wrong(tmp_path: Path) -> None:
         "export default createMachine({ context: { one }, on: { BAD: { actions: () => { throw new "
         'Error("no good"); } } } });'
     )
-    port = free_port()
-    log = tmp_path.parent / "dev.log"
-    with log.open("w") as output:
-        dev = await asyncio.create_subprocess_exec(
-            *(*COMMAND, "dev", "m.ts", "--port", str(port)),
-            cwd=tmp_path,
-            env=environment(),
-            stdout=output,
-            stderr=output,
-        )
-    try:
+    async with logged_dev("m.ts", cwd=tmp_path) as (url, log):
         await until(lambda: "Could not resolve" in log.read_text())
         package = tmp_path / "node_modules" / "late"
         package.mkdir(parents=True)
@@ -208,7 +197,7 @@ async def test_dev_tries_again_and_says_what_goes_wrong(tmp_path: Path) -> None:
         (package / "i.js").write_text("exports.one = 1;")
         (tmp_path / "package.json").write_text('{"dependencies": {"late": "1"}}')
         await until(lambda: "m: version 1 in" in log.read_text())
-        server = {"MACHINEHUB_SERVER": f"http://127.0.0.1:{port}"}
+        server = {"MACHINEHUB_SERVER": url}
         assert f"export {'='.join(*server.items())}" in log.read_text()
         await run("send", "m/s", "BAD", **server)  # type: ignore[arg-type]
         await until(lambda: "s: machine_error: no good" in log.read_text())
@@ -216,6 +205,3 @@ async def test_dev_tries_again_and_says_what_goes_wrong(tmp_path: Path) -> None:
         await until(lambda: "which means nothing" in log.read_text())
         (tmp_path / "machinehub.toml").write_text('name = "other"')
         await until(lambda: "other: version 1 in" in log.read_text())
-    finally:
-        dev.terminate()
-        await dev.communicate()

@@ -27,14 +27,16 @@ SECRET = "sk_live_4eC39HqLyjWDarjtT1zdp7dc"
 PROJECT = "/api/v1/projects/default/secrets"
 
 
-def certified(folder: Path) -> tuple[ssl.SSLContext, str]:
-    """A server's certificate for loopback, and the authority to believe."""
+def certified(folder: Path) -> tuple[ssl.SSLContext, dict[str, Any]]:
+    """A server's certificate for loopback, and the settings of a hub that believes and reaches
+    it.
+    """
     authority = trustme.CA()
     ca = folder / "ca.pem"
     authority.cert_pem.write_to_path(str(ca))
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(tls)
-    return tls, str(ca)
+    return tls, {"egress_networks": "127.0.0.0/8", "egress_ca": str(ca)}
 
 
 async def put(client: Client, name: str, value: str, *hosts: str) -> httpx.Response:
@@ -69,12 +71,8 @@ async def test_a_secret_is_sent_and_is_nowhere_else(
     are searched, and the memory of every worker.
     """
     caplog.set_level("DEBUG")
-    tls, ca = certified(tmp_path)
-    settings: dict[str, Any] = {
-        "egress_networks": "127.0.0.0/8",
-        "egress_ca": ca,
-        "database_url": database_url,
-    }
+    tls, settings = certified(tmp_path)
+    settings["database_url"] = database_url
     async with world(tls) as there, running_hub(tmp_path, workers=1, **settings) as client:
         assert (await put(client, "KEY", SECRET, "127.0.0.1")).status_code == 200
         machine = await deployed(client)
@@ -110,12 +108,8 @@ async def test_a_secret_that_comes_back_in_another_spelling(tmp_path: Path) -> N
     """As JSON or a URL has it, beside one that it begins like, and in a request that cannot be sent
     because of the letters around it: nothing of it reaches the machine or its log.
     """
-    tls, ca = certified(tmp_path)
-    settings: dict[str, Any] = {
-        "egress_networks": "127.0.0.0/8",
-        "egress_ca": ca,
-        "database_url": sqlite(tmp_path),
-    }
+    tls, settings = certified(tmp_path)
+    settings["database_url"] = sqlite(tmp_path)
     quoted = 'pa"ss\\word/12345'
     async with world(tls) as there, running_hub(tmp_path, workers=1, **settings) as client:
         for name, value in (("KEY", quoted), ("LONG", "abcd1234-tail"), ("BEGIN", "abcd1234")):
@@ -155,12 +149,8 @@ async def dumped(client: Client) -> bytes:
 
 
 async def test_a_secret_is_for_its_hosts_over_https_alone(tmp_path: Path) -> None:
-    tls, ca = certified(tmp_path)
-    settings: dict[str, Any] = {
-        "egress_networks": "127.0.0.0/8",
-        "egress_ca": ca,
-        "database_url": sqlite(tmp_path),
-    }
+    tls, settings = certified(tmp_path)
+    settings["database_url"] = sqlite(tmp_path)
     async with (
         world(tls) as there,
         world() as plain,
@@ -197,12 +187,8 @@ async def test_a_secret_is_for_its_hosts_over_https_alone(tmp_path: Path) -> Non
 
 
 async def test_another_projects_secret_is_not_there(tmp_path: Path) -> None:
-    tls, ca = certified(tmp_path)
-    settings: dict[str, Any] = {
-        "egress_networks": "127.0.0.0/8",
-        "egress_ca": ca,
-        "database_url": sqlite(tmp_path),
-    }
+    tls, settings = certified(tmp_path)
+    settings["database_url"] = sqlite(tmp_path)
     async with world(tls) as there, running_hub(tmp_path, workers=1, **settings) as client:
         await client.http.post("/api/v1/projects", json={"name": "other"})
         body = {"value": SECRET, "hosts": ["127.0.0.1"]}

@@ -50,11 +50,8 @@ class Effects:
 
         Raises `BrokenWorker`.
         """
-        effects: dict[EffectId, Effect | Conclusion] = {}
-        if outbox.requests or outbox.withdrawn:
-            check_effects(outbox, waiting=self.pending.keys(), effects_max=effects_max)
-            if not over:
-                effects = asked_in(outbox, seq, pending.now_ms, pending.depth)
+        check_effects(outbox, waiting=self.pending.keys(), effects_max=effects_max)
+        effects = {} if over else asked_in(outbox, seq, pending.now_ms, pending.depth)
         if pending.answering is not None:
             effects[pending.answering.effect] = pending.answering.conclusion
         return effects

@@ -2,7 +2,7 @@
 // (https://fetch.spec.whatwg.org/#bodyinit-unions).
 
 import { FormData, multipart } from "./form.ts";
-import { TextEncoder, textOfBytes } from "./utf8.ts";
+import { bytesOf, TextEncoder, textOfBytes } from "./utf8.ts";
 
 declare const URLSearchParams: new () => object;
 
@@ -40,13 +40,6 @@ export function spell(body: unknown): [spelled: Spelled | null, type: string | n
   const bytes = bytesOf(body);
   if (bytes) return [{ base64: toBase64.call(bytes) }, null];
   return [{ text: toText(body) }, "text/plain;charset=UTF-8"];
-}
-
-function bytesOf(body: unknown): Uint8Array | null {
-  if (body instanceof ArrayBuffer) return new Uint8Array(body);
-  if (ArrayBuffer.isView(body))
-    return new Uint8Array(body.buffer, body.byteOffset, body.byteLength);
-  return null;
 }
 
 /** What `Request` and `Response` have in common. */

@@ -104,7 +104,8 @@ export class TextDecoder {
   }
 
   decode(input?: ArrayBuffer | ArrayBufferView, options: { stream?: boolean } = {}): string {
-    let bytes = viewOf(input);
+    let bytes = input === undefined ? new Uint8Array() : bytesOf(input);
+    if (!bytes) throw new TypeError("bytes are an ArrayBuffer, or a view of one");
     if (this.#before.length > 0) {
       const joined = new Uint8Array(this.#before.length + bytes.length);
       joined.set(this.#before);
@@ -129,12 +130,12 @@ export class TextDecoder {
   }
 }
 
-function viewOf(input: unknown): Uint8Array {
-  if (input === undefined) return new Uint8Array();
-  if (input instanceof ArrayBuffer) return new Uint8Array(input);
-  if (ArrayBuffer.isView(input))
-    return new Uint8Array(input.buffer, input.byteOffset, input.byteLength);
-  throw new TypeError("bytes are an ArrayBuffer, or a view of one");
+/** A view of all bytes of an ArrayBuffer, or of a view of one; null for anything else. */
+export function bytesOf(value: unknown): Uint8Array | null {
+  if (value instanceof ArrayBuffer) return new Uint8Array(value);
+  if (ArrayBuffer.isView(value))
+    return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
+  return null;
 }
 
 /** https://encoding.spec.whatwg.org/#interface-textencoder, without `encodeInto`. */
