@@ -368,7 +368,7 @@ def _public_host(url: str) -> str | None:
 
 def normalise_database_url(url: str) -> str:
     """The async driver's URL for what people write: postgres://, postgresql://, sqlite://."""
-    if url.startswith("sqlite") and not url.partition(":///")[2]:
+    if url.startswith("sqlite") and url.partition(":///")[2] in ("", ":memory:"):
         raise BadSettings(f"{PREFIX}DATABASE_URL: {url!r} names no file, as sqlite:///hub.db does")
     for plain, driver in (
         ("postgres://", "postgresql+asyncpg://"),

@@ -6,18 +6,15 @@ import contextlib
 import os
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from machinehub.errors import Unavailable
-from machinehub.store.engine import LOCK_WAIT_S, create_private, read_only
+from machinehub.store.file import BESIDE, LOCK_WAIT_S, create_private, read_only
 from machinehub.store.integrity import damaged
 from machinehub.store.trouble import because_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-BESIDE: Final = ("-wal", "-shm")
-"""What SQLite keeps beside a database that is in use."""
 
 
 class Contents(NamedTuple):
@@ -54,8 +51,7 @@ def restore(backup: Path, database: Path, *, aside: Path) -> Contents:
         _copy(backup, unfinished)
         found = look_into(unfinished, named=backup)
         _sync(unfinished)
-        if database.exists():
-            _keep(database, aside)
+        _keep(database, aside)
     return found
 
 
@@ -112,13 +108,15 @@ def _contents(connection: sqlite3.Connection) -> Contents:
 
 def _keep(database: Path, aside: Path) -> None:
     """Gives a database a second name, which it keeps when another takes the first. What stands in
-    its log comes into it before; of a damaged one the log is moved along. Raises `OSError`.
+    its log comes into it before; of a damaged or a missing one the log is moved along. Raises
+    `OSError`.
     """
-    with contextlib.suppress(sqlite3.Error):
-        connection = sqlite3.connect(database)
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        connection.close()
-    aside.hardlink_to(database)
+    if database.exists():
+        with contextlib.suppress(sqlite3.Error):
+            connection = sqlite3.connect(database)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            connection.close()
+        aside.hardlink_to(database)
     for suffix in BESIDE:  # or it would be taken for the new database's
         with contextlib.suppress(FileNotFoundError):
             Path(f"{database}{suffix}").rename(f"{aside}{suffix}")

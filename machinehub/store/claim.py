@@ -19,7 +19,8 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 import asyncpg
 
 from machinehub.errors import Unavailable
-from machinehub.store.engine import connect_postgres, create_private
+from machinehub.store.engine import connect_postgres
+from machinehub.store.file import create_private
 from machinehub.tasks import Tasks
 
 if TYPE_CHECKING:

@@ -11,12 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -24,11 +22,11 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from machinehub.clock import Stopwatch
 from machinehub.store.claim import FileClaim, PostgresClaim, SharedClaim
-from machinehub.store.engine import LOCK_WAIT_S, set_up_sqlite
+from machinehub.store.engine import database_file, set_up_sqlite
+from machinehub.store.file import LOCK_WAIT_S
 from machinehub.store.trouble import (
     CLAIM_LOST,
     DAMAGED,
-    MOVED,
     UNREACHABLE,
     because_of,
     cause_of,
@@ -37,11 +35,13 @@ from machinehub.store.trouble import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import sqlalchemy as sa
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from machinehub.store.claim import Claim
+    from machinehub.store.file import DatabaseFile
 
 log = logging.getLogger("machinehub.store")
 
@@ -108,10 +108,14 @@ class Connection(Protocol):
 
 
 class _SqliteConnection:
-    def __init__(self, path: str, dialect: sa.Dialect) -> None:
+    def __init__(self, file: DatabaseFile, dialect: sa.Dialect) -> None:
         self._dialect = dialect
         self.raw = sqlite3.connect(
-            path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False
+            file.to_open(),
+            uri=True,
+            timeout=LOCK_WAIT_S,
+            isolation_level=None,
+            check_same_thread=False,
         )
         set_up_sqlite(self.raw)
 
@@ -144,8 +148,8 @@ class _SqliteThread:
     the next ones to the thread again.
     """
 
-    def __init__(self, path: str, dialect: sa.Dialect, *, name: str, begin: str) -> None:
-        self._path = path
+    def __init__(self, file: DatabaseFile, dialect: sa.Dialect, *, name: str, begin: str) -> None:
+        self._file = file
         self._dialect = dialect
         self._begin = begin
         self._executor = ThreadPoolExecutor(1, name)
@@ -182,7 +186,7 @@ class _SqliteThread:
 
     def _transaction(self, work: Callable[[Connection], T], *, wait: bool) -> T:
         if self._connection is None:
-            self._connection = _SqliteConnection(self._path, self._dialect)
+            self._connection = _SqliteConnection(self._file, self._dialect)
         raw = self._connection.raw
         if wait != self._waits_for_locks:
             raw.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_S * 1000 if wait else 0}")
@@ -223,19 +227,16 @@ class Database:
         self.damaged = False
         """Whether something of it could not be read for what it is. That does not pass by itself.
         """
-        self._path = ""
+        self._file = database_file(engine)
         self._claim: Claim | None = None
         self._check_fence: Callable[[Connection], None] | None = None
-        self._inode = 0
-        self._is_there = True
         self._writer: _SqliteThread | None = None
         self._reader: _SqliteThread | None = None
-        if engine.dialect.name == "sqlite":
-            self._path = path = engine.url.database or ""
+        if (file := self._file) is not None:
             self._writer = _SqliteThread(
-                path, engine.dialect, name="journal", begin="BEGIN IMMEDIATE"
+                file, engine.dialect, name="journal", begin="BEGIN IMMEDIATE"
             )
-            self._reader = _SqliteThread(path, engine.dialect, name="reader", begin="BEGIN")
+            self._reader = _SqliteThread(file, engine.dialect, name="reader", begin="BEGIN")
 
     async def write(self, work: Callable[[Connection], T], *, small: bool = False) -> T:
         """Runs `work` in a transaction; `small` says that it writes a few rows only.
@@ -282,16 +283,15 @@ class Database:
     def _check_claim(self) -> None:
         if self._claim is not None and not self._claim.is_held:
             raise unavailable(CLAIM_LOST)
-        if self._inode:
-            self.check_file()
+        self.check_file()
 
     async def claim(self, on_change: Callable[[bool], None] | None = None) -> None:
         """From now on the database is this hub's alone, until `close`. `on_change` hears when that
         is lost, and when it is so again. Raises `Unavailable` while another has it.
         """
         self._claim = (
-            FileClaim(self._path)
-            if self._path
+            FileClaim(str(self._file.path))
+            if self._file is not None
             else PostgresClaim(self._engine.url, on_change or (lambda _held: None))
         )
         await self._claim.take()
@@ -310,7 +310,7 @@ class Database:
     @property
     def path(self) -> Path | None:
         """The file of a database that is one."""
-        return Path(self._path) if self._path and self._path != ":memory:" else None
+        return self._file.path if self._file is not None else None
 
     @property
     def folder(self) -> Path | None:
@@ -318,19 +318,8 @@ class Database:
 
     def check_file(self) -> None:
         """Raises `Unavailable` when the file was taken away: what is written goes nowhere."""
-        if not self._path:
-            return
-        try:
-            inode = os.stat(self._path).st_ino  # noqa: PTH116 - for every commit
-        except OSError:
-            inode = 0
-        self._inode = self._inode or inode
-        is_there = inode == self._inode
-        if is_there != self._is_there:
-            self._is_there = is_there
-            log.error("%s %s", self._path, "is back" if is_there else "was moved or deleted")
-        if not is_there:
-            raise unavailable(MOVED)
+        if self._file is not None:
+            self._file.check()
 
     async def close(self) -> None:
         if self._claim is not None:

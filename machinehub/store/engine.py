@@ -5,7 +5,6 @@ libpq's URLs say.
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -16,6 +15,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from machinehub.settings import BadSettings
+from machinehub.store.file import LOCK_WAIT_S, DatabaseFile
 from machinehub.store.trouble import because_of
 
 if TYPE_CHECKING:
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 
 POOL_CONNECTIONS: Final = 8
 POOL_OVERFLOW: Final = 8
-LOCK_WAIT_S: Final = 10
-"""How long SQLite waits for another process that writes."""
 CONNECT_S: Final = 10.0
 """How long connecting to Postgres may take, unless `connect_timeout` says otherwise."""
+_FILE: Final = "machinehub_file"
 _FILES: Final = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
 """Parameters that name files: one that is missing would be reported without its name."""
 
@@ -47,9 +46,26 @@ def open_engine(url: str, **settings: str) -> AsyncEngine:
             max_overflow=POOL_OVERFLOW,
             pool_pre_ping=True,
         )
-    engine = create_async_engine(parsed, connect_args={"timeout": LOCK_WAIT_S})
+    file = DatabaseFile(parsed.database or "")
+    engine = create_async_engine(
+        parsed,
+        connect_args={"timeout": LOCK_WAIT_S, "uri": True},
+        execution_options={_FILE: file},
+    )
+
+    def open_file(_dialect: Any, _record: Any, arguments: list[Any], _named: Any) -> None:
+        arguments[0] = file.to_open()
+
+    event.listen(engine.sync_engine, "do_connect", open_file)
     event.listen(engine.sync_engine, "connect", set_up_sqlite)
+    event.listen(engine.sync_engine, "checkout", lambda *_: file.check())
     return engine
+
+
+def database_file(engine: AsyncEngine) -> DatabaseFile | None:
+    """The file that an engine of `open_engine` works on; None for Postgres."""
+    file: DatabaseFile | None = engine.get_execution_options().get(_FILE)
+    return file
 
 
 def file_of(url: str) -> Path | None:
@@ -63,24 +79,6 @@ def file_of(url: str) -> Path | None:
 def url_of(path: Path) -> str:
     """The SQLAlchemy URL of a SQLite database."""
     return f"sqlite+aiosqlite:///{quote(str(path))}"
-
-
-def read_only(path: Path, *, immutable: bool = False) -> str:
-    """The URI by which SQLite opens a file without changing it; `immutable`: nobody else does."""
-    return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
-
-
-def create_private(path: Path) -> None:
-    """An empty file that only this user may read, unless there is one; of root in another user's
-    folder, that user. SQLite gives what it keeps beside a database the database's own permissions.
-    Raises `OSError`.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        if os.geteuid() == 0:
-            folder = path.parent.stat()
-            os.chown(path, folder.st_uid, folder.st_gid)
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ import logging
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
-from machinehub.store.engine import read_only
+from machinehub.store.file import read_only
 from machinehub.store.trouble import DAMAGED, unavailable
 
 if TYPE_CHECKING:

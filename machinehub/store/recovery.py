@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from machinehub.store.engine import read_only
+from machinehub.store.file import read_only
 from machinehub.store.tables import metadata
 
 if TYPE_CHECKING:

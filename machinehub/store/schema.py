@@ -18,7 +18,8 @@ import sqlalchemy as sa
 
 from machinehub.errors import Unavailable
 from machinehub.store.backup import back_up
-from machinehub.store.engine import create_private
+from machinehub.store.engine import database_file
+from machinehub.store.file import create_database, create_private
 from machinehub.store.tables import formats as formats_table
 from sandbox.protocol import formats
 
@@ -51,12 +52,11 @@ async def migrate(engine: AsyncEngine, *, backup: bool = False) -> str | None:
     Raises `Unavailable` for a database of a newer hub, which is left as it is.
     """
     async with contextlib.AsyncExitStack() as locks:
-        path = engine.url.database
-        if engine.dialect.name == "sqlite" and path and path != ":memory:":
-            await locks.enter_async_context(_file_lock(Path(f"{path}.lock")))
-            create_private(Path(path))
+        if (file := database_file(engine)) is not None:
+            await locks.enter_async_context(_file_lock(Path(f"{file.path}.lock")))
+            create_database(file.path)
             if backup:
-                await _back_up(Path(path), await current_revision(engine))
+                await _back_up(file.path, await current_revision(engine))
         async with engine.connect() as connection:
             if engine.dialect.name == "sqlite":
                 # Before the transaction, where it counts: a migration may replace a table.
@@ -98,8 +98,7 @@ async def current_revision(engine: AsyncEngine) -> str | None:
     """The revision of the schema as it is; None for an empty database. Nothing is changed, and no
     file is made. Raises `Unavailable` for what is no database, or does not answer.
     """
-    path = engine.url.database
-    if engine.dialect.name == "sqlite" and path and not Path(path).exists():
+    if (file := database_file(engine)) is not None and not file.path.exists():
         return None
     try:
         async with engine.connect() as connection:

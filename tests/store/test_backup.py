@@ -244,6 +244,33 @@ async def test_what_was_replaced_can_be_put_back_whole(tmp_path: Path) -> None:
     assert sorted(notes) == [False, False, True]
 
 
+async def test_the_log_of_a_database_that_is_gone_is_no_part_of_a_restored_one(
+    tmp_path: Path,
+) -> None:
+    """SQLite would play it into whatever file has the name: nothing in a log says whose it is."""
+    data = tmp_path / "a"
+    async with running_hub(data) as client:
+        machine = await client.deploy(COUNTER)
+        await send(client, f"{machine}/s")
+    copy, path = tmp_path / "copy", data / "hub.db"
+    back_up(path, copy)
+    writer = sqlite3.connect(path)
+    writer.execute("DELETE FROM sessions")
+    writer.commit()
+    log = path.with_name("hub.db-wal").read_bytes()
+    writer.close()
+    path.unlink()
+    path.with_name("hub.db-wal").write_bytes(log)  # as after a kill, without the database
+    refused = await run("tokens", "create", "--name", "x", "--data", str(data))
+    assert refused.returncode == 1
+    assert "put the database back" in refused.stderr.replace("\n", " ")
+    restored = await run("restore", str(copy), "--data", str(data))
+    assert restored.returncode == 0, restored.stderr
+    assert [each.read_bytes() for each in data.glob("*.replaced-*-wal")] == [log]
+    async with running_hub(data) as client:
+        assert (await client.http.get(f"/{machine}/s")).json()["seq"] == 2
+
+
 async def test_a_restore_that_fails_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -195,6 +195,8 @@ async def test_a_file_that_was_taken_away_is_not_written_any_more(
         assert problem(refused, 503, "unavailable")["reason"] == "moved"
         assert await readiness(client) == (503, False, "moved")
         assert "was moved or deleted" in caplog.text
+        refused = await client.http.get("/api/v1/machines")
+        assert problem(refused, 503, "unavailable")["reason"] == "moved"
         made = await run("tokens", "create", "--name", "x", "--data", str(tmp_path))
         assert made.returncode == 1
         assert "another hub uses" in made.stderr
