@@ -47,7 +47,7 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a Postgres server; `new_database` makes databases on it."""
-    with postgres_server(tmp_path_factory.mktemp("pg")) as url:
+    with postgres_server(tmp_path_factory.mktemp("pg"), survives_power_cut=False) as url:
         yield url
 
 
