@@ -198,6 +198,9 @@ async def use(behind: Proxied, machine: str) -> None:
 
 async def test_a_machine_is_used_through_a_proxy(behind: Proxied) -> None:
     await use(behind, await deploy(behind))
+    admission = behind.client.hub.admission
+    # A proxy that does not say who has left finds out by what it cannot send on: after half a minute.
+    await until(lambda: not admission._inside and not admission._connected, within_s=20)
 
 
 async def test_clients_of_a_proxy_are_counted_by_their_address(behind: Proxied) -> None:
