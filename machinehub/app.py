@@ -40,7 +40,7 @@ from machinehub.edge.identity import Identities
 from machinehub.edge.quotas import ProjectQuotas
 from machinehub.edge.tokens import Tokens
 from machinehub.egress.client import Egress
-from machinehub.errors import HubError
+from machinehub.errors import HubError, Unavailable
 from machinehub.ids import SessionId
 from machinehub.logs import MachineLogs
 from machinehub.metrics import Metrics
@@ -85,6 +85,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("machinehub")
 
+MEASURED_WITHIN_S: Final = 2.0
+"""Whoever asks for metrics is not held up by a database that does not answer; the gauge keeps what
+was counted last.
+"""
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OPERATIONS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """What answers also while the hub may not use its database."""
@@ -373,7 +377,10 @@ class Hub:
     async def _measure(self) -> None:
         """Sets the gauges that nobody sets when something happens."""
         await self.sessions.gauges.measure()
-        self.metrics.effects_waiting.set(self.broker.under_way)
+        self.metrics.effects_in_flight.set(self.broker.in_flight)
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(MEASURED_WITHIN_S):
+                self.metrics.effects_waiting.set(await self.session_store.effects.count_waiting())
         if self.cluster is not None:
             self.cluster.measure(self.metrics)
 

@@ -206,7 +206,10 @@ class Metrics:
             "effect_seconds", "What the last tries of requests took", REQUEST_S
         )
         self.effects_waiting = self._gauge(
-            "effects_waiting", "Requests of machines that this hub carries out"
+            "effects_waiting", "Requests of machines in the database that have no answer yet"
+        )
+        self.effects_in_flight = self._gauge(
+            "effects_in_flight", "Requests of machines that this hub has under way"
         )
         self.hooks = self._counter("hooks", "Webhooks that came in, by outcome", "outcome")
 

@@ -157,9 +157,14 @@ class Broker:
                 self._drop(job)
 
     @property
-    def under_way(self) -> int:
+    def known(self) -> int:
         """Requests in memory."""
         return self._count
+
+    @property
+    def in_flight(self) -> int:
+        """Those of them that were sent, and not answered yet."""
+        return self._under_way.total()
 
     # --- what is asked ----------------------------------------------------------------------------
 

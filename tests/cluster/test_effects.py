@@ -73,7 +73,7 @@ async def test_a_request_of_a_session_of_another_node_is_settled_by_hand(
             assert answer.status_code == 204, answer.text
             [got] = (await came(nodes[0], machine, name))["got"]
             assert got["text"] == name
-            await until(lambda: not any(node.hub.broker.under_way for node in nodes))
+            await until(lambda: not any(node.hub.broker.known for node in nodes))
 
 
 async def test_a_node_that_is_killed_leaves_its_requests_to_others(

@@ -200,7 +200,7 @@ async def test_who_waits_no_more_is_not_asked_for(tmp_path: Path) -> None:
         await send(client, machine, "s", {"type": "fetch", "url": there.url + "/wait"})
         await until(lambda: there.under_way)
         await send(client, machine, "s", {"type": "stop"})
-        await until(lambda: not client.hub.broker.under_way)
+        await until(lambda: not client.hub.broker.known)
         [effect] = await effects(client, machine, "s")
         assert (effect["state"], effect["outcome"]) == ("ended", "withdrawn")
         assert await context(client, machine, "s") == {"got": [], "why": []}
@@ -304,7 +304,7 @@ async def test_a_request_is_cancelled_or_answered_by_hand(
         problem(await client.http.post(f"{at}/99/cancel"), 404, "no_such_request")
         outcomes = [each["outcome"] for each in await effects(client, machine, "s")]
         assert outcomes == ["answered_by_hand", "request_cancelled"]
-        await until(lambda: not client.hub.broker.under_way)
+        await until(lambda: not client.hub.broker.known)
 
 
 async def test_a_machine_that_cannot_take_an_answer(tmp_path: Path) -> None:
@@ -332,12 +332,12 @@ async def test_a_session_that_ends_or_is_deleted_waits_for_nothing(tmp_path: Pat
             await send(client, machine, name, {"type": "fetch", "url": there.url + "/wait"})
         await until(lambda: there.under_way == 2)
         await send(client, machine, "s", {"type": "end"})
-        await until(lambda: client.hub.broker.under_way == 1)
+        await until(lambda: client.hub.broker.known == 1)
         [effect] = await effects(client, machine, "s")
         assert effect["outcome"] == "session_finished"
         await client.http.delete(f"/api/v1/machines/{machine}/sessions/t")
         there.let_go.set()
-        await until(lambda: not client.hub.broker.under_way)
+        await until(lambda: not client.hub.broker.known)
 
 
 async def test_a_start_that_fetches_and_a_restart(database_url: str, tmp_path: Path) -> None:
@@ -394,4 +394,4 @@ async def test_a_request_that_is_none(tmp_path: Path) -> None:
         await client.http.post(f"/{machine}/s", json=event)
         await send(client, machine, "t", {"type": "fetch", "url": there.url + "/echo"})
         assert len((await came(client, machine, "t"))["got"]) == 1
-        await until(lambda: not client.hub.broker.under_way)
+        await until(lambda: not client.hub.broker.known)

@@ -61,14 +61,18 @@ async def test_one_machine_does_not_fill_the_memory(
         greedy = await deployed(client, name="greedy", in_flight=1)
         for number in range(9):
             await send(client, greedy, f"s{number}", {"type": "fetch", "url": there.url + "/wait"})
-        assert client.hub.broker.under_way == 3
+        assert client.hub.broker.known == 3
+        await until(lambda: there.under_way == 1)
+        exposed = (await client.http.get("/metrics")).text
+        assert "machinehub_effects_waiting 9.0" in exposed
+        assert "machinehub_effects_in_flight 1.0" in exposed
         modest = await deployed(client, name="modest")
         for number in range(3):
             url = there.url + "/echo"
             await send(client, modest, f"s{number}", {"type": "fetch", "url": url})
         for number in range(3):
             await came(client, modest, f"s{number}")
-        assert client.hub.broker.under_way == 3
+        assert client.hub.broker.known == 3
         there.let_go.set()
         for number in range(9):
             await came(client, greedy, f"s{number}")
@@ -88,7 +92,7 @@ async def test_an_answer_is_not_for_who_took_the_sessions_name(
             assert (await client.http.post(path + "/restart")).status_code == 200
         else:
             assert (await client.http.delete(path)).status_code == 204
-        await until(lambda: not client.hub.broker.under_way)  # and nobody is asked again
+        await until(lambda: not client.hub.broker.known)  # and nobody is asked again
         await send(client, machine, "s", {"type": "fetch", "url": there.url + "/wait"})
         await until(lambda: there.under_way)
         # Another node may hear of the deletion too late.
