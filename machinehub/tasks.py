@@ -5,9 +5,10 @@ together; and work that is done again and again.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import TYPE_CHECKING
 
-from machinehub.errors import Unavailable
+from machinehub.errors import HubError
 
 if TYPE_CHECKING:
     import logging
@@ -33,16 +34,22 @@ class Tasks:
 
 
 async def look_on(
-    what: str, every_s: float, look: Callable[[], Awaitable[None]], log: logging.Logger, level: int
+    what: str,
+    every_s: float,
+    look: Callable[[], Awaitable[object] | None],
+    log: logging.Logger,
+    level: int,
 ) -> None:
-    """Calls `look` for ever, each time after `every_s` seconds. What it raises goes to `log`, that
-    the database is away at `level`: else one failure would be the last look.
+    """Calls `look` for ever, each time after `every_s` seconds. What it raises goes to `log`, the
+    hub's own errors (the database is away) at `level`: else one failure would be the last look.
     """
     while True:
         await asyncio.sleep(every_s)
         try:
-            await look()
-        except Unavailable as error:
+            looking = look()
+            if inspect.isawaitable(looking):
+                await looking
+        except HubError as error:
             log.log(level, "%s are looked at later: %s", what, error.detail)
         except Exception:
             log.exception("%s could not be looked at", what)

@@ -29,7 +29,7 @@ class Process:
         return children_of(self.process.pid)
 
     async def output(self) -> str:
-        _, err = await asyncio.wait_for(self.process.communicate(), 15)
+        _, err = await asyncio.wait_for(self.process.communicate(), 60)
         return err.decode()
 
 

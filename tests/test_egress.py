@@ -77,7 +77,7 @@ def test_what_is_no_target(url: str) -> None:
 async def test_an_address_inside_in_any_spelling_is_refused(host: str) -> None:
     egress = Egress([])
     with pytest.raises(EgressError) as error:
-        await egress.get(f"https://{host}:1/", bytes_max=10, within_s=5)
+        await egress.get(f"https://{host}:1/", owner="", bytes_max=10, within_s=5)
     assert error.value.code == "egress_refused"
 
 
@@ -88,10 +88,12 @@ async def test_a_host_with_one_address_inside_is_refused() -> None:
         return ["1.1.1.1", "10.0.0.1"]
 
     with pytest.raises(EgressError, match="public internet"):
-        await Egress([], resolve=resolve).get("https://a.example/", bytes_max=10, within_s=5)
+        await Egress([], resolve=resolve).get(
+            "https://a.example/", owner="", bytes_max=10, within_s=5
+        )
 
 
 async def test_without_encryption_only_where_the_operator_says() -> None:
     egress = Egress(["127.0.0.0/8"])
     with pytest.raises(EgressError, match="failed"):
-        await egress.get("http://127.0.0.1:1/", bytes_max=10, within_s=5)
+        await egress.get("http://127.0.0.1:1/", owner="", bytes_max=10, within_s=5)

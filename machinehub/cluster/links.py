@@ -22,7 +22,7 @@ import msgspec
 
 from machinehub.cluster import messages, wire
 from machinehub.ids import NodeId
-from machinehub.tasks import Tasks
+from machinehub.tasks import Tasks, look_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -191,7 +191,10 @@ class Links:
         self._caller, self._answerer = caller, answerer
 
     def start(self) -> None:
-        self._tasks.spawn(self._beat_on())
+        loop = asyncio.get_running_loop()
+        self._tasks.spawn(
+            look_on("links", BEAT_S, lambda: self.beat(loop.time()), log, logging.WARNING)
+        )
 
     def stop(self) -> None:
         """What is on its way is sent."""
@@ -293,11 +296,6 @@ class Links:
         link = self._answering.get(node)
         if link is not None:
             self._leave(link)
-
-    async def _beat_on(self) -> None:
-        while True:
-            await asyncio.sleep(BEAT_S)
-            self.beat(asyncio.get_running_loop().time())
 
     def beat(self, now_s: float) -> None:
         for node, link in list(self._calling.items()):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
 from machinehub.errors import NotFound, Unavailable
 from machinehub.session.messages import Closed, Ending
-from machinehub.tasks import Tasks
+from machinehub.tasks import Tasks, look_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from machinehub.cluster.subscription import ClusterSubscription
     from machinehub.ids import MachineId
     from machinehub.model import Machine
+
+log = logging.getLogger("machinehub.cluster")
 
 LOOK_S: Final = 2.0
 DELETED_S: Final = 60.0
@@ -60,16 +63,10 @@ class Machines:
         self._tasks = Tasks()
 
     def start(self) -> None:
-        self._tasks.spawn(self._look_on())
+        self._tasks.spawn(look_on("machines", LOOK_S, self.look, log, logging.DEBUG))
 
     def stop(self) -> None:
         self._tasks.stop()
-
-    async def _look_on(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            with contextlib.suppress(Unavailable):
-                await self.look()
 
     async def look(self) -> None:
         """Whether machines became private that clients of this node use."""

@@ -139,6 +139,8 @@ class Membership:
                     await self._look()
             except (Unavailable, TimeoutError) as error:
                 log.debug("a heartbeat was lost: %s", error)
+            except Exception:  # a mistake of ours in one must not be the last one
+                log.exception("a heartbeat failed")
 
     async def _look(self) -> None:
         asked_at_s = asyncio.get_running_loop().time()

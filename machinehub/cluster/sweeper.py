@@ -6,15 +6,13 @@ Every node looks, and takes up those that `placing.py` gives it.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
 from machinehub.cluster.placing import place
-from machinehub.errors import HubError, Unavailable
+from machinehub.errors import HubError
 from machinehub.ids import MachineId, SessionId
-from machinehub.tasks import Tasks
+from machinehub.tasks import Tasks, look_on
 
 if TYPE_CHECKING:
     from machinehub.clock import Clock
@@ -65,19 +63,13 @@ class Sweeper:
         self._tasks = Tasks()
 
     def start(self) -> None:
-        self._tasks.spawn(self._sweep_on())
+        self._tasks.spawn(look_on("sessions", LOOK_S, self.sweep, log, logging.DEBUG))
 
     def stop(self) -> None:
         self._tasks.stop()
 
-    async def _sweep_on(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            with contextlib.suppress(Unavailable):
-                await self.sweep()
-
     async def sweep(self) -> None:
-        """Looks once."""
+        """Looks once. Raises `Unavailable`."""
         if self._here.is_leaving:
             return
         due_ms = self._clock.now_ms() - LATE_MS

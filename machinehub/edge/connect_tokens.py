@@ -214,7 +214,7 @@ class ConnectTokens:
     async def _ask_one(
         self, url: str, kid: object, of: list[JwtKey]
     ) -> tuple[PublicKey | None, list[JwtKey]]:
-        return await self._public.find(url, kid), of
+        return await self._public.find(url, kid, owner=f"keys of {of[0].project}"), of
 
     def _member(self, claims: dict[str, Any], kids: Iterable[tuple[ProjectId, str]]) -> Member:
         """Raises `NotValid`."""

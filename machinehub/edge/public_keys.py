@@ -58,9 +58,9 @@ class PublicKeys:
             return None
         return published.keys.get(kid if isinstance(kid, str) else None)
 
-    async def find(self, url: str, kid: object) -> PublicKey | None:
-        """The key of that id that is published there. While it cannot be fetched, what was fetched
-        before counts.
+    async def find(self, url: str, kid: object, *, owner: str) -> PublicKey | None:
+        """The key of that id that is published there, where `owner` says. While it cannot be
+        fetched, what was fetched before counts.
         """
         published = self._published.setdefault(url, _Published())
         name = kid if isinstance(kid, str) else None
@@ -68,15 +68,15 @@ class PublicKeys:
         is_old = now_s - published.at_s >= KEPT_S
         if (is_old or name not in published.keys) and now_s - published.tried_at_s >= AGAIN_S:
             published.tried_at_s = now_s
-            published.fetching = asyncio.ensure_future(self._fetch(url, published))
+            published.fetching = asyncio.ensure_future(self._fetch(url, published, owner))
         # What is old counts on where newer ones cannot be had, and only there.
         if published.fetching is not None and (is_old or name not in published.keys):
             await asyncio.shield(published.fetching)
         return published.keys.get(name)
 
-    async def _fetch(self, url: str, published: _Published) -> None:
+    async def _fetch(self, url: str, published: _Published, owner: str) -> None:
         try:
-            body = await self._egress.get(url, bytes_max=BYTES_MAX, within_s=FETCH_S)
+            body = await self._egress.get(url, owner=owner, bytes_max=BYTES_MAX, within_s=FETCH_S)
             published.keys = read_keys(body)
             published.at_s = self._clock.monotonic_s()
         except (EgressError, ValueError) as error:

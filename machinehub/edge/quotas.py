@@ -6,7 +6,6 @@ same moment may both find room. What the database has is measured once a minute.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -14,6 +13,7 @@ import msgspec
 
 from machinehub.allowance import Allowance, exceeded
 from machinehub.errors import NotFound, Unavailable
+from machinehub.tasks import look_on
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -111,9 +111,7 @@ class ProjectQuotas:
 
     async def measure_on(self) -> None:
         """Measures what projects with a quota of it have in the database, while the hub runs."""
-        while True:
-            await asyncio.sleep(MEASURE_S)
-            await self.measure()
+        await look_on("quotas", MEASURE_S, self.measure, log, logging.DEBUG)
 
     async def measure(self) -> None:
         for project in list(self._allowances):

@@ -4,6 +4,8 @@ with the project's secrets in their headers.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import re
 from typing import TYPE_CHECKING, Final, Protocol
@@ -31,6 +33,7 @@ PLACEHOLDER: Final = re.compile(r"\{\{secret:([A-Za-z_][A-Za-z0-9_]{0,63})\}\}")
 """What `secret("NAME")` is in a machine (guest/prelude/fetch/index.ts)."""
 REDACTED_CHARS_MIN: Final = 4
 """A shorter secret is found in many a text by chance."""
+_BASIC: Final = re.compile(r"basic +([A-Za-z0-9+/]+={0,2}) *", re.IGNORECASE)
 _Spellings = list[tuple[str, str]]
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 
@@ -56,9 +59,10 @@ class Outside:
         headers = list(request.headers)
         if all(name.lower() != IDEMPOTENCY_KEY.lower() for name, _ in headers):
             headers.append((IDEMPOTENCY_KEY, asked.idempotency_key))
-        names = {name for _, value in headers for name in PLACEHOLDER.findall(value)}
+        texts = [text for name, value in headers for text in (value, _credentials(name, value))]
+        names = {name for text in texts for name in PLACEHOLDER.findall(text)}
         secrets = await self._vault.reveal(asked.leave.project, names) if names else {}
-        spellings = _spellings(secrets)
+        spellings = _spellings(secrets, headers)
         try:
             outgoing = Outgoing(
                 request.method,
@@ -81,7 +85,7 @@ class Outside:
                     rules, asked.leave.bounds, method, target
                 ),
                 fill=lambda given, target: [
-                    (name, _filled(value, secrets, target)) for name, value in given
+                    (name, _filled_header(name, value, secrets, target)) for name, value in given
                 ],
             )
         except EgressError as error:
@@ -102,6 +106,29 @@ class Outside:
             after_s = retry_after_s(after, self._clock.now_ms())
             raise Again(answer, f"the answer is {answer.status}", after_s)
         return answer
+
+
+def _credentials(name: str, value: str) -> str:
+    """Who a header of basic authentication says is there (RFC 7617), if a secret is in that."""
+    found = _BASIC.fullmatch(value) if name.lower() == "authorization" else None
+    if found is None:
+        return ""
+    try:
+        text = base64.b64decode(found[1], validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+    return text if PLACEHOLDER.search(text) else ""
+
+
+def _basic(credentials: str) -> str:
+    return base64.b64encode(credentials.encode()).decode()
+
+
+def _filled_header(name: str, value: str, secrets: Mapping[str, Secret], target: Target) -> str:
+    """Raises `EgressError`."""
+    if credentials := _credentials(name, value):
+        return f"Basic {_basic(_filled(credentials, secrets, target))}"
+    return _filled(value, secrets, target)
 
 
 def _filled(value: str, secrets: Mapping[str, Secret], target: Target) -> str:
@@ -144,7 +171,7 @@ def _redacted(text: str, spellings: _Spellings) -> str:
     return text
 
 
-def _spellings(secrets: Mapping[str, Secret]) -> _Spellings:
+def _spellings(secrets: Mapping[str, Secret], headers: list[Pair]) -> _Spellings:
     """How secrets may come back, and what stands in their place; the longest first, of which
     another may be a part.
     """
@@ -154,6 +181,12 @@ def _spellings(secrets: Mapping[str, Secret]) -> _Spellings:
         if len(secret.value) >= REDACTED_CHARS_MIN
         for spelling in (secret.value, json.dumps(secret.value)[1:-1], quote(secret.value, safe=""))
     }
+    for name, value in headers:
+        if credentials := _credentials(name, value):
+            sent = PLACEHOLDER.sub(
+                lambda each: secrets[each[1]].value if each[1] in secrets else each[0], credentials
+            )
+            found[_basic(sent)] = _basic(credentials)
     return sorted(found.items(), key=lambda each: -len(each[0]))
 
 

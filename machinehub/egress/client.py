@@ -14,7 +14,7 @@ import httpcore
 import httpx
 
 from machinehub.egress.addresses import EgressError, Networks, Unreachable
-from machinehub.egress.connections import CheckedTransport, Names
+from machinehub.egress.connections import CheckedTransport, Lookups, Names
 from machinehub.egress.rules import target_of
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Outgoing:
     unpacks: bool = True
     """Whether the answer may be packed."""
     owner: str = ""
-    """Whose it is: connections are kept for each owner."""
+    """Whose it is: connections are kept for each owner, who has a share of the lookups of names."""
     is_own: bool = False
     """Whether it is the hub's own: without encryption it stays in networks that were named."""
 
@@ -86,7 +86,7 @@ class Egress:
         """
         self._ca = ca
         self._networks = networks
-        self._resolve = resolve or Names()
+        self._lookups = Lookups(resolve or Names())
         self._transports: dict[bool, CheckedTransport] = {}
         """By whether they reach the public internet."""
 
@@ -95,9 +95,9 @@ class Egress:
             await transport.aclose()
         self._transports.clear()
 
-    async def get(self, url: str, *, bytes_max: int, within_s: float) -> bytes:
+    async def get(self, url: str, *, owner: str, bytes_max: int, within_s: float) -> bytes:
         """The body of a 200 answer of the hub's own, over https (or from a network that the
-        operator named). Raises `EgressError`.
+        operator named), at a URL that `owner` chose. Raises `EgressError`.
         """
         asked = Outgoing(
             "GET",
@@ -106,6 +106,7 @@ class Egress:
             bytes_max=bytes_max,
             within_s=within_s,
             unpacks=False,
+            owner=owner,
             is_own=True,
         )
         answer = await self.send(asked, check=lambda _method, _target: None)
@@ -223,7 +224,7 @@ class Egress:
             if self._ca:
                 believed.load_verify_locations(self._ca)
             networks = Networks(self._networks, public=public)
-            self._transports[public] = CheckedTransport(networks, self._resolve, believed)
+            self._transports[public] = CheckedTransport(networks, self._lookups, believed)
         return self._transports[public]
 
 

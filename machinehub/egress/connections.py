@@ -13,7 +13,8 @@ import functools
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakValueDictionary
 
 import httpcore
 import httpx
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
     Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
     """The addresses of a host, for a port. Raises `OSError`."""
 
-LOOKUPS_AT_ONCE: Final = 16
+LOOKUPS_AT_ONCE: Final = 64
 """Names that are looked up, each in a thread: a slow server of names must not hold up the others of
 the hub's threads.
 """
+LOOKUPS_OF_ONE: Final = 4
+"""Of one owner, who may have chosen a server of names that never answers."""
 KEPT_MAX: Final = 50
 """Connections of one origin that are kept for so long after their last request."""
 KEPT_S: Final = 30.0
@@ -58,8 +61,40 @@ class Names:
         return [str(each[4][0]) for each in found]
 
 
+class Lookups:
+    """Looks names up by `resolve`, a few of each owner at once."""
+
+    def __init__(self, resolve: Resolve) -> None:
+        self._resolve = resolve
+        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    async def of(self, owner: str, host: str, port: int) -> Sequence[str]:
+        """Raises `OSError`."""
+        share = self._shares.get(owner)
+        if share is None:
+            share = self._shares[owner] = asyncio.Semaphore(LOOKUPS_OF_ONE)
+        await share.acquire()
+
+        async def look() -> Sequence[str]:
+            try:
+                return await self._resolve(host, port)
+            finally:
+                share.release()
+
+        looking = asyncio.ensure_future(look())
+        looking.add_done_callback(_is_heard)
+        # Nobody can end the thread: it counts until it is free, also when its request was given up.
+        return await asyncio.shield(looking)
+
+
+def _is_heard(done: asyncio.Future[Any]) -> None:
+    """What it raised is nobody's any more where the request was given up."""
+    if not done.cancelled():
+        done.exception()
+
+
 class CheckedConnections(httpcore.AsyncNetworkBackend):
-    """How connections are made: to addresses that `networks` lets through."""
+    """How connections of an owner are made: to addresses that `networks` lets through."""
 
     def __init__(self, networks: Networks, resolve: Resolve) -> None:
         self._networks = networks
@@ -106,8 +141,9 @@ class CheckedTransport(httpx.AsyncBaseTransport):
     of them that costs 2 ms of CPU.
     """
 
-    def __init__(self, networks: Networks, resolve: Resolve, context: ssl.SSLContext) -> None:
-        self._backend = CheckedConnections(networks, resolve)
+    def __init__(self, networks: Networks, lookups: Lookups, context: ssl.SSLContext) -> None:
+        self._networks = networks
+        self._lookups = lookups
         self._context = context
         self._idle: dict[_Name, list[_Kept]] = {}
         """The one that was used last is the last."""
@@ -167,13 +203,15 @@ class CheckedTransport(httpx.AsyncBaseTransport):
             origin,
             ssl_context=self._context,
             keepalive_expiry=KEPT_S,
-            network_backend=self._backend,
+            network_backend=CheckedConnections(
+                self._networks, functools.partial(self._lookups.of, name[0])
+            ),
         )
 
     async def _keep(self, name: _Name, connection: httpcore.AsyncHTTPConnection) -> None:
         """The answer was read: another request may follow."""
         kept = self._idle.get(name, [])
-        if not connection.is_available() or len(kept) >= KEPT_MAX:
+        if not connection.is_available() or _has_more(connection) or len(kept) >= KEPT_MAX:
             await connection.aclose()
             return
         loop = asyncio.get_running_loop()
@@ -193,6 +231,14 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         self._sweeping = loop.call_later(KEPT_S, self._sweep) if self._idle else None
         for each in over:
             self._closing.spawn(each.connection.aclose())
+
+
+def _has_more(connection: httpcore.AsyncHTTPConnection) -> bool:
+    """Whether the server sent more than one answer: nobody asked for the rest, which would be taken
+    for the answer to the next request. httpcore looks only at what it has not read yet.
+    """
+    spoken = getattr(connection._connection, "_h11_state", None)  # noqa: SLF001
+    return spoken is not None and bool(spoken.trailing_data[0])
 
 
 async def _close(connection: httpcore.AsyncHTTPConnection) -> None:

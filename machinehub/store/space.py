@@ -12,8 +12,8 @@ import logging
 import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
-from machinehub.errors import Unavailable
 from machinehub.store.trouble import because_of
+from machinehub.tasks import look_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,13 +35,12 @@ async def give_back_on(database: Database) -> None:
     """Gives back free pages for as long as this runs."""
     if database.path is None:
         return
-    while True:
-        await asyncio.sleep(LOOK_S)
-        try:
-            while await database.write(give_back):
-                await asyncio.sleep(STEP_S)
-        except Unavailable as error:
-            log.debug("no space was given back: %s", error.detail)
+
+    async def give_all_back() -> None:
+        while await database.write(give_back):
+            await asyncio.sleep(STEP_S)
+
+    await look_on("free pages", LOOK_S, give_all_back, log, logging.DEBUG)
 
 
 def give_back(connection: Any) -> bool:

@@ -15,7 +15,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
 from machinehub.errors import Unavailable
-from machinehub.tasks import Tasks
+from machinehub.tasks import Tasks, look_on
 from machinehub.workers import scratch
 from machinehub.workers.builds import Builds
 from machinehub.workers.compiler import Compiler
@@ -41,6 +41,9 @@ RESTART_DELAYS_S: Final = (0.0, 0.1, 0.5, 2.0)
 repeats.
 """
 WORKER_WAIT_S: Final = 30.0
+FORGIVE_S: Final = 10.0
+"""So long without another one a crash counts."""
+WATCH_S: Final = 1.0
 START_S: Final = 120.0
 """From a worker's start to its being ready: compiling esbuild takes ten seconds on a quiet
 computer.
@@ -114,6 +117,7 @@ class WorkerPool:
         self._on_progress = on_progress or (lambda _what: None)
         self._numbers = 0
         self._crashes = 0
+        self._forgiven_at_s = 0.0
         self.restarts = 0
         self._listener: Listener | None = None
         self._groups: dict[Group, list[WorkerProcess]] = {SCRIPTS: []}
@@ -148,7 +152,7 @@ class WorkerPool:
                     ),
                 )
             await asyncio.sleep(0.01)
-        self._tasks.spawn(self._watch())
+        self._tasks.spawn(look_on("workers", WATCH_S, self._watch, log, logging.WARNING))
 
     @property
     def workers(self) -> list[WorkerProcess]:
@@ -344,30 +348,27 @@ class WorkerPool:
         else:
             await fresh.stop()
 
-    async def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
-        forgiven_at = loop.time()
-        while True:
-            await asyncio.sleep(1)
-            self._close_idle_groups(loop.time())
-            if loop.time() - forgiven_at > 10:
-                forgiven_at, self._crashes = loop.time(), max(0, self._crashes - 1)
-            for worker in self.everybody():
-                if (
-                    not worker.ready.is_set()
-                    and worker.started_at
-                    and loop.time() - worker.started_at > START_S
-                    and not worker.lost
-                ):
-                    worker.kill(f"it was not ready within {START_S:g} s", reason="slow_start")
-                if (
-                    worker is not self._forge
-                    and worker.owes
-                    and loop.time() - worker.heard_at > SILENCE_S
-                    and not worker.lost
-                ):
-                    why = f"it owes {worker.owes} answers and was silent for {SILENCE_S:g} s"
-                    worker.kill(why, reason="silent")
+    def _watch(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        self._close_idle_groups(now_s)
+        if now_s - self._forgiven_at_s > FORGIVE_S:
+            self._forgiven_at_s, self._crashes = now_s, max(0, self._crashes - 1)
+        for worker in self.everybody():
+            if (
+                not worker.ready.is_set()
+                and worker.started_at
+                and now_s - worker.started_at > START_S
+                and not worker.lost
+            ):
+                worker.kill(f"it was not ready within {START_S:g} s", reason="slow_start")
+            if (
+                worker is not self._forge
+                and worker.owes
+                and now_s - worker.heard_at > SILENCE_S
+                and not worker.lost
+            ):
+                why = f"it owes {worker.owes} answers and was silent for {SILENCE_S:g} s"
+                worker.kill(why, reason="silent")
 
 
 def _freest(workers: list[WorkerProcess]) -> WorkerProcess | None:

@@ -31,7 +31,7 @@ async def ask(client: Client, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", client.hub.settings.port)
     try:
         writer.write(request)
-        return await asyncio.wait_for(reader.read(), 15)
+        return await asyncio.wait_for(reader.read(), 60)
     finally:
         writer.transport.abort()
 
@@ -93,7 +93,7 @@ async def test_frames_that_are_none_end_the_connection(
     machine = await client.deploy(COUNTER, name="raw-frames")
     reader, writer = await raw_socket(client, f"{machine}/s")
     writer.write(data)
-    received = await asyncio.wait_for(reader.readuntil(code.to_bytes(2, "big")), 10)
+    received = await asyncio.wait_for(reader.readuntil(code.to_bytes(2, "big")), 60)
     assert received[-4] == 0x88
     writer.transport.abort()
     async with client.socket(f"{machine}/s") as peer:
@@ -341,7 +341,7 @@ async def test_an_answer_reaches_those_who_still_send(
             await writer.drain()
 
     sending = asyncio.create_task(send_on())
-    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).startswith(b"HTTP/1.1 413")
+    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)).startswith(b"HTTP/1.1 413")
     with pytest.raises(ConnectionError):
-        await asyncio.wait_for(sending, 10)
+        await asyncio.wait_for(sending, 60)
     writer.transport.abort()

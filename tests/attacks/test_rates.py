@@ -53,7 +53,7 @@ async def test_connections_that_ask_nothing_are_counted_too(tmp_path: Path) -> N
             )
             for _ in range(4)
         ]
-        assert b"connections_exceeded" in await asyncio.wait_for(opened[-1][0].read(), 10)
+        assert b"connections_exceeded" in await asyncio.wait_for(opened[-1][0].read(), 60)
         connected = client.hub.admission._connected
         await until(lambda: connected["127.0.0.2"] == 3)
         opened[0][1].transport.abort()
@@ -62,7 +62,7 @@ async def test_connections_that_ask_nothing_are_counted_too(tmp_path: Path) -> N
             "127.0.0.1", client.hub.settings.port, local_addr=("127.0.0.2", 0)
         )
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+        assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n"), 60)
         for _, each in [*opened, (reader, writer)]:
             each.transport.abort()
         await until(lambda: not connected)

@@ -105,9 +105,9 @@ async def test_watch_shows_what_send_does(client: Client) -> None:
         stderr=asyncio.subprocess.DEVNULL,
     )
     assert watching.stdout is not None
-    assert b'{"count": 0}' in await asyncio.wait_for(watching.stdout.readline(), 15)
+    assert b'{"count": 0}' in await asyncio.wait_for(watching.stdout.readline(), 60)
     await run("send", "watched/s", "increment", client=client)
-    assert b'{"count": 1}' in await asyncio.wait_for(watching.stdout.readline(), 15)
+    assert b'{"count": 1}' in await asyncio.wait_for(watching.stdout.readline(), 60)
     watching.terminate()
     await watching.communicate()
 

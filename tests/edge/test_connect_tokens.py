@@ -72,7 +72,7 @@ async def closed(socket: Any) -> int:
     """The code that the hub closes it with."""
     with pytest.raises(ConnectionClosed) as why:
         while True:
-            await asyncio.wait_for(socket.recv(), 20)
+            await asyncio.wait_for(socket.recv(), 60)
     assert why.value.rcvd is not None
     return why.value.rcvd.code
 
@@ -550,7 +550,7 @@ async def test_a_compressed_answer_is_not_unpacked(tmp_path: Path) -> None:
         async with server:
             with pytest.raises(EgressError, match="compressed"):
                 await app.hub.hub.connect_tokens._public._egress.get(
-                    url, bytes_max=1000, within_s=5
+                    url, owner="a", bytes_max=1000, within_s=5
                 )
 
 

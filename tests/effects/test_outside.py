@@ -16,6 +16,7 @@ import trustme
 from machinehub.effects.retries import retry_after_s
 from machinehub.egress.addresses import EgressError, Unreachable
 from machinehub.egress.client import Egress, Outgoing
+from machinehub.egress.connections import LOOKUPS_OF_ONE
 from machinehub.egress.rules import (
     EgressRules,
     check_allowed,
@@ -26,6 +27,7 @@ from machinehub.egress.rules import (
 from machinehub.errors import BadRequest
 from sandbox.protocol.effects import read_request
 from tests.effects.world import world
+from tests.support import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -298,8 +300,11 @@ def test_every_bound_counts() -> None:
 )
 async def test_a_server_that_behaves_badly(path: str, code: str) -> None:
     """Bounded in size, unpacked or not, and in time as a whole."""
+    within_s = 1 if path in ("/slowhead", "/wait") else 60
     async with world() as there:
-        error = await refused(opened(LOOPBACK), there.url + path, bytes_max=100_000, within_s=1)
+        error = await refused(
+            opened(LOOPBACK), there.url + path, bytes_max=100_000, within_s=within_s
+        )
         assert error.code == code
 
 
@@ -377,6 +382,46 @@ async def test_a_connection_is_not_kept_behind_a_body_that_a_server_may_not_read
         ):
             await fetch(egress, there.url + "/echo", method=method, body=body)
         assert there.connections == 2
+
+
+async def test_an_answer_that_nobody_asked_for_is_nobodys() -> None:
+    async with world() as there:
+        egress = opened(LOOPBACK)
+        assert (await fetch(egress, there.url + "/twice")).body == b"one"
+        assert (await fetch(egress, there.url + "/bytes/3")).body == b"\xff" * 3
+        assert there.connections == 2
+
+
+async def test_a_server_of_names_that_never_answers_is_its_owners_trouble() -> None:
+    """Nobody can end a lookup: it counts until it is over, though its request was given up."""
+    never = asyncio.Event()
+    asked: list[str] = []
+
+    async def resolve(host: str, _port: int) -> list[str]:
+        asked.append(host)
+        if host == "never.example":
+            await never.wait()
+            raise OSError("no such name")
+        return ["127.0.0.1"]
+
+    async with world() as there:
+        egress = opened(LOOPBACK, resolve=resolve)
+        url = "http://never.example/"
+        hanging = [
+            asyncio.ensure_future(fetch(egress, url, owner="a")) for _ in range(LOOKUPS_OF_ONE + 2)
+        ]
+        await until(lambda: len(asked) == LOOKUPS_OF_ONE)
+        for each in hanging:
+            each.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+        assert asked == ["never.example"] * LOOKUPS_OF_ONE
+        error = await refused(egress, f"http://pay.example:{there.port}/", owner="a", within_s=0.2)
+        assert error.code == "egress_failed"
+        answer = await fetch(egress, f"http://pay.example:{there.port}/echo", owner="b")
+        assert answer.status == 200
+        never.set()
+        answer = await fetch(egress, f"http://pay.example:{there.port}/echo", owner="a")
+        assert answer.status == 200
 
 
 async def test_the_next_address_is_tried() -> None:

@@ -133,6 +133,41 @@ async def test_a_secret_that_comes_back_in_another_spelling(tmp_path: Path) -> N
         assert len(there.seen) == 2
 
 
+async def test_a_secret_is_a_password(tmp_path: Path) -> None:
+    """Of basic authentication, whose header is in base64: there and back."""
+    tls, settings = certified(tmp_path)
+    settings["database_url"] = sqlite(tmp_path)
+    async with (
+        world(tls) as there,
+        world() as plain,
+        running_hub(tmp_path, workers=1, **settings) as client,
+    ):
+        await put(client, "KEY", SECRET, "127.0.0.1")
+        machine = await deployed(client, allow=["*"])
+
+        async def ask(number: int, url: str, credentials: bytes, how: str = "Basic") -> Any:
+            value = f"{how} {base64.b64encode(credentials).decode()}"
+            await send(client, machine, "s", with_key(url, value))
+            return (await came(client, machine, "s", number))["got"]
+
+        [got] = await ask(1, there.url + "/echo", "ada é:{{secret:KEY}}".encode())
+        sent = base64.b64encode(f"ada é:{SECRET}".encode()).decode()
+        assert there.seen[0].header("authorization") == f"Basic {sent}"
+        assert sent not in got["text"]
+        assert base64.b64encode("ada é:{{secret:KEY}}".encode()).decode() in got["text"]
+        await ask(2, plain.url + "/echo", b"ada:{{secret:KEY}}")
+        await ask(3, there.url + "/echo", b"ada:{{secret:MISSING}}")
+        for number, (credentials, how) in enumerate(
+            [(b"ada:mine", "Basic"), (b"\xff{{secret:KEY}}", "Basic"), (b"{{secret:KEY}}", "Other")]
+        ):
+            await ask(4 + number, there.url + "/echo", credentials, how)
+            value = f"{how} {base64.b64encode(credentials).decode()}"
+            assert there.seen[-1].header("authorization") == value
+        outcomes = [each["outcome"] for each in await effects(client, machine, "s")][::-1]
+        assert outcomes[1:3] == ["secret_refused", "no_such_secret"]
+        assert plain.seen == []
+
+
 async def dumped(client: Client) -> bytes:
     """All rows of all tables of the database."""
     import sqlalchemy as sa

@@ -165,6 +165,12 @@ class World:
         await writer.drain()
         writer.close()
 
+    async def _twice(self, _seen: Seen, writer: asyncio.StreamWriter, _rest: str) -> None:
+        """Two answers, of which nobody asked for one."""
+        one = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"
+        writer.write(one + b"one" + one + b"two")
+        await writer.drain()
+
     async def _later(self, _seen: Seen, writer: asyncio.StreamWriter, rest: str) -> None:
         await _say(writer, 429, b"too fast", [("Retry-After", rest)])
 

@@ -316,7 +316,7 @@ async def test_deploying_and_deleting_under_traffic(client: Client) -> None:
         assert (await client.http.get(f"/{machine}/s")).json()["version"] == 1
         assert (await client.http.get(f"/{machine}/fresh")).json()["version"] == 4
         assert (await client.http.delete("/api/v1/machines/traffic")).status_code == 204
-        code, acknowledged = await asyncio.wait_for(counting, 10)
+        code, acknowledged = await asyncio.wait_for(counting, 60)
         assert code == 4004
         assert acknowledged
 

@@ -371,7 +371,7 @@ async def test_a_worker_that_hangs_up_and_lives_on_is_ended(
         assert (await client.http.post(f"/{machine}/s", json={"type": "increment"})).json()[
             "snapshot"
         ]["context"] == {"count": 2}
-        assert await asyncio.wait_for(worker.process.wait(), 5) == -signal.SIGKILL
+        assert await asyncio.wait_for(worker.process.wait(), 60) == -signal.SIGKILL
 
 
 def test_what_a_forge_leaves_behind_may_be_deep(tmp_path: Path) -> None:

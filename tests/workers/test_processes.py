@@ -143,7 +143,7 @@ async def test_sigterm_says_goodbye(tmp_path: Path) -> None:
                         await socket.recv()
                 assert closed.value.rcvd is not None
                 assert closed.value.rcvd.code == 1001
-                await asyncio.wait_for(hub.process.wait(), 10)
+                await asyncio.wait_for(hub.process.wait(), 60)
         assert hub.process.returncode == 0
         assert not any(alive(child) for child in children)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from machinehub.errors import HubError, NotFound
 from machinehub.session.decide.lifecycle import Phase, Stage
 from machinehub.session.run.pressure import Pressure
-from machinehub.tasks import Tasks
+from machinehub.tasks import Tasks, look_on
 
 if TYPE_CHECKING:
     from machinehub.clock import Clock
@@ -100,9 +100,11 @@ class Housekeeper:
         self._tasks = Tasks()
 
     def start(self) -> None:
-        self._tasks.spawn(self._sweep_on())
+        self._tasks.spawn(look_on("idle sessions", SWEEP_S, self.sweep, log, logging.WARNING))
         if self._expire_after_ms:
-            self._tasks.spawn(self._expire_on())
+            self._tasks.spawn(
+                look_on("finished sessions", EXPIRE_S, self.expire, log, logging.WARNING)
+            )
 
     def stop(self) -> None:
         self._tasks.stop()
@@ -147,11 +149,6 @@ class Housekeeper:
                 while not self.at_rest(session) and not session.gone:
                     await self._waits.next_turn(session)
 
-    async def _sweep_on(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            self.sweep()
-
     def sweep(self) -> None:
         """Freezes or unloads idle sessions. While more sessions are on workers, or wait to be woken
         by a timer, than `live_sessions` allows, the least recently used ones count as idle too.
@@ -195,14 +192,6 @@ class Housekeeper:
         return bool(session.pending) or self._placement.stage(session) is Stage.FREEZING
 
     # --- expiry -----------------------------------------------------------------------------------
-
-    async def _expire_on(self) -> None:
-        while True:
-            try:
-                await self.expire()
-            except HubError as error:
-                log.warning("finished sessions expire later: %s", error.detail)
-            await asyncio.sleep(EXPIRE_S)
 
     async def expire(self) -> int:
         """Deletes the sessions that finished long enough ago; how many there were."""

@@ -336,6 +336,9 @@ class Journal:
                 await self._store.ping()
             except Unavailable:
                 continue
+            except Exception:  # nothing would be written ever again
+                log.exception("the database could not be tried")
+                continue
             self._probing = False
             log.warning("the database is written again")
             self._failing_since_s = self._failure = None

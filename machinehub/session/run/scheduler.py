@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from machinehub.errors import Unavailable
 from machinehub.session.decide.timers import TimerQueue
+from machinehub.tasks import look_on
 from sandbox.protocol.ids import TimerId
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ class TimerScheduler:
         """Takes up what comes due soon, or came due while no hub ran. Raises `Unavailable`."""
         await self._extend()
         if self._clock.ticks:
-            self._extending = asyncio.ensure_future(self._extend_on())
+            self._extending = asyncio.ensure_future(
+                look_on("timers", LOOK_S, self._look, log, logging.WARNING)
+            )
 
     def stop(self) -> None:
         for pending in (self._handle, self._extending):
@@ -159,15 +162,9 @@ class TimerScheduler:
     def _is_pending(self, key: SessionKey, timer: TimerId, due_at_ms: int) -> bool:
         return timer == _HELD or self._pending(key, timer, due_at_ms)
 
-    async def _extend_on(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            if self._clock.now_ms() + HORIZON_MS - self._horizon_ms < EXTEND_MS:
-                continue
-            try:
-                await self._extend()
-            except Unavailable as error:
-                log.warning("timers will be looked for later: %s", error.detail)
+    async def _look(self) -> None:
+        if self._clock.now_ms() + HORIZON_MS - self._horizon_ms >= EXTEND_MS:
+            await self._extend()
 
     async def _extend(self) -> None:
         before_ms = self._horizon_ms
@@ -177,7 +174,7 @@ class TimerScheduler:
         )
         try:
             self._take(await self._store.timers_due(after_ms=before_ms, until_ms=until_ms))
-        except Unavailable:
+        except Exception:
             self._horizon_ms = before_ms
             raise
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from machinehub.clock import SystemClock
 from machinehub.errors import Unavailable
-from machinehub.tasks import Tasks
+from machinehub.tasks import Tasks, look_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +71,7 @@ class Timekeeper:
         await self._note()
         self._clock.on_step = self._was_set
         self._started = True
-        self._tasks.spawn(self._keep_on())
+        self._tasks.spawn(look_on("clocks", NOTE_S, self._keep, log, logging.WARNING))
 
     async def stop(self) -> None:
         """Notes how time stands. A database that cannot be written is left as it is."""
@@ -87,17 +87,15 @@ class Timekeeper:
         self._tasks.spawn(self._note())
         asyncio.get_running_loop().call_soon(self._stepped)
 
-    async def _keep_on(self) -> None:
-        while True:
-            await asyncio.sleep(NOTE_S)
-            assert self._clock is not None
-            is_ahead = self._clock.ahead_ms > AHEAD_MS
-            self._metrics.clock_ahead.set(max(0, self._clock.ahead_ms) / 1000)
-            loop_s = asyncio.get_running_loop().time()
-            if is_ahead or self._was_ahead or loop_s - self._noted_at_s >= ALWAYS_S:
-                self._noted_at_s = loop_s
-                await self._note()
-            self._was_ahead = is_ahead
+    async def _keep(self) -> None:
+        assert self._clock is not None
+        is_ahead = self._clock.ahead_ms > AHEAD_MS
+        self._metrics.clock_ahead.set(max(0, self._clock.ahead_ms) / 1000)
+        loop_s = asyncio.get_running_loop().time()
+        if is_ahead or self._was_ahead or loop_s - self._noted_at_s >= ALWAYS_S:
+            self._noted_at_s = loop_s
+            await self._note()
+        self._was_ahead = is_ahead
 
     async def _note(self) -> None:
         assert self._clock is not None

@@ -77,7 +77,7 @@ class Sky:
 
     async def until(self, kind: str) -> dict[str, Any]:
         while True:
-            text = await asyncio.wait_for(self.connection.recv(), 10)
+            text = await asyncio.wait_for(self.connection.recv(), 60)
             message: dict[str, Any] = json.loads(text)["json"]
             assert message.get("apiKey") == self._key
             self.seen.append(message)
@@ -87,7 +87,7 @@ class Sky:
     async def closed(self) -> int:
         with contextlib.suppress(ConnectionClosed):
             while True:
-                message = json.loads(await asyncio.wait_for(self.connection.recv(), 10))
+                message = json.loads(await asyncio.wait_for(self.connection.recv(), 60))
                 self.seen.append(message["json"])
         assert self.connection.close_code is not None
         return self.connection.close_code
