@@ -66,7 +66,9 @@ class EffectsApi:
     async def list(self, request: Request, address: Address) -> Response:
         """The newest first."""
         limit, cursor = page_of(request, limit_max=self._limits.page_items)
-        before = None if cursor is None else _number(cursor)
+        if cursor is not None and not _NUMBER.fullmatch(cursor):
+            raise BadRequest("invalid_cursor", "the cursor is not one that a list gave")
+        before = None if cursor is None else EffectId(int(cursor))
         found = await self._sessions.effects(address, before=before, limit=limit + 1)
         return Json(page([show_effect(each) for each in found], limit=limit, key="id"))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -60,6 +60,14 @@ ANSWER_TRIES: Final = 4
 that it could not take the answer.
 """
 RETRY_S: Final = 1.0
+SHARE: Final = 3
+"""A project may have so many times as many requests under way as there is room for more: one alone
+has three quarters of the room, and the more there are, the less each has.
+Source: dynamic thresholds, by which packets share the memory of a switch (A. K. Choudhury and
+E. L. Hahne, IEEE/ACM Transactions on Networking 6, 1998).
+"""
+KEPT_SHARE: Final = 10
+"""One in so many is kept for projects that have none under way."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +82,8 @@ class Job:
     tried_s: float = 0.0
     """When it was tried first, of the clock that does not jump."""
     task: asyncio.Task[None] | None = None
-    has_slot: bool = False
+    takes_room: bool = False
+    """Whether it is one of those that are being sent."""
     counts_in: _Lane | None = None
     """Where it counts as one that is under way."""
     is_answered: bool = False
@@ -112,7 +121,7 @@ class Broker:
         at_once: int,
     ) -> None:
         """`at_once` requests of all machines are under way together, of which a machine has at
-        most half, and a project three quarters.
+        most half, and a project its share of the rest (`SHARE`).
         """
         self._store = store
         self._sessions = sessions
@@ -122,12 +131,13 @@ class Broker:
         self._entropy = entropy
         self._logs = logs
         self._metrics = metrics
-        self._slots = asyncio.Semaphore(at_once)
+        self._room = at_once
+        """How many more may be sent."""
+        self._kept = -(-at_once // KEPT_SHARE)
         self._of_a_version = max(1, at_once // 2)
-        self._of_a_project = max(1, at_once * 3 // 4)
         self._under_way: Counter[ProjectId | None] = Counter()
-        self._crowded: dict[_Lane, None] = {}
-        """Those that wait until their project has less under way."""
+        self._crowded: defaultdict[ProjectId | None, dict[_Lane, None]] = defaultdict(dict)
+        """Those that wait until their project may have more under way."""
         self._jobs: dict[SessionKey, dict[EffectId, Job]] = {}
         self._lanes: dict[tuple[MachineId, int], _Lane] = {}
         self._rates: Rates[tuple[MachineId, int]] = Rates()
@@ -286,44 +296,49 @@ class Broker:
             if not self._rates.take(name, per_s, self._clock.monotonic_s()):
                 await asyncio.sleep(1 / per_s)
                 continue
-            await self._slots.acquire()
-            # Others of the project may have begun meanwhile.
-            job = None if self._is_full(lane, leave) else self._next(lane)
-            if job is None:
-                self._slots.release()
-                continue
-            self._begin(job, lane)
-            job.task = self._tasks.spawn(self._work(job, leave))
-            job.task.add_done_callback(functools.partial(self._worked, job, lane))
+            if (job := self._next(lane)) is not None:
+                self._begin(job, lane)
+                job.task = self._tasks.spawn(self._work(job, leave))
+                job.task.add_done_callback(functools.partial(self._worked, job, lane))
 
     def _is_full(self, lane: _Lane, leave: Leave) -> bool:
         """Whether as much is under way as may; then `lane.wake` is set when it is less."""
         if lane.under_way >= min(leave.rules.in_flight, self._of_a_version):
             return True
-        if self._under_way[leave.project] < self._of_a_project:
+        if self._may_begin(leave.project):
             return False
-        self._crowded[lane] = None
+        self._crowded[leave.project][lane] = None
         return True
 
+    def _may_begin(self, project: ProjectId | None) -> bool:
+        has = self._under_way[project]
+        return has < SHARE * (self._room - self._kept) or (has == 0 and self._room > 0)
+
     def _begin(self, job: Job, lane: _Lane) -> None:
-        job.has_slot, job.counts_in = True, lane
+        job.takes_room, job.counts_in = True, lane
+        self._room -= 1
         lane.under_way += 1
         self._under_way[lane.project] += 1
 
     def _end(self, job: Job) -> None:
         """It is under way no more, as far as others wait for room."""
-        self._free_slot(job)
         lane, job.counts_in = job.counts_in, None
-        if lane is None:
-            return
-        lane.under_way -= 1
-        self._under_way[lane.project] -= 1
-        if not self._under_way[lane.project]:
-            del self._under_way[lane.project]
-        lane.wake.set()
-        for each in [each for each in self._crowded if each.project == lane.project]:
-            del self._crowded[each]
-            each.wake.set()
+        if lane is not None:
+            lane.under_way -= 1
+            self._under_way[lane.project] -= 1
+            if not self._under_way[lane.project]:
+                del self._under_way[lane.project]
+            lane.wake.set()
+        self._make_room(job)
+
+    def _make_room(self, job: Job) -> None:
+        """It is not being sent any more."""
+        if job.takes_room:
+            job.takes_room = False
+            self._room += 1
+        for project in [each for each in self._crowded if self._may_begin(each)]:
+            for lane in self._crowded.pop(project):
+                lane.wake.set()
 
     def _next(self, lane: _Lane) -> Job | None:
         """The next one that somebody still waits for."""
@@ -335,16 +350,11 @@ class Broker:
 
     async def _work(self, job: Job, leave: Leave) -> None:
         answer = await self._try(job, leave)
-        self._free_slot(job)
+        self._make_room(job)
         if answer is not None:
             job.is_answered = True
             await self._deliver(job, answer)
             self._drop(job)
-
-    def _free_slot(self, job: Job) -> None:
-        if job.has_slot:
-            job.has_slot = False
-            self._slots.release()
 
     def _worked(self, job: Job, lane: _Lane, _task: asyncio.Task[None]) -> None:
         """Also of a task that was cancelled before it began."""

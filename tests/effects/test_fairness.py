@@ -21,10 +21,12 @@ from tests.support import until
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support import Client
+
 
 async def test_one_machine_leaves_room_for_others(tmp_path: Path) -> None:
     """However much it asks, and however long that takes: half of what may be under way is for
-    other machines, and a quarter for other projects.
+    other machines, and a quarter for other projects, of which none has all of that.
     """
     limits = Limits(effects_in_flight=8)
     async with (
@@ -37,18 +39,29 @@ async def test_one_machine_leaves_room_for_others(tmp_path: Path) -> None:
                 event = {"type": "fetch", "url": there.url + "/wait"}
                 await send(client, machine, f"s{number}", event)
             await until(lambda count=count: there.under_way == count)  # type: ignore[misc]
-        answer = await client.http.post("/api/v1/projects", json={"name": "other"})
-        assert answer.status_code == 201, answer.text
-        client.http.params = client.http.params.set("project", "other")
-        modest = await deployed(client, name="modest")
-        client.http.params = client.http.params.remove("project")
+        too_greedy, modest = [await in_project(client, name) for name in ("other", "third")]
+        greedy.append(too_greedy)
+        for number in range(6):
+            event = {"type": "fetch", "url": there.url + "/wait"}
+            await send(client, too_greedy, f"s{number}", event)
+        await until(lambda: there.under_way == 7)
         await send(client, modest, "s", {"type": "fetch", "url": there.url + "/echo"})
         assert (await came(client, modest, "s"))["got"][0]["status"] == 200
-        assert there.under_way == 6
+        assert there.under_way == 7
         there.let_go.set()
         for machine in greedy:
             for number in range(6):
                 await came(client, machine, f"s{number}")
+
+
+async def in_project(client: Client, project: str) -> str:
+    """A machine of a new project."""
+    answer = await client.http.post("/api/v1/projects", json={"name": project})
+    assert answer.status_code == 201, answer.text
+    client.http.params = client.http.params.set("project", project)
+    machine = await deployed(client, name="m", in_flight=1000)
+    client.http.params = client.http.params.remove("project")
+    return machine
 
 
 async def test_one_machine_does_not_fill_the_memory(
