@@ -300,6 +300,11 @@ async def test_a_request_is_cancelled_or_answered_by_hand(
         for headers in ({"a b": "x"}, {"": "x"}, {"a": "x\ny"}, {"a": "Ω"}):
             wrong = await client.http.post(f"{at}/2/answer", json={"headers": headers})
             problem(wrong, 400, "invalid_body")
+        for cursor in ("", "eA==", "x"):  # nothing, "x" in base64, and no base64
+            problem(await client.http.get(f"{at}?cursor={cursor}"), 400, "invalid_cursor")
+        page = (await client.http.get(f"{at}?limit=1")).json()
+        older = (await client.http.get(f"{at}?cursor={page['next']}")).json()
+        assert [each["id"] for each in page["data"] + older["data"]] == [2, 1]
         problem(await client.http.post(f"{at}/2/cancel"), 404, "no_such_request")
         problem(await client.http.post(f"{at}/99/cancel"), 404, "no_such_request")
         outcomes = [each["outcome"] for each in await effects(client, machine, "s")]
