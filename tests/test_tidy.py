@@ -90,7 +90,8 @@ def name(path: Path) -> str:
 
 
 def test_files() -> None:
-    assert [f"{name(path)}: {wrong}" for path in SOURCES for wrong in wrongs_of(path)] == []
+    found = [f"{name(path)}: {wrong}" for path in SOURCES for wrong in wrongs_of(path)]
+    assert not found, "\n".join(found)
 
 
 def wrongs_of(path: Path) -> Iterator[str]:
@@ -145,7 +146,7 @@ def test_imports_go_one_way() -> None:
             for module in imports(path)
             if (theirs := layer(module)) is not None and theirs < mine
         ]
-    assert upwards == []
+    assert not upwards, "\n".join(upwards)
 
 
 def test_slow_tests_are_there() -> None:
