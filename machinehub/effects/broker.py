@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -136,8 +136,10 @@ class Broker:
         self._kept = -(-at_once // KEPT_SHARE)
         self._of_a_version = max(1, at_once // 2)
         self._under_way: Counter[ProjectId | None] = Counter()
-        self._crowded: defaultdict[ProjectId | None, dict[_Lane, None]] = defaultdict(dict)
-        """Those that wait until their project may have more under way."""
+        self._crowded: dict[ProjectId | None, dict[_Lane, None]] = {}
+        """Those that wait until their project may have more under way. The one that has least comes
+        first: a version that asks without end must not keep others of its project from asking.
+        """
         self._jobs: dict[SessionKey, dict[EffectId, Job]] = {}
         self._lanes: dict[tuple[MachineId, int], _Lane] = {}
         self._rates: Rates[tuple[MachineId, int]] = Rates()
@@ -268,16 +270,19 @@ class Broker:
                 self._drop(job)
         finally:
             self._lanes.pop(name, None)
+            self._step_back(lane)
 
     async def _serve_each(self, lane: _Lane, name: tuple[MachineId, int]) -> None:
         while lane.jobs or lane.under_way:
             if not lane.jobs:
+                self._step_back(lane)
                 lane.wake.clear()
                 await lane.wake.wait()
                 continue
             try:
                 leave = await self._leaves.of(*name)
             except Unavailable as error:
+                self._step_back(lane)
                 log.warning("requests of %s wait: %s", name[0], error.detail)
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -294,25 +299,43 @@ class Broker:
                 continue
             per_s = leave.rules.per_second
             if not self._rates.take(name, per_s, self._clock.monotonic_s()):
+                self._step_back(lane)
                 await asyncio.sleep(1 / per_s)
                 continue
             if (job := self._next(lane)) is not None:
                 self._begin(job, lane)
                 job.task = self._tasks.spawn(self._work(job, leave))
                 job.task.add_done_callback(functools.partial(self._worked, job, lane))
+            self._step_back(lane)
 
     def _is_full(self, lane: _Lane, leave: Leave) -> bool:
         """Whether as much is under way as may; then `lane.wake` is set when it is less."""
         if lane.under_way >= min(leave.rules.in_flight, self._of_a_version):
+            self._step_back(lane)
             return True
-        if self._may_begin(leave.project):
-            return False
-        self._crowded[leave.project][lane] = None
-        return True
+        self._crowded.setdefault(leave.project, {})[lane] = None
+        return self._first(leave.project) is not lane
 
-    def _may_begin(self, project: ProjectId | None) -> bool:
+    def _step_back(self, lane: _Lane) -> None:
+        """It does not wait for its project's share any more: the next one does."""
+        waiting = self._crowded.get(lane.project, {})
+        waiting.pop(lane, None)
+        if not waiting:
+            self._crowded.pop(lane.project, None)
+        self._call(lane.project)
+
+    def _call(self, project: ProjectId | None) -> None:
+        if (first := self._first(project)) is not None:
+            first.wake.set()
+
+    def _first(self, project: ProjectId | None) -> _Lane | None:
+        """Who may begin a request now; of those that have equally many under way, who waits
+        longest.
+        """
+        waiting = self._crowded.get(project)
         has = self._under_way[project]
-        return has < SHARE * (self._room - self._kept) or (has == 0 and self._room > 0)
+        may = has < SHARE * (self._room - self._kept) or (has == 0 and self._room > 0)
+        return min(waiting, key=lambda lane: lane.under_way) if waiting and may else None
 
     def _begin(self, job: Job, lane: _Lane) -> None:
         job.takes_room, job.counts_in = True, lane
@@ -336,9 +359,8 @@ class Broker:
         if job.takes_room:
             job.takes_room = False
             self._room += 1
-        for project in [each for each in self._crowded if self._may_begin(each)]:
-            for lane in self._crowded.pop(project):
-                lane.wake.set()
+        for project in self._crowded:
+            self._call(project)
 
     def _next(self, lane: _Lane) -> Job | None:
         """The next one that somebody still waits for."""

@@ -4,14 +4,22 @@ a session's name, not of an hour that a clock skips.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machinehub.effect import Conclusion
+from machinehub.clock import Entropy, SystemClock
+from machinehub.effect import Conclusion, Effect
 from machinehub.effects import broker
+from machinehub.effects.asked import Leave
+from machinehub.egress.rules import EgressRules
 from machinehub.errors import NotFound
+from machinehub.ids import MachineId, ProjectId, Seq, SessionId, SessionKey
 from machinehub.limits import Limits
+from machinehub.logs import MachineLogs
+from machinehub.metrics import Metrics
+from machinehub.session.port import Address
 from sandbox.protocol.effects import Answer, encode_answer
 from sandbox.protocol.ids import EffectId
 from tests.effects.test_broker import came, deployed, fetching, send, sqlite
@@ -21,6 +29,7 @@ from tests.support import until
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from machinehub.effects.asked import Asked
     from tests.support import Client
 
 
@@ -52,6 +61,47 @@ async def test_one_machine_leaves_room_for_others(tmp_path: Path) -> None:
         for machine in greedy:
             for number in range(6):
                 await came(client, machine, f"s{number}")
+
+
+async def test_one_machine_leaves_room_for_others_of_its_project() -> None:
+    """Where the project may have no more under way: who has less of that comes first. The broker is
+    the real one, between a session and a world that answer at once.
+    """
+    begun: list[str] = []
+
+    class Around:
+        async def of(self, machine: str, _version: int) -> Leave:
+            return Leave(ProjectId("p"), machine, EgressRules(per_second=1000), [])
+
+        async def answer(self, *_: Any, **__: Any) -> None:
+            """Every answer is taken."""
+
+        async def carry(self, asked: Asked) -> Answer:
+            begun.append(asked.leave.machine)
+            await asyncio.sleep(0)
+            return Answer(200, text="")
+
+    around: Any = Around()
+    there = broker.Broker(
+        around,
+        around,
+        around,
+        around.carry,
+        SystemClock(),
+        Entropy(),
+        logs=MachineLogs(kept=1),
+        metrics=Metrics(),
+        at_once=1,
+    )
+    for key, (machine, count) in enumerate((("busy", 6), ("modest", 3))):
+        address = Address(MachineId(machine), SessionId("s"), 1)
+        request = b'{"method":"GET","url":"https://a.example/"}'
+        effects_ = [Effect(EffectId(number), Seq(1), number, request, 0) for number in range(count)]
+        there.asked(address, SessionKey(key), effects_)
+    await until(lambda: len(begun) == 9)
+    await until(lambda: not there.known)
+    assert begun == ["busy", "modest"] * 3 + ["busy"] * 3
+    assert there.in_flight == 0
 
 
 async def in_project(client: Client, project: str) -> str:
