@@ -230,21 +230,23 @@ def restore(file: File, data: Data = None, as_json: AsJson = False) -> None:
     """
     from machinehub.store import backup as backups
     from machinehub.store.claim import FileClaim
+    from machinehub.store.file import LOG_SUFFIX
     from machinehub.store.schema import check_is_known
 
     database = _sqlite_file(from_environment(os.environ, data=data))
     database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if file.exists():
         check_is_known(backups.look_into(file, named=file).revision)
-    aside = _free_name(database)
+    aside = _free_name(Path(os.path.realpath(database)))
 
     async def put_back() -> Contents:
         async with FileClaim(str(database)):
             return backups.restore(file, database, aside=aside)
 
     found = asyncio.run(put_back())
-    if aside.exists():
-        progress.print(f"what was there is {aside}", markup=False)
+    for kept in (aside, Path(f"{aside}{LOG_SUFFIX}")):
+        if kept.exists():
+            progress.print(f"what was there is {kept}", markup=False)
     _tell("restored from", file, found, as_json=as_json)
 
 

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from machinehub.errors import Unavailable
-from machinehub.store.file import BESIDE, LOCK_WAIT_S, create_private, read_only
+from machinehub.store.file import (
+    BESIDE,
+    LOCK_WAIT_S,
+    MARK_SUFFIX,
+    create_private,
+    is_orphaned,
+    read_only,
+)
 from machinehub.store.integrity import damaged
 from machinehub.store.trouble import because_of
 
@@ -47,6 +54,7 @@ def restore(backup: Path, database: Path, *, aside: Path) -> Contents:
     """
     if not backup.exists():
         raise Unavailable("unavailable", f"there is no file {backup}")
+    database = Path(os.path.realpath(database))
     with _arriving(database, replaces=True) as unfinished:
         _copy(backup, unfinished)
         found = look_into(unfinished, named=backup)
@@ -111,12 +119,14 @@ def _keep(database: Path, aside: Path) -> None:
     its log comes into it before; of a damaged or a missing one the log is moved along. Raises
     `OSError`.
     """
-    if database.exists():
+    if database.exists() and not is_orphaned(database):
         with contextlib.suppress(sqlite3.Error):
             connection = sqlite3.connect(database)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             connection.close()
+    if database.exists():
         aside.hardlink_to(database)
+    Path(f"{database}{MARK_SUFFIX}").unlink(missing_ok=True)
     for suffix in BESIDE:  # or it would be taken for the new database's
         with contextlib.suppress(FileNotFoundError):
             Path(f"{database}{suffix}").rename(f"{aside}{suffix}")

@@ -196,6 +196,7 @@ class _SqliteThread:
             result = work(self._connection)
             took = Stopwatch()
             raw.execute("COMMIT")
+            self._file.keep_log()
             self._fast_commits = self._fast_commits + 1 if took.us < FAST_COMMIT_US else 0
         except BaseException:
             with contextlib.suppress(sqlite3.Error):  # a full disk has rolled back by itself
@@ -324,6 +325,8 @@ class Database:
     async def close(self) -> None:
         if self._claim is not None:
             await self._claim.release()
+        if self._file is not None:
+            self._file.forget_log()
         for thread in (self._writer, self._reader):
             if thread is not None:
                 await asyncio.to_thread(thread.close)

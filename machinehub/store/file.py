@@ -21,41 +21,109 @@ log = logging.getLogger("machinehub.store")
 LOCK_WAIT_S: Final = 10
 """How long SQLite waits for another process that writes."""
 LOG_SUFFIX: Final = "-wal"
+MARK_SUFFIX: Final = "-replaced"
+"""Of a note of which file the log belongs to, where another one took its name."""
 BESIDE: Final = (LOG_SUFFIX, "-shm")
 """What SQLite keeps beside a database that is in use."""
 
 
 class DatabaseFile:
-    """The file at `path`, as it was when it was first looked at."""
+    """The file at `path`, as it was when it was first looked at, and the log beside it."""
 
     def __init__(self, path: str) -> None:
         self.path: Final = Path(path)
-        self._name = path
-        self._inode = 0
+        self._name = os.path.realpath(path)  # SQLite keeps the log beside the file itself
+        self._log = self._name + LOG_SUFFIX
+        self._file: _Identity = None
+        self._log_file: _Identity = None
         self._is_there = True
 
     def check(self) -> None:
-        """Raises `Unavailable` when the file was taken away, or is another one: what is written
-        goes nowhere. A file that was missing from the start is none that was taken away.
+        """Raises `Unavailable` when the file or its log was taken away, or is another one: what is
+        written goes nowhere. A file that was missing from the start is none that was taken away.
         """
-        try:
-            inode = os.stat(self._name).st_ino  # noqa: PTH116 - for every commit
-        except OSError:
-            inode = 0
-        self._inode = self._inode or inode
-        is_there = inode == self._inode
+        found = _identity(self._name)
+        self._file = self._file or found
+        is_there = found == self._file
+        if self._log_file is not None and is_there:
+            is_there = _identity(self._log) == self._log_file
         if is_there != self._is_there:
             self._is_there = is_there
-            log.error("%s %s", self._name, "is back" if is_there else "was moved or deleted")
+            log.error("%s %s", self.path, "is back" if is_there else "was moved or deleted")
+            self._mark(None if is_there or found == self._file else self._file)
         if not is_there:
             raise unavailable(MOVED)
 
+    def keep_log(self) -> None:
+        """From now on the log is what it is now, since a connection stays open."""
+        self._log_file = self._log_file or _identity(self._log)
+
+    def forget_log(self) -> None:
+        """The connection is closed; with the last one SQLite deletes the log."""
+        self._log_file = None
+
+    def _mark(self, replaced: _Identity) -> None:
+        """Notes for whoever comes later whose log that is, while another file has the name."""
+        with contextlib.suppress(OSError):
+            if replaced is not None:
+                Path(self._name + MARK_SUFFIX).write_text("{} {}".format(*replaced))
+            else:
+                Path(self._name + MARK_SUFFIX).unlink(missing_ok=True)
+
     def to_open(self) -> str:
         """The URI by which SQLite opens it; a missing file is an error then, `SQLITE_CANTOPEN`.
-        Raises `Unavailable` as `check` does.
+        Raises `Unavailable` as `check` and `check_log` do.
         """
         self.check()
+        check_log(Path(self._name))
         return f"{self.path.absolute().as_uri()}?mode=rw"
+
+
+_Identity = tuple[int, int] | None
+
+
+def _identity(path: str) -> _Identity:
+    """Which file that is; None for none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - for every commit
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def is_orphaned(database: Path) -> bool:
+    """Whether a log is there without its database: SQLite deletes the log of an empty file, and
+    writes that of another one into whatever has the name.
+    """
+    name = os.path.realpath(database)
+    if not _size(Path(name + LOG_SUFFIX)):
+        return False
+    try:
+        whose = Path(name + MARK_SUFFIX).read_text()
+    except OSError:
+        whose = ""
+    found = _identity(name)
+    return _size(database) == 0 or bool(whose and found and whose != "{} {}".format(*found))
+
+
+def check_log(database: Path) -> None:
+    """Raises `Unavailable` where a log is there without its database."""
+    if is_orphaned(database):
+        missing = unavailable(MOVED)
+        missing.detail = (
+            f"{database}{LOG_SUFFIX} holds what was written last to a database that is not there: "
+            "put that one back, or move this file away as well"
+        )
+        raise missing
+    if not _size(Path(os.path.realpath(database) + LOG_SUFFIX)):
+        Path(os.path.realpath(database) + MARK_SUFFIX).unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def read_only(path: Path, *, immutable: bool = False) -> str:
@@ -77,15 +145,6 @@ def create_private(path: Path) -> None:
 
 
 def create_database(path: Path) -> None:
-    """`create_private` for a database. Raises `Unavailable` where only the log of one is there: the
-    database was moved without it, and SQLite would delete what was acknowledged last.
-    """
-    left = Path(f"{path}{LOG_SUFFIX}")
-    if not path.exists() and left.exists() and left.stat().st_size:
-        missing = unavailable(MOVED)
-        missing.detail = (
-            f"{path} is not there, but {left} is, which holds what was written to it last: put the "
-            "database back, or move that file away as well"
-        )
-        raise missing
-    create_private(path)
+    """`create_private` for a database. Raises `Unavailable` as `check_log` does."""
+    check_log(path)
+    create_private(Path(os.path.realpath(path)))

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from machinehub.errors import Unavailable
 from machinehub.store.backup import back_up
 from machinehub.store.engine import database_file
-from machinehub.store.file import create_database, create_private
+from machinehub.store.file import check_log, create_database, create_private
 from machinehub.store.tables import formats as formats_table
 from sandbox.protocol import formats
 
@@ -99,6 +99,7 @@ async def current_revision(engine: AsyncEngine) -> str | None:
     file is made. Raises `Unavailable` for what is no database, or does not answer.
     """
     if (file := database_file(engine)) is not None and not file.path.exists():
+        check_log(file.path)
         return None
     try:
         async with engine.connect() as connection:

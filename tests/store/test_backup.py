@@ -263,7 +263,7 @@ async def test_the_log_of_a_database_that_is_gone_is_no_part_of_a_restored_one(
     path.with_name("hub.db-wal").write_bytes(log)  # as after a kill, without the database
     refused = await run("tokens", "create", "--name", "x", "--data", str(data))
     assert refused.returncode == 1
-    assert "put the database back" in refused.stderr.replace("\n", " ")
+    assert "put that one back" in refused.stderr.replace("\n", " ")
     restored = await run("restore", str(copy), "--data", str(data))
     assert restored.returncode == 0, restored.stderr
     assert [each.read_bytes() for each in data.glob("*.replaced-*-wal")] == [log]

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from machinehub.errors import Unavailable
 from machinehub.store.database import Connection, Database, Statement
-from machinehub.store.engine import open_engine, url_of
+from machinehub.store.engine import open_engine, opened, url_of
 from machinehub.store.file import create_database, create_private
+from machinehub.store.schema import current_revision, migrate, newest_revision
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -82,6 +83,64 @@ async def test_a_connection_opened_while_the_file_is_away_makes_no_new_one(
             assert (await connection.execute(ALL)).all() == [(1,), (2,)]
 
 
+async def test_a_log_that_was_taken_away_is_missed(
+    path: Path, engine: AsyncEngine, database: Database
+) -> None:
+    """The newest commits stand in it: with the database alone nothing is whole again."""
+    await add(database, 1)
+    aside = path.with_name("aside")
+    aside.mkdir()
+    left = path.with_name(f"{path.name}-wal")
+    for each in (path, left):
+        each.rename(aside / each.name)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="moved or deleted"):
+            await add(database, 2)
+        if not path.exists():
+            (aside / path.name).rename(path)
+    (aside / left.name).rename(left)
+    await add(database, 2)
+    assert await numbers_of(engine) == [1, 2]
+    left.unlink()
+    with pytest.raises(Unavailable, match="moved or deleted"):
+        await add(database, 3)
+    await database.close()
+    await engine.dispose()  # with the last connection everything comes into the database
+    async with opened(url_of(path)) as again:
+        assert await numbers_of(again) == [1, 2]
+
+
+async def test_a_file_that_took_the_name_does_not_get_the_log(
+    path: Path, engine: AsyncEngine, database: Database
+) -> None:
+    """Nothing in a log says whose it is: SQLite would write it into the other one."""
+    await add(database, 1)
+    aside = path.with_name("moved.db")
+    path.rename(aside)
+    with contextlib.closing(sqlite3.connect(aside.with_name("other.db"))) as other:
+        other.execute("CREATE TABLE other (number INTEGER)")
+    aside.with_name("other.db").rename(path)
+    with pytest.raises(Unavailable, match="moved or deleted"):
+        await add(database, 2)
+    async with opened(url_of(path)) as another:
+        with pytest.raises(Unavailable) as refused:
+            await current_revision(another)
+        assert "holds what was written last" in refused.value.detail
+    aside.rename(path)
+    await add(database, 2)
+    async with opened(url_of(path)) as another:
+        assert await numbers_of(another) == [1, 2]
+
+
+async def test_a_link_to_a_file_that_is_made_later(tmp_path: Path) -> None:
+    link, volume = tmp_path / "hub.db", tmp_path / "volume"
+    link.symlink_to(volume / "real.db")
+    async with opened(url_of(link)) as engine:
+        await migrate(engine)
+        assert await current_revision(engine) == newest_revision()
+    assert (volume / "real.db").stat().st_size
+
+
 async def test_another_file_in_its_place_is_not_opened(
     path: Path, engine: AsyncEngine, database: Database
 ) -> None:
@@ -104,7 +163,12 @@ async def test_no_database_is_made_beside_the_log_of_one(path: Path) -> None:
         path.rename(path.with_name("moved.db"))
         with pytest.raises(Unavailable) as refused:
             create_database(path)
-        assert "put the database back" in refused.value.detail
+        assert "put that one back" in refused.value.detail
+        path.touch()
+        async with opened(url_of(path)) as engine:
+            with pytest.raises(Unavailable, match="moved or deleted"):
+                await current_revision(engine)
+        path.unlink()
         assert refused.value.more["reason"] == "moved"
         assert not path.exists()
         path.with_name("moved.db").rename(path)

@@ -199,7 +199,7 @@ async def test_a_file_that_was_taken_away_is_not_written_any_more(
         assert problem(refused, 503, "unavailable")["reason"] == "moved"
         made = await run("tokens", "create", "--name", "x", "--data", str(tmp_path))
         assert made.returncode == 1
-        assert "another hub uses" in made.stderr
+        assert "put that one back" in made.stderr
         assert not (tmp_path / "hub.db").exists()
         (tmp_path / "moved.db").rename(tmp_path / "hub.db")
 
