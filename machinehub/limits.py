@@ -112,7 +112,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one turn asks of the world, together: it is in the outbox, which has room for 1 MiB."""
     effects_in_flight: int = 400
     """Requests of all machines that are under way at once: each is a connection, and a little CPU.
-    A machine has at most half of them, a project three quarters, and less the more there are that
+    A machine has at most half of them, a project two thirds, and less the more there are that
     ask; a tenth is kept for projects that have none.
     """
     jobs: int = 10_000

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -23,6 +23,7 @@ import msgspec
 from machinehub.effect import Conclusion
 from machinehub.effects.asked import Again, Asked
 from machinehub.effects.retries import next_try_s
+from machinehub.effects.room import Lane, Room
 from machinehub.errors import CallerError, HubError, Unavailable
 from machinehub.rates import Rates
 from machinehub.session.decide.answers import OUR_FAULTS
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from machinehub.clock import Clock, Entropy
     from machinehub.effect import Effect
     from machinehub.effects.asked import Carrier, Leave, Leaves
-    from machinehub.ids import MachineId, ProjectId, SessionKey
+    from machinehub.ids import MachineId, SessionKey
     from machinehub.logs import MachineLogs
     from machinehub.metrics import Metrics
     from machinehub.session.port import Sessions
@@ -60,14 +61,6 @@ ANSWER_TRIES: Final = 4
 that it could not take the answer.
 """
 RETRY_S: Final = 1.0
-SHARE: Final = 3
-"""A project may have so many times as many requests under way as there is room for more: one alone
-has three quarters of the room, and the more there are, the less each has.
-Source: dynamic thresholds, by which packets share the memory of a switch (A. K. Choudhury and
-E. L. Hahne, IEEE/ACM Transactions on Networking 6, 1998).
-"""
-KEPT_SHARE: Final = 10
-"""One in so many is kept for projects that have none under way."""
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +77,7 @@ class Job:
     task: asyncio.Task[None] | None = None
     takes_room: bool = False
     """Whether it is one of those that are being sent."""
-    counts_in: _Lane | None = None
+    counts_in: Lane[Job] | None = None
     """Where it counts as one that is under way."""
     is_answered: bool = False
     """Whether its answer is on its way to the session."""
@@ -92,16 +85,6 @@ class Job:
     @property
     def lane(self) -> tuple[MachineId, int]:
         return self.address.machine_id, self.address.version or 0
-
-
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """The requests of one version."""
-
-    jobs: deque[Job] = field(default_factory=deque)
-    project: ProjectId | None = None
-    under_way: int = 0
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Broker:
@@ -121,7 +104,7 @@ class Broker:
         at_once: int,
     ) -> None:
         """`at_once` requests of all machines are under way together, of which a machine has at
-        most half, and a project its share of the rest (`SHARE`).
+        most half, and a project its share (`Room`).
         """
         self._store = store
         self._sessions = sessions
@@ -131,17 +114,9 @@ class Broker:
         self._entropy = entropy
         self._logs = logs
         self._metrics = metrics
-        self._room = at_once
-        """How many more may be sent."""
-        self._kept = -(-at_once // KEPT_SHARE)
-        self._of_a_version = max(1, at_once // 2)
-        self._under_way: Counter[ProjectId | None] = Counter()
-        self._crowded: dict[ProjectId | None, dict[_Lane, None]] = {}
-        """Those that wait until their project may have more under way. The one that has least comes
-        first: a version that asks without end must not keep others of its project from asking.
-        """
+        self._room: Room[Job] = Room(at_once)
         self._jobs: dict[SessionKey, dict[EffectId, Job]] = {}
-        self._lanes: dict[tuple[MachineId, int], _Lane] = {}
+        self._lanes: dict[tuple[MachineId, int], Lane[Job]] = {}
         self._rates: Rates[tuple[MachineId, int]] = Rates()
         self._count = 0
         self._counts: Counter[tuple[MachineId, int]] = Counter()
@@ -176,7 +151,7 @@ class Broker:
     @property
     def in_flight(self) -> int:
         """Those of them that were sent, and not answered yet."""
-        return self._under_way.total()
+        return self._room.in_flight
 
     # --- what is asked ----------------------------------------------------------------------------
 
@@ -238,7 +213,7 @@ class Broker:
             return  # nobody waits for it any more
         lane = self._lanes.get(job.lane)
         if lane is None:
-            lane = self._lanes[job.lane] = _Lane()
+            lane = self._lanes[job.lane] = Lane()
             self._tasks.spawn(self._serve(lane, job.lane))
         lane.jobs.append(job)
         lane.wake.set()
@@ -258,7 +233,7 @@ class Broker:
 
     # --- one machine after the other --------------------------------------------------------------
 
-    async def _serve(self, lane: _Lane, name: tuple[MachineId, int]) -> None:
+    async def _serve(self, lane: Lane[Job], name: tuple[MachineId, int]) -> None:
         """Begins the requests of a version, as fast as it may. After an unexpected error the
         database has those that were not begun, and `look` finds them.
         """
@@ -270,19 +245,19 @@ class Broker:
                 self._drop(job)
         finally:
             self._lanes.pop(name, None)
-            self._step_back(lane)
+            self._room.step_back(lane)
 
-    async def _serve_each(self, lane: _Lane, name: tuple[MachineId, int]) -> None:
+    async def _serve_each(self, lane: Lane[Job], name: tuple[MachineId, int]) -> None:
         while lane.jobs or lane.under_way:
             if not lane.jobs:
-                self._step_back(lane)
+                self._room.step_back(lane)
                 lane.wake.clear()
                 await lane.wake.wait()
                 continue
             try:
                 leave = await self._leaves.of(*name)
             except Unavailable as error:
-                self._step_back(lane)
+                self._room.step_back(lane)
                 log.warning("requests of %s wait: %s", name[0], error.detail)
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -293,76 +268,36 @@ class Broker:
                 lane.jobs.clear()
                 continue
             lane.project = leave.project
-            if self._is_full(lane, leave):
+            if self._room.is_full(lane, leave.rules.in_flight):
                 lane.wake.clear()
                 await lane.wake.wait()
                 continue
             per_s = leave.rules.per_second
             if not self._rates.take(name, per_s, self._clock.monotonic_s()):
-                self._step_back(lane)
+                self._room.step_back(lane)
                 await asyncio.sleep(1 / per_s)
                 continue
             if (job := self._next(lane)) is not None:
-                self._begin(job, lane)
+                job.takes_room, job.counts_in = True, lane
+                self._room.begin(lane)
                 job.task = self._tasks.spawn(self._work(job, leave))
                 job.task.add_done_callback(functools.partial(self._worked, job, lane))
-            self._step_back(lane)
-
-    def _is_full(self, lane: _Lane, leave: Leave) -> bool:
-        """Whether as much is under way as may; then `lane.wake` is set when it is less."""
-        if lane.under_way >= min(leave.rules.in_flight, self._of_a_version):
-            self._step_back(lane)
-            return True
-        self._crowded.setdefault(leave.project, {})[lane] = None
-        return self._first(leave.project) is not lane
-
-    def _step_back(self, lane: _Lane) -> None:
-        """It does not wait for its project's share any more: the next one does."""
-        waiting = self._crowded.get(lane.project, {})
-        waiting.pop(lane, None)
-        if not waiting:
-            self._crowded.pop(lane.project, None)
-        self._call(lane.project)
-
-    def _call(self, project: ProjectId | None) -> None:
-        if (first := self._first(project)) is not None:
-            first.wake.set()
-
-    def _first(self, project: ProjectId | None) -> _Lane | None:
-        """Who may begin a request now; of those that have equally many under way, who waits
-        longest.
-        """
-        waiting = self._crowded.get(project)
-        has = self._under_way[project]
-        may = has < SHARE * (self._room - self._kept) or (has == 0 and self._room > 0)
-        return min(waiting, key=lambda lane: lane.under_way) if waiting and may else None
-
-    def _begin(self, job: Job, lane: _Lane) -> None:
-        job.takes_room, job.counts_in = True, lane
-        self._room -= 1
-        lane.under_way += 1
-        self._under_way[lane.project] += 1
+            self._room.step_back(lane)
 
     def _end(self, job: Job) -> None:
         """It is under way no more, as far as others wait for room."""
+        self._make_room(job)
         lane, job.counts_in = job.counts_in, None
         if lane is not None:
-            lane.under_way -= 1
-            self._under_way[lane.project] -= 1
-            if not self._under_way[lane.project]:
-                del self._under_way[lane.project]
-            lane.wake.set()
-        self._make_room(job)
+            self._room.end(lane)
 
     def _make_room(self, job: Job) -> None:
         """It is not being sent any more."""
         if job.takes_room:
             job.takes_room = False
-            self._room += 1
-        for project in self._crowded:
-            self._call(project)
+            self._room.sent()
 
-    def _next(self, lane: _Lane) -> Job | None:
+    def _next(self, lane: Lane[Job]) -> Job | None:
         """The next one that somebody still waits for."""
         while lane.jobs:
             job = lane.jobs.popleft()
@@ -378,7 +313,7 @@ class Broker:
             await self._deliver(job, answer)
             self._drop(job)
 
-    def _worked(self, job: Job, lane: _Lane, _task: asyncio.Task[None]) -> None:
+    def _worked(self, job: Job, lane: Lane[Job], _task: asyncio.Task[None]) -> None:
         """Also of a task that was cancelled before it began."""
         self._end(job)
         lane.wake.set()
