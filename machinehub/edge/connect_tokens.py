@@ -193,16 +193,20 @@ class ConnectTokens:
         at hand are enough: nobody waits for those of another project that are slow to come.
         """
         found: list[tuple[dict[str, Any], JwtKey]] = []
-        missing: dict[str, list[JwtKey]] = {}
+        missing: dict[tuple[str, str], list[JwtKey]] = {}
         for each in candidates:
             assert each.jwks_url is not None
-            if (public := self._public.at_hand(each.jwks_url, kid)) is not None:
+            owner = f"keys of {each.project}"
+            if (public := self._public.at_hand(each.jwks_url, kid, owner=owner)) is not None:
                 found += _fitting(token, public, [each])
             else:
-                missing.setdefault(each.jwks_url, []).append(each)
+                missing.setdefault((owner, each.jwks_url), []).append(each)
         if found:
             return found, not missing
-        asking = [asyncio.ensure_future(self._ask_one(url, kid, of)) for url, of in missing.items()]
+        asking = [
+            asyncio.ensure_future(self._ask_one(owner, url, kid, of))
+            for (owner, url), of in missing.items()
+        ]
         for next_ in asyncio.as_completed(asking):
             public_, of = await next_
             if public_ is not None:
@@ -212,9 +216,9 @@ class ConnectTokens:
         return found, all(each.done() for each in asking)
 
     async def _ask_one(
-        self, url: str, kid: object, of: list[JwtKey]
+        self, owner: str, url: str, kid: object, of: list[JwtKey]
     ) -> tuple[PublicKey | None, list[JwtKey]]:
-        return await self._public.find(url, kid, owner=f"keys of {of[0].project}"), of
+        return await self._public.find(url, kid, owner=owner), of
 
     def _member(self, claims: dict[str, Any], kids: Iterable[tuple[ProjectId, str]]) -> Member:
         """Raises `NotValid`."""

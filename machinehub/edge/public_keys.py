@@ -44,16 +44,17 @@ class PublicKeys:
     def __init__(self, egress: Egress, clock: Clock) -> None:
         self._egress = egress
         self._clock = clock
-        self._published: dict[str, _Published] = {}
+        self._published: dict[tuple[str, str], _Published] = {}
+        """By owner and URL: what one keeps waiting is not another's."""
 
     def stop(self) -> None:
         for published in self._published.values():
             if published.fetching is not None:
                 published.fetching.cancel()
 
-    def at_hand(self, url: str, kid: object) -> PublicKey | None:
+    def at_hand(self, url: str, kid: object, *, owner: str) -> PublicKey | None:
         """The same, where it is known already and not old."""
-        published = self._published.get(url)
+        published = self._published.get((owner, url))
         if published is None or self._clock.monotonic_s() - published.at_s >= KEPT_S:
             return None
         return published.keys.get(kid if isinstance(kid, str) else None)
@@ -62,7 +63,7 @@ class PublicKeys:
         """The key of that id that is published there, where `owner` says. While it cannot be
         fetched, what was fetched before counts.
         """
-        published = self._published.setdefault(url, _Published())
+        published = self._published.setdefault((owner, url), _Published())
         name = kid if isinstance(kid, str) else None
         now_s = self._clock.monotonic_s()
         is_old = now_s - published.at_s >= KEPT_S

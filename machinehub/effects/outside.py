@@ -33,6 +33,8 @@ PLACEHOLDER: Final = re.compile(r"\{\{secret:([A-Za-z_][A-Za-z0-9_]{0,63})\}\}")
 """What `secret("NAME")` is in a machine (guest/prelude/fetch/index.ts)."""
 REDACTED_CHARS_MIN: Final = 4
 """A shorter secret is found in many a text by chance."""
+_OF_URLS: Final = str.maketrans("+/", "-_", "=")
+"""To base64url without padding (RFC 4648, section 5)."""
 _BASIC: Final = re.compile(r"basic +([A-Za-z0-9+/]+={0,2}) *", re.IGNORECASE)
 _Spellings = list[tuple[str, str]]
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
@@ -113,15 +115,15 @@ def _credentials(name: str, value: str) -> str:
     found = _BASIC.fullmatch(value) if name.lower() == "authorization" else None
     if found is None:
         return ""
-    try:
-        text = base64.b64decode(found[1], validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    try:  # each byte a letter, as `btoa` has them: secrets are ASCII
+        text = base64.b64decode(found[1], validate=True).decode("latin-1")
+    except binascii.Error:
         return ""
     return text if PLACEHOLDER.search(text) else ""
 
 
 def _basic(credentials: str) -> str:
-    return base64.b64encode(credentials.encode()).decode()
+    return base64.b64encode(credentials.encode("latin-1")).decode()
 
 
 def _filled_header(name: str, value: str, secrets: Mapping[str, Secret], target: Target) -> str:
@@ -179,15 +181,23 @@ def _spellings(secrets: Mapping[str, Secret], headers: list[Pair]) -> _Spellings
         spelling: _placeholder(name)
         for name, secret in secrets.items()
         if len(secret.value) >= REDACTED_CHARS_MIN
-        for spelling in (secret.value, json.dumps(secret.value)[1:-1], quote(secret.value, safe=""))
+        for spelling in _spelled(secret.value)
     }
     for name, value in headers:
         if credentials := _credentials(name, value):
             sent = PLACEHOLDER.sub(
                 lambda each: secrets[each[1]].value if each[1] in secrets else each[0], credentials
             )
-            found[_basic(sent)] = _basic(credentials)
+            for spelling in _spelled(_basic(sent)):
+                found[spelling] = _basic(credentials)
+                found[spelling.translate(_OF_URLS)] = _basic(credentials)
     return sorted(found.items(), key=lambda each: -len(each[0]))
+
+
+def _spelled(text: str) -> tuple[str, ...]:
+    """As it is, in JSON (of which some escape slashes) and in a URL."""
+    in_json = json.dumps(text)[1:-1]
+    return text, in_json, in_json.replace("/", "\\/"), quote(text, safe="")
 
 
 def _placeholder(name: str) -> str:

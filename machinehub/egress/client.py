@@ -180,7 +180,6 @@ class Egress:
     ) -> Incoming:
         usual = [("Accept-Encoding", "gzip, deflate" if asked.unpacks else "identity"), *_USUAL]
         chosen = {name.lower() for name, _ in headers}
-        headers = [*(each for each in usual if each[0].lower() not in chosen), *headers]
         request = httpx.Request(
             method,
             url,

@@ -13,6 +13,7 @@ import functools
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
     """The addresses of a host, for a port. Raises `OSError`."""
 
-LOOKUPS_AT_ONCE: Final = 64
+LOOKUPS_AT_ONCE: Final = 256
 """Names that are looked up, each in a thread: a slow server of names must not hold up the others of
 the hub's threads.
 """
@@ -235,10 +236,26 @@ class CheckedTransport(httpx.AsyncBaseTransport):
 
 def _has_more(connection: httpcore.AsyncHTTPConnection) -> bool:
     """Whether the server sent more than one answer: nobody asked for the rest, which would be taken
-    for the answer to the next request. httpcore looks only at what it has not read yet.
+    for the answer to the next request. httpcore itself looks at the socket alone; what was read
+    from that is in three places. Where it cannot be told, there may be more.
     """
-    spoken = getattr(connection._connection, "_h11_state", None)  # noqa: SLF001
-    return spoken is not None and bool(spoken.trailing_data[0])
+    try:
+        stream = _STREAM(connection)
+        more = bool(_UNPARSED(connection)[0])
+        plain = getattr(stream, "transport_stream", None)
+        if plain is not None:  # below TLS
+            more = more or bool(_ENCRYPTED(stream).pending or _DECRYPTED(stream).pending())
+        return more or bool(_RECEIVED(stream if plain is None else plain))
+    except AttributeError:
+        return True
+
+
+_STREAM: Final = attrgetter("_connection._network_stream._stream")
+"""The stream of anyio below a connection of httpcore, neither of which says what it holds."""
+_UNPARSED: Final = attrgetter("_connection._h11_state.trailing_data")
+_ENCRYPTED: Final = attrgetter("_read_bio")
+_DECRYPTED: Final = attrgetter("_ssl_object")
+_RECEIVED: Final = attrgetter("_protocol.read_queue")
 
 
 async def _close(connection: httpcore.AsyncHTTPConnection) -> None:

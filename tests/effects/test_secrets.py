@@ -150,15 +150,15 @@ async def test_a_secret_is_a_password(tmp_path: Path) -> None:
             await send(client, machine, "s", with_key(url, value))
             return (await came(client, machine, "s", number))["got"]
 
-        [got] = await ask(1, there.url + "/echo", "ada é:{{secret:KEY}}".encode())
-        sent = base64.b64encode(f"ada é:{SECRET}".encode()).decode()
+        [got] = await ask(1, there.url + "/echo", b"ada \xe9:{{secret:KEY}}")
+        sent = base64.b64encode(f"ada é:{SECRET}".encode("latin-1")).decode()
         assert there.seen[0].header("authorization") == f"Basic {sent}"
         assert sent not in got["text"]
-        assert base64.b64encode("ada é:{{secret:KEY}}".encode()).decode() in got["text"]
+        assert base64.b64encode(b"ada \xe9:{{secret:KEY}}").decode() in got["text"]
         await ask(2, plain.url + "/echo", b"ada:{{secret:KEY}}")
         await ask(3, there.url + "/echo", b"ada:{{secret:MISSING}}")
         for number, (credentials, how) in enumerate(
-            [(b"ada:mine", "Basic"), (b"\xff{{secret:KEY}}", "Basic"), (b"{{secret:KEY}}", "Other")]
+            [(b"ada:mine", "Basic"), (b"{{secret:KEY}}", "Other")]
         ):
             await ask(4 + number, there.url + "/echo", credentials, how)
             value = f"{how} {base64.b64encode(credentials).decode()}"

@@ -165,10 +165,23 @@ class World:
         await writer.drain()
         writer.close()
 
-    async def _twice(self, _seen: Seen, writer: asyncio.StreamWriter, _rest: str) -> None:
-        """Two answers, of which nobody asked for one."""
-        one = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"
-        writer.write(one + b"one" + one + b"two")
+    async def _twice(self, _seen: Seen, writer: asyncio.StreamWriter, rest: str) -> None:
+        """Two answers, of which nobody asked for one: the first has `rest` bytes, all told. Over
+        TLS each is a record of its own, and both are in one segment.
+        """
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+        first = head % int(rest)
+        size = int(rest) - len(first)
+        first = head % size + b"x" * size
+        second = head % 3 + b"two"
+        tls = writer.get_extra_info("ssl_object")
+        if tls is None:
+            writer.write(first + second)
+        else:
+            tls.write(first)
+            tls.write(second)
+            inside: Any = writer.transport
+            inside._ssl_protocol._transport.write(inside._ssl_protocol._outgoing.read())
         await writer.drain()
 
     async def _later(self, _seen: Seen, writer: asyncio.StreamWriter, rest: str) -> None:
