@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import socket
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,9 +182,10 @@ class Socket:
         self.snapshot: dict[str, Any] = {}
         self.seq = 0
         self.seen: list[dict[str, Any]] = []
-        self._sent = 0
+        # Not id(self): a socket that comes later may have it again.
+        self._event_ids = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count(1))
 
-    async def receive(self, timeout_s: float = 10) -> dict[str, Any]:
+    async def receive(self, timeout_s: float = 60) -> dict[str, Any]:
         frame: dict[str, Any] = json.loads(
             await asyncio.wait_for(self.connection.recv(), timeout_s)
         )
@@ -203,8 +205,7 @@ class Socket:
 
     async def event(self, event: object, *, event_id: str | None = None) -> dict[str, Any]:
         """Sends an event and returns its ack."""
-        self._sent += 1
-        event_id = event_id or f"{id(self)}-{self._sent}"
+        event_id = event_id or next(self._event_ids)
         await self.send_raw(
             {
                 "type": "event",

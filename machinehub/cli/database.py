@@ -49,6 +49,17 @@ def _sqlite_file(settings: Settings) -> Path:
     return file_of(settings.sqlalchemy_url) or fail(POSTGRES)
 
 
+def _existing(data: Path | None) -> Settings:
+    """Of a database that is there; else the command ends."""
+    from machinehub.store.engine import file_of
+
+    settings = from_environment(os.environ, data=data)
+    file = file_of(settings.sqlalchemy_url)
+    if file is not None and not file.exists():
+        fail(f"there is no database {file}")
+    return settings
+
+
 def _claimed(path: Path) -> bool:
     """Whether a hub uses this database now."""
     from machinehub.errors import Unavailable
@@ -103,7 +114,7 @@ def size(data: Data = None, as_json: AsJson = False) -> None:
     """Say what takes the database's space, table by table, indices with their tables."""
     from machinehub.store.sizes import FREE, sizes_of
 
-    settings = from_environment(os.environ, data=data)
+    settings = _existing(data)
     found = asyncio.run(sizes_of(settings.sqlalchemy_url))
     if as_json:
         print_json([{"table": name, "bytes": each} for name, each in found])
@@ -198,8 +209,10 @@ def reset_clock(data: Data = None) -> None:
     from machinehub.store.engine import opened
     from machinehub.store.notes import Notes
 
+    settings = _existing(data)
+
     async def run() -> None:
-        async with opened(from_environment(os.environ, data=data).sqlalchemy_url) as engine:
+        async with opened(settings.sqlalchemy_url) as engine:
             database = Database(engine)
             try:
                 await database.claim()

@@ -172,6 +172,10 @@ async def test_before_an_upgrade_the_database_is_copied(tmp_path: Path, wanted: 
 async def test_a_database_says_how_it_stands(tmp_path: Path, postgres: str) -> None:
     empty = await run("db", "status", "--data", str(tmp_path / "none"))
     assert "none: the database is empty" in empty.stdout
+    for command in ("size", "reset-clock"):
+        missing = await run("db", command, "--data", str(tmp_path / "none"))
+        assert (missing.returncode, "there is no database" in missing.stderr) == (1, True)
+    assert not (tmp_path / "none").exists()
     url = await new_database(postgres)
     all_settings: tuple[dict[str, Any], ...] = ({}, {"MACHINEHUB_DATABASE_URL": url})
     for settings in all_settings:
