@@ -66,7 +66,7 @@ class DatabaseFile:
         """Notes for whoever comes later whose log that is, while another file has the name."""
         with contextlib.suppress(OSError):
             if replaced is not None:
-                Path(self._name + MARK_SUFFIX).write_text("{} {}".format(*replaced))
+                Path(self._name + MARK_SUFFIX).write_text(str(replaced))
             else:
                 Path(self._name + MARK_SUFFIX).unlink(missing_ok=True)
 
@@ -103,11 +103,13 @@ def is_orphaned(database: Path) -> bool:
     except OSError:
         whose = ""
     found = _identity(name)
-    return _size(database) == 0 or bool(whose and found and whose != "{} {}".format(*found))
+    return _size(database) == 0 or bool(whose and found and whose != str(found))
 
 
 def check_log(database: Path) -> None:
-    """Raises `Unavailable` where a log is there without its database."""
+    """Raises `Unavailable` where a log is there without its database. Where there is none, a note
+    of whose it was is deleted.
+    """
     if is_orphaned(database):
         missing = unavailable(MOVED)
         missing.detail = (

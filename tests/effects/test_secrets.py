@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import ssl
 from pathlib import Path
@@ -19,8 +20,11 @@ from tests.effects.world import world
 from tests.support import problem, running_hub
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     import httpx
 
+    from tests.effects.world import World
     from tests.support import Client
 
 SECRET = "sk_live_4eC39HqLyjWDarjtT1zdp7dc"
@@ -133,8 +137,9 @@ async def test_a_secret_that_comes_back_in_another_spelling(tmp_path: Path) -> N
         assert len(there.seen) == 2
 
 
-async def test_a_secret_is_a_password(tmp_path: Path) -> None:
-    """Of basic authentication, whose header is in base64: there and back."""
+@contextlib.asynccontextmanager
+async def with_two_worlds(tmp_path: Path) -> AsyncIterator[tuple[World, World, Client]]:
+    """A server with a certificate, which may have the secret KEY, one without, and a hub."""
     tls, settings = certified(tmp_path)
     settings["database_url"] = sqlite(tmp_path)
     async with (
@@ -143,6 +148,12 @@ async def test_a_secret_is_a_password(tmp_path: Path) -> None:
         running_hub(tmp_path, workers=1, **settings) as client,
     ):
         await put(client, "KEY", SECRET, "127.0.0.1")
+        yield there, plain, client
+
+
+async def test_a_secret_is_a_password(tmp_path: Path) -> None:
+    """Of basic authentication, whose header is in base64: there and back."""
+    async with with_two_worlds(tmp_path) as (there, plain, client):
         machine = await deployed(client, allow=["*"])
 
         async def ask(number: int, url: str, credentials: bytes, how: str = "Basic") -> Any:
@@ -184,14 +195,7 @@ async def dumped(client: Client) -> bytes:
 
 
 async def test_a_secret_is_for_its_hosts_over_https_alone(tmp_path: Path) -> None:
-    tls, settings = certified(tmp_path)
-    settings["database_url"] = sqlite(tmp_path)
-    async with (
-        world(tls) as there,
-        world() as plain,
-        running_hub(tmp_path, workers=1, **settings) as client,
-    ):
-        await put(client, "KEY", SECRET, "127.0.0.1")
+    async with with_two_worlds(tmp_path) as (there, plain, client):
         await put(client, "NOWHERE", SECRET)
         machine = await deployed(client, allow=["*"])
         other = there.url.replace("127.0.0.1", "localhost")

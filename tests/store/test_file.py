@@ -56,6 +56,12 @@ async def add(database: Database, number: int) -> None:
     await database.write(work)
 
 
+async def moved_away(path: Path, database: Database) -> Path:
+    """Where the file is, with the newest commit in its log alone."""
+    await add(database, 1)
+    return path.rename(path.with_name("moved.db"))
+
+
 async def numbers_of(engine: AsyncEngine) -> list[int]:
     async with engine.connect() as connection:
         return [row[0] for row in await connection.execute(ALL)]
@@ -65,9 +71,7 @@ async def test_a_connection_opened_while_the_file_is_away_makes_no_new_one(
     path: Path, engine: AsyncEngine, database: Database
 ) -> None:
     """An empty file in its place would make SQLite delete the log, and the newest commits."""
-    await add(database, 1)
-    aside = path.with_name("moved.db")
-    path.rename(aside)
+    aside = await moved_away(path, database)
     for _ in range(2):
         with pytest.raises(Unavailable, match="moved or deleted"):
             await numbers_of(engine)
@@ -114,9 +118,7 @@ async def test_a_file_that_took_the_name_does_not_get_the_log(
     path: Path, engine: AsyncEngine, database: Database
 ) -> None:
     """Nothing in a log says whose it is: SQLite would write it into the other one."""
-    await add(database, 1)
-    aside = path.with_name("moved.db")
-    path.rename(aside)
+    aside = await moved_away(path, database)
     with contextlib.closing(sqlite3.connect(aside.with_name("other.db"))) as other:
         other.execute("CREATE TABLE other (number INTEGER)")
     aside.with_name("other.db").rename(path)
@@ -144,9 +146,7 @@ async def test_a_link_to_a_file_that_is_made_later(tmp_path: Path) -> None:
 async def test_another_file_in_its_place_is_not_opened(
     path: Path, engine: AsyncEngine, database: Database
 ) -> None:
-    await add(database, 1)
-    aside = path.with_name("moved.db")
-    path.rename(aside)
+    aside = await moved_away(path, database)
     create_private(path)
     with pytest.raises(Unavailable, match="moved or deleted"):
         await numbers_of(engine)
